@@ -1,1 +1,191 @@
-//! problem
+#![doc = include_str!("../README.md")]
+
+mod form;
+mod kind;
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+pub use form::{Api, Form, Inference};
+pub use kind::Kind;
+
+/// An error as a caller will see it, with the cause kept aside.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: Kind,
+    detail: String,
+    field: Option<String>,
+    offset: Option<u64>,
+    retry_after: Option<Duration>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A problem with the sentence that the caller will read.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), field: None, offset: None, retry_after: None, source: None }
+    }
+
+    /// A fault of ours. The cause is logged now under an id, and the id is all that the caller sees.
+    pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let cause: Arc<dyn Error + Send + Sync> = Arc::from(cause.into());
+        let id = uuid::Uuid::new_v4();
+        tracing::error!(error_id = %id, error = %Chain(cause.as_ref()), "internal error");
+        Self { source: Some(cause), ..Self::new(Kind::Internal, format!("internal error, see the log for {id}")) }
+    }
+
+    /// Something needed is gone for now; the caller may come again after a second.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, detail).retry_after(Duration::from_secs(1))
+    }
+
+    /// Names the field of the request that is wrong, e.g. `inputs[0].shape`.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Names the byte of the body at which it stopped making sense, from 0.
+    #[must_use]
+    pub fn offset(mut self, bytes: u64) -> Self {
+        self.offset = Some(bytes);
+        self
+    }
+
+    /// When to come again; told as `Retry-After`, in whole seconds, at least 1.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Keeps the cause for the log. Callers never see it.
+    #[must_use]
+    pub fn source(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(cause.into()));
+        self
+    }
+
+    /// What kind of problem this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The sentence for the caller, with field and offset where they are known.
+    pub fn message(&self) -> String {
+        let mut message = match &self.field {
+            Some(field) => format!("{field}: {}", self.detail),
+            None => self.detail.clone(),
+        };
+        if let Some(offset) = self.offset {
+            message.push_str(&format!(" (at byte {offset})"));
+        }
+        message
+    }
+
+    /// The field that is wrong, if the body parsed that far.
+    pub fn field_name(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// The byte offset at which the body stopped making sense.
+    pub fn byte_offset(&self) -> Option<u64> {
+        self.offset
+    }
+
+    /// Whole seconds to wait, for `Retry-After`; unavailable and exhausted always have one.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self.retry_after {
+            Some(wait) => Some(wait.as_secs().max(1)),
+            None if matches!(self.kind, Kind::Unavailable | Kind::ResourceExhausted) => Some(1),
+            None => None,
+        }
+    }
+
+    /// The answer in the form of its route. Logs the cause, if there is one that was not logged yet.
+    pub fn response(&self, form: Form) -> http::Response<bytes::Bytes> {
+        self.log();
+        form::render(self, form)
+    }
+
+    fn log(&self) {
+        if let Some(source) = self.source.as_deref()
+            && self.kind != Kind::Internal
+        {
+            tracing::warn!(kind = %self.kind, error = %Chain(source), "{}", self.detail);
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl Error for Problem {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<Problem> for tonic::Status {
+    fn from(problem: Problem) -> Self {
+        problem.log();
+        let mut status = Self::new(problem.kind.grpc_code(), problem.message());
+        if let Some(seconds) = problem.retry_after_s() {
+            status.metadata_mut().insert("retry-after", seconds.into());
+        }
+        status
+    }
+}
+
+/// Prints an error and its causes on one line, `: ` between them.
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The byte offset of a JSON error: serde_json knows line and column, people with an editor and machines want bytes.
+pub fn json_error_offset(body: &[u8], error: &serde_json::Error) -> u64 {
+    let line_start: usize = body.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    let offset = line_start + error.column().saturating_sub(1);
+    offset.min(body.len()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offset_of_a_json_error_is_the_byte_that_broke_it() {
+        let body = b"{\n  \"a\": 1,\n  \"b\": x\n}";
+        let error = serde_json::from_slice::<serde_json::Value>(body).unwrap_err();
+        assert_eq!(body[usize::try_from(json_error_offset(body, &error)).unwrap()], b'x');
+    }
+
+    #[test]
+    fn cause_is_never_part_of_the_message() {
+        let problem = Problem::internal("the password is hunter2");
+        assert!(!problem.message().contains("hunter2"));
+        assert!(!String::from_utf8_lossy(problem.response(Form::Api).body()).contains("hunter2"));
+        assert!(!tonic::Status::from(problem).message().contains("hunter2"));
+    }
+
+    #[test]
+    fn message_names_field_and_offset() {
+        let problem = Problem::new(Kind::InvalidArgument, "wrong").field("inputs[0].shape").offset(7);
+        assert_eq!(problem.message(), "inputs[0].shape: wrong (at byte 7)");
+    }
+}

@@ -1,0 +1,164 @@
+//! The three forms an error can take on the wire.
+
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::{Kind, Problem};
+
+/// How an error is written, which depends on the route and never on the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `application/problem+json`, RFC 9457.
+    Api,
+    /// The inference protocol's `{"error": "…"}`.
+    Inference,
+    /// gRPC: HTTP 200 with the status in the headers ("trailers only").
+    Grpc,
+}
+
+/// A problem as the answer of an `/api/*` handler.
+#[derive(Debug)]
+pub struct Api(pub Problem);
+
+/// A problem as the answer of a `/v2/*` handler.
+#[derive(Debug)]
+pub struct Inference(pub Problem);
+
+// === impl Form ===
+
+impl Form {
+    /// The form of a route, by path and the request's `Content-Type`.
+    pub fn of(path: &str, content_type: Option<&HeaderValue>) -> Self {
+        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc {
+            Self::Grpc
+        } else if path == "/v2" || path.starts_with("/v2/") {
+            Self::Inference
+        } else {
+            Self::Api
+        }
+    }
+}
+
+pub(crate) fn render(problem: &Problem, form: Form) -> Response<Bytes> {
+    let kind = problem.kind();
+    let mut response = match form {
+        Form::Api => json_response(kind, "application/problem+json", &api_body(problem)),
+        Form::Inference => json_response(kind, "application/json", &json!({ "error": problem.message() })),
+        Form::Grpc => grpc_response(problem),
+    };
+    let headers = response.headers_mut();
+    if let Some(seconds) = problem.retry_after_s() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if kind == Kind::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    }
+    if kind == Kind::PermissionDenied {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"insufficient_scope\""));
+    }
+    response
+}
+
+fn api_body(problem: &Problem) -> serde_json::Value {
+    let kind = problem.kind();
+    let mut body = json!({
+        "type": format!("urn:rampart:problem:{}", kind.as_str()),
+        "title": kind.title(),
+        "status": kind.http_status().as_u16(),
+        "detail": problem.message(),
+    });
+    if let Some(field) = problem.field_name() {
+        body["field"] = json!(field);
+    }
+    if let Some(offset) = problem.byte_offset() {
+        body["offset"] = json!(offset);
+    }
+    body
+}
+
+fn json_response(kind: Kind, content_type: &'static str, body: &serde_json::Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = kind.http_status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn grpc_response(problem: &Problem) -> Response<Bytes> {
+    let status = tonic::Status::new(problem.kind().grpc_code(), problem.message());
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if status.add_header(response.headers_mut()).is_err() {
+        // Only a message that cannot be a header fails; the code alone always can.
+        response.headers_mut().insert("grpc-status", HeaderValue::from(problem.kind().grpc_code() as i32));
+    }
+    response
+}
+
+// === impl Api, Inference ===
+
+impl IntoResponse for Api {
+    fn into_response(self) -> axum::response::Response {
+        self.0.response(Form::Api).map(axum::body::Body::from)
+    }
+}
+
+impl IntoResponse for Inference {
+    fn into_response(self) -> axum::response::Response {
+        self.0.response(Form::Inference).map(axum::body::Body::from)
+    }
+}
+
+impl From<Problem> for Api {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<Problem> for Inference {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_the_same_status_in_body_and_head() {
+        for kind in Kind::ALL {
+            let response = Problem::new(kind, "x").response(Form::Api);
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(body["status"], response.status().as_u16());
+        }
+    }
+
+    #[test]
+    fn form_follows_the_route() {
+        let grpc = HeaderValue::from_static("application/grpc+proto");
+        assert_eq!(Form::of("/v2/models/m/infer", None), Form::Inference);
+        assert_eq!(Form::of("/v2", None), Form::Inference);
+        assert_eq!(Form::of("/v20", None), Form::Api);
+        assert_eq!(Form::of("/api/admin/users", None), Form::Api);
+        assert_eq!(Form::of("/inference.GRPCInferenceService/ModelInfer", Some(&grpc)), Form::Grpc);
+    }
+
+    #[test]
+    fn grpc_problem_is_trailers_only_with_code_and_message() {
+        let response = Problem::new(Kind::NotFound, "no model \"x\"\n").response(Form::Grpc);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "5");
+        assert!(response.headers().contains_key("grpc-message"));
+    }
+
+    #[test]
+    fn unavailable_says_when_to_come_again() {
+        for form in [Form::Api, Form::Inference] {
+            assert_eq!(Problem::new(Kind::Unavailable, "x").response(form).headers()["retry-after"], "1");
+        }
+    }
+}

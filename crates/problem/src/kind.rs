@@ -1,0 +1,118 @@
+//! The closed list, and its two total maps.
+
+use std::fmt;
+
+use http::StatusCode;
+use tonic::Code;
+
+/// What kind of problem a caller has. Closed on purpose: a new kind is a decision about the whole API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The request is wrong, whatever the state of the system. 400.
+    InvalidArgument,
+    /// Nobody we know called. 401.
+    Unauthenticated,
+    /// The caller may not do this. 403.
+    PermissionDenied,
+    /// There is no such thing. 404.
+    NotFound,
+    /// The state of the thing forbids it now. 409.
+    Conflict,
+    /// A body or message is over its limit. 413.
+    TooLarge,
+    /// The caller had its share. 429.
+    ResourceExhausted,
+    /// We cannot now; later we may. 503.
+    Unavailable,
+    /// It took longer than allowed. 504.
+    DeadlineExceeded,
+    /// Our fault. 500.
+    Internal,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::InvalidArgument,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::NotFound,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::ResourceExhausted,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+        Self::Internal,
+    ];
+
+    /// The HTTP status.
+    pub fn http_status(self) -> StatusCode {
+        match self {
+            Self::InvalidArgument => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::PermissionDenied => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The gRPC code.
+    pub fn grpc_code(self) -> Code {
+        match self {
+            Self::InvalidArgument => Code::InvalidArgument,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::NotFound => Code::NotFound,
+            Self::Conflict => Code::FailedPrecondition,
+            Self::TooLarge | Self::ResourceExhausted => Code::ResourceExhausted,
+            Self::Unavailable => Code::Unavailable,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The kind's name in problem types, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid-argument",
+            Self::Unauthenticated => "unauthenticated",
+            Self::PermissionDenied => "permission-denied",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::TooLarge => "too-large",
+            Self::ResourceExhausted => "resource-exhausted",
+            Self::Unavailable => "unavailable",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The RFC 9457 title: the same for every problem of the kind.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "The request is not valid",
+            Self::Unauthenticated => "No valid credentials",
+            Self::PermissionDenied => "Not permitted",
+            Self::NotFound => "Not found",
+            Self::Conflict => "In conflict with the present state",
+            Self::TooLarge => "Too large",
+            Self::ResourceExhausted => "Too many requests",
+            Self::Unavailable => "Not available now",
+            Self::DeadlineExceeded => "Out of time",
+            Self::Internal => "Internal error",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
