@@ -64,19 +64,18 @@ pub(crate) fn render(problem: &Problem, form: Form) -> Response<Bytes> {
 
 fn api_body(problem: &Problem) -> serde_json::Value {
     let kind = problem.kind();
-    let mut body = json!({
-        "type": format!("urn:rampart:problem:{}", kind.as_str()),
-        "title": kind.title(),
-        "status": kind.http_status().as_u16(),
-        "detail": problem.message(),
-    });
+    let mut body = serde_json::Map::new();
+    body.insert("type".into(), json!(format!("urn:rampart:problem:{kind}")));
+    body.insert("title".into(), json!(kind.title()));
+    body.insert("status".into(), json!(kind.http_status().as_u16()));
+    body.insert("detail".into(), json!(problem.message()));
     if let Some(field) = problem.field_name() {
-        body["field"] = json!(field);
+        body.insert("field".into(), json!(field));
     }
     if let Some(offset) = problem.byte_offset() {
-        body["offset"] = json!(offset);
+        body.insert("offset".into(), json!(offset));
     }
-    body
+    body.into()
 }
 
 fn json_response(kind: Kind, content_type: &'static str, body: &serde_json::Value) -> Response<Bytes> {

@@ -159,7 +159,8 @@ impl fmt::Display for Chain<'_> {
 
 /// The byte offset of a JSON error: serde_json knows line and column, people with an editor and machines want bytes.
 pub fn json_error_offset(body: &[u8], error: &serde_json::Error) -> u64 {
-    let line_start: usize = body.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    let line_start: usize =
+        body.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
     let offset = line_start + error.column().saturating_sub(1);
     offset.min(body.len()) as u64
 }

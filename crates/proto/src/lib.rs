@@ -3,7 +3,13 @@
 /// Who a caller is, as the gateway says it.
 pub mod auth {
     /// Version 1.
-    #[expect(missing_docs, clippy::all, unused_qualifications, reason = "generated")]
+    #[expect(
+        missing_docs,
+        clippy::allow_attributes,
+        clippy::too_many_lines,
+        unused_qualifications,
+        reason = "generated"
+    )]
     pub mod v1 {
         include!("generated/rampart.auth.v1.rs");
     }
@@ -12,14 +18,14 @@ pub mod auth {
 /// What the balancers report to the SLA tracker.
 pub mod sla {
     /// Version 1.
-    #[expect(missing_docs, clippy::all, unused_qualifications, reason = "generated")]
+    #[expect(missing_docs, clippy::allow_attributes, unused_qualifications, reason = "generated")]
     pub mod v1 {
         include!("generated/rampart.sla.v1.rs");
     }
 }
 
 /// Open Inference Protocol v2.
-#[expect(missing_docs, clippy::all, unused_qualifications, reason = "generated")]
+#[expect(missing_docs, clippy::allow_attributes, clippy::too_many_lines, unused_qualifications, reason = "generated")]
 pub mod inference {
     include!("generated/inference.rs");
 }
