@@ -1,5 +1,7 @@
 //! Proves that the committed Rust is what `proto/` says today.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::{fs, path::Path};
 
 use prost::Message as _;
