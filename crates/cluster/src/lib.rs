@@ -1,0 +1,265 @@
+#![doc = include_str!("../README.md")]
+
+mod account;
+mod binaries;
+mod running;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{process::Command, time::timeout};
+
+pub use account::Account;
+pub use binaries::Binaries;
+pub use running::Running;
+
+/// The superuser of every cluster made here.
+pub const SUPERUSER: &str = "postgres";
+
+const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a cluster could not be made, started or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// PostgreSQL is not installed.
+    #[error(
+        "no PostgreSQL server programs found (looked for initdb by pg_config and in /usr/lib/postgresql): install the package postgresql"
+    )]
+    NotInstalled,
+    /// We are root and there is nobody else to run the server as.
+    #[error("running as root, and neither a user postgres nor nobody exists to run PostgreSQL as")]
+    NoAccount,
+    /// A file or directory could not be made.
+    #[error("cannot prepare {path}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program of PostgreSQL failed.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// initdb, psql, …
+        program: String,
+        /// What it printed.
+        output: String,
+    },
+    /// Something took too long.
+    #[error("{what} took longer than {limit:?}")]
+    TimedOut {
+        /// What.
+        what: String,
+        /// How long it may take.
+        limit: Duration,
+    },
+}
+
+/// How a cluster listens on TCP.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    /// Where.
+    pub address: SocketAddr,
+    /// PEM files: the server's chain, its key, and the CA for client certificates. They are copied.
+    pub certificate_file: PathBuf,
+    /// See `certificate_file`.
+    pub key_file: PathBuf,
+    /// See `certificate_file`.
+    pub ca_file: PathBuf,
+}
+
+/// A cluster on disk, running or not.
+#[derive(Debug)]
+pub struct Cluster {
+    binaries: Binaries,
+    account: Account,
+    directory: PathBuf,
+    socket: tempfile::TempDir,
+    tcp: Option<Tcp>,
+    settings: Vec<(String, String)>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Makes the cluster in `directory`, or takes the one that is there. `settings` go to the server's command line.
+    ///
+    /// # Errors
+    /// PostgreSQL is missing, the directory cannot be used by the account, or initdb fails.
+    pub async fn open(directory: &Path, tcp: Option<Tcp>, settings: &[(&str, &str)]) -> Result<Self, ClusterError> {
+        let binaries = Binaries::find().await?;
+        let account = Account::for_server()?;
+        let socket = tempfile::Builder::new().prefix("rampart-pg-").tempdir().map_err(io_error(Path::new("/tmp")))?;
+        account.own(socket.path())?;
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let cluster = Self { binaries, account, directory: directory.to_owned(), socket, tcp, settings };
+        cluster.prepare().await?;
+        Ok(cluster)
+    }
+
+    /// The programs this cluster runs with.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// Whom the server runs as, if not as ourselves.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The directory of the unix socket, for `host=` of a superuser's connection.
+    pub fn socket_directory(&self) -> &Path {
+        self.socket.path()
+    }
+
+    /// The server program and its arguments, for whoever supervises it.
+    pub fn server(&self) -> (PathBuf, Vec<String>) {
+        let mut arguments = vec!["-D".to_owned(), self.data().display().to_string()];
+        let mut set = |key: &str, value: &str| arguments.extend(["-c".to_owned(), format!("{key}={value}")]);
+        set("unix_socket_directories", &self.socket.path().display().to_string());
+        set("unix_socket_permissions", "0700");
+        match &self.tcp {
+            Some(tcp) => {
+                set("listen_addresses", &tcp.address.ip().to_string());
+                set("port", &tcp.address.port().to_string());
+                set("ssl", "on");
+                set("ssl_cert_file", "server.crt");
+                set("ssl_key_file", "server.key");
+                set("ssl_ca_file", "root.crt");
+                set("ssl_min_protocol_version", "TLSv1.3");
+                set("password_encryption", "scram-sha-256");
+            }
+            None => set("listen_addresses", ""),
+        }
+        for (key, value) in &self.settings {
+            set(key, value);
+        }
+        (self.binaries.program("postgres"), arguments)
+    }
+
+    /// Starts the server and waits until it answers. It dies with the returned value.
+    ///
+    /// # Errors
+    /// It does not start, or not in time.
+    pub async fn start(self) -> Result<Running, ClusterError> {
+        Running::start(self).await
+    }
+
+    /// Waits until the server answers on its unix socket.
+    ///
+    /// # Errors
+    /// It did not within `limit`.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<(), ClusterError> {
+        let asking = async {
+            while self.sql("postgres", "SELECT 1").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(limit, asking)
+            .await
+            .map_err(|_| ClusterError::TimedOut { what: "the start of PostgreSQL".into(), limit })
+    }
+
+    /// Runs SQL as the superuser and returns what psql printed, unaligned. Stops at the first error.
+    ///
+    /// The SQL goes by standard input: it may hold a password, and command lines are public.
+    ///
+    /// # Errors
+    /// psql's own words.
+    pub async fn sql(&self, database: &str, sql: &str) -> Result<String, ClusterError> {
+        let mut command = Command::new(self.binaries.program("psql"));
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", database, "-h"]);
+        command.arg(self.socket.path()).args(["-p", &self.port()]);
+        run("psql", &mut command, Some(sql), Duration::from_secs(60)).await
+    }
+
+    /// Copies the TCP certificate files anew and makes a running server read them.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or the server does not answer.
+    pub async fn reload_certificates(&self) -> Result<(), ClusterError> {
+        self.copy_certificates()?;
+        self.sql("postgres", "SELECT pg_reload_conf()").await.map(drop)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    fn port(&self) -> String {
+        self.tcp.as_ref().map_or(5432, |tcp| tcp.address.port()).to_string()
+    }
+
+    async fn prepare(&self) -> Result<(), ClusterError> {
+        fs::create_dir_all(&self.directory).map_err(io_error(&self.directory))?;
+        self.account.own(&self.directory)?;
+        if !self.data().join("PG_VERSION").exists() {
+            let mut command = Command::new(self.binaries.program("initdb"));
+            command.arg("-D").arg(self.data()).args(["-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8"]);
+            command.args(["--auth-local=trust", "--auth-host=scram-sha-256", "--data-checksums", "--no-instructions"]);
+            self.account.apply(&mut command);
+            command.current_dir(&self.directory);
+            run("initdb", &mut command, None, INITDB_TIMEOUT).await?;
+        }
+        let hba = self.data().join("pg_hba.conf");
+        fs::write(&hba, "local all all trust\nhostssl all all all scram-sha-256\n").map_err(io_error(&hba))?;
+        self.copy_certificates()
+    }
+
+    fn copy_certificates(&self) -> Result<(), ClusterError> {
+        let Some(tcp) = &self.tcp else { return Ok(()) };
+        for (from, to) in
+            [(&tcp.certificate_file, "server.crt"), (&tcp.key_file, "server.key"), (&tcp.ca_file, "root.crt")]
+        {
+            let to = self.data().join(to);
+            let pem = fs::read(from).map_err(io_error(from))?;
+            let new = to.with_extension("new");
+            fs::write(&new, pem).map_err(io_error(&new))?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).map_err(io_error(&new))?;
+            self.account.own_file(&new)?;
+            fs::rename(&new, &to).map_err(io_error(&to))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a program to its end, bounded, with `input` on its standard input.
+async fn run(name: &str, command: &mut Command, input: Option<&str>, limit: Duration) -> Result<String, ClusterError> {
+    let failed = |output: String| ClusterError::Program { program: name.to_owned(), output };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take()
+        && let Some(input) = input
+    {
+        // A program that ends early says why on its standard error, which is what counts.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes()).await;
+    }
+    let output = timeout(limit, child.wait_with_output())
+        .await
+        .map_err(|_| ClusterError::TimedOut { what: name.to_owned(), limit })?
+        .map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> ClusterError {
+    let path = path.to_owned();
+    move |source| ClusterError::Io { path, source }
+}
+
+/// The owner of a directory and its mode, so that nobody else enters.
+fn make_private(path: &Path, owner: Option<(u32, u32)>) -> Result<(), ClusterError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
+    if let Some((user, group)) = owner {
+        chown(path, Some(user), Some(group)).map_err(io_error(path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! A running server, and its end.
+
+use std::{
+    fs::File,
+    ops::Deref,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Cluster, ClusterError, io_error};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A cluster whose server answers. Dropping it stops the server at once ("immediate": nothing here outlives us).
+#[derive(Debug)]
+pub struct Running {
+    cluster: Cluster,
+    server: Child,
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(crate) async fn start(cluster: Cluster) -> Result<Self, ClusterError> {
+        let (program, arguments) = cluster.server();
+        let log_path = cluster.directory.join("server.log");
+        let log = File::create(&log_path).map_err(io_error(&log_path))?;
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&cluster.directory).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(log);
+        if let Some((user, group)) = cluster.account.ids() {
+            std::os::unix::process::CommandExt::uid(&mut command, user);
+            std::os::unix::process::CommandExt::gid(&mut command, group);
+        }
+        let server = command.spawn().map_err(io_error(&log_path))?;
+        let mut running = Self { cluster, server };
+        let limit = START_TIMEOUT;
+        tokio::select! {
+            ready = running.cluster.wait_ready(limit) => ready?,
+            () = ended(&mut running.server) => {
+                let output = std::fs::read_to_string(&log_path).unwrap_or_default();
+                return Err(ClusterError::Program { program: "postgres".into(), output });
+            }
+        }
+        Ok(running)
+    }
+
+    /// The process id of the server (the postmaster).
+    pub fn pid(&self) -> u32 {
+        self.server.id()
+    }
+}
+
+impl Deref for Running {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // SIGQUIT is an immediate shutdown that takes the backends along; a frozen server needs waking for it.
+            let _ = kill_process(pid, Signal::QUIT);
+            let _ = kill_process(pid, Signal::CONT);
+        }
+        for _ in 0..100 {
+            if !matches!(self.server.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+async fn ended(server: &mut Child) {
+    while matches!(server.try_wait(), Ok(None)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
