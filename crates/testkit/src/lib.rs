@@ -1,1 +1,3 @@
-//! testkit
+#![doc = include_str!("../README.md")]
+
+pub mod ca;

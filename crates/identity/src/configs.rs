@@ -1,0 +1,59 @@
+//! rustls configurations made of an identity. Made once, current for ever.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    version::TLS13,
+};
+
+use crate::{
+    Identity, PeerList, crypto_provider,
+    hot::{ListedClient, NamedServer, Presented},
+};
+
+const H2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+impl Identity {
+    /// For a server to peers: TLS 1.3, client certificate required, its service on the list, no resumption.
+    pub fn server_config(self: &Arc<Self>, peers: &PeerList) -> Arc<ServerConfig> {
+        let clients = Arc::new(ListedClient { identity: self.clone(), services: peers.names() });
+        let mut config = ServerConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&TLS13])
+            .expect("our provider has TLS 1.3 suites")
+            .with_client_cert_verifier(clients)
+            .with_cert_resolver(Arc::new(Presented(self.clone())));
+        config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Arc::new(config)
+    }
+
+    /// For a client of one service: TLS 1.3, presents our certificate, verifies CA, DNS name and SPIFFE service.
+    pub fn client_config(self: &Arc<Self>, server_service: &str) -> Arc<ClientConfig> {
+        let server = NamedServer { identity: self.clone(), service: server_service.to_owned() };
+        let mut config = ClientConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&TLS13])
+            .expect("our provider has TLS 1.3 suites")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(server))
+            .with_client_cert_resolver(Arc::new(Presented(self.clone())));
+        config.alpn_protocols = vec![H2.to_vec()];
+        config.resumption = Resumption::disabled();
+        Arc::new(config)
+    }
+}
+
+/// For the public front: TLS 1.3 with the identity's certificate, no client certificate, resumption allowed.
+pub fn front_server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&TLS13])
+        .expect("our provider has TLS 1.3 suites")
+        .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
+        .with_cert_resolver(Arc::new(Presented(identity.clone())));
+    config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+    Arc::new(config)
+}

@@ -1,0 +1,161 @@
+//! What rustls asks at every handshake: our certificate, and whether the other side's will do.
+//!
+//! Each answer is looked up in the identity at that moment, so a configuration made once stays current.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::{
+        ResolvesClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    server::{
+        ClientHello, ResolvesServerCert,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::{Identity, PeerName, material::server_name};
+
+/// Presents the identity's certificate, to clients and to servers.
+#[derive(Debug)]
+pub(crate) struct Presented(pub(crate) Arc<Identity>);
+
+/// Accepts a client whose certificate is signed by our CA and names a service on the list.
+#[derive(Debug)]
+pub(crate) struct ListedClient {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) services: BTreeSet<String>,
+}
+
+/// Accepts a server whose certificate is signed by our CA and names this one service, by DNS and by URI.
+#[derive(Debug)]
+pub(crate) struct NamedServer {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) service: String,
+}
+
+// === impl Presented ===
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.material.load().certified.clone())
+    }
+}
+
+impl ResolvesClientCert for Presented {
+    fn resolve(&self, _root_hint_subjects: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.material.load().certified.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+// === impl ListedClient ===
+
+impl ClientCertVerifier for ListedClient {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified =
+            self.identity.material.load().client_verifier.verify_client_cert(end_entity, intermediates, now)?;
+        if self.services.contains(&peer_name(end_entity)?.service) { Ok(verified) } else { Err(not_wanted()) }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is never negotiated".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.identity.material.load().client_verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.identity.material.load().client_verifier.supported_verify_schemes()
+    }
+}
+
+// === impl NamedServer ===
+
+impl ServerCertVerifier for NamedServer {
+    /// The name that the caller dialled is not asked: whom we expect was fixed with the configuration.
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _dialled: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let material = self.identity.material.load();
+        let verified = material.server_verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            &server_name(&self.service)?,
+            ocsp_response,
+            now,
+        )?;
+        if peer_name(end_entity)?.service == self.service { Ok(verified) } else { Err(not_wanted()) }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is never negotiated".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.identity.material.load().server_verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.identity.material.load().server_verifier.supported_verify_schemes()
+    }
+}
+
+fn peer_name(certificate: &CertificateDer<'_>) -> Result<PeerName, Error> {
+    PeerName::from_certificate(certificate).map_err(|_| not_wanted())
+}
+
+/// The other side sees the alert `access_denied`.
+fn not_wanted() -> Error {
+    Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+}

@@ -1,0 +1,39 @@
+//! Every metric of this crate.
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use time::OffsetDateTime;
+
+use crate::material::Material;
+
+const NOT_BEFORE: &str = "ml_identity_certificate_not_before_timestamp_seconds";
+const NOT_AFTER: &str = "ml_identity_certificate_not_after_timestamp_seconds";
+const RELOADS: &str = "ml_identity_reloads_total";
+const RELOAD_FAILURES: &str = "ml_identity_reload_failures_total";
+
+/// Registers everything at zero.
+pub(crate) fn describe() {
+    describe_gauge!(NOT_BEFORE, "Start of the validity of the certificate in use.");
+    describe_gauge!(NOT_AFTER, "End of the validity of the certificate in use.");
+    describe_counter!(RELOADS, "New certificates or CA bundles taken into use.");
+    describe_counter!(RELOAD_FAILURES, "New files that were refused, the old ones staying in use.");
+    counter!(RELOADS).increment(0);
+    counter!(RELOAD_FAILURES).increment(0);
+}
+
+pub(crate) fn set_validity(material: &Material) {
+    gauge!(NOT_BEFORE).set(seconds(material.not_before));
+    gauge!(NOT_AFTER).set(seconds(material.not_after));
+}
+
+pub(crate) fn count_reload() {
+    counter!(RELOADS).increment(1);
+}
+
+pub(crate) fn count_failure() {
+    counter!(RELOAD_FAILURES).increment(1);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit 52 bits for the next 100 million years")]
+fn seconds(time: OffsetDateTime) -> f64 {
+    time.unix_timestamp() as f64
+}

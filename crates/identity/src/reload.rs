@@ -1,0 +1,103 @@
+//! Taking over new files while the process runs.
+//!
+//! Whoever renews a certificate replaces several files one after the other, so files may be caught in between. Therefore
+//! refused files are looked at once more before anybody is told: only what stays wrong is reported, and only once.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use rustls_pki_types::CertificateDer;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Identity, IdentityError,
+    material::{Digest, Files, Material},
+    metrics,
+};
+
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Files that did not pass, and whether that was reported.
+struct Refusal {
+    digest: Option<Digest>,
+    reported: bool,
+}
+
+impl Identity {
+    /// Looks at the files every second until stopped, and takes over what passes verification.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refusal = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let identity = self.clone();
+            // Reading and verifying takes about a millisecond, and the directory may be a slow volume.
+            let looked = tokio::task::spawn_blocking(move || identity.look(refusal)).await;
+            refusal = looked.unwrap_or_else(|error| {
+                tracing::error!(%error, "reading the certificate files failed inside; the old ones stay in use");
+                None
+            });
+            // Also without a change: a recorder that was installed after the start would miss the first values.
+            metrics::set_validity(&self.material.load());
+        }
+    }
+
+    fn look(&self, refusal: Option<Refusal>) -> Option<Refusal> {
+        let current = self.material.load();
+        let (digest, verified) = read_and_verify(&self.directory, &current.digest);
+        match verified {
+            Ok(None) => None,
+            Ok(Some(material)) if material.name == self.name => {
+                self.take_over(material, &current.roots);
+                None
+            }
+            Ok(Some(material)) => {
+                let error =
+                    IdentityError::OtherName { expected: self.name.to_string(), found: material.name.to_string() };
+                Some(self.refuse(digest, &error, refusal))
+            }
+            Err(error) => Some(self.refuse(digest, &error, refusal)),
+        }
+    }
+
+    fn take_over(&self, material: Material, roots_before: &[CertificateDer<'static>]) {
+        let trust_changed = material.roots != roots_before;
+        let not_after = material.not_after;
+        self.material.store(Arc::new(material));
+        self.generation.send_modify(|generation| {
+            generation.reload += 1;
+            generation.trust += u64::from(trust_changed);
+        });
+        metrics::count_reload();
+        tracing::info!(identity = %self.name, %not_after, trust_changed, "new certificate files are in use");
+    }
+
+    fn refuse(&self, digest: Option<Digest>, error: &IdentityError, before: Option<Refusal>) -> Refusal {
+        let Some(before) = before.filter(|before| before.digest == digest) else {
+            return Refusal { digest, reported: false };
+        };
+        if !before.reported {
+            metrics::count_failure();
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(identity = %self.name, %error, cause, "new certificate files are refused, the old ones stay in use");
+        }
+        Refusal { digest, reported: true }
+    }
+}
+
+/// `Ok(None)` if the files are those in use. The digest is missing if they could not be read.
+fn read_and_verify(directory: &Path, current: &Digest) -> (Option<Digest>, Result<Option<Material>, IdentityError>) {
+    let files = match Files::read(directory) {
+        Ok(files) => files,
+        Err(error) => return (None, Err(error)),
+    };
+    let digest = files.digest();
+    if digest == *current {
+        return (Some(digest), Ok(None));
+    }
+    (Some(digest), Material::verify(directory, files).map(Some))
+}
