@@ -1,7 +1,5 @@
 //! Proves that a cluster can be made, asked, found again with its data, and that nothing is left running.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use cluster::Cluster;
 
 #[tokio::test]

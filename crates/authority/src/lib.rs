@@ -1,0 +1,197 @@
+#![doc = include_str!("../README.md")]
+
+use std::{
+    fs::{self, Permissions},
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use identity::{PeerName, TRUST_DOMAIN};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+};
+use time::{Duration, OffsetDateTime};
+
+const ROOT_LIFETIME: Duration = Duration::days(3650);
+/// Clocks differ a little, and a certificate from the future is refused.
+const BACKDATE: Duration = Duration::minutes(1);
+
+/// Why a certificate could not be made or written.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The certificate itself.
+    #[error("cannot make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// A file.
+    #[error("cannot write or read {path}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A root CA with its key in memory.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// What a leaf is for.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    name: PeerName,
+    lifetime: Duration,
+    dns_names: Vec<String>,
+    not_before: OffsetDateTime,
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// A new root with a new key.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn generate(now: OffsetDateTime) -> Result<Self, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named("Rampart root CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = now - BACKDATE;
+        params.not_after = now + ROOT_LIFETIME;
+        let root = CertifiedIssuer::self_signed(params.clone(), KeyPair::generate()?)?;
+        let pem = root.pem();
+        let key = KeyPair::from_pem(&root.key().serialize_pem())?;
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// The root in `directory` (`ca.pem`, `ca-key.pem`), made there first if there is none.
+    ///
+    /// # Errors
+    /// The files cannot be read, written or understood.
+    pub fn open(directory: &Path, now: OffsetDateTime) -> Result<Self, AuthorityError> {
+        let (certificate, key) = (directory.join("ca.pem"), directory.join("ca-key.pem"));
+        if certificate.exists() && key.exists() {
+            let pem = read(&certificate)?;
+            let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&read(&key)?)?)?;
+            return Ok(Self { issuer, pem });
+        }
+        let made = Self::generate(now)?;
+        fs::create_dir_all(directory).map_err(io_error(directory))?;
+        write_file(&key, &made.issuer.key().serialize_pem(), 0o600)?;
+        write_file(&certificate, &made.pem, 0o644)?;
+        Ok(made)
+    }
+
+    /// The root certificate, PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Signs a leaf with a new key and writes `certificate.pem`, `key.pem` (0600) and `ca.pem` into `directory`.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn issue(&self, leaf: &Leaf, directory: &Path) -> Result<(), AuthorityError> {
+        let key = KeyPair::generate()?;
+        let certificate = leaf.params()?.signed_by(&key, &self.issuer)?;
+        fs::create_dir_all(directory).map_err(io_error(directory))?;
+        write_file(&directory.join("ca.pem"), &self.pem, 0o644)?;
+        write_file(&directory.join("key.pem"), &key.serialize_pem(), 0o600)?;
+        write_file(&directory.join("certificate.pem"), &certificate.pem(), 0o644)
+    }
+}
+
+// === impl Leaf ===
+
+impl Leaf {
+    /// A certificate for one instance of a service, from now on.
+    pub fn new(name: PeerName, now: OffsetDateTime, lifetime: Duration) -> Self {
+        let dns_names = vec![format!("{}.{TRUST_DOMAIN}", name.service)];
+        Self { name, lifetime, dns_names, not_before: now - BACKDATE }
+    }
+
+    /// Also good for these DNS names or IP addresses, as the front door and PostgreSQL need.
+    #[must_use]
+    pub fn also_for(mut self, names: &[&str]) -> Self {
+        self.dns_names.extend(names.iter().map(|name| (*name).to_owned()));
+        self
+    }
+
+    /// Valid since then, which may make it expired already.
+    #[must_use]
+    pub fn not_before(mut self, not_before: OffsetDateTime) -> Self {
+        self.not_before = not_before;
+        self
+    }
+
+    fn params(&self) -> Result<CertificateParams, AuthorityError> {
+        let mut params = CertificateParams::new(self.dns_names.clone())?;
+        params.subject_alt_names.push(SanType::URI(Ia5String::try_from(self.name.to_string())?));
+        params.distinguished_name = named(&self.name.service);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = self.not_before;
+        params.not_after = self.not_before + BACKDATE + self.lifetime;
+        Ok(params)
+    }
+}
+
+fn named(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn read(path: &Path) -> Result<String, AuthorityError> {
+    fs::read_to_string(path).map_err(io_error(path))
+}
+
+/// Writes beside the file and renames, so that a reader never sees half of one.
+fn write_file(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io_error(path))?;
+    file.write_all(content.as_bytes()).map_err(io_error(path))?;
+    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(io_error(path))?;
+    file.persist(path).map_err(|error| io_error(path)(error.error))?;
+    Ok(())
+}
+
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
+    let path = path.to_owned();
+    move |source| AuthorityError::Io { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_is_made_once_and_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let first = Authority::open(directory.path(), now).unwrap();
+        let again = Authority::open(directory.path(), now).unwrap();
+        assert_eq!(first.pem(), again.pem());
+        let mode = fs::metadata(directory.path().join("ca-key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn identity_accepts_what_is_issued_here() {
+        identity::install_crypto_providers().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let name = PeerName { service: "gateway".into(), instance: "gateway-a".into() };
+        let leaf = Leaf::new(name.clone(), now, Duration::hours(1)).also_for(&["localhost", "127.0.0.1"]);
+        Authority::generate(now).unwrap().issue(&leaf, directory.path()).unwrap();
+        let loaded =
+            identity::Identity::load(&identity::IdentityConfig { directory: directory.path().to_owned() }).unwrap();
+        assert_eq!(loaded.name(), name);
+    }
+}
