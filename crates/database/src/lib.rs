@@ -1,1 +1,10 @@
-//! database
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod errors;
+mod keeper;
+mod pool;
+
+pub use config::{DatabaseConfig, DatabaseError};
+pub use errors::{map_error, on_constraint};
+pub use pool::{Database, connect};

@@ -1,0 +1,80 @@
+//! From PostgreSQL's errors to ours.
+
+use problem::Problem;
+use sqlx::error::DatabaseError;
+
+/// What a caller is told while the database is away.
+const AWAY: &str = "the database cannot be reached now";
+
+/// Conditions that pass by themselves: another attempt, perhaps on another server, may succeed.
+const PASSING: &[&str] = &[
+    "25006", // read only: this was the primary
+    "28000", "28P01", // refused while a password or a rule is being changed
+    "40001", "40P01", // serialization failure, deadlock
+    "53300", // too many connections
+    "55P03", // lock not available in time
+    "57014", // statement time-out
+    "57P01", "57P02", "57P03", "57P04", // shutting down, crashed, starting, dropped
+];
+
+/// The problem that a failed query is to the caller. The cause goes to the log, never to the caller.
+pub fn map_error(error: sqlx::Error) -> Problem {
+    if passes(&error) { Problem::unavailable(AWAY).source(error) } else { Problem::internal(error) }
+}
+
+/// Like [`map_error`], but a violated constraint that `name_to_problem` knows becomes that problem:
+/// `on_constraint(error, |name| (name == "users_name_key").then(|| Problem::new(Kind::Conflict, "..")))`.
+pub fn on_constraint(error: sqlx::Error, name_to_problem: impl FnOnce(&str) -> Option<Problem>) -> Problem {
+    let known = error.as_database_error().and_then(DatabaseError::constraint).and_then(name_to_problem);
+    match known {
+        Some(problem) => problem.source(error),
+        None => map_error(error),
+    }
+}
+
+/// Whether the server refused the password.
+pub(crate) fn is_password_refused(error: &sqlx::Error) -> bool {
+    code_of(error).is_some_and(|code| code == "28P01")
+}
+
+fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => code_of(error).is_some_and(|code| code.starts_with("08") || PASSING.contains(&code.as_str())),
+    }
+}
+
+fn code_of(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use problem::Kind;
+
+    use super::*;
+
+    #[test]
+    fn what_may_heal_is_unavailable_and_the_rest_is_internal() {
+        let lost = sqlx::Error::Io(io::Error::from(io::ErrorKind::ConnectionReset));
+        for error in [lost, sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {
+            let problem = map_error(error);
+            assert_eq!(problem.kind(), Kind::Unavailable);
+            assert!(problem.retry_after_s().is_some());
+        }
+        assert_eq!(map_error(sqlx::Error::RowNotFound).kind(), Kind::Internal);
+        assert_eq!(map_error(sqlx::Error::ColumnNotFound("secret_column".into())).kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn callers_never_read_the_cause() {
+        let problem = map_error(sqlx::Error::Protocol("password=hunter2".into()));
+        assert!(!problem.message().contains("hunter2"));
+    }
+}

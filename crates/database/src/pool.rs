@@ -1,0 +1,176 @@
+//! The pool, and the ways to use it.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use problem::Problem;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
+use tokio::time::timeout;
+
+use crate::config::{DatabaseConfig, DatabaseError};
+use crate::errors::{is_password_refused, map_error};
+use crate::keeper::Keeper;
+
+/// How long a connection is tested when it comes back before it is closed hard.
+const RELEASE_TEST_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A migration may take longer than any query of a request, but not for ever.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A connection is renewed now and then, so that a changed role or a moved server is noticed.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Idle connections beyond this are closed.
+const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// Duration of each `bounded` operation, by operation and outcome.
+const OPERATION_DURATION: &str = "ml_db_query_duration_seconds";
+
+/// The database of one service. Clones share one pool.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pool: PgPool,
+    keeper: Arc<Keeper>,
+}
+
+/// Makes the pool. Checks the files but opens no connection, so a service starts while its database is away.
+///
+/// Must be called inside a Tokio runtime: a task of the pool's own looks at the password file.
+pub fn connect(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
+    config.check_ca_file()?;
+    let password = config.password_file.read()?;
+    let options = config.connect_options(&password, config.operation_timeout())?;
+    metrics::describe_histogram!(
+        OPERATION_DURATION,
+        metrics::Unit::Seconds,
+        "Time of one bounded database operation, waiting for a connection included."
+    );
+    let pool = pool_options(config).connect_lazy_with(options);
+    let keeper = Keeper::start(config.clone(), pool.clone(), password);
+    Ok(Database { pool, keeper: Arc::new(keeper) })
+}
+
+fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(config.connections_max.get())
+        .acquire_timeout(config.acquire_timeout())
+        .max_lifetime(CONNECTION_AGE_MAX)
+        .idle_timeout(CONNECTION_IDLE_MAX)
+        .after_connect(|connection, _| Box::pin(refuse_wrong_server(connection)))
+        .after_release(|connection, _| Box::pin(test_in_time(connection)))
+}
+
+/// A standby would refuse writes one by one, and an older TLS means that something sits between.
+async fn refuse_wrong_server(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let (is_standby, tls): (bool, Option<String>) = sqlx::query_as(
+        "SELECT pg_catalog.pg_is_in_recovery(), \
+         (SELECT version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid())",
+    )
+    .fetch_one(connection)
+    .await?;
+    if is_standby {
+        return Err(sqlx::Error::Protocol("the server is a standby, not the primary".to_owned()));
+    }
+    if tls.as_deref() != Some("TLSv1.3") {
+        return Err(sqlx::Error::Protocol(format!("the connection has {tls:?} where TLS 1.3 is required")));
+    }
+    Ok(())
+}
+
+/// sqlx tests a returned connection without a limit of its own; this test comes first and closes a dead one hard.
+async fn test_in_time(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match timeout(RELEASE_TEST_TIMEOUT, connection.ping()).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) => Err(error),
+        Err(_elapsed) => Err(timed_out()),
+    }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in time"))
+}
+
+// === impl Database ===
+
+impl Database {
+    /// The pool, for queries inside [`bounded`](Self::bounded).
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A connection; reads the password again and tries once more when the server refused it.
+    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        match self.pool.acquire().await {
+            Err(error) if is_password_refused(&error) && self.keeper.take_password_again() => self.pool.acquire().await,
+            acquired => acquired,
+        }
+    }
+
+    /// A transaction, on a connection got as by [`acquire`](Self::acquire).
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        match self.pool.begin().await {
+            Err(error) if is_password_refused(&error) && self.keeper.take_password_again() => self.pool.begin().await,
+            begun => begun,
+        }
+    }
+
+    /// Runs `work` for at most `operation_timeout_ms` and measures it under the name `operation`.
+    ///
+    /// This is what bounds a query when the server is frozen. A transaction given up is rolled back, or its connection is
+    /// closed; whether a commit given up took place is unknown.
+    pub async fn bounded<T, E: From<sqlx::Error>>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let started = Instant::now();
+        let (result, outcome) = match timeout(self.keeper.config().operation_timeout(), work).await {
+            Ok(Ok(value)) => (Ok(value), "ok"),
+            Ok(Err(error)) => (Err(error), "error"),
+            Err(_elapsed) => (Err(E::from(timed_out())), "timeout"),
+        };
+        metrics::histogram!(OPERATION_DURATION, "operation" => operation, "outcome" => outcome)
+            .record(started.elapsed());
+        result
+    }
+
+    /// Whether the primary answers now.
+    pub async fn ping(&self) -> Result<(), Problem> {
+        let work = async {
+            let mut connection = self.acquire().await?;
+            connection.ping().await
+        };
+        self.bounded("ping", work).await.map_err(map_error)
+    }
+
+    /// Brings `schema` to the state of this binary, on a connection of its own with time for long statements.
+    ///
+    /// The table of applied migrations lies in the same schema. Migrations that this binary does not know are left alone:
+    /// yesterday's binary runs on today's schema.
+    pub async fn migrate(&self, migrator: &Migrator, schema: &str) -> Result<(), MigrateError> {
+        let mut migrator = Migrator::with_migrations(migrator.iter().cloned().collect());
+        migrator.set_ignore_missing(true);
+        migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
+        let work = async {
+            let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
+            refuse_wrong_server(&mut connection).await?;
+            migrator.run_direct(None, &mut connection, false).await?;
+            connection.close().await.map_err(MigrateError::from)
+        };
+        timeout(MIGRATION_TIMEOUT, work).await.unwrap_or_else(|_elapsed| Err(timed_out().into()))
+    }
+
+    fn migration_options(&self) -> Result<PgConnectOptions, DatabaseError> {
+        let config = self.keeper.config();
+        config.connect_options(&config.password_file.read()?, MIGRATION_TIMEOUT)
+    }
+}
+
+fn config_error(error: DatabaseError) -> sqlx::Error {
+    sqlx::Error::Configuration(Box::new(error))
+}
