@@ -1,0 +1,111 @@
+//! The tower layer in front of one route: no handler runs before it was asked.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{body::Body, extract::Request, response::Response};
+use futures::future::Either;
+use http::{HeaderMap, header};
+use identity::PeerName;
+use problem::{Form, Kind, Problem};
+use tower::{Layer, Service};
+
+use crate::{Action, Guard, Principal, Reject};
+
+/// The header that carries a passport between our own processes.
+pub const PASSPORT_HEADER: &str = "rampart-passport";
+
+/// Whose word a route takes for who is calling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A person or client: the passport, or nobody.
+    User,
+    /// A service: the certificate of the connection.
+    Peer,
+}
+
+/// Wraps the handler of one route.
+#[derive(Clone)]
+pub(crate) struct EnforceLayer {
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) action: Action,
+    pub(crate) caller: Caller,
+}
+
+/// A handler that is only reached by those who may.
+#[derive(Clone)]
+pub(crate) struct Enforce<S> {
+    inner: S,
+    rule: EnforceLayer,
+}
+
+// === impl EnforceLayer ===
+
+impl<S> Layer<S> for EnforceLayer {
+    type Service = Enforce<S>;
+
+    fn layer(&self, inner: S) -> Enforce<S> {
+        Enforce { inner, rule: self.clone() }
+    }
+}
+
+impl EnforceLayer {
+    fn admit(&self, request: &Request) -> Result<Principal, Problem> {
+        let principal = match self.caller {
+            Caller::User => passport(request.headers())
+                .and_then(|passport| self.guard.identify(passport))
+                .map_err(|reject| self.guard.reject(reject, self.action))?,
+            Caller::Peer => peer(request)?,
+        };
+        self.guard.check(&principal, self.action)?;
+        Ok(principal)
+    }
+}
+
+/// Two passports would let two readers believe different ones, so there is one or none.
+fn passport(headers: &HeaderMap) -> Result<Option<&str>, Reject> {
+    let mut values = headers.get_all(PASSPORT_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Reject::Malformed);
+    }
+    value.to_str().map(Some).map_err(|_| Reject::Malformed)
+}
+
+fn peer(request: &Request) -> Result<Principal, Problem> {
+    let peer = request.extensions().get::<PeerName>();
+    let peer = peer.ok_or_else(|| Problem::new(Kind::Unauthenticated, "this needs the certificate of a service"))?;
+    Ok(Principal::Service(peer.clone()))
+}
+
+// === impl Enforce ===
+
+impl<S> Service<Request> for Enforce<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response, Infallible>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        match self.rule.admit(&request) {
+            Ok(principal) => {
+                request.extensions_mut().insert(principal);
+                Either::Left(self.inner.call(request))
+            }
+            Err(problem) => {
+                let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
+                Either::Right(ready(Ok(problem.response(form).map(Body::from))))
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Who calls, and may they: the two questions in front of every handler.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use problem::{Kind, Problem};
+
+use crate::{
+    Action, Clock, PassportClaims, PassportKeys, Policy, Principal, Reject, Subject, UnixTime,
+    memory::{Digest, Memory},
+    metrics::{Counters, Outcome},
+    token::{LEEWAY_S, TOKEN_BYTES_MAX},
+};
+
+/// How old a login may be and still count as fresh.
+pub const FRESH_LOGIN_S: u64 = 5 * 60;
+
+/// Answers both questions for one service. Make it after the metrics recorder is installed.
+pub struct Guard {
+    audience: String,
+    keys: Arc<PassportKeys>,
+    policy: Arc<Policy>,
+    clock: Clock,
+    memory: Memory,
+    counters: Counters,
+}
+
+// === impl Guard ===
+
+impl Guard {
+    /// A guard that believes passports for `audience`, which is the service's name.
+    pub fn new(audience: &str, keys: Arc<PassportKeys>, policy: Arc<Policy>, clock: Clock) -> Self {
+        Self { audience: audience.to_owned(), keys, policy, clock, memory: Memory::new(), counters: Counters::new() }
+    }
+
+    /// Who calls with this passport. No passport is nobody in particular; a bad one is an error, everywhere.
+    pub fn identify(&self, passport: Option<&str>) -> Result<Principal, Reject> {
+        let Some(passport) = passport else { return Ok(Principal::Anonymous) };
+        if passport.len() > TOKEN_BYTES_MAX {
+            return Err(Reject::TooLong);
+        }
+        let now = self.clock.now();
+        let digest = sha256(passport);
+        // Read before verifying: if a key is taken away meanwhile, what we remember is already out of date.
+        let generation = self.keys.generation();
+        if let Some(claims) = self.memory.get(&digest, generation, now) {
+            return Ok(Principal::User(claims));
+        }
+        let claims = Arc::new(self.keys.verify(passport, &self.audience, now)?);
+        self.memory.insert(digest, generation, Arc::clone(&claims), now);
+        Ok(Principal::User(claims))
+    }
+
+    /// Whether the caller may do this. For a handler that shows more to those who may see more.
+    pub fn allows(&self, principal: &Principal, action: Action) -> bool {
+        self.policy.allows(self.subject(principal), action)
+    }
+
+    /// Whether the caller may do this, counted, with the answer to give if not: 401 to nobody, 403 to somebody.
+    pub fn check(&self, principal: &Principal, action: Action) -> Result<(), Problem> {
+        if self.allows(principal, action) {
+            self.counters.count(action, Outcome::Allow);
+            return Ok(());
+        }
+        if matches!(principal, Principal::Anonymous) {
+            self.counters.count(action, Outcome::Unauthenticated);
+            return Err(Problem::new(Kind::Unauthenticated, "this needs a valid bearer token"));
+        }
+        self.counters.count(action, Outcome::Deny);
+        tracing::info!(%principal, %action, "call denied by policy");
+        Err(Problem::new(Kind::PermissionDenied, self.denial(principal, action)))
+    }
+
+    /// The answer to a passport that is not believed.
+    pub(crate) fn reject(&self, reject: Reject, action: Action) -> Problem {
+        self.counters.count(action, Outcome::Unauthenticated);
+        tracing::info!(%action, reason = %reject, "passport not believed");
+        Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
+    }
+
+    fn subject<'a>(&self, principal: &'a Principal) -> Subject<'a> {
+        match principal {
+            Principal::Anonymous => Subject::Anonymous,
+            Principal::Service(peer) => Subject::Service(&peer.service),
+            Principal::User(claims) => {
+                Subject::User { roles: claims.roles, fresh_login: is_fresh(claims, self.clock.now()) }
+            }
+        }
+    }
+
+    fn denial(&self, principal: &Principal, action: Action) -> String {
+        let after_login = principal
+            .passport()
+            .is_some_and(|claims| self.policy.allows(Subject::User { roles: claims.roles, fresh_login: true }, action));
+        if after_login {
+            format!(
+                "{action:?} needs a login within the last {FRESH_LOGIN_S} seconds: log in again",
+                action = action.as_str()
+            )
+        } else {
+            format!("none of your roles allows {:?}", action.as_str())
+        }
+    }
+}
+
+/// A login in the future is a fault or a lie, and not fresh.
+fn is_fresh(claims: &PassportClaims, now: UnixTime) -> bool {
+    claims.auth_time <= now.saturating_add(LEEWAY_S) && now.saturating_sub(claims.auth_time) <= FRESH_LOGIN_S
+}
+
+fn sha256(text: &str) -> Digest {
+    let mut out = Digest::default();
+    out.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    out
+}

@@ -1,0 +1,41 @@
+//! Who is calling.
+
+use std::{fmt, sync::Arc};
+
+use identity::PeerName;
+
+use crate::PassportClaims;
+
+/// Who is calling, as far as it was proven. Handlers find it among the request's extensions.
+#[derive(Clone, Debug)]
+pub enum Principal {
+    /// Nobody said who they are.
+    Anonymous,
+    /// Somebody with a passport that was verified.
+    User(Arc<PassportClaims>),
+    /// A peer with a certificate that was verified.
+    Service(PeerName),
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// The passport, if the caller has one.
+    pub fn passport(&self) -> Option<&PassportClaims> {
+        match self {
+            Self::User(claims) => Some(claims),
+            Self::Anonymous | Self::Service(_) => None,
+        }
+    }
+}
+
+/// For logs and the audit trail: `anonymous`, `user:<sub>` or `service:<service>/<instance>`.
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::User(claims) => write!(f, "user:{}", claims.sub),
+            Self::Service(peer) => write!(f, "service:{}/{}", peer.service, peer.instance),
+        }
+    }
+}

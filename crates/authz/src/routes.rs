@@ -1,0 +1,197 @@
+//! The routes of a service, each with the action it stands for.
+//!
+//! There is no way to mount a handler without an action: [`Routes`] has no method that would. For a gRPC service, every
+//! method of the contract must be named, or nothing is built.
+
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    handler::Handler,
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, MethodRouter, on, on_service},
+};
+use http::{Method, header};
+use problem::{Form, Kind, Problem};
+use tower::Service;
+
+use crate::{Action, Caller, Guard, contract, enforce::EnforceLayer};
+
+/// What a route is, for the matrix and for tests that walk every route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Declared {
+    /// The HTTP method; `POST` for gRPC.
+    pub method: Method,
+    /// The path as it is mounted, with `{parameters}`; `/package.Service/Method` for gRPC.
+    pub path: String,
+    /// What it takes.
+    pub action: Action,
+    /// Whose word it takes.
+    pub caller: Caller,
+}
+
+/// Why no router came of the routes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoutesError {
+    /// Two handlers for one route.
+    #[error("{method} {path} is declared twice")]
+    Twice {
+        /// The method.
+        method: Method,
+        /// The path.
+        path: String,
+    },
+    /// A method of HTTP that axum cannot route.
+    #[error("{path} is declared for the method {method}, which cannot be routed")]
+    Method {
+        /// The method.
+        method: Method,
+        /// The path.
+        path: String,
+    },
+    /// The contract has no such service.
+    #[error("no gRPC service is called {0}")]
+    NoService(String),
+    /// The contract has methods without an action, or actions are declared for methods that it lacks.
+    #[error("gRPC service {service}: without an action {missing:?}, not in the contract {surplus:?}")]
+    Methods {
+        /// The service.
+        service: String,
+        /// In the contract only.
+        missing: Vec<String>,
+        /// Declared only.
+        surplus: Vec<String>,
+    },
+}
+
+/// Routes under construction. `S` is the state that handlers take.
+pub struct Routes<S> {
+    mounts: Vec<Mount<S>>,
+    error: Option<RoutesError>,
+}
+
+struct Mount<S> {
+    declared: Vec<Declared>,
+    handler: Box<dyn FnOnce(&S) -> MethodRouter<S> + Send>,
+}
+
+// === impl Routes ===
+
+impl<S> Default for Routes<S> {
+    fn default() -> Self {
+        Self { mounts: Vec::new(), error: None }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Routes<S> {
+    /// No routes yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A route for people and clients: known by their passport, or anonymous.
+    #[must_use]
+    pub fn route<H, T>(self, method: Method, path: &str, action: Action, handler: H) -> Self
+    where
+        H: Handler<T, S> + Sync,
+        T: 'static,
+    {
+        self.http(Caller::User, method, path, action, handler)
+    }
+
+    /// A route for services: known by their certificate.
+    #[must_use]
+    pub fn peer_route<H, T>(self, method: Method, path: &str, action: Action, handler: H) -> Self
+    where
+        H: Handler<T, S> + Sync,
+        T: 'static,
+    {
+        self.http(Caller::Peer, method, path, action, handler)
+    }
+
+    fn http<H, T>(mut self, caller: Caller, method: Method, path: &str, action: Action, handler: H) -> Self
+    where
+        H: Handler<T, S> + Sync,
+        T: 'static,
+    {
+        let path = path.to_owned();
+        let Ok(filter) = MethodFilter::try_from(method.clone()) else {
+            return self.fail(RoutesError::Method { method, path });
+        };
+        let declared = vec![Declared { method, path, action, caller }];
+        self.mounts.push(Mount { declared, handler: Box::new(move |_| on(filter, handler)) });
+        self
+    }
+
+    /// A gRPC service, e.g. `rampart.sla.v1.Ledger`, with an action for each of its methods. `make` gets the state when
+    /// the router is built and gives tonic's server.
+    #[must_use]
+    pub fn grpc<T>(
+        mut self,
+        caller: Caller,
+        service: &str,
+        methods: &[(&str, Action)],
+        make: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Self
+    where
+        T: Service<Request, Error = Infallible> + Clone + Send + Sync + 'static,
+        T::Response: IntoResponse + 'static,
+        T::Future: Send + 'static,
+    {
+        if let Err(error) = contract::check(service, methods.iter().map(|(method, _)| *method)) {
+            return self.fail(error);
+        }
+        let declare = |(method, action): &(&str, Action)| Declared {
+            method: Method::POST,
+            path: format!("/{service}/{method}"),
+            action: *action,
+            caller,
+        };
+        let declared = methods.iter().map(declare).collect();
+        let handler = Box::new(move |state: &S| on_service(MethodFilter::POST, make(state)));
+        self.mounts.push(Mount { declared, handler });
+        self
+    }
+
+    fn fail(mut self, error: RoutesError) -> Self {
+        self.error.get_or_insert(error);
+        self
+    }
+
+    /// Every route so far, without building anything.
+    pub fn table(&self) -> Vec<Declared> {
+        self.mounts.iter().flat_map(|mount| mount.declared.iter().cloned()).collect()
+    }
+
+    /// The router: each route behind the guard, everything else not found.
+    pub fn build(self, guard: &Arc<Guard>, state: S) -> Result<Router, RoutesError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let mut seen = HashSet::new();
+        let mut router = Router::new();
+        for mount in self.mounts {
+            let handler = (mount.handler)(&state);
+            for Declared { method, path, action, caller } in mount.declared {
+                if !seen.insert((method.clone(), path.clone())) {
+                    return Err(RoutesError::Twice { method, path });
+                }
+                let layer = EnforceLayer { guard: Arc::clone(guard), action, caller };
+                router = router.route(&path, handler.clone().route_layer(layer));
+            }
+        }
+        Ok(router.method_not_allowed_fallback(not_found).fallback(not_found).with_state(state))
+    }
+}
+
+/// The same for an unknown path and an unknown method on a known one: what is not declared is not there.
+async fn not_found(request: Request) -> Response {
+    let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
+    if form == Form::Grpc {
+        return tonic::Status::unimplemented("there is no such method").into_http();
+    }
+    let detail = format!("nothing answers {} at this path", request.method());
+    Problem::new(Kind::NotFound, detail).response(form).map(Body::from)
+}

@@ -1,0 +1,117 @@
+//! Verifying a token, the same way for both kinds.
+//!
+//! Nothing in the token chooses how it is verified: the algorithm is EdDSA, the key is the one that our own map has under
+//! the `kid`, and `jku`, `jwk`, `x5u` and `x5c` are not looked at. Time is checked here and not in `jsonwebtoken`, whose
+//! defaults (60 s of leeway, no `nbf`) are too mild and whose clock cannot be given.
+
+use std::sync::LazyLock;
+
+use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
+
+use crate::{Claims, ISSUER, UnixTime, keys::Ring};
+
+/// The longest token that is looked at.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+
+/// How far the clocks of two hosts may be apart.
+pub const LEEWAY_S: u64 = 2;
+
+/// Why a token is not believed. Callers only learn that it is not; this is for logs and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// Over [`TOKEN_BYTES_MAX`], and not parsed for that reason.
+    #[error("token is over 4 KiB")]
+    TooLong,
+    /// Not three parts of base64url JSON with every claim we need, each once.
+    #[error("token is malformed")]
+    Malformed,
+    /// Signed with another algorithm than EdDSA, or none.
+    #[error("token is not signed with EdDSA")]
+    WrongAlgorithm,
+    /// A token of another kind.
+    #[error("token has another type")]
+    WrongType,
+    /// No key of ours has this `kid`.
+    #[error("token names a key that we do not know")]
+    UnknownKey,
+    /// The signature does not fit.
+    #[error("token signature is wrong")]
+    BadSignature,
+    /// Another issuer.
+    #[error("token has another issuer")]
+    WrongIssuer,
+    /// For somebody else.
+    #[error("token is for another audience")]
+    WrongAudience,
+    /// Over.
+    #[error("token has expired")]
+    Expired,
+    /// Issued in the future.
+    #[error("token does not hold yet")]
+    NotYet,
+    /// Holds longer than its kind may.
+    #[error("token holds for too long")]
+    LifetimeTooLong,
+}
+
+static VALIDATION: LazyLock<Validation> = LazyLock::new(|| {
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.set_issuer(&[ISSUER]);
+    validation.set_required_spec_claims(&["iss", "aud", "sub", "nbf", "exp"]);
+    // Checked below, against a clock that is a parameter and an audience that must be exactly one string.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+});
+
+/// The claims of the token, if it is of kind `C`, signed by a key of the ring, for `audience`, and good at `now`.
+pub(crate) fn verify<C: Claims>(ring: &Ring, token: &str, audience: &str, now: UnixTime) -> Result<C, Reject> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(Reject::TooLong);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(reject)?;
+    if header.alg != Algorithm::EdDSA {
+        return Err(Reject::WrongAlgorithm);
+    }
+    if header.typ.as_deref() != Some(C::KIND.typ()) {
+        return Err(Reject::WrongType);
+    }
+    if header.crit.is_some() {
+        // RFC 7515 4.1.11: whoever does not understand a critical extension must reject; we understand none.
+        return Err(Reject::Malformed);
+    }
+    let kid = header.kid.as_deref().ok_or(Reject::UnknownKey)?;
+    let key = ring.get(kid).ok_or(Reject::UnknownKey)?;
+    let claims = jsonwebtoken::decode::<C>(token, key, &VALIDATION).map_err(reject)?.claims;
+    if claims.audience() != audience {
+        return Err(Reject::WrongAudience);
+    }
+    check_time(&claims, now)?;
+    Ok(claims)
+}
+
+/// Whether the claims hold at `now`. Asked again each time that a remembered token is used.
+pub(crate) fn check_time<C: Claims>(claims: &C, now: UnixTime) -> Result<(), Reject> {
+    let validity = claims.validity();
+    if validity.exp.saturating_sub(validity.iat) > C::KIND.lifetime_max_s() {
+        return Err(Reject::LifetimeTooLong);
+    }
+    if now >= validity.exp.saturating_add(LEEWAY_S) {
+        return Err(Reject::Expired);
+    }
+    let latest_start = validity.nbf.max(validity.iat);
+    if latest_start > now.saturating_add(LEEWAY_S) {
+        return Err(Reject::NotYet);
+    }
+    Ok(())
+}
+
+fn reject(error: jsonwebtoken::errors::Error) -> Reject {
+    match error.kind() {
+        ErrorKind::InvalidSignature => Reject::BadSignature,
+        ErrorKind::InvalidIssuer => Reject::WrongIssuer,
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => Reject::WrongAlgorithm,
+        _ => Reject::Malformed,
+    }
+}
