@@ -1,0 +1,84 @@
+//! The front door as a client sees it: HTTPS, one CA, a bearer token out of a file.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, bail};
+use reqwest::{Certificate, Method, StatusCode};
+use serde_json::Value;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client of one platform. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    front: String,
+}
+
+/// What a call was answered: the status, and the body if it was JSON.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client that trusts exactly the CA in `ca_file`.
+    pub(crate) fn new(front: &str, ca_file: &Path) -> anyhow::Result<Self> {
+        let pem = std::fs::read(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
+        let ca = Certificate::from_pem(&pem).with_context(|| format!("{} is no PEM certificate", ca_file.display()))?;
+        let http = reqwest::Client::builder()
+            .tls_certs_only([ca])
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .https_only(true)
+            .build()
+            .context("cannot make an HTTPS client")?;
+        Ok(Self { http, front: front.trim_end_matches('/').to_owned() })
+    }
+
+    /// Calls a route with a JSON body or none.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let url = format!("{}{path}", self.front);
+        let mut request = self.http.request(method, &url);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("no answer from {url}"))?;
+        let status = response.status();
+        let bytes = response.bytes().await.with_context(|| format!("the answer of {url} broke off"))?;
+        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+    }
+
+    /// Exchanges a grant for an access token.
+    pub(crate) async fn token(&self, grant: &Value) -> anyhow::Result<String> {
+        let answer = self.call(Method::POST, "/api/auth/token", None, Some(grant)).await?;
+        let body = answer.expect_success("the login")?;
+        let token = body.get("access_token").and_then(Value::as_str).context("the answer has no access_token")?;
+        Ok(token.to_owned())
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The body of a good answer; of a bad one, what the platform said.
+    pub(crate) fn expect_success(self, what: &str) -> anyhow::Result<Value> {
+        if self.status.is_success() {
+            return Ok(self.body);
+        }
+        let said = ["detail", "error"].iter().find_map(|key| self.body.get(key)?.as_str()).unwrap_or("no reason given");
+        bail!("{what} was refused with {}: {said}", self.status)
+    }
+}

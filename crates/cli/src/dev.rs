@@ -1,0 +1,91 @@
+//! `rampart dev`: the five services, as the same binaries and on the same protocols as between containers, on loopback.
+
+mod accounts;
+mod certificates;
+mod configs;
+mod layout;
+mod platform;
+mod ports;
+mod prediction;
+mod process;
+mod secrets;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::say;
+use accounts::Accounts;
+use layout::Layout;
+use platform::Platform;
+
+/// What `rampart dev` can be told.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Keep everything (database, keys, backups, logs) in this directory; without it all is removed at the end.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The front door's port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 8095)]
+    port: u16,
+    /// The folder of models.
+    #[arg(long, default_value = "examples/models")]
+    models: PathBuf,
+    /// ONNX Runtime's shared library.
+    #[arg(long)]
+    onnxruntime: PathBuf,
+    /// Its SHA-256, in hex.
+    #[arg(long)]
+    onnxruntime_sha256: String,
+    /// How long certificates live; they are renewed at half of it. Seconds, at least 4.
+    #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(4..))]
+    certificate_lifetime_s: u32,
+    /// End after the first prediction.
+    #[arg(long)]
+    once: bool,
+}
+
+/// How long the processes may take to become ready together.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Runs until Ctrl-C or SIGTERM, then stops everything in order.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let layout = Layout::create(arguments.data.as_deref())?;
+    say(&format!("data: {}{}", layout.root().display(), if layout.is_kept() { "" } else { " (removed at the end)" }));
+    let mut platform = Platform::prepare(&arguments, &layout)?;
+    let outcome = tokio::select! {
+        outcome = drive(&arguments, &layout, &mut platform) => outcome,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    say("stopping");
+    platform.stop().await;
+    if outcome.is_err() && !layout.is_kept() {
+        let kept = layout.keep();
+        say(&format!("the logs were kept: {}", kept.join("logs").display()));
+    }
+    outcome
+}
+
+/// Starts everything, predicts once, then keeps certificates and tokens fresh for ever.
+async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) -> anyhow::Result<()> {
+    let started = tokio::time::Instant::now();
+    platform.start(layout).await?;
+    let client = platform.client(layout)?;
+    platform.wait_ready(&client, READY_TIMEOUT).await?;
+    say(&format!("ready after {:.1} s", started.elapsed().as_secs_f64()));
+    let accounts = Accounts::open(layout, &client).await?;
+    platform.write_state(layout)?;
+    prediction::first(layout, &arguments.models, &client, platform.front(), started).await?;
+    if arguments.once {
+        return Ok(());
+    }
+    say("running; Ctrl-C stops everything");
+    tokio::select! {
+        outcome = platform.renew_certificates(layout) => outcome,
+        outcome = accounts.keep_fresh(layout, &client) => outcome,
+    }
+}

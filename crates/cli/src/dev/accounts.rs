@@ -1,0 +1,99 @@
+//! The first admin, one account per role, and access tokens in files that are kept fresh.
+//!
+//! Tokens live ten minutes. Whoever tries the platform out should not have to log in for every `curl`, so the
+//! supervisor holds the accounts' secrets (files, 0600) and writes a new token every few minutes.
+
+use std::{fs, time::Duration};
+
+use anyhow::Context as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::layout::{Layout, make, write_private};
+use crate::{client::Client, say};
+
+/// Roles that get an account, besides the admin.
+const ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
+const ADMIN: &str = "admin";
+const TOKEN_PERIOD: Duration = Duration::from_secs(4 * 60);
+const RETRY_PERIOD: Duration = Duration::from_secs(5);
+
+/// The accounts of a development platform.
+pub(super) struct Accounts {
+    grants: Vec<(&'static str, Value)>,
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    /// Makes the accounts at the first start, finds them at later ones, and writes everybody's token.
+    pub(super) async fn open(layout: &Layout, client: &Client) -> anyhow::Result<Self> {
+        let password = read(&layout.secret("operator", "admin-password"))?;
+        let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
+        if !layout.secret("operator", "viewer-client-secret").exists() {
+            bootstrap(layout, client, &password).await?;
+        }
+        let mut grants = vec![(ADMIN, admin)];
+        for role in ROLES {
+            let secret = read(&layout.secret("operator", &format!("{role}-client-secret")))?;
+            let grant =
+                json!({ "grant_type": "client_credentials", "client_id": account(role), "client_secret": secret });
+            grants.push((role, grant));
+        }
+        let accounts = Self { grants };
+        accounts.write_tokens(layout, client).await?;
+        Ok(accounts)
+    }
+
+    /// Writes new tokens every few minutes, for ever. A gateway that is away for a moment is asked again.
+    pub(super) async fn keep_fresh(&self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
+        let mut wait = TOKEN_PERIOD;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = match self.write_tokens(layout, client).await {
+                Ok(()) => TOKEN_PERIOD,
+                Err(error) => {
+                    say(&format!("tokens not renewed yet: {error:#}"));
+                    RETRY_PERIOD
+                }
+            };
+        }
+    }
+
+    async fn write_tokens(&self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
+        for (role, grant) in &self.grants {
+            let token = client.token(grant).await.with_context(|| format!("no token for {role}"))?;
+            write_private(&layout.token(role), &token)?;
+            write_private(&layout.header(role), &format!("Authorization: Bearer {token}\n"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Trades the one-time token for the first admin, who then makes an account for each role.
+async fn bootstrap(layout: &Layout, client: &Client, password: &str) -> anyhow::Result<()> {
+    let once = read(&layout.secret("gateway", "bootstrap-token"))?;
+    let grant = json!({ "grant_type": "bootstrap", "bootstrap_token": once, "username": ADMIN, "password": password });
+    let admin = match client.token(&grant).await {
+        Ok(token) => token,
+        // A start that was cut off after the first admin was made: the password is ours either way.
+        Err(_) => client.token(&json!({ "grant_type": "password", "username": ADMIN, "password": password })).await?,
+    };
+    make(&layout.root().join("secrets/operator"), 0o700)?;
+    for role in ROLES.iter().rev() {
+        let user = json!({ "name": account(role), "kind": "machine", "tenant": "default", "roles": [role] });
+        let answer = client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await?;
+        let body = answer.expect_success(&format!("making the account {}", account(role)))?;
+        let secret = body.get("client_secret").and_then(Value::as_str).context("the answer has no client_secret")?;
+        write_private(&layout.secret("operator", &format!("{role}-client-secret")), secret)?;
+    }
+    Ok(())
+}
+
+fn account(role: &str) -> String {
+    format!("dev-{}", role.replace('_', "-"))
+}
+
+fn read(path: &std::path::Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,123 @@
+//! The data directory: who finds what where.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use anyhow::{Context as _, bail};
+
+/// The directory of one `rampart dev`, kept or temporary.
+pub(super) struct Layout {
+    root: PathBuf,
+    temporary: Mutex<Option<tempfile::TempDir>>,
+}
+
+// === impl Layout ===
+
+impl Layout {
+    /// Takes (or makes) `kept`, or a temporary directory that goes when this value does.
+    pub(super) fn create(kept: Option<&Path>) -> anyhow::Result<Self> {
+        let (root, temporary) = match kept {
+            Some(path) => {
+                fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+                (path.canonicalize().with_context(|| format!("cannot enter {}", path.display()))?, None)
+            }
+            None => {
+                let made =
+                    tempfile::Builder::new().prefix("rampart-dev-").tempdir().context("no temporary directory")?;
+                (made.path().to_owned(), Some(made))
+            }
+        };
+        let layout = Self { root, temporary: Mutex::new(temporary) };
+        // PostgreSQL runs as somebody else when we are root, and must be able to pass through.
+        make(&layout.root, 0o711)?;
+        for (name, mode) in [("ca", 0o755), ("identity", 0o755), ("config", 0o700), ("logs", 0o700), ("tokens", 0o700)]
+        {
+            make(&layout.root.join(name), mode)?;
+        }
+        for name in ["secrets", "backups"] {
+            make(&layout.root.join(name), 0o700)?;
+        }
+        layout.lock()?;
+        Ok(layout)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.temporary.lock().map(|temporary| temporary.is_none()).unwrap_or(true)
+    }
+
+    /// Makes a temporary directory stay, for whoever has to look at the logs.
+    pub(super) fn keep(&self) -> PathBuf {
+        if let Ok(mut temporary) = self.temporary.lock()
+            && let Some(made) = temporary.take()
+        {
+            return made.keep();
+        }
+        self.root.clone()
+    }
+
+    pub(super) fn ca_file(&self) -> PathBuf {
+        self.root.join("ca/ca.pem")
+    }
+
+    pub(super) fn identity(&self, instance: &str) -> PathBuf {
+        self.root.join("identity").join(instance)
+    }
+
+    pub(super) fn config(&self, instance: &str) -> PathBuf {
+        self.root.join("config").join(format!("{instance}.toml"))
+    }
+
+    pub(super) fn log(&self, instance: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{instance}.log"))
+    }
+
+    /// A secret of one service, made before by [`super::secrets`].
+    pub(super) fn secret(&self, service: &str, name: &str) -> PathBuf {
+        self.root.join("secrets").join(service).join(name)
+    }
+
+    pub(super) fn token(&self, role: &str) -> PathBuf {
+        self.root.join("tokens").join(format!("{role}.token"))
+    }
+
+    /// The same token as a header line, for `curl -H @file`: an argument would be public in /proc.
+    pub(super) fn header(&self, role: &str) -> PathBuf {
+        self.root.join("tokens").join(format!("{role}.header"))
+    }
+
+    /// Refuses a directory that another `rampart dev` is using. The lock goes with the process.
+    fn lock(&self) -> anyhow::Result<()> {
+        let path = self.root.join("lock");
+        let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        if file.try_lock().is_err() {
+            bail!("{} is in use by another rampart dev", self.root.display());
+        }
+        // Held open, and so locked, until the process ends.
+        std::mem::forget(file);
+        Ok(())
+    }
+}
+
+/// A directory with exactly this mode.
+pub(super) fn make(path: &Path, mode: u32) -> anyhow::Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .with_context(|| format!("cannot protect {}", path.display()))
+}
+
+/// Writes a file that only we can read, whole or not at all.
+pub(super) fn write_private(path: &Path, content: &str) -> anyhow::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let file =
+        tempfile::NamedTempFile::new_in(directory).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(file.path(), content).with_context(|| format!("cannot write {}", path.display()))?;
+    file.persist(path).map(drop).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,228 @@
+//! All processes together: started in order, watched, stopped in the opposite order.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail};
+use cluster::{Cluster, Tcp};
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Arguments,
+    certificates::{Certificates, IDENTITIES},
+    configs::{self, Addresses},
+    layout::Layout,
+    ports::Ports,
+    process::{Program, Supervised},
+    secrets,
+};
+use crate::{client::Client, say};
+
+const POSTGRES_START_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_PERIOD: Duration = Duration::from_millis(100);
+
+/// The database server and the services.
+pub(super) struct Platform {
+    addresses: Addresses,
+    certificates: Certificates,
+    options: configs::Options,
+    cluster: Option<Cluster>,
+    processes: Vec<Supervised>,
+    front: String,
+}
+
+// === impl Platform ===
+
+impl Platform {
+    /// Makes keys and certificates, chooses ports. Starts nothing yet.
+    pub(super) fn prepare(arguments: &Arguments, layout: &Layout) -> anyhow::Result<Self> {
+        let options = configs::Options::new(arguments)?;
+        secrets::ensure(layout)?;
+        let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
+        let certificates = Certificates::open(layout, lifetime)?;
+        let addresses = Addresses::choose(&mut Ports::default(), arguments.port)?;
+        let front = format!("https://localhost:{}", addresses.front.port());
+        Ok(Self { addresses, certificates, options, cluster: None, processes: Vec::new(), front })
+    }
+
+    /// Starts the database, then every service at once: each waits for what it needs by itself.
+    pub(super) async fn start(&mut self, layout: &Layout) -> anyhow::Result<()> {
+        say("starting PostgreSQL");
+        self.start_database(layout).await?;
+        say("starting balancer, gateway, three serving replicas, SLA tracker, backup worker");
+        configs::write_all(layout, &self.addresses, &self.options)?;
+        let directory = binaries()?;
+        for (service, instance) in IDENTITIES.iter().filter(|(service, _)| configs::is_service(service)) {
+            let config = layout.config(instance).display().to_string();
+            self.processes.push(Supervised::start(Program {
+                name: (*instance).to_owned(),
+                executable: directory.join(format!("rampart-{service}")),
+                arguments: vec!["serve".into(), "--config".into(), config],
+                stop_signal: Signal::TERM,
+                run_as: None,
+                log: layout.log(instance),
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Waits until the balancer says that every replica of every pool is healthy.
+    pub(super) async fn wait_ready(&self, client: &Client, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut last = String::from("the front door did not answer");
+        while Instant::now() < deadline {
+            match client.call(Method::GET, "/api/loadbalancer/status", None, None).await {
+                Ok(answer) => match waiting_for(&answer.body) {
+                    None => return Ok(()),
+                    Some(missing) => last = missing,
+                },
+                Err(error) => last = format!("{error:#}"),
+            }
+            sleep(POLL_PERIOD).await;
+        }
+        bail!("not ready after {} s: {last}; look at the newest lines of the logs", limit.as_secs())
+    }
+
+    pub(super) fn client(&self, layout: &Layout) -> anyhow::Result<Client> {
+        Client::new(&self.front, &layout.ca_file())
+    }
+
+    pub(super) fn front(&self) -> &str {
+        &self.front
+    }
+
+    /// Renews every certificate at half its life, for ever.
+    pub(super) async fn renew_certificates(&self, layout: &Layout) -> anyhow::Result<()> {
+        loop {
+            sleep(self.certificates.period()).await;
+            self.certificates.issue_all(layout)?;
+            if let Some(cluster) = &self.cluster
+                && let Err(error) = cluster.reload_certificates().await
+            {
+                say(&format!("PostgreSQL keeps its old certificate for now: {error:#}"));
+            }
+        }
+    }
+
+    /// Writes `state.json`: where everything is, for scripts and tests. It holds paths, never secrets.
+    pub(super) fn write_state(&self, layout: &Layout) -> anyhow::Result<()> {
+        let roles = ["admin", "viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
+        let tokens: serde_json::Map<_, _> =
+            roles.iter().map(|role| ((*role).to_owned(), json!(layout.token(role)))).collect();
+        let pids: serde_json::Map<_, _> =
+            self.processes.iter().map(|process| (process.name().to_owned(), json!(process.pid()))).collect();
+        let state = json!({
+            "front": self.front,
+            "ca_file": layout.ca_file(),
+            "tokens": tokens,
+            "identities": layout.root().join("identity"),
+            "data": layout.root(),
+            "listeners": self.addresses.by_instance(),
+            "database": self.addresses.database,
+            "pids": pids,
+        });
+        let path = layout.root().join("state.json");
+        super::layout::write_private(&path, &format!("{state:#}\n"))
+    }
+
+    /// Stops the services together, and the database after them.
+    pub(super) async fn stop(mut self) {
+        let database =
+            if self.cluster.is_some() && !self.processes.is_empty() { Some(self.processes.remove(0)) } else { None };
+        let mut stopping = tokio::task::JoinSet::new();
+        for process in self.processes {
+            stopping.spawn(process.stop());
+        }
+        while stopping.join_next().await.is_some() {}
+        if let Some(database) = database {
+            database.stop().await;
+        }
+    }
+
+    async fn start_database(&mut self, layout: &Layout) -> anyhow::Result<()> {
+        let identity = layout.identity("postgres-1");
+        let tcp = Tcp {
+            address: self.addresses.database,
+            certificate_file: identity.join("certificate.pem"),
+            key_file: identity.join("key.pem"),
+            ca_file: identity.join("ca.pem"),
+        };
+        // A throw-away cluster need not survive a power cut; one that is kept must.
+        let fsync = if layout.is_kept() { "on" } else { "off" };
+        let settings = [("fsync", fsync), ("max_connections", "60"), ("log_connections", "off")];
+        let cluster = Cluster::open(&layout.root().join("postgres"), Some(tcp), &settings).await?;
+        let (executable, arguments) = cluster.server();
+        self.processes.push(Supervised::start(Program {
+            name: "postgres".into(),
+            executable,
+            arguments,
+            stop_signal: Signal::INT,
+            run_as: cluster.account().ids(),
+            log: layout.log("postgres"),
+        })?);
+        cluster.wait_ready(POSTGRES_START_TIMEOUT).await.with_context(|| see(layout.log("postgres")))?;
+        make_roles(&cluster, layout).await?;
+        self.cluster = Some(cluster);
+        Ok(())
+    }
+}
+
+/// One database, one login role and schema per service.
+async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
+    let exists = cluster.sql("postgres", "SELECT 1 FROM pg_database WHERE datname = 'detektor'").await?;
+    if exists.is_empty() {
+        cluster.sql("postgres", "CREATE DATABASE detektor").await?;
+    }
+    let mut sql =
+        String::from("REVOKE ALL ON DATABASE detektor FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;\n");
+    for role in secrets::DATABASE_ROLES {
+        let password =
+            std::fs::read_to_string(layout.secret(role, "database-password")).context("database password")?;
+        sql.push_str(&format!(
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} LOGIN; END IF; END $$;
+             ALTER ROLE {role} PASSWORD '{password}';
+             GRANT CONNECT ON DATABASE detektor TO {role};
+             CREATE SCHEMA IF NOT EXISTS {role} AUTHORIZATION {role};\n"
+        ));
+    }
+    // A dump needs to read everything, and nothing more.
+    sql.push_str("GRANT pg_read_all_data TO backup;\n");
+    cluster.sql("detektor", &sql).await.map(drop).context("cannot make the database roles")
+}
+
+/// What is not healthy yet, in the balancer's own words.
+fn waiting_for(status: &Value) -> Option<String> {
+    let pools = status.get("pools").and_then(Value::as_object)?;
+    let mut missing = Vec::new();
+    for (pool, body) in pools {
+        let replicas = body.get("replicas").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let unhealthy =
+            replicas.iter().filter(|replica| replica.get("state").and_then(Value::as_str) != Some("healthy"));
+        missing.extend(unhealthy.map(|replica| format!("{pool}: {replica}")));
+    }
+    if missing.is_empty() { None } else { Some(missing.join("; ")) }
+}
+
+/// The services' binaries lie beside ours.
+fn binaries() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find our own binary")?;
+    let directory = own.parent().context("our own binary has no directory")?;
+    for (service, _) in IDENTITIES.iter().filter(|(service, _)| configs::is_service(service)) {
+        let path = directory.join(format!("rampart-{service}"));
+        if !path.exists() {
+            bail!("{} is missing: build the whole workspace (cargo build --workspace)", path.display());
+        }
+    }
+    Ok(directory.to_owned())
+}
+
+fn see(log: PathBuf) -> String {
+    format!("see {}", log.display())
+}
+
+/// An address as config files write it.
+pub(super) fn text(address: SocketAddr) -> Value {
+    json!(address.to_string())
+}

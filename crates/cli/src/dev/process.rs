@@ -1,0 +1,159 @@
+//! One supervised child process: started, logged to a file, started again when it dies, stopped at the end.
+
+use std::{
+    fs::File,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// A service drains within 10 s; past this it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// How to start a process.
+pub(super) struct Program {
+    /// Unique among all, names the log file.
+    pub(super) name: String,
+    pub(super) executable: PathBuf,
+    pub(super) arguments: Vec<String>,
+    /// Signal that asks it to end: SIGTERM for ours, SIGINT ("fast") for PostgreSQL.
+    pub(super) stop_signal: Signal,
+    /// Whom to run it as, when we are root.
+    pub(super) run_as: Option<(u32, u32)>,
+    pub(super) log: PathBuf,
+}
+
+/// A program that is kept running until it is stopped.
+pub(super) struct Supervised {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+    pid: watch::Receiver<Option<u32>>,
+    name: String,
+}
+
+// === impl Supervised ===
+
+impl Supervised {
+    /// Starts the program and watches it.
+    pub(super) fn start(program: Program) -> anyhow::Result<Self> {
+        let child = program.spawn()?;
+        let (pid_tx, pid) = watch::channel(child.id());
+        let stop = CancellationToken::new();
+        let name = program.name.clone();
+        let task = tokio::spawn(supervise(program, child, pid_tx, stop.clone()));
+        Ok(Self { stop, task, pid, name })
+    }
+
+    /// The process id now; none while it is being started again.
+    pub(super) fn pid(&self) -> Option<u32> {
+        *self.pid.borrow()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks the process to end, waits, and kills it if it does not.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        // A panic in the task has already been printed; the process is gone with its handle.
+        let _ = self.task.await;
+    }
+}
+
+async fn supervise(program: Program, first: Child, pid: watch::Sender<Option<u32>>, stop: CancellationToken) {
+    let mut child = first;
+    let mut delay = RESTART_DELAY_MIN;
+    loop {
+        let started = tokio::time::Instant::now();
+        tokio::select! {
+            () = stop.cancelled() => return end(&program, child).await,
+            status = child.wait() => say_ended(&program, status),
+        }
+        pid.send_replace(None);
+        delay =
+            if started.elapsed() > RESTART_DELAY_MAX { RESTART_DELAY_MIN } else { (delay * 2).min(RESTART_DELAY_MAX) };
+        child = loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(delay) => {}
+            }
+            match program.spawn() {
+                Ok(child) => break child,
+                Err(error) => super::say(&format!("{}: cannot be started again: {error:#}", program.name)),
+            }
+        };
+        pid.send_replace(child.id());
+    }
+}
+
+async fn end(program: &Program, mut child: Child) {
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        // A process that ended by itself in this moment is as good as stopped.
+        let _ = kill_process(pid, program.stop_signal);
+        // A stopped (SIGSTOP) process would never see the signal.
+        let _ = kill_process(pid, Signal::CONT);
+    }
+    if timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        super::say(&format!("{}: did not stop within {} s, killed", program.name, STOP_TIMEOUT.as_secs()));
+        let _ = child.kill().await;
+    }
+}
+
+fn say_ended(program: &Program, status: std::io::Result<ExitStatus>) {
+    let how = match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("ended with code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        },
+        Err(error) => format!("is lost: {error}"),
+    };
+    super::say(&format!("{} {how}; starting it again (log: {})", program.name, program.log.display()));
+}
+
+// === impl Program ===
+
+impl Program {
+    fn spawn(&self) -> anyhow::Result<Child> {
+        let log = open_log(&self.log)?;
+        let mut command = tied_to_us(&self.executable);
+        command.args(&self.arguments).stdin(Stdio::null());
+        command.stdout(log.try_clone().context("log file handle")?).stderr(log);
+        // Its own group: Ctrl-C reaches the supervisor alone, which stops everything in order.
+        command.process_group(0).kill_on_drop(true);
+        if let Some((user, group)) = self.run_as {
+            command.uid(user).gid(group);
+        }
+        command.spawn().with_context(|| format!("cannot start {}", self.executable.display()))
+    }
+}
+
+/// The command, so wrapped that the kernel ends it when the supervisor is killed: nothing may be left behind.
+///
+/// `setpriv` is part of util-linux. Setting this ourselves would need unsafe code between fork and exec.
+fn tied_to_us(executable: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    if !setpriv.exists() {
+        return Command::new(executable);
+    }
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(executable);
+    command
+}
+
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    File::options().create(true).append(true).open(path).with_context(|| format!("cannot write log {}", path.display()))
+}

@@ -1,0 +1,56 @@
+//! The secrets of a development platform: made once, as files that only their owner can read.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::layout::{Layout, make, write_private};
+
+/// Services that log in to the database, each as its own role.
+pub(super) const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
+
+/// Makes what is missing; leaves what is there.
+pub(super) fn ensure(layout: &Layout) -> anyhow::Result<()> {
+    for service in DATABASE_ROLES {
+        ensure_random(&layout.secret(service, "database-password"))?;
+    }
+    for name in ["access-signing-key.pem", "passport-signing-key.pem"] {
+        ensure_with(&layout.secret("gateway", name), signing_key)?;
+    }
+    ensure_random(&layout.secret("gateway", "bootstrap-token"))?;
+    ensure_with(&layout.secret("backup", "manifest-signing-key.pem"), signing_key)?;
+    ensure_with(&layout.secret("backup", "age-identity"), || Ok(age_identity()))?;
+    ensure_random(&layout.secret("operator", "admin-password"))
+}
+
+/// 256 random bits, base64url.
+pub(super) fn random() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).ok().context("the system gave no random bytes")?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn ensure_random(path: &Path) -> anyhow::Result<()> {
+    ensure_with(path, random)
+}
+
+fn ensure_with(path: &Path, make_secret: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        make(directory, 0o700)?;
+    }
+    write_private(path, &make_secret()?)
+}
+
+fn signing_key() -> anyhow::Result<String> {
+    authz::generate_pkcs8_pem().map(|pem| pem.to_string()).context("cannot make a signing key")
+}
+
+/// An X25519 identity that backups are encrypted to (age, `AGE-SECRET-KEY-1…`).
+fn age_identity() -> String {
+    use age::secrecy::ExposeSecret as _;
+    age::x25519::Identity::generate().to_string().expose_secret().to_owned()
+}
