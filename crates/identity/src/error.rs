@@ -13,14 +13,9 @@ pub enum IdentityError {
         /// What the system said.
         source: io::Error,
     },
-    /// The key lies open.
-    #[error("{path} can be read by others (mode {mode:o}); run chmod 600 on it")]
-    OpenKey {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// The key is missing, or others can read it.
+    #[error("key of the certificate cannot be used")]
+    Key(#[from] secrets::SecretError),
     /// A file holds something else than the PEM it should.
     #[error("{path} holds no {what} in PEM form")]
     Pem {

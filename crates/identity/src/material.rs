@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,8 +15,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
+use secrets::{Secret, SecretFile};
 use time::OffsetDateTime;
-use zeroize::Zeroizing;
 
 use crate::{IdentityError, PeerName, crypto_provider, name};
 
@@ -29,7 +28,7 @@ const CA_FILE: &str = "ca.pem";
 /// The bytes of the files, unjudged.
 pub(crate) struct Files {
     certificate: Vec<u8>,
-    key: Zeroizing<Vec<u8>>,
+    key: Secret,
     ca: Vec<u8>,
 }
 
@@ -54,15 +53,15 @@ pub(crate) type Digest = [u8; 32];
 impl Files {
     pub(crate) fn read(directory: &Path) -> Result<Self, IdentityError> {
         Ok(Self {
-            certificate: read(&directory.join(CERTIFICATE_FILE))?.to_vec(),
-            key: read_private(&directory.join(KEY_FILE))?,
-            ca: read(&directory.join(CA_FILE))?.to_vec(),
+            certificate: read(&directory.join(CERTIFICATE_FILE))?,
+            key: SecretFile::new(directory.join(KEY_FILE)).read()?,
+            ca: read(&directory.join(CA_FILE))?,
         })
     }
 
     pub(crate) fn digest(&self) -> Digest {
         let mut context = digest::Context::new(&digest::SHA256);
-        for part in [&self.certificate, &*self.key, &self.ca] {
+        for part in [self.certificate.as_slice(), self.key.expose(), &self.ca] {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
@@ -80,7 +79,7 @@ impl Material {
         let digest = files.digest();
         let chain = certificates(&directory.join(CERTIFICATE_FILE), &files.certificate)?;
         let roots = certificates(&directory.join(CA_FILE), &files.ca)?;
-        let key = PrivateKeyDer::from_pem_slice(&files.key)
+        let key = PrivateKeyDer::from_pem_slice(files.key.expose())
             .map_err(|_| IdentityError::Pem { path: directory.join(KEY_FILE), what: "private key" })?;
         let certified = CertifiedKey::from_der(chain, key.clone_key(), &crypto_provider())
             .map_err(|source| IdentityError::Pair { directory: directory.to_owned(), source })?;
@@ -137,22 +136,9 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     if found.is_empty() { Err(malformed()) } else { Ok(found) }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let file = File::open(path).map_err(|source| unreadable(path, source))?;
-    read_open(path, file)
-}
-
-fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
-    let file = File::open(path).map_err(|source| unreadable(path, source))?;
-    let mode = file.metadata().map_err(|source| unreadable(path, source))?.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::OpenKey { path: path.to_owned(), mode });
-    }
-    read_open(path, file)
-}
-
-fn read_open(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
-    let mut content = Zeroizing::new(Vec::new());
+    let mut content = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(|source| unreadable(path, source))?;
     if content.len() as u64 > FILE_BYTES_MAX {
         let source = io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {FILE_BYTES_MAX} bytes"));
