@@ -1,1 +1,16 @@
-//! telemetry
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod export;
+mod http_layer;
+mod log_line;
+mod process;
+mod prometheus;
+mod setup;
+mod trace;
+
+pub use config::{LogFormat, TelemetryConfig};
+pub use http_layer::{HttpLayer, HttpService, ResponseFuture, http_layer};
+pub use prometheus::{LATENCY_BUCKETS_S, MetricsHandle};
+pub use setup::{Telemetry, TelemetryError, init};
+pub use trace::{Trace, inject};

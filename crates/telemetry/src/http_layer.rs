@@ -1,0 +1,293 @@
+//! One span and two measurements per request.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::extract::MatchedPath;
+use http::{HeaderMap, Request, Response, StatusCode};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use parking_lot::RwLock;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tracing::Level;
+
+use crate::setup::service_name;
+use crate::trace::Trace;
+
+/// Route of the requests that no route matched.
+const UNMATCHED: &str = "unmatched";
+
+/// How a request ended. The words are the same in every request metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Ok,
+    Error,
+    ClientError,
+    Shed,
+    Timeout,
+}
+
+/// Measures and traces every request of the router it is laid on: `router.layer(telemetry::http_layer())`.
+///
+/// Lay it with [`Router::layer`](axum::Router::layer), inside of which the route is known; its template is the only label
+/// that comes from the request, so the number of series is bounded by the code.
+#[derive(Clone, Debug)]
+pub struct HttpLayer {
+    routes: Arc<Routes>,
+}
+
+/// What [`HttpLayer`] makes of a service.
+#[derive(Clone, Debug)]
+pub struct HttpService<S> {
+    inner: S,
+    routes: Arc<Routes>,
+}
+
+pin_project! {
+    /// The answer to come, inside its trace.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        trace: Trace,
+        measured: Measured,
+    }
+}
+
+/// The metrics of each route, made when the route is first seen.
+#[derive(Debug)]
+struct Routes {
+    names: Names,
+    by_template: RwLock<HashMap<String, Arc<Route>>>,
+    in_flight: Gauge,
+}
+
+#[derive(Debug)]
+struct Names {
+    requests: String,
+    duration: String,
+}
+
+#[derive(Debug)]
+struct Route {
+    outcomes: [Counter; Outcome::ALL.len()],
+    duration: Histogram,
+}
+
+/// Counts the request when it ends, also when its caller left before.
+#[derive(Debug)]
+struct Measured {
+    route: Arc<Route>,
+    in_flight: Gauge,
+    started: Instant,
+    is_counted: bool,
+}
+
+/// A layer for the routes of this process' service.
+pub fn http_layer() -> HttpLayer {
+    let service = service_name();
+    let names = Names {
+        requests: format!("ml_{service}_requests_total"),
+        duration: format!("ml_{service}_request_duration_seconds"),
+    };
+    let in_flight = format!("ml_{service}_in_flight_requests");
+    describe_counter!(names.requests.clone(), Unit::Count, "Requests answered, by route and outcome.");
+    describe_histogram!(
+        names.duration.clone(),
+        Unit::Seconds,
+        "Time from the request's head to the answer's head, by route."
+    );
+    describe_gauge!(in_flight.clone(), Unit::Count, "Requests that are not answered yet.");
+    let routes = Routes { names, by_template: RwLock::default(), in_flight: gauge!(in_flight) };
+    HttpLayer { routes: Arc::new(routes) }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const ALL: [Self; 5] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::ClientError => "client_error",
+            Self::Shed => "shed",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// By the HTTP status, or the gRPC status where the head has it. tonic puts the status of a failed unary call there; one
+    /// that comes in the trailers of a stream is not seen.
+    fn of<B>(response: &Response<B>) -> Self {
+        match grpc_status(response.headers()) {
+            Some(0) => Self::Ok,
+            Some(4) => Self::Timeout,
+            Some(8) => Self::Shed,
+            Some(2 | 13 | 14 | 15) => Self::Error,
+            Some(_) => Self::ClientError,
+            None => Self::of_status(response.status()),
+        }
+    }
+
+    fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => Self::Shed,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Self::Timeout,
+            status if status.is_client_error() => Self::ClientError,
+            status if status.is_server_error() => Self::Error,
+            _ => Self::Ok,
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+// === impl HttpLayer ===
+
+impl HttpLayer {
+    /// Registers the series of these route templates at zero now: the first event of a series that is not there yet is lost
+    /// to `rate`.
+    #[must_use]
+    pub fn with_routes<'a>(self, templates: impl IntoIterator<Item = &'a str>) -> Self {
+        for template in templates {
+            self.routes.get(template);
+        }
+        self
+    }
+}
+
+impl<S> Layer<S> for HttpLayer {
+    type Service = HttpService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        HttpService { inner, routes: Arc::clone(&self.routes) }
+    }
+}
+
+// === impl HttpService ===
+
+impl<S, B, R> Service<Request<B>> for HttpService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let template = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str);
+        let measured = Measured::start(self.routes.get(template), self.routes.in_flight.clone());
+        let trace = Trace::of_request(request.headers(), |level| request_span(level, request.method(), template));
+        let inner = {
+            let _trace = trace.attach();
+            let _span = trace.span().enter();
+            self.inner.call(request)
+        };
+        ResponseFuture { inner, trace, measured }
+    }
+}
+
+fn request_span(level: Level, method: &http::Method, route: &str) -> tracing::Span {
+    // The level of a span is part of the code and not a value, hence two of them.
+    if level == Level::INFO {
+        tracing::info_span!(
+            "request",
+            otel.name = route,
+            otel.kind = "server",
+            http.request.method = method.as_str(),
+            http.route = route,
+            http.response.status_code = tracing::field::Empty,
+        )
+    } else {
+        tracing::debug_span!("request", http.request.method = method.as_str(), http.route = route)
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let _trace = this.trace.attach();
+        let _span = this.trace.span().enter();
+        let result = ready!(this.inner.poll(context));
+        match &result {
+            Ok(response) => {
+                this.trace.span().record("http.response.status_code", response.status().as_u16());
+                this.measured.count(Outcome::of(response));
+            }
+            Err(_) => this.measured.count(Outcome::Error),
+        }
+        Poll::Ready(result)
+    }
+}
+
+// === impl Routes ===
+
+impl Routes {
+    fn get(&self, template: &str) -> Arc<Route> {
+        if let Some(route) = self.by_template.read().get(template) {
+            return Arc::clone(route);
+        }
+        let mut by_template = self.by_template.write();
+        let route =
+            by_template.entry(template.to_owned()).or_insert_with(|| Arc::new(Route::new(&self.names, template)));
+        Arc::clone(route)
+    }
+}
+
+impl Route {
+    fn new(names: &Names, template: &str) -> Self {
+        let outcomes = Outcome::ALL.map(|outcome| {
+            let counter =
+                counter!(names.requests.clone(), "route" => template.to_owned(), "outcome" => outcome.as_str());
+            counter.increment(0);
+            counter
+        });
+        Self { outcomes, duration: histogram!(names.duration.clone(), "route" => template.to_owned()) }
+    }
+}
+
+// === impl Measured ===
+
+impl Measured {
+    fn start(route: Arc<Route>, in_flight: Gauge) -> Self {
+        in_flight.increment(1.0);
+        Self { route, in_flight, started: Instant::now(), is_counted: false }
+    }
+
+    fn count(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_counted, true) {
+            return;
+        }
+        self.in_flight.decrement(1.0);
+        self.route.duration.record(self.started.elapsed());
+        if let Some(counter) = self.route.outcomes.get(outcome as usize) {
+            counter.increment(1);
+        }
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        self.count(Outcome::ClientError);
+    }
+}

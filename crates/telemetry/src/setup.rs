@@ -1,0 +1,111 @@
+//! Sets up, once per process, what is global by nature: the subscriber, the recorder, the panic hook.
+
+use std::io;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::BuildError;
+use opentelemetry_otlp::ExporterBuildError;
+use tonic::transport::Channel;
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::{LogFormat, TelemetryConfig};
+use crate::export::Export;
+use crate::log_line::LogLine;
+use crate::prometheus::{self, MetricsHandle};
+use crate::trace;
+
+/// The service's name, which is part of the names of its request metrics.
+static SERVICE: OnceLock<&'static str> = OnceLock::new();
+
+/// What was set up. Keep it until the end and call [`shutdown`](Self::shutdown) there.
+pub struct Telemetry {
+    metrics: MetricsHandle,
+    export: Option<Export>,
+}
+
+/// Why telemetry cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter in `log_filter` does not parse.
+    #[error("telemetry.log_filter is not a log filter")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// A recorder is installed already.
+    #[error("cannot install the metrics recorder")]
+    Recorder(#[from] BuildError),
+    /// A subscriber is installed already.
+    #[error("cannot install the log subscriber")]
+    Subscriber(#[from] tracing_subscriber::util::TryInitError),
+    /// The OTLP exporter cannot be made.
+    #[error("cannot export traces")]
+    Export(#[from] ExporterBuildError),
+}
+
+/// Sets up logs, traces and metrics of this process. `collector` is the mTLS channel to the OTLP collector, when one is
+/// configured; must be called inside a Tokio runtime then.
+pub fn init(
+    service: &'static str,
+    instance: &str,
+    config: &TelemetryConfig,
+    collector: Option<Channel>,
+) -> Result<Telemetry, TelemetryError> {
+    let filter = EnvFilter::builder().parse(&config.log_filter)?;
+    let export =
+        collector.map(|channel| Export::start(channel, service, instance, config.trace_sample_ratio)).transpose()?;
+    let metrics = prometheus::install(service)?;
+
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = match config.log_format {
+        LogFormat::Json => lines.event_format(LogLine::new(service, instance)).fmt_fields(JsonFields::new()).boxed(),
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+    };
+    // Only spans of requests and jobs go to the collector; events stay in the log, which has the trace's id.
+    let spans = export.as_ref().map(|export| {
+        let is_own_span = filter_fn(|metadata| metadata.is_span() && *metadata.level() <= Level::INFO);
+        tracing_opentelemetry::layer().with_tracer(export.tracer()).with_filter(is_own_span.or(filter_fn(|_| false)))
+    });
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
+
+    trace::set_exporting(export.is_some());
+    let _first = SERVICE.set(service);
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Telemetry { metrics, export })
+}
+
+/// The service's name; before `init` (in a test) there is none.
+pub(crate) fn service_name() -> &'static str {
+    SERVICE.get().copied().unwrap_or("unnamed")
+}
+
+/// A panic is a bug that a human must see. Its message is ours, from the source, and holds no secret.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(location, backtrace = %std::backtrace::Backtrace::capture(), "panicked: {message}");
+}
+
+// === impl Telemetry ===
+
+impl Telemetry {
+    /// Reads the metrics.
+    pub fn metrics(&self) -> MetricsHandle {
+        self.metrics.clone()
+    }
+
+    /// Sends the last spans; blocks for at most three seconds.
+    pub fn shutdown(self) {
+        if let Some(export) = self.export {
+            export.shutdown();
+        }
+    }
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Telemetry").field("exporting", &self.export.is_some()).finish()
+    }
+}
