@@ -15,7 +15,7 @@ use crate::{
     metrics,
 };
 
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Files that did not pass, and whether that was reported.
 struct Refusal {
@@ -24,7 +24,7 @@ struct Refusal {
 }
 
 impl Identity {
-    /// Looks at the files every second until stopped, and takes over what passes verification.
+    /// Looks at the files twice a second until stopped, and takes over what passes verification.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
