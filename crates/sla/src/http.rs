@@ -1,0 +1,146 @@
+//! `/api/sla`, for people: figures for everybody, what is behind them for those who may see it.
+
+use authz::{Action, Principal};
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+};
+use problem::Api;
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    app::{Answer, App, Detail},
+    minute::{Counts, Minute},
+    store::Source,
+    summary::{HourFigures, Summary, milliseconds},
+};
+
+/// What `GET /api/sla/{service}/current` answers.
+#[derive(Serialize)]
+pub struct Current {
+    service: String,
+    #[serde(flatten)]
+    summary: Summary,
+    #[serde(with = "time::serde::rfc3339")]
+    computed_at: OffsetDateTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<DetailBody>,
+}
+
+#[derive(Serialize)]
+struct DetailBody {
+    requests: CountsBody,
+    minutes_known: u64,
+    minutes_unknown: u64,
+    /// The last 48.
+    hours: Vec<HourBody>,
+    /// The last 60; those that nobody reported are not among them.
+    minutes: Vec<MinuteBody>,
+    sources: Vec<SourceBody>,
+}
+
+#[derive(Serialize)]
+struct CountsBody {
+    good: u64,
+    bad: u64,
+    shed: u64,
+    client_error: u64,
+    slow: u64,
+}
+
+#[derive(Serialize)]
+struct HourBody {
+    #[serde(with = "time::serde::rfc3339")]
+    hour: OffsetDateTime,
+    minutes_known: usize,
+    requests: CountsBody,
+    response_time_p95: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct MinuteBody {
+    #[serde(with = "time::serde::rfc3339")]
+    minute: OffsetDateTime,
+    requests: CountsBody,
+    response_time_p95: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct SourceBody {
+    source: String,
+    boot_id: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    first_minute: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    last_minute: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    reported_at: OffsetDateTime,
+}
+
+/// `GET /api/sla/{service}/current`.
+pub async fn current(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Path(service): Path<String>,
+) -> Result<Json<Current>, Api> {
+    let answer = app.current(&service).await?;
+    let detail = if app.guard().allows(&principal, Action::ReadSla) {
+        Some(DetailBody::of(&answer, app.detail(&service).await?))
+    } else {
+        None
+    };
+    Ok(Json(Current { service, summary: answer.summary.clone(), computed_at: answer.computed_at, detail }))
+}
+
+// === impl DetailBody ===
+
+impl DetailBody {
+    fn of(answer: &Answer, detail: Detail) -> Self {
+        let totals = answer.summary.totals;
+        Self {
+            requests: totals.counts.into(),
+            minutes_known: totals.minutes_known,
+            minutes_unknown: totals.minutes_unknown,
+            hours: answer.hours.iter().map(HourBody::from).collect(),
+            minutes: detail.minutes.iter().map(MinuteBody::from).collect(),
+            sources: detail.sources.into_iter().map(SourceBody::from).collect(),
+        }
+    }
+}
+
+impl From<Counts> for CountsBody {
+    fn from(counts: Counts) -> Self {
+        let Counts { good, bad, shed, client_error, slow } = counts;
+        Self { good, bad, shed, client_error, slow }
+    }
+}
+
+impl From<&HourFigures> for HourBody {
+    fn from(hour: &HourFigures) -> Self {
+        Self {
+            hour: hour.start,
+            minutes_known: hour.minutes.iter().flatten().count(),
+            requests: hour.counts.into(),
+            response_time_p95: hour.p95_us.map(milliseconds),
+        }
+    }
+}
+
+impl From<&Minute> for MinuteBody {
+    fn from(minute: &Minute) -> Self {
+        Self {
+            minute: minute.start,
+            requests: minute.counts.into(),
+            response_time_p95: minute.latencies.p95_us().map(milliseconds),
+        }
+    }
+}
+
+impl From<Source> for SourceBody {
+    fn from(source: Source) -> Self {
+        let Source { source, boot_id, first_minute, last_minute, reported_at } = source;
+        Self { source, boot_id, first_minute, last_minute, reported_at }
+    }
+}

@@ -1,0 +1,3 @@
+//! `rampart-sla`
+
+fn main() {}

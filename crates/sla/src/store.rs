@@ -1,0 +1,197 @@
+//! All SQL of the ledger.
+//!
+//! Counts only grow: a report that repeats or trails a known minute changes nothing, one that contradicts it is refused
+//! as a whole. Whoever changes a minute unseals its hour in the same transaction.
+
+mod rows;
+
+use std::collections::BTreeMap;
+
+use database::Database;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use self::rows::{Columns, SealedRow};
+use crate::{
+    latency::LatencyError,
+    minute::{Minute, Report},
+    summary::{Hour, Ledger, hour_of},
+};
+
+/// Hours sealed in one transaction: few enough to be done in the time of one.
+const SEALED_AT_ONCE: usize = 24;
+
+/// The ledger in PostgreSQL.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Minutes that were new or grew.
+    pub changed: usize,
+    /// Minutes that were known already, as they are or further on.
+    pub known: usize,
+}
+
+/// A run of a replica that reported lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The replica.
+    pub source: String,
+    /// Its run.
+    pub boot_id: Uuid,
+    /// First minute of this run in the asked time.
+    pub first_minute: OffsetDateTime,
+    /// Last minute of it.
+    pub last_minute: OffsetDateTime,
+    /// When it last told something new.
+    pub reported_at: OffsetDateTime,
+}
+
+/// Why the ledger could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A count of a known minute fell while another grew: neither report can be believed.
+    #[error("minute {minute} of {service} contradicts what this source reported before")]
+    Contradiction {
+        /// The service.
+        service: String,
+        /// The minute.
+        minute: OffsetDateTime,
+    },
+    /// A row is not what was written.
+    #[error("ledger row of {service} at {start} is damaged")]
+    Damaged {
+        /// The service.
+        service: String,
+        /// Minute or hour of the row.
+        start: OffsetDateTime,
+        /// What is wrong with it.
+        source: RowError,
+    },
+    /// PostgreSQL did not do it.
+    #[error("ledger query failed")]
+    Database(#[from] sqlx::Error),
+}
+
+/// What can be wrong with a row.
+#[derive(Debug, thiserror::Error)]
+pub enum RowError {
+    /// A negative count.
+    #[error("count is out of range")]
+    Count(#[from] std::num::TryFromIntError),
+    /// A histogram that does not decode.
+    #[error("latency histogram is damaged")]
+    Latency(#[from] LatencyError),
+    /// Not sixty minutes.
+    #[error("sealed hour does not have sixty minutes")]
+    Minutes,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// The ledger in this database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Records a report: all of it, or nothing.
+    pub async fn record(&self, report: &Report, now: OffsetDateTime) -> Result<Recorded, StoreError> {
+        let columns = Columns::of(report)?;
+        let work = async {
+            let mut transaction = self.database.begin().await?;
+            let changed = rows::upsert(&mut transaction, report, &columns, now).await?;
+            if changed.len() < report.minutes.len() {
+                rows::refuse_contradiction(&mut transaction, report, &columns).await?;
+            }
+            rows::unseal(&mut transaction, &changed).await?;
+            transaction.commit().await?;
+            Ok(Recorded { changed: changed.len(), known: report.minutes.len() - changed.len() })
+        };
+        self.database.bounded("record_report", work).await
+    }
+
+    /// The first minute of a service's ledger.
+    pub async fn first_minute(&self, service: &str) -> Result<Option<OffsetDateTime>, StoreError> {
+        let work = async { rows::first_minute(&mut *self.database.acquire().await?, service).await };
+        self.database.bounded("first_minute", work).await
+    }
+
+    /// The hours from one on: sealed ones as they are, the open one and any that changed since from their minutes.
+    pub async fn ledger(&self, service: &str, from: OffsetDateTime, now: OffsetDateTime) -> Result<Ledger, StoreError> {
+        while self.seal_some(service, hour_of(from), hour_of(now)).await? == SEALED_AT_ONCE {}
+        let work = async {
+            let mut transaction = self.database.begin().await?;
+            // Sealed hours and open minutes of one moment, or a minute could be in both or in neither.
+            rows::freeze(&mut transaction).await?;
+            let sealed = rows::sealed_hours(&mut transaction, service, hour_of(from)).await?;
+            let open = rows::open_hours(&mut transaction, service, hour_of(from)).await?;
+            transaction.commit().await?;
+            Ok::<_, StoreError>((sealed, open))
+        };
+        let (sealed, open) = self.database.bounded("ledger", work).await?;
+        let service = service.to_owned();
+        // A month of histograms is some ten milliseconds of arithmetic.
+        let merging = tokio::task::spawn_blocking(move || merge(&service, sealed, open));
+        merging.await.expect("merging hours does not panic")
+    }
+
+    /// The minutes from one on, in order, all sources together.
+    pub async fn minutes(&self, service: &str, from: OffsetDateTime) -> Result<Vec<Minute>, StoreError> {
+        let work = async { rows::minutes_between(&mut *self.database.acquire().await?, service, from, None).await };
+        let mut merged: BTreeMap<OffsetDateTime, Minute> = BTreeMap::new();
+        for minute in self.database.bounded("minutes", work).await? {
+            match merged.get_mut(&minute.start) {
+                Some(known) => {
+                    known.counts.add(&minute.counts);
+                    known.latencies.merge(&minute.latencies);
+                }
+                None => drop(merged.insert(minute.start, minute)),
+            }
+        }
+        Ok(merged.into_values().collect())
+    }
+
+    /// The runs of replicas that reported a minute from one on, the latest first, at most a hundred.
+    pub async fn sources(&self, service: &str, from: OffsetDateTime) -> Result<Vec<Source>, StoreError> {
+        let work = async { rows::sources(&mut *self.database.acquire().await?, service, from).await };
+        self.database.bounded("sources", work).await
+    }
+
+    /// Sums up some hours that are over and not sealed. Row locks make a report and a seal of one hour take turns.
+    async fn seal_some(
+        &self,
+        service: &str,
+        from: OffsetDateTime,
+        before: OffsetDateTime,
+    ) -> Result<usize, StoreError> {
+        let work = async {
+            let mut transaction = self.database.begin().await?;
+            let hours = rows::lock_unsealed(&mut transaction, service, from, before, SEALED_AT_ONCE).await?;
+            for hour in &hours {
+                rows::seal(&mut transaction, service, *hour).await?;
+            }
+            transaction.commit().await?;
+            Ok(hours.len())
+        };
+        self.database.bounded("seal_hours", work).await
+    }
+}
+
+/// Puts both kinds of hours in order and adds them up.
+fn merge(service: &str, sealed: Vec<SealedRow>, open: Vec<Hour>) -> Result<Ledger, StoreError> {
+    let mut ledger = Ledger::empty();
+    let mut open = open.into_iter().peekable();
+    for row in sealed {
+        while let Some(earlier) = open.next_if(|hour| hour.start < row.hour) {
+            ledger.push(&earlier);
+        }
+        ledger.push(&row.into_hour(service)?);
+    }
+    open.for_each(|hour| ledger.push(&hour));
+    Ok(ledger)
+}

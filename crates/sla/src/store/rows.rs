@@ -1,0 +1,389 @@
+//! The statements, and rows turned into what they mean.
+
+use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
+
+use super::{RowError, Source, StoreError};
+use crate::{
+    latency::Latencies,
+    minute::{Counts, Minute, Report},
+    summary::Hour,
+    summary::hour_of,
+};
+
+/// How sealed hours store a minute that nobody reported.
+const UNKNOWN_MINUTE: i64 = -1;
+
+/// A report turned into the arrays that one statement takes.
+pub(super) struct Columns {
+    services: Vec<String>,
+    minutes: Vec<OffsetDateTime>,
+    good: Vec<i64>,
+    bad: Vec<i64>,
+    shed: Vec<i64>,
+    client_error: Vec<i64>,
+    slow: Vec<i64>,
+    latency_histograms: Vec<Vec<u8>>,
+}
+
+/// A row of `sla.hours`.
+pub(super) struct SealedRow {
+    pub(super) hour: OffsetDateTime,
+    sums: Sums,
+    minutes: Vec<i64>,
+}
+
+/// The counts and histogram that rows of minutes and hours share.
+struct Sums {
+    good: i64,
+    bad: i64,
+    shed: i64,
+    client_error: i64,
+    slow: i64,
+    latency_histogram: Vec<u8>,
+}
+
+// === impl Columns ===
+
+impl Columns {
+    /// Counts fit, since a report was checked.
+    pub(super) fn of(report: &Report) -> Result<Self, StoreError> {
+        let column = |count: fn(&Counts) -> u64| {
+            let checked = report.minutes.iter().map(|minute| {
+                i64::try_from(count(&minute.counts)).map_err(|error| damaged(&minute.service, minute.start, error))
+            });
+            checked.collect::<Result<Vec<i64>, StoreError>>()
+        };
+        Ok(Self {
+            services: report.minutes.iter().map(|minute| minute.service.clone()).collect(),
+            minutes: report.minutes.iter().map(|minute| minute.start).collect(),
+            good: column(|counts| counts.good)?,
+            bad: column(|counts| counts.bad)?,
+            shed: column(|counts| counts.shed)?,
+            client_error: column(|counts| counts.client_error)?,
+            slow: column(|counts| counts.slow)?,
+            latency_histograms: report.minutes.iter().map(|minute| minute.latencies.encode()).collect(),
+        })
+    }
+}
+
+// === impl SealedRow ===
+
+impl SealedRow {
+    /// The hour, if the row is as it was written.
+    pub(super) fn into_hour(self, service: &str) -> Result<Hour, StoreError> {
+        let start = self.hour;
+        self.try_into().map_err(|error: RowError| damaged(service, start, error))
+    }
+}
+
+impl TryFrom<SealedRow> for Hour {
+    type Error = RowError;
+
+    fn try_from(row: SealedRow) -> Result<Self, RowError> {
+        let (counts, latencies) = row.sums.try_into()?;
+        let minutes: Vec<Option<u64>> = row.minutes.into_iter().map(|requests| u64::try_from(requests).ok()).collect();
+        let minutes = minutes.try_into().map_err(|_| RowError::Minutes)?;
+        Ok(Self { start: row.hour, counts, latencies, minutes })
+    }
+}
+
+// === impl Sums ===
+
+impl TryFrom<Sums> for (Counts, Latencies) {
+    type Error = RowError;
+
+    fn try_from(row: Sums) -> Result<Self, RowError> {
+        let counts = Counts {
+            good: row.good.try_into()?,
+            bad: row.bad.try_into()?,
+            shed: row.shed.try_into()?,
+            client_error: row.client_error.try_into()?,
+            slow: row.slow.try_into()?,
+        };
+        Ok((counts, Latencies::decode(&row.latency_histogram)?))
+    }
+}
+
+/// Inserts what is new and replaces what grew; returns those minutes.
+pub(super) async fn upsert(
+    connection: &mut PgConnection,
+    report: &Report,
+    columns: &Columns,
+    now: OffsetDateTime,
+) -> Result<Vec<(String, OffsetDateTime)>, StoreError> {
+    let rows = sqlx::query!(
+        "INSERT INTO sla.minutes AS known (service, minute, source, boot_id, good, bad, shed, client_error, slow,
+                                           latency_histogram, reported_at)
+         SELECT sent.service, sent.minute, $1, $2, sent.good, sent.bad, sent.shed, sent.client_error, sent.slow,
+                sent.latency_histogram, $3
+         FROM unnest($4::text[], $5::timestamptz[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+                     $10::bigint[], $11::bytea[])
+              AS sent (service, minute, good, bad, shed, client_error, slow, latency_histogram)
+         ON CONFLICT (service, minute, source, boot_id) DO UPDATE
+         SET good = excluded.good, bad = excluded.bad, shed = excluded.shed, client_error = excluded.client_error,
+             slow = excluded.slow, latency_histogram = excluded.latency_histogram, reported_at = excluded.reported_at
+         WHERE excluded.good >= known.good AND excluded.bad >= known.bad AND excluded.shed >= known.shed
+           AND excluded.client_error >= known.client_error AND excluded.slow >= known.slow
+           AND (excluded.good, excluded.bad, excluded.shed, excluded.client_error, excluded.slow)
+               IS DISTINCT FROM (known.good, known.bad, known.shed, known.client_error, known.slow)
+         RETURNING service, minute",
+        report.source,
+        report.boot_id,
+        now,
+        &columns.services,
+        &columns.minutes,
+        &columns.good,
+        &columns.bad,
+        &columns.shed,
+        &columns.client_error,
+        &columns.slow,
+        &columns.latency_histograms
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.service, row.minute)).collect())
+}
+
+/// After the upsert every sent minute is at most the known one, or it fell in one count and grew in another.
+pub(super) async fn refuse_contradiction(
+    connection: &mut PgConnection,
+    report: &Report,
+    columns: &Columns,
+) -> Result<(), StoreError> {
+    let row = sqlx::query!(
+        "SELECT known.service, known.minute
+         FROM unnest($3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
+              AS sent (service, minute, good, bad, shed, client_error, slow)
+         JOIN sla.minutes AS known
+           ON known.service = sent.service AND known.minute = sent.minute AND known.source = $1 AND known.boot_id = $2
+         WHERE sent.good > known.good OR sent.bad > known.bad OR sent.shed > known.shed
+            OR sent.client_error > known.client_error OR sent.slow > known.slow
+         LIMIT 1",
+        report.source,
+        report.boot_id,
+        &columns.services,
+        &columns.minutes,
+        &columns.good,
+        &columns.bad,
+        &columns.shed,
+        &columns.client_error,
+        &columns.slow
+    )
+    .fetch_optional(connection)
+    .await?;
+    match row {
+        Some(row) => Err(StoreError::Contradiction { service: row.service, minute: row.minute }),
+        None => Ok(()),
+    }
+}
+
+/// Hours of changed minutes are to be summed up anew.
+pub(super) async fn unseal(
+    connection: &mut PgConnection,
+    changed: &[(String, OffsetDateTime)],
+) -> Result<(), StoreError> {
+    let mut hours: Vec<_> = changed.iter().map(|(service, minute)| (service.clone(), hour_of(*minute))).collect();
+    // Rows are locked in this order by everybody.
+    hours.sort();
+    hours.dedup();
+    let (services, starts): (Vec<String>, Vec<OffsetDateTime>) = hours.into_iter().unzip();
+    sqlx::query!(
+        "INSERT INTO sla.hours (service, hour)
+         SELECT changed.service, changed.hour FROM unnest($1::text[], $2::timestamptz[]) AS changed (service, hour)
+         ON CONFLICT (service, hour) DO UPDATE SET sealed = false",
+        &services,
+        &starts
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The first minute of a service's ledger.
+pub(super) async fn first_minute(
+    connection: &mut PgConnection,
+    service: &str,
+) -> Result<Option<OffsetDateTime>, StoreError> {
+    let row = sqlx::query!("SELECT min(minute) AS first FROM sla.minutes WHERE service = $1", service)
+        .fetch_one(connection)
+        .await?;
+    Ok(row.first)
+}
+
+/// The runs of replicas that reported a minute from one on.
+pub(super) async fn sources(
+    connection: &mut PgConnection,
+    service: &str,
+    from: OffsetDateTime,
+) -> Result<Vec<Source>, StoreError> {
+    let sources = sqlx::query_as!(
+        Source,
+        r#"SELECT source, boot_id, min(minute) AS "first_minute!", max(minute) AS "last_minute!",
+                  max(reported_at) AS "reported_at!"
+           FROM sla.minutes WHERE service = $1 AND minute >= $2
+           GROUP BY source, boot_id ORDER BY max(minute) DESC, source LIMIT 100"#,
+        service,
+        from
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(sources)
+}
+
+/// From here on this transaction sees one moment.
+pub(super) async fn freeze(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(connection).await?;
+    Ok(())
+}
+
+/// Locks hours that are over and not sealed, in the order in which everybody locks them.
+pub(super) async fn lock_unsealed(
+    connection: &mut PgConnection,
+    service: &str,
+    from: OffsetDateTime,
+    before: OffsetDateTime,
+    limit: usize,
+) -> Result<Vec<OffsetDateTime>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT hour FROM sla.hours WHERE service = $1 AND hour >= $2 AND hour < $3 AND NOT sealed
+         ORDER BY hour LIMIT $4 FOR UPDATE",
+        service,
+        from,
+        before,
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.hour).collect())
+}
+
+/// Sums an hour up.
+pub(super) async fn seal(
+    connection: &mut PgConnection,
+    service: &str,
+    start: OffsetDateTime,
+) -> Result<(), StoreError> {
+    let hour = hour_of_minutes(connection, service, start).await?;
+    let count = |count: u64| i64::try_from(count).map_err(|error| damaged(service, start, error));
+    let minutes: Vec<i64> = hour
+        .minutes
+        .iter()
+        .map(|requests| requests.map_or(Ok(UNKNOWN_MINUTE), count))
+        .collect::<Result<_, StoreError>>()?;
+    sqlx::query!(
+        "UPDATE sla.hours
+         SET sealed = true, good = $3, bad = $4, shed = $5, client_error = $6, slow = $7, latency_histogram = $8,
+             minutes = $9
+         WHERE service = $1 AND hour = $2",
+        service,
+        start,
+        count(hour.counts.good)?,
+        count(hour.counts.bad)?,
+        count(hour.counts.shed)?,
+        count(hour.counts.client_error)?,
+        count(hour.counts.slow)?,
+        hour.latencies.encode(),
+        &minutes
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Sealed hours from one on.
+pub(super) async fn sealed_hours(
+    connection: &mut PgConnection,
+    service: &str,
+    from: OffsetDateTime,
+) -> Result<Vec<SealedRow>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT hour, good, bad, shed, client_error, slow, latency_histogram, minutes
+         FROM sla.hours WHERE service = $1 AND hour >= $2 AND sealed ORDER BY hour",
+        service,
+        from
+    )
+    .fetch_all(connection)
+    .await?;
+    let hours = rows.into_iter().map(|row| SealedRow {
+        hour: row.hour,
+        sums: Sums {
+            good: row.good,
+            bad: row.bad,
+            shed: row.shed,
+            client_error: row.client_error,
+            slow: row.slow,
+            latency_histogram: row.latency_histogram,
+        },
+        minutes: row.minutes,
+    });
+    Ok(hours.collect())
+}
+
+/// Hours from one on that are not sealed.
+pub(super) async fn open_hours(
+    connection: &mut PgConnection,
+    service: &str,
+    from: OffsetDateTime,
+) -> Result<Vec<Hour>, StoreError> {
+    let open = sqlx::query!(
+        "SELECT hour FROM sla.hours WHERE service = $1 AND hour >= $2 AND NOT sealed ORDER BY hour",
+        service,
+        from
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut hours = Vec::with_capacity(open.len());
+    for row in open {
+        hours.push(hour_of_minutes(connection, service, row.hour).await?);
+    }
+    Ok(hours)
+}
+
+async fn hour_of_minutes(
+    connection: &mut PgConnection,
+    service: &str,
+    start: OffsetDateTime,
+) -> Result<Hour, StoreError> {
+    let mut hour = Hour::unknown(start);
+    for minute in minutes_between(connection, service, start, Some(start + Duration::HOUR)).await? {
+        hour.add(minute.start, &minute.counts, &minute.latencies);
+    }
+    Ok(hour)
+}
+
+/// Each source's minutes from one on, up to but without another.
+pub(super) async fn minutes_between(
+    connection: &mut PgConnection,
+    service: &str,
+    from: OffsetDateTime,
+    until: Option<OffsetDateTime>,
+) -> Result<Vec<Minute>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT minute, good, bad, shed, client_error, slow, latency_histogram
+         FROM sla.minutes WHERE service = $1 AND minute >= $2 AND ($3::timestamptz IS NULL OR minute < $3)
+         ORDER BY minute",
+        service,
+        from,
+        until
+    )
+    .fetch_all(connection)
+    .await?;
+    let minutes = rows.into_iter().map(|row| {
+        let sums = Sums {
+            good: row.good,
+            bad: row.bad,
+            shed: row.shed,
+            client_error: row.client_error,
+            slow: row.slow,
+            latency_histogram: row.latency_histogram,
+        };
+        let (counts, latencies) = sums.try_into().map_err(|error: RowError| damaged(service, row.minute, error))?;
+        Ok(Minute { service: service.to_owned(), start: row.minute, counts, latencies })
+    });
+    minutes.collect()
+}
+
+fn damaged(service: &str, start: OffsetDateTime, error: impl Into<RowError>) -> StoreError {
+    StoreError::Damaged { service: service.to_owned(), start, source: error.into() }
+}
