@@ -1,0 +1,5 @@
+//! front
+pub mod connections;
+pub mod head;
+pub mod proxy_protocol;
+pub mod stream;

@@ -1,0 +1,3 @@
+//! `rampart-balancer`.
+
+fn main() {}

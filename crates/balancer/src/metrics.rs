@@ -1,0 +1,329 @@
+//! Every metric of the balancer, with every label set registered at zero when it starts.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// The label of the one public listener.
+const LISTENER: &str = "front";
+
+/// How a request ended, as the balancer counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered.
+    Ok,
+    /// Answered with a server error, or not at all.
+    Error,
+    /// The client's own fault.
+    ClientError,
+    /// Refused for overload.
+    Shed,
+    /// Not answered in time.
+    Timeout,
+}
+
+/// How a TCP connection began.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrival {
+    /// Handshake done.
+    Accepted,
+    /// Over the cap of all connections.
+    OverTotal,
+    /// Over the cap of one address.
+    OverAddress,
+    /// No PROXY header where there must be one.
+    NoProxyHeader,
+    /// Plain HTTP on the TLS port.
+    PlainHttp,
+    /// No TLS handshake, or not in time.
+    HandshakeFailed,
+}
+
+/// What a health check found.
+#[derive(Clone, Copy, Debug)]
+pub enum CheckOutcome {
+    /// Serving.
+    Ok,
+    /// It answers, and says that it does not serve.
+    NotServing,
+    /// An error.
+    Failed,
+    /// No answer in time.
+    Timeout,
+    /// No answer in time, but a request was answered meanwhile, or we ourselves were late.
+    Inconclusive,
+}
+
+/// Why a request was sent to a second replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The connection could not be made.
+    Connect,
+    /// The connection broke before the answer.
+    Broken,
+    /// The replica said that it is not available.
+    Unavailable,
+}
+
+/// Metrics of one pool.
+pub struct PoolMetrics {
+    requests: [Counter; 5],
+    duration: Histogram,
+    request_size: Histogram,
+    response_size: Histogram,
+    retries: [Counter; 3],
+    /// Requests that left a replica because it was lost.
+    pub failovers: Counter,
+}
+
+/// Metrics of one replica.
+pub struct ReplicaMetrics {
+    /// From sending the request to the head of the answer.
+    pub duration: Histogram,
+    up: Gauge,
+    circuit: Gauge,
+    transitions: [Counter; 4],
+    checks: [Counter; 5],
+}
+
+/// Metrics of the listener.
+pub struct FrontMetrics {
+    /// Connections that are open.
+    pub active: Gauge,
+    arrivals: [Counter; 6],
+    handshakes: [Counter; 2],
+    handshake_duration: Histogram,
+    limited: [Counter; 3],
+}
+
+/// Metrics of everything that is asked of the gateway.
+pub struct AccessMetrics {
+    /// Tokens exchanged for a passport.
+    pub granted: Counter,
+    /// Tokens refused.
+    pub denied: Counter,
+    /// No gateway answered.
+    pub failed: Counter,
+    /// Remembered passports thrown away by a revocation.
+    pub revoked: Counter,
+    /// Calls that were not made because too many were on their way.
+    pub limited: Counter,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const ALL: [Self; 5] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::ClientError => "client_error",
+            Self::Shed => "shed",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+// === impl PoolMetrics ===
+
+impl PoolMetrics {
+    /// Registers the pool's label sets.
+    pub fn new(pool: &'static str) -> Self {
+        Self {
+            requests: Outcome::ALL
+                .map(|outcome| counter!("ml_balancer_requests_total", "pool" => pool, "outcome" => outcome.as_str())),
+            duration: histogram!("ml_balancer_request_duration_seconds", "pool" => pool),
+            request_size: histogram!("ml_balancer_request_size_bytes", "pool" => pool),
+            response_size: histogram!("ml_balancer_response_size_bytes", "pool" => pool),
+            retries: ["connect", "broken", "unavailable"]
+                .map(|reason| counter!("ml_balancer_retries_total", "pool" => pool, "reason" => reason)),
+            failovers: counter!("ml_balancer_failovers_total", "pool" => pool),
+        }
+    }
+
+    /// Counts one request that has ended.
+    pub fn record(&self, outcome: Outcome, elapsed: Duration, request_bytes: usize, response_bytes: usize) {
+        let [ok, error, client_error, shed, timeout] = &self.requests;
+        match outcome {
+            Outcome::Ok => ok,
+            Outcome::Error => error,
+            Outcome::ClientError => client_error,
+            Outcome::Shed => shed,
+            Outcome::Timeout => timeout,
+        }
+        .increment(1);
+        self.duration.record(elapsed);
+        self.request_size.record(bytes_as_f64(request_bytes));
+        self.response_size.record(bytes_as_f64(response_bytes));
+    }
+
+    /// Counts a request that goes to another replica.
+    pub fn retry(&self, reason: RetryReason) {
+        let [connect, broken, unavailable] = &self.retries;
+        match reason {
+            RetryReason::Connect => connect,
+            RetryReason::Broken => broken,
+            RetryReason::Unavailable => unavailable,
+        }
+        .increment(1);
+    }
+}
+
+// === impl ReplicaMetrics ===
+
+impl ReplicaMetrics {
+    /// Registers the replica's label sets.
+    pub fn new(pool: &'static str, address: &str) -> Self {
+        let backend = || address.to_owned();
+        Self {
+            duration: histogram!("ml_balancer_upstream_duration_seconds", "pool" => pool, "backend" => backend()),
+            up: gauge!("ml_balancer_backend_up", "pool" => pool, "backend" => backend()),
+            circuit: gauge!("ml_balancer_circuit_state", "backend" => backend()),
+            transitions: ["starting", "healthy", "draining", "unhealthy"].map(|to| {
+                counter!("ml_balancer_backend_transitions_total", "pool" => pool, "backend" => backend(), "to" => to)
+            }),
+            checks: ["ok", "not_serving", "failed", "timeout", "inconclusive"].map(
+                |outcome| counter!("ml_balancer_health_checks_total", "backend" => backend(), "outcome" => outcome),
+            ),
+        }
+    }
+
+    /// Counts a change of state.
+    pub fn transition(&self, to: crate::pool::State) {
+        use crate::pool::State;
+        let [starting, healthy, draining, unhealthy] = &self.transitions;
+        let (counter, up, circuit) = match to {
+            State::Starting => (starting, 0.0, 1.0),
+            State::Healthy => (healthy, 1.0, 0.0),
+            State::Draining => (draining, 0.0, 2.0),
+            State::Unhealthy => (unhealthy, 0.0, 2.0),
+        };
+        counter.increment(1);
+        self.up.set(up);
+        self.circuit.set(circuit);
+    }
+
+    /// Counts a health check.
+    pub fn check(&self, outcome: CheckOutcome) {
+        let [ok, not_serving, failed, timeout, inconclusive] = &self.checks;
+        match outcome {
+            CheckOutcome::Ok => ok,
+            CheckOutcome::NotServing => not_serving,
+            CheckOutcome::Failed => failed,
+            CheckOutcome::Timeout => timeout,
+            CheckOutcome::Inconclusive => inconclusive,
+        }
+        .increment(1);
+    }
+}
+
+// === impl FrontMetrics ===
+
+impl FrontMetrics {
+    /// Registers the listener's label sets.
+    pub fn new() -> Self {
+        let arrivals = ["accepted", "over_total", "over_address", "no_proxy_header", "plain_http", "handshake_failed"];
+        Self {
+            active: gauge!("ml_balancer_active_connections", "listener" => LISTENER),
+            arrivals: arrivals.map(
+                |outcome| counter!("ml_balancer_connections_total", "listener" => LISTENER, "outcome" => outcome),
+            ),
+            handshakes: ["ok", "error"].map(
+                |outcome| counter!("ml_balancer_tls_handshakes_total", "version" => "1.3", "outcome" => outcome),
+            ),
+            handshake_duration: histogram!("ml_balancer_tls_handshake_duration_seconds", "version" => "1.3"),
+            limited: ["connections", "address", "streams"].map(|scope| counter!("ml_balancer_rate_limited_total", "scope" => scope)),
+        }
+    }
+
+    /// Counts a connection as it begins.
+    pub fn arrive(&self, arrival: Arrival) {
+        let [accepted, over_total, over_address, no_proxy_header, plain_http, handshake_failed] = &self.arrivals;
+        let [limited_total, limited_address, _] = &self.limited;
+        match arrival {
+            Arrival::Accepted => accepted.increment(1),
+            Arrival::OverTotal => {
+                over_total.increment(1);
+                limited_total.increment(1);
+            }
+            Arrival::OverAddress => {
+                over_address.increment(1);
+                limited_address.increment(1);
+            }
+            Arrival::NoProxyHeader => no_proxy_header.increment(1),
+            Arrival::PlainHttp => plain_http.increment(1),
+            Arrival::HandshakeFailed => handshake_failed.increment(1),
+        }
+    }
+
+    /// Counts a TLS handshake.
+    pub fn handshake(&self, is_ok: bool, elapsed: Duration) {
+        let [ok, error] = &self.handshakes;
+        if is_ok { ok } else { error }.increment(1);
+        self.handshake_duration.record(elapsed);
+    }
+
+    /// Counts an HTTP/2 connection that was ended for resetting too many of its own requests.
+    pub fn limit_streams(&self) {
+        let [_, _, streams] = &self.limited;
+        streams.increment(1);
+    }
+}
+
+// === impl AccessMetrics ===
+
+impl AccessMetrics {
+    /// Registers the label sets.
+    pub fn new() -> Self {
+        let authorize = |outcome| counter!("ml_balancer_authorize_total", "outcome" => outcome);
+        Self {
+            granted: authorize("granted"),
+            denied: authorize("denied"),
+            failed: authorize("failed"),
+            revoked: counter!("ml_balancer_passports_revoked_total"),
+            limited: counter!("ml_balancer_rate_limited_total", "scope" => "authorize"),
+        }
+    }
+}
+
+/// 1 while the revocation stream of this gateway is alive.
+pub fn revocation_stream_up(gateway: &str) -> Gauge {
+    gauge!("ml_balancer_revocation_stream_up", "gateway" => gateway.to_owned())
+}
+
+/// Minutes that the SLA tracker will never hear of.
+pub fn sla_minutes_dropped() -> Counter {
+    counter!("ml_balancer_sla_minutes_dropped_total")
+}
+
+/// Says what every metric means. Called once, before any of them is used.
+pub fn describe() {
+    describe_counter!("ml_balancer_requests_total", "Requests by pool and outcome.");
+    describe_histogram!("ml_balancer_request_duration_seconds", Unit::Seconds, "Head of the request to end of the answer.");
+    describe_histogram!("ml_balancer_upstream_duration_seconds", Unit::Seconds, "Request sent to head of the answer, by replica.");
+    describe_gauge!("ml_balancer_active_connections", "Client connections that are open.");
+    describe_counter!("ml_balancer_connections_total", "Client connections by how they began.");
+    describe_gauge!("ml_balancer_backend_up", "1 while the replica is given requests.");
+    describe_counter!("ml_balancer_backend_transitions_total", "Changes of a replica's state.");
+    describe_counter!("ml_balancer_health_checks_total", "Health checks by result.");
+    describe_counter!("ml_balancer_retries_total", "Requests sent to another replica, by reason.");
+    describe_counter!("ml_balancer_failovers_total", "Requests that were in flight on a replica when it was lost.");
+    describe_gauge!("ml_balancer_circuit_state", "0 closed (in use), 1 half open (starting), 2 open (not in use).");
+    describe_counter!("ml_balancer_rate_limited_total", "Refusals by limiter.");
+    describe_counter!("ml_balancer_tls_handshakes_total", "TLS handshakes with clients.");
+    describe_histogram!("ml_balancer_tls_handshake_duration_seconds", Unit::Seconds, "First byte to end of the handshake.");
+    describe_histogram!("ml_balancer_request_size_bytes", Unit::Bytes, "Body of requests.");
+    describe_histogram!("ml_balancer_response_size_bytes", Unit::Bytes, "Body of answers.");
+    describe_counter!("ml_balancer_authorize_total", "Tokens brought to a gateway, by result.");
+    describe_counter!("ml_balancer_passports_revoked_total", "Remembered passports thrown away by a revocation.");
+    describe_gauge!("ml_balancer_revocation_stream_up", "1 while the gateway's revocations are being heard.");
+    describe_counter!("ml_balancer_sla_minutes_dropped_total", "Minutes of the SLA ledger dropped unacknowledged.");
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size in a histogram; exact up to 2^53")]
+fn bytes_as_f64(bytes: usize) -> f64 {
+    bytes as f64
+}

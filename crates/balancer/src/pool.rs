@@ -1,0 +1,225 @@
+//! Pools of equal replicas, and the choice among them.
+
+mod budget;
+mod health;
+mod peers;
+mod replica;
+mod sockets;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+pub use budget::Budget;
+pub use health::{HealthSettings, watch};
+pub use peers::{PeerSettings, maintain};
+pub use replica::{Lease, Replica, ReplicaConfig, State, Status};
+
+use crate::{metrics::PoolMetrics, routes::PoolName};
+
+/// As many as the set of replicas that a request has tried can hold.
+pub const REPLICAS_MAX: usize = 64;
+
+/// Replicas of one service.
+pub struct Pool {
+    /// Which service.
+    pub name: PoolName,
+    /// All of them, whatever their state.
+    pub replicas: Vec<Arc<Replica>>,
+    /// What may be spent on retries.
+    pub budget: Budget,
+    /// Its metrics.
+    pub metrics: PoolMetrics,
+    in_flight_max: usize,
+    random: AtomicU64,
+}
+
+/// The replicas that a request was sent to already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried(u64);
+
+/// Why there is no replica for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// None is healthy.
+    Down,
+    /// All that are healthy have as much as they may have.
+    Busy,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// A pool of replicas of which nothing is known yet.
+    pub fn new(name: PoolName, replicas: &[ReplicaConfig], in_flight_max: usize) -> Arc<Self> {
+        let replicas = replicas.iter().take(REPLICAS_MAX).enumerate();
+        Arc::new(Self {
+            name,
+            replicas: replicas.map(|(index, config)| Replica::new(name.as_str(), index, config)).collect(),
+            budget: Budget::new(),
+            metrics: PoolMetrics::new(name.as_str()),
+            in_flight_max,
+            random: AtomicU64::new(0),
+        })
+    }
+
+    /// Two of the healthy replicas at random, and of these the one with less to do: the power of two choices.
+    /// A replica that the request has tried comes last.
+    pub fn choose(&self, tried: Tried) -> Result<Lease, Shortage> {
+        let fresh = self.candidates(|replica| !tried.contains(replica));
+        if let Some(replica) = self.better_of_two(&fresh) {
+            return Ok(replica.lease());
+        }
+        let all = self.candidates(|_| true);
+        if let Some(replica) = self.better_of_two(&all) {
+            return Ok(replica.lease());
+        }
+        Err(if self.healthy_count() > 0 { Shortage::Busy } else { Shortage::Down })
+    }
+
+    /// How many are healthy.
+    pub fn healthy_count(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.is_available()).count()
+    }
+
+    fn candidates(&self, is_wanted: impl Fn(&Replica) -> bool) -> Candidates<'_> {
+        let mut candidates = Candidates { replicas: [None; REPLICAS_MAX], count: 0 };
+        for replica in &self.replicas {
+            if replica.is_available() && replica.in_flight() < self.in_flight_max && is_wanted(replica) {
+                candidates.push(replica);
+            }
+        }
+        candidates
+    }
+
+    fn better_of_two<'a>(&self, candidates: &Candidates<'a>) -> Option<&'a Arc<Replica>> {
+        let count = candidates.count;
+        match count {
+            0 => None,
+            1 => candidates.get(0),
+            _ => {
+                let random = self.next_random();
+                let first = below(random, count);
+                // Any of the others, each as likely.
+                let second = (first + 1 + below(random.rotate_left(32), count - 1)) % count;
+                let (first, second) = (candidates.get(first)?, candidates.get(second)?);
+                Some(if second.in_flight() < first.in_flight() { second } else { first })
+            }
+        }
+    }
+
+    /// SplitMix64 over a shared counter: even and cheap. It balances; nothing secret hangs on it.
+    fn next_random(&self) -> u64 {
+        let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// A list without an allocation; the choice is made for every request.
+struct Candidates<'a> {
+    replicas: [Option<&'a Arc<Replica>>; REPLICAS_MAX],
+    count: usize,
+}
+
+impl<'a> Candidates<'a> {
+    fn push(&mut self, replica: &'a Arc<Replica>) {
+        if let Some(slot) = self.replicas.get_mut(self.count) {
+            *slot = Some(replica);
+            self.count += 1;
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<&'a Arc<Replica>> {
+        self.replicas.get(index).copied().flatten()
+    }
+}
+
+// === impl Tried ===
+
+impl Tried {
+    /// Adds one.
+    pub fn insert(&mut self, replica: &Replica) {
+        self.0 |= 1 << (replica.index % REPLICAS_MAX);
+    }
+
+    fn contains(self, replica: &Replica) -> bool {
+        self.0 & 1 << (replica.index % REPLICAS_MAX) != 0
+    }
+}
+
+/// The low 32 bits scaled to `0..count`.
+fn below(random: u64, count: usize) -> usize {
+    let scaled = (random & u64::from(u32::MAX)) * (count as u64);
+    usize::try_from(scaled >> 32).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pool(count: usize, in_flight_max: usize) -> Arc<Pool> {
+        let config = |n: usize| ReplicaConfig { name: format!("serving-{n}"), address: format!("127.0.0.1:{n}") };
+        let replicas: Vec<ReplicaConfig> = (1..=count).map(config).collect();
+        let pool = Pool::new(PoolName::Serving, &replicas, in_flight_max);
+        pool.replicas.iter().for_each(|replica| replica.check_passed(2));
+        pool
+    }
+
+    /// Equal replicas get equal shares, and one with more to do than the rest gets nothing but ties.
+    #[test]
+    fn load_goes_where_there_is_least() {
+        let pool = pool(3, 1000);
+        let mut counts = [0; 3];
+        for _ in 0..3000 {
+            counts[pool.choose(Tried::default()).ok().unwrap().replica().index] += 1;
+        }
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+        let _busy: Vec<_> = (0..10).map(|_| pool.replicas[1].lease()).collect();
+        for _ in 0..1000 {
+            assert_ne!(pool.choose(Tried::default()).ok().unwrap().replica().index, 1);
+        }
+    }
+
+    #[test]
+    fn a_replica_that_was_tried_comes_last() {
+        let pool = pool(2, 1000);
+        let mut tried = Tried::default();
+        tried.insert(&pool.replicas[0]);
+        for _ in 0..100 {
+            assert_eq!(pool.choose(tried).ok().unwrap().replica().index, 1);
+        }
+        pool.replicas[1].set_down("gone");
+        assert_eq!(pool.choose(tried).ok().unwrap().replica().index, 0);
+    }
+
+    #[test]
+    fn shortage_says_whether_waiting_helps() {
+        let pool = pool(1, 2);
+        let leases = [pool.choose(Tried::default()).ok(), pool.choose(Tried::default()).ok()];
+        assert_eq!(pool.choose(Tried::default()).err(), Some(Shortage::Busy));
+        drop(leases);
+        pool.replicas[0].set_down("gone");
+        assert_eq!(pool.choose(Tried::default()).err(), Some(Shortage::Down));
+    }
+
+    proptest! {
+        /// Whatever is up, the choice is among it, and the counts come back to zero.
+        #[test]
+        fn only_healthy_ones_are_chosen(up in proptest::collection::vec(any::<bool>(), 1..REPLICAS_MAX + 1), requests in 1usize..200) {
+            let pool = pool(up.len(), 1000);
+            for (replica, is_up) in pool.replicas.iter().zip(&up) {
+                if !is_up { replica.set_down("test"); }
+            }
+            let leases: Vec<Lease> = (0..requests).filter_map(|_| pool.choose(Tried::default()).ok()).collect();
+            prop_assert_eq!(leases.is_empty(), !up.contains(&true));
+            prop_assert!(leases.iter().all(|lease| up[lease.replica().index]));
+            drop(leases);
+            prop_assert!(pool.replicas.iter().all(|replica| replica.in_flight() == 0));
+        }
+    }
+}

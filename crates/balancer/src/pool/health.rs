@@ -1,0 +1,236 @@
+//! Active health checks: `grpc.health.v1.Health/Check`, every 200 ms, over connections of their own.
+//!
+//! A check that is not answered in time says that the replica is frozen, or that the machine is busy. Three things keep
+//! a busy machine from looking like a dead one: an answer to any request since the check began, our own lateness, and
+//! the rule that the last healthy replica of a pool is only given up after several checks.
+
+use std::{
+    error::Error,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use identity::Identity;
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::{Pool, Replica};
+use crate::metrics::CheckOutcome;
+
+/// A check that ended this much later than its time-out says something about us, not about the replica.
+const OWN_LATENESS_MAX: Duration = Duration::from_millis(150);
+/// Inconclusive checks in a row that are let pass.
+const INCONCLUSIVE_MAX: u32 = 2;
+/// Failed checks in a row that bring a replica down.
+const FAILURES_MAX: u32 = 2;
+/// Unanswered checks in a row before the last healthy replica is given up.
+const LAST_ONE_TIMEOUTS: u32 = 3;
+
+/// How often, how long, how many.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthSettings {
+    /// From the start of one check to the start of the next; they overlap.
+    pub interval_ms: u64,
+    /// How long a check waits for its answer.
+    pub timeout_ms: u64,
+    /// Good checks in a row that bring a replica back.
+    pub good_checks: u32,
+}
+
+enum Finding {
+    Serving,
+    NotServing,
+    /// A refused connection is certain; anything else may be a connection that was just being renewed.
+    Failed { why: String, is_certain: bool },
+    TimedOut { began: Instant, elapsed: Duration },
+}
+
+/// What the last checks said, as far as it matters for the next one.
+#[derive(Default)]
+struct History {
+    failures: u32,
+    timeouts: u32,
+    inconclusive: u32,
+}
+
+/// Checks one replica until stopped.
+pub async fn watch(
+    pool: Arc<Pool>,
+    replica: Arc<Replica>,
+    identity: Arc<Identity>,
+    settings: HealthSettings,
+    stop: CancellationToken,
+) {
+    let channel = transport::channel(&identity, pool.name.as_str(), std::slice::from_ref(&replica.address));
+    let client = HealthClient::new(channel);
+    let timeout = Duration::from_millis(settings.timeout_ms);
+    let mut ticks = tokio::time::interval(Duration::from_millis(settings.interval_ms));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checks = FuturesUnordered::new();
+    let mut history = History::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => checks.push(check(client.clone(), timeout)),
+            Some(finding) = checks.next() => {
+                let outcome = history.judge(&pool, &replica, finding, &settings);
+                replica.metrics.check(outcome);
+            }
+        }
+    }
+}
+
+async fn check(mut client: HealthClient<transport::Channel>, timeout: Duration) -> Finding {
+    let began = Instant::now();
+    let request = tonic::Request::new(HealthCheckRequest { service: String::new() });
+    match tokio::time::timeout(timeout, client.check(request)).await {
+        Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving => Finding::Serving,
+        Ok(Ok(_)) => Finding::NotServing,
+        Ok(Err(status)) => Finding::Failed { why: describe(&status), is_certain: is_refused(&status) },
+        Err(_) => Finding::TimedOut { began, elapsed: began.elapsed() },
+    }
+}
+
+// === impl History ===
+
+impl History {
+    fn judge(
+        &mut self,
+        pool: &Pool,
+        replica: &Replica,
+        finding: Finding,
+        settings: &HealthSettings,
+    ) -> CheckOutcome {
+        match finding {
+            Finding::Serving => {
+                *self = Self::default();
+                replica.check_passed(settings.good_checks);
+                CheckOutcome::Ok
+            }
+            Finding::NotServing => {
+                *self = Self::default();
+                replica.set_draining();
+                CheckOutcome::NotServing
+            }
+            Finding::Failed { why, is_certain } => {
+                self.failures += 1;
+                if is_certain || self.failures >= FAILURES_MAX || !replica.is_available() {
+                    replica.set_down(&format!("health check failed: {why}"));
+                }
+                CheckOutcome::Failed
+            }
+            Finding::TimedOut { began, elapsed } => self.judge_timeout(pool, replica, began, elapsed, settings),
+        }
+    }
+
+    fn judge_timeout(
+        &mut self,
+        pool: &Pool,
+        replica: &Replica,
+        began: Instant,
+        elapsed: Duration,
+        settings: &HealthSettings,
+    ) -> CheckOutcome {
+        let we_were_late = elapsed > Duration::from_millis(settings.timeout_ms) + OWN_LATENESS_MAX;
+        let it_lives = replica.answered_since(began);
+        if it_lives || (we_were_late && self.inconclusive < INCONCLUSIVE_MAX) {
+            self.inconclusive += 1;
+            return CheckOutcome::Inconclusive;
+        }
+        self.timeouts += 1;
+        let is_last = replica.is_available() && pool.healthy_count() == 1;
+        if !is_last || self.timeouts >= LAST_ONE_TIMEOUTS {
+            replica.set_down(&format!("health check not answered within {} ms", settings.timeout_ms));
+        }
+        CheckOutcome::Timeout
+    }
+}
+
+/// The status and its causes on one line, without tonic's debug text.
+fn describe(status: &tonic::Status) -> String {
+    match status.code() {
+        Code::Unavailable | Code::Unknown => problem::Chain(status).to_string(),
+        code => format!("{code:?}: {}", status.message()),
+    }
+}
+
+fn is_refused(status: &tonic::Status) -> bool {
+    let causes = std::iter::successors(status.source(), |error| (*error).source());
+    let mut io_errors = causes.filter_map(|error| error.downcast_ref::<io::Error>());
+    io_errors.any(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{pool::ReplicaConfig, routes::PoolName};
+
+    const SETTINGS: HealthSettings = HealthSettings { interval_ms: 200, timeout_ms: 300, good_checks: 2 };
+
+    fn pool(count: usize) -> Arc<Pool> {
+        let config = |n: usize| ReplicaConfig { name: format!("serving-{n}"), address: format!("127.0.0.1:{n}") };
+        let pool = Pool::new(PoolName::Serving, &(1..=count).map(config).collect::<Vec<_>>(), 100);
+        pool.replicas.iter().for_each(|replica| replica.check_passed(2));
+        pool
+    }
+
+    fn timed_out(elapsed_ms: u64) -> Finding {
+        Finding::TimedOut { began: Instant::now(), elapsed: Duration::from_millis(elapsed_ms) }
+    }
+
+    #[test]
+    fn one_unanswered_check_is_enough_while_others_can_take_over() {
+        let pool = pool(2);
+        History::default().judge(&pool, &pool.replicas[0], timed_out(300), &SETTINGS);
+        assert!(!pool.replicas[0].is_available());
+    }
+
+    #[test]
+    fn the_last_healthy_replica_is_given_three_checks() {
+        let pool = pool(1);
+        let mut history = History::default();
+        for expected in [true, true, false] {
+            history.judge(&pool, &pool.replicas[0], timed_out(300), &SETTINGS);
+            assert_eq!(pool.replicas[0].is_available(), expected);
+        }
+    }
+
+    #[test]
+    fn a_replica_that_answered_meanwhile_is_not_dead() {
+        let pool = pool(2);
+        let finding = timed_out(300);
+        pool.replicas[0].note_answer();
+        let outcome = History::default().judge(&pool, &pool.replicas[0], finding, &SETTINGS);
+        assert!(matches!(outcome, CheckOutcome::Inconclusive));
+        assert!(pool.replicas[0].is_available());
+    }
+
+    #[test]
+    fn our_own_lateness_excuses_twice() {
+        let pool = pool(2);
+        let mut history = History::default();
+        for expected in [true, true, false] {
+            history.judge(&pool, &pool.replicas[0], timed_out(600), &SETTINGS);
+            assert_eq!(pool.replicas[0].is_available(), expected);
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_needs_no_second_opinion_and_any_other_failure_does() {
+        let pool = pool(2);
+        let failed = |is_certain| Finding::Failed { why: "gone".into(), is_certain };
+        History::default().judge(&pool, &pool.replicas[0], failed(true), &SETTINGS);
+        assert_eq!(pool.replicas[0].status().why, "health check failed: gone");
+        let mut history = History::default();
+        for expected in [true, false] {
+            history.judge(&pool, &pool.replicas[1], failed(false), &SETTINGS);
+            assert_eq!(pool.replicas[1].is_available(), expected);
+        }
+    }
+}

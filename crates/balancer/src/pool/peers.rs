@@ -1,0 +1,142 @@
+//! How pingora connects to a replica: mutual TLS with HTTP/2, by our newest certificate and CA.
+//!
+//! pingora's rustls connector checks the CA and the DNS name `<service>.rampart.internal`, which our CA puts only into
+//! that service's certificates; it has no hook for the SPIFFE URI. The health checks verify that as well, at the same
+//! address, and a replica that fails them is given no requests.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use identity::Identity;
+use pingora::{
+    protocols::{ALPN, TcpKeepalive, tls::CaType},
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions},
+    utils::tls::{CertKey, WrappedX509, parse_x509},
+};
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::{Pool, Replica, sockets::Connector};
+
+/// How often names are resolved again. Addresses in containers change when the container is made anew.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
+const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer may be this far ahead of a slow client, for one request and for all on a connection.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// How connections to replicas are made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSettings {
+    /// TCP and TLS together.
+    pub connect_timeout_ms: u64,
+    /// Requests at once on one connection.
+    pub streams_max: usize,
+    /// Requests at once on one replica; more are refused.
+    pub in_flight_max: usize,
+}
+
+/// Our certificate, key and CA in the shape that pingora wants, made once for each generation of them.
+struct Material {
+    generation: u64,
+    certificate: Arc<CertKey>,
+    ca: Arc<CaType>,
+}
+
+/// Keeps every replica's peer current: resolves names again and again, and takes over new certificates.
+pub async fn maintain(pools: Vec<Arc<Pool>>, identity: Arc<Identity>, settings: PeerSettings, stop: CancellationToken) {
+    let mut changes = identity.changes();
+    let mut material = Material::of(&identity);
+    let mut ticks = tokio::time::interval(RESOLVE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+            Ok(()) = changes.changed() => material = Material::of(&identity),
+        }
+        let replicas = pools.iter().flat_map(|pool| pool.replicas.iter().map(move |replica| (pool, replica)));
+        let resolved = replicas.map(|(pool, replica)| refresh(pool, replica, &material, &settings));
+        futures::future::join_all(resolved).await;
+    }
+}
+
+async fn refresh(pool: &Pool, replica: &Replica, material: &Material, settings: &PeerSettings) {
+    let address = match resolve(&replica.address).await {
+        Ok(address) => address,
+        // The address it had stays: a resolver that is down for a moment must not take the platform with it.
+        Err(why) if replica.peer().is_some() => {
+            return tracing::debug!(replica = %replica.name, why, "name not resolved, the old address stays");
+        }
+        Err(why) => return replica.set_down(&why),
+    };
+    let is_current = replica.peer().is_some_and(|peer| {
+        peer.group_key == material.generation && peer._address.as_inet().is_some_and(|known| *known == address)
+    });
+    if !is_current {
+        replica.set_peer(make_peer(pool.name.as_str(), address, replica, material, settings));
+    }
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    let lookup = tokio::time::timeout(RESOLVE_INTERVAL, tokio::net::lookup_host(address));
+    match lookup.await {
+        Ok(Ok(mut addresses)) => addresses.next().ok_or_else(|| format!("{address} has no address")),
+        Ok(Err(error)) => Err(format!("{address} cannot be resolved: {error}")),
+        Err(_) => Err(format!("{address} was not resolved in time")),
+    }
+}
+
+fn make_peer(
+    service: &str,
+    address: SocketAddr,
+    replica: &Replica,
+    material: &Material,
+    settings: &PeerSettings,
+) -> HttpPeer {
+    // The name is never empty: with an empty one pingora verifies nothing at all.
+    let mut peer = HttpPeer::new_mtls(address, identity::dns_name(service), Arc::clone(&material.certificate));
+    // pingora's pool ignores the CA when it looks for a connection to use again; the generation keeps trust apart.
+    peer.group_key = material.generation;
+    let timeout = Duration::from_millis(settings.connect_timeout_ms);
+    let mut options = PeerOptions::new();
+    options.ca = Some(Arc::clone(&material.ca));
+    options.alpn = ALPN::H2;
+    options.connection_timeout = Some(timeout);
+    options.total_connection_timeout = Some(timeout);
+    options.write_timeout = Some(WRITE_TIMEOUT);
+    options.idle_timeout = Some(CONNECTION_IDLE_MAX);
+    options.max_h2_streams = settings.streams_max;
+    options.h2_stream_window_size = Some(STREAM_WINDOW_BYTES);
+    options.h2_connection_window_size = Some(CONNECTION_WINDOW_BYTES);
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    options.custom_l4 = Some(Arc::new(Connector(Arc::clone(&replica.sockets))));
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: Duration::from_secs(10),
+        interval: Duration::from_secs(5),
+        count: 3,
+        #[cfg(target_os = "linux")]
+        user_timeout: Duration::from_secs(0),
+    });
+    peer.options = options;
+    peer
+}
+
+// === impl Material ===
+
+impl Material {
+    fn of(identity: &Identity) -> Self {
+        // The generation first: if it rises in between, the next round makes everything again.
+        let generation = identity.generation();
+        let (chain, key) = identity.chain_and_key();
+        let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
+        let roots = identity.roots();
+        let ca: Vec<WrappedX509> = roots.iter().map(|root| WrappedX509::new(root.to_vec(), parse_x509)).collect();
+        Self { generation, certificate: Arc::new(CertKey::new(chain, key.secret_der().to_vec())), ca: ca.into() }
+    }
+}

@@ -1,0 +1,173 @@
+//! The kill-switch: every open socket to one replica, to be shut the moment the replica is declared down.
+//!
+//! A frozen replica answers nothing and closes nothing; requests in flight on it would wait for their time-outs. Shutting
+//! the sockets under pingora makes each of them fail at once with an error that can be retried elsewhere. A duplicate of
+//! each socket is kept for this, and dropped with the connection (pingora's tracer tells when).
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Shutdown, TcpStream as StdStream},
+    os::fd::AsFd,
+    sync::{Arc, Weak},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::{
+    Error, ErrorType, OrErr,
+    connectors::L4Connect,
+    protocols::l4::{socket::SocketAddr, stream::Stream},
+    upstreams::peer::{Tracer, Tracing},
+};
+use tokio::net::TcpStream;
+
+/// The open sockets of one replica. While it is down no new ones are made.
+#[derive(Debug, Default)]
+pub struct Sockets(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    is_shut: bool,
+    next_key: u64,
+    open: HashMap<u64, StdStream>,
+}
+
+/// Opens connections to a replica and registers them.
+#[derive(Debug)]
+pub(super) struct Connector(pub Arc<Sockets>);
+
+/// Takes a socket off the list when its connection ends.
+#[derive(Clone, Debug)]
+struct Registered {
+    key: u64,
+    sockets: Weak<Sockets>,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    /// Shuts every socket, in both directions, and refuses new ones. Returns how many were open.
+    pub fn shut(&self) -> usize {
+        let open = {
+            let mut inner = self.0.lock();
+            inner.is_shut = true;
+            std::mem::take(&mut inner.open)
+        };
+        for socket in open.values() {
+            // An error here means that the peer was faster.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        open.len()
+    }
+
+    /// Lets new sockets be made again.
+    pub fn reopen(&self) {
+        self.0.lock().is_shut = false;
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.lock().open.len()
+    }
+
+    fn register(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Registered> {
+        let duplicate = StdStream::from(stream.as_fd().try_clone_to_owned()?);
+        let mut inner = self.0.lock();
+        if inner.is_shut {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "replica is down"));
+        }
+        let key = inner.next_key;
+        inner.next_key += 1;
+        inner.open.insert(key, duplicate);
+        Ok(Registered { key, sockets: Arc::downgrade(self) })
+    }
+}
+
+// === impl Connector ===
+
+#[async_trait]
+impl L4Connect for Connector {
+    async fn connect(&self, address: &SocketAddr) -> pingora::Result<Stream> {
+        let SocketAddr::Inet(address) = address else {
+            return Error::e_explain(ErrorType::ConnectError, "upstreams are TCP addresses");
+        };
+        // The whole of connecting, TLS with it, is under the peer's total time-out.
+        let stream = TcpStream::connect(address).await.map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                _ => ErrorType::ConnectError,
+            };
+            Error::because(kind, "connecting to a replica", error)
+        })?;
+        let registered = self.0.register(&stream).or_err(ErrorType::ConnectError, "keeping a replica's socket")?;
+        let mut stream = Stream::from(stream);
+        stream.tracer = Some(Tracer(Box::new(registered)));
+        Ok(stream)
+    }
+}
+
+// === impl Registered ===
+
+impl Tracing for Registered {
+    fn on_connected(&self) {}
+
+    fn on_disconnected(&self) {
+        if let Some(sockets) = self.sockets.upgrade() {
+            sockets.0.lock().open.remove(&self.key);
+        }
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn connected() -> (Arc<Sockets>, Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = SocketAddr::Inet(listener.local_addr().unwrap());
+        let sockets = Arc::new(Sockets::default());
+        let stream = Connector(Arc::clone(&sockets)).connect(&address).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        (sockets, stream, peer)
+    }
+
+    /// A read that waits on a silent peer ends when the kill-switch is thrown, and nothing connects until it is reset.
+    #[tokio::test]
+    async fn a_waiting_read_ends_at_once() {
+        let (sockets, mut stream, peer) = connected().await;
+        let address = SocketAddr::Inet(peer.local_addr().unwrap());
+        let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
+        assert_eq!(sockets.shut(), 1);
+        assert_eq!(waiting.await.unwrap().unwrap(), 0);
+        drop(peer);
+        let listener = TcpListener::bind(address.as_inet().unwrap()).await.unwrap();
+        assert!(Connector(Arc::clone(&sockets)).connect(&address).await.is_err());
+        sockets.reopen();
+        assert!(Connector(Arc::clone(&sockets)).connect(&address).await.is_ok());
+        drop(listener);
+    }
+
+    /// The duplicate does not keep a connection open that pingora has closed.
+    #[tokio::test]
+    async fn a_closed_connection_is_forgotten() {
+        let (sockets, mut stream, mut peer) = connected().await;
+        stream.write_all(b"x").await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(sockets.count(), 1);
+        drop(stream);
+        assert_eq!(sockets.count(), 0);
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"x");
+    }
+}

@@ -1,0 +1,259 @@
+//! Every route of the front door, on one page: where it goes, how much, how long, and whether it may be sent twice.
+//!
+//! What is not here is 404. Nothing is decided here about who may call: that is the passport's and the service's matter.
+//! RPCs that services answer to peers (`grpc.health.v1.Health` among them) must never be here: a service would see the
+//! balancer's own certificate and answer anybody.
+
+use std::time::Duration;
+
+use http::Method;
+use serde::Deserialize;
+
+/// A group of equal replicas of one service. The name is also the passport's audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoolName {
+    /// Inference.
+    Serving,
+    /// Authentication, users, keys.
+    Gateway,
+    /// Availability ledger.
+    Sla,
+    /// Backups.
+    Backup,
+}
+
+/// Who answers a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A replica of this pool.
+    Pool(PoolName),
+    /// The balancer itself: `GET /health`.
+    Health,
+    /// The balancer itself: `GET /api/loadbalancer/status`.
+    Status,
+}
+
+/// Which requests of a route may be sent again to another replica when the first one failed them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeatable {
+    /// Those that change nothing by HTTP's own definition.
+    SafeMethods,
+    /// Those, and `POST …/infer` and the repository's index: a prediction is a pure function of its input.
+    Inference,
+    /// These methods of a gRPC service.
+    Rpc(&'static [&'static str]),
+}
+
+/// One line of the table.
+#[derive(Clone, Debug)]
+pub struct Route {
+    prefix: &'static str,
+    /// Who answers.
+    pub target: Target,
+    repeatable: Repeatable,
+    /// Bytes of body that are let through; the next one is 413.
+    pub body_bytes_max: u64,
+    /// From the head of the request to the end of its answer.
+    pub time_max: Duration,
+    /// Whether its requests count in the SLA of `ml-services`.
+    pub is_counted: bool,
+}
+
+/// How much and how long, as configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteLimits {
+    /// Body of a prediction.
+    pub inference_body_bytes_max: u64,
+    /// Time of a prediction, from its head to the end of its answer.
+    pub inference_time_max_ms: u64,
+    /// Body of everything else.
+    pub api_body_bytes_max: u64,
+    /// Time of everything else.
+    pub api_time_max_ms: u64,
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub struct Routes(Vec<Route>);
+
+const INFERENCE_RPCS: &[&str] = &[
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+    "RepositoryIndex",
+];
+
+// === impl PoolName ===
+
+impl PoolName {
+    /// Every pool.
+    pub const ALL: [Self; 4] = [Self::Serving, Self::Gateway, Self::Sla, Self::Backup];
+
+    /// The service's name: SPIFFE service, audience, metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Gateway => "gateway",
+            Self::Sla => "sla",
+            Self::Backup => "backup",
+        }
+    }
+}
+
+// === impl Routes ===
+
+impl Routes {
+    /// The table with its limits filled in.
+    pub fn new(limits: &RouteLimits) -> Self {
+        use PoolName::{Backup, Gateway, Serving, Sla};
+        use Repeatable::{Inference, Rpc, SafeMethods};
+        use Target::{Health, Pool, Status};
+        let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
+        let api = (limits.api_body_bytes_max, Duration::from_millis(limits.api_time_max_ms));
+        let nothing = (0, api.1);
+        let row = |prefix, target, repeatable, (body_bytes_max, time_max), is_counted| Route {
+            prefix,
+            target,
+            repeatable,
+            body_bytes_max,
+            time_max,
+            is_counted,
+        };
+        Self(vec![
+            // The first line that matches decides.
+            row("/v2/health", Pool(Serving), Inference, nothing, false),
+            row("/v2", Pool(Serving), Inference, inference, true),
+            row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference, true),
+            row("/api/auth", Pool(Gateway), SafeMethods, api, false),
+            row("/api/admin", Pool(Gateway), SafeMethods, api, false),
+            row("/.well-known/jwks.json", Pool(Gateway), SafeMethods, nothing, false),
+            row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing, false),
+            row("/api/sla", Pool(Sla), SafeMethods, api, false),
+            row("/api/backups", Pool(Backup), SafeMethods, api, false),
+            row("/api/loadbalancer/status", Status, SafeMethods, nothing, false),
+            row("/health", Health, SafeMethods, nothing, false),
+        ])
+    }
+
+    /// The route of a path, if it has one. Paths that two parties could read differently have none.
+    pub fn find(&self, path: &str) -> Option<&Route> {
+        let route = self.0.iter().find(|route| is_below(path, route.prefix))?;
+        is_plain(path).then_some(route)
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    /// Whether this request may be sent to a second replica after a first one may have seen it.
+    pub fn is_repeatable(&self, method: &Method, path: &str) -> bool {
+        let is_safe = matches!(*method, Method::GET | Method::HEAD);
+        match self.repeatable {
+            Repeatable::SafeMethods => is_safe,
+            Repeatable::Inference => {
+                is_safe || *method == Method::POST && (path.ends_with("/infer") || path == "/v2/repository/index")
+            }
+            Repeatable::Rpc(methods) => {
+                let rpc = path.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix('/'));
+                rpc.is_some_and(|rpc| methods.contains(&rpc))
+            }
+        }
+    }
+
+    /// The pool's name, or the balancer's own, for metrics.
+    pub fn pool_label(&self) -> &'static str {
+        match self.target {
+            Target::Pool(pool) => pool.as_str(),
+            Target::Health | Target::Status => "balancer",
+        }
+    }
+}
+
+fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// No empty, `.` or `..` segments, plain or percent-encoded: the router behind us might resolve them and leave the
+/// route that was found here.
+fn is_plain(path: &str) -> bool {
+    if path.contains("//") || path.contains('\\') {
+        return false;
+    }
+    let is_dots = |segment: &str| {
+        let decoded = segment.replace("%2e", ".").replace("%2E", ".");
+        matches!(decoded.as_str(), "." | "..")
+    };
+    let has_suspects = path.contains("/.") || path.contains('%');
+    !has_suspects || !path.split('/').any(is_dots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes() -> Routes {
+        Routes::new(&RouteLimits {
+            inference_body_bytes_max: 100,
+            inference_time_max_ms: 1000,
+            api_body_bytes_max: 10,
+            api_time_max_ms: 500,
+        })
+    }
+
+    #[test]
+    fn whole_segments_lead_to_their_pool_and_the_rest_nowhere() {
+        let routes = routes();
+        let target = |path: &str| routes.find(path).map(|route| route.target);
+        for (path, pool) in [
+            ("/v2", PoolName::Serving),
+            ("/v2/", PoolName::Serving),
+            ("/v2/models/m/infer", PoolName::Serving),
+            ("/inference.GRPCInferenceService/ModelInfer", PoolName::Serving),
+            ("/api/auth/token", PoolName::Gateway),
+            ("/api/admin/users", PoolName::Gateway),
+            ("/.well-known/jwks.json", PoolName::Gateway),
+            ("/api/openapi.json", PoolName::Gateway),
+            ("/api/sla/ml-services/current", PoolName::Sla),
+            ("/api/backups", PoolName::Backup),
+        ] {
+            assert_eq!(target(path), Some(Target::Pool(pool)), "{path}");
+        }
+        assert_eq!(target("/health"), Some(Target::Health));
+        assert_eq!(target("/api/loadbalancer/status"), Some(Target::Status));
+        for path in [
+            "/", "", "*", "/v20", "/api", "/api/administration", "/v2//models", "/v2/../api/admin", "/v2/%2e%2E/x",
+            "/v2/.", "/v2\\x", "/rampart.auth.v1.Authorization/Authorize", "/metrics",
+            "/grpc.health.v1.Health/Check",
+        ] {
+            assert_eq!(target(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_what_changes_nothing_may_be_sent_twice() {
+        let routes = routes();
+        for (method, path, repeatable) in [
+            (Method::GET, "/v2/models/m", true),
+            (Method::POST, "/v2/models/m/infer", true),
+            (Method::POST, "/v2/models/m/versions/2/infer", true),
+            (Method::POST, "/v2/repository/index", true),
+            (Method::POST, "/v2/repository/models/m/load", false),
+            (Method::POST, "/v2/repository/models/m/unload", false),
+            (Method::POST, "/inference.GRPCInferenceService/ModelInfer", true),
+            (Method::POST, "/inference.GRPCInferenceService/ModelMetadata", true),
+            (Method::POST, "/inference.GRPCInferenceService/RepositoryModelLoad", false),
+            (Method::POST, "/inference.GRPCInferenceService/ModelStreamInfer", false),
+            (Method::GET, "/api/admin/users", true),
+            (Method::POST, "/api/admin/users", false),
+            (Method::DELETE, "/api/admin/users/1", false),
+            (Method::POST, "/api/auth/token", false),
+            (Method::POST, "/api/backups", false),
+        ] {
+            assert_eq!(routes.find(path).unwrap().is_repeatable(&method, path), repeatable, "{method} {path}");
+        }
+    }
+}
