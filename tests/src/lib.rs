@@ -1,1 +1,5 @@
-//! end to end
+#![doc = include_str!("../README.md")]
+
+pub mod load;
+pub mod platform;
+pub mod request;

@@ -1,0 +1,224 @@
+//! A platform of the test's own: `rampart dev` with its own ports and data, stopped when the test ends.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::request::{Protocol, Server};
+
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// `state.json` of `rampart dev`.
+#[derive(Debug, Deserialize)]
+pub struct State {
+    /// The front door, `https://localhost:PORT`.
+    pub front: String,
+    /// The CA of everything.
+    pub ca_file: PathBuf,
+    /// Role → file with an access token.
+    pub tokens: BTreeMap<String, PathBuf>,
+    /// Directory of identities, one folder an instance.
+    pub identities: PathBuf,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Instance → its listeners.
+    pub listeners: BTreeMap<String, Listeners>,
+    /// PostgreSQL.
+    pub database: SocketAddr,
+}
+
+/// Where an instance listens.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Listeners {
+    /// Its service, mTLS. The balancer has the front door instead.
+    pub main: SocketAddr,
+    /// Health and metrics, mTLS.
+    pub admin: SocketAddr,
+}
+
+/// A running platform.
+pub struct Platform {
+    state: State,
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+// === impl Platform ===
+
+impl Platform {
+    /// Starts `rampart dev` with further arguments and waits for its first prediction.
+    ///
+    /// # Errors
+    /// It does not come up; the message ends with what it printed.
+    pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
+        identity::install_crypto_providers()?;
+        let directory = tempfile::Builder::new().prefix("rampart-e2e-").tempdir()?;
+        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+        let data = directory.path().join("data");
+        let output = directory.path().join("output");
+        let log = fs::File::create(&output)?;
+        let (library, digest) = onnxruntime()?;
+        let mut command = Command::new(binary("rampart")?);
+        command.args(["dev", "--port", "0", "--data"]).arg(&data);
+        command.arg("--models").arg(repository().join("examples/models"));
+        command.arg("--onnxruntime").arg(library).args(["--onnxruntime-sha256", &digest]).args(arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut child = command.spawn().context("cannot start rampart dev")?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !fs::read_to_string(&output).unwrap_or_default().contains("running; Ctrl-C") {
+            let ended = child.try_wait()?.is_some();
+            if ended || Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                let kept = directory.keep();
+                bail!("rampart dev did not come up: {} (logs in {})", fs::read_to_string(output)?, kept.display());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let state = serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json")?;
+        Ok(Self { state, child, directory })
+    }
+
+    /// Where everything is.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The front door's address.
+    ///
+    /// # Errors
+    /// The state file names none.
+    pub fn front_address(&self) -> anyhow::Result<SocketAddr> {
+        let port = self.state.front.rsplit(':').next().context("no port")?.parse::<u16>()?;
+        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// The front door.
+    ///
+    /// # Errors
+    /// The CA file is not there.
+    pub fn front(&self, protocol: Protocol) -> anyhow::Result<Server> {
+        Server::front(self.front_address()?, &self.state.ca_file, protocol)
+    }
+
+    /// The access token of a role, as it is now.
+    ///
+    /// # Errors
+    /// There is no such role.
+    pub fn token(&self, role: &str) -> anyhow::Result<String> {
+        let path = self.state.tokens.get(role).with_context(|| format!("no token for {role}"))?;
+        Ok(fs::read_to_string(path)?.trim().to_owned())
+    }
+
+    /// A secret that the platform made: `secrets/<service>/<name>`.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn secret(&self, service: &str, name: &str) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.state.data.join("secrets").join(service).join(name))?.trim().to_owned())
+    }
+
+    /// The log of an instance so far.
+    pub fn log(&self, instance: &str) -> String {
+        fs::read_to_string(self.state.data.join("logs").join(format!("{instance}.log"))).unwrap_or_default()
+    }
+
+    /// What `rampart dev` printed so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.directory.path().join("output")).unwrap_or_default()
+    }
+
+    /// The process of an instance, found by its configuration file on the command line.
+    ///
+    /// # Errors
+    /// It is not running now.
+    pub fn pid(&self, instance: &str) -> anyhow::Result<Pid> {
+        let config = self.state.data.join("config").join(format!("{instance}.toml"));
+        let config = config.display().to_string();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0);
+            let is_ours = words.next().is_some_and(|program| !program.ends_with(b"setpriv"));
+            if is_ours && words.any(|word| word == config.as_bytes()) {
+                return Pid::from_raw(pid).context("process id");
+            }
+        }
+        bail!("{instance} is not running")
+    }
+
+    /// Sends a signal to an instance.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn signal(&self, instance: &str, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid(instance)?, signal)?)
+    }
+
+    /// Stops it as Ctrl-C would and returns the exit code.
+    ///
+    /// # Errors
+    /// It does not stop in time.
+    pub fn stop(mut self) -> anyhow::Result<Option<i32>> {
+        self.interrupt()
+    }
+
+    fn interrupt(&mut self) -> anyhow::Result<Option<i32>> {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::INT);
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        bail!("rampart dev did not stop within {STOP_TIMEOUT:?}")
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Its children die with it (see rampart dev), so a failed stop leaves nothing either.
+            let _ = self.interrupt();
+        }
+    }
+}
+
+/// The root of the checkout.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A binary of the workspace, beside the running test.
+///
+/// # Errors
+/// It was not built: `cargo build --workspace` comes first.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directories = own.ancestors().skip(1).take(2);
+    let found = directories.map(|directory| directory.join(name)).find(|path| path.exists());
+    found.with_context(|| format!("{name} is not built: run cargo build --workspace first"))
+}
+
+/// ONNX Runtime's library and digest, as `scripts/lib` unpacked it.
+fn onnxruntime() -> anyhow::Result<(PathBuf, String)> {
+    let library =
+        std::env::var("RAMPART_ONNXRUNTIME").context("RAMPART_ONNXRUNTIME is not set: run by scripts/test")?;
+    let digest = std::env::var("RAMPART_ONNXRUNTIME_SHA256").context("RAMPART_ONNXRUNTIME_SHA256 is not set")?;
+    Ok((library.into(), digest))
+}
