@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from data import load_split
-from recipes import RECIPES, Recipe, fit
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
+
+from data import load_split
+from recipes import RECIPES, Recipe, fit
 
 MODELS = Path(__file__).parent / "models"
 OPSET = {"": 18, "ai.onnx.ml": 3}

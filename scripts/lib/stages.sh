@@ -33,7 +33,7 @@ stage() {
         stage_result=FAILED
         stages_failed=$((stages_failed + 1))
     fi
-    stages_summary+=$(printf '%-10s %-8s %4d s' "$name" "$stage_result" $((SECONDS - started)))$'\n'
+    stages_summary+=$(printf '%-14s %-8s %4d s' "$name" "$stage_result" $((SECONDS - started)))$'\n'
 }
 
 # stage_passed: false when the last stage failed.

@@ -1,0 +1,135 @@
+"""The platform that the tests talk to: one that runs already, or one started for them.
+
+`RAMPART_STATE` names the state file of a running `rampart dev`. Without it, `RAMPART_BINARY`, `RAMPART_ONNXRUNTIME` and
+`RAMPART_ONNXRUNTIME_SHA256` say what to start; `scripts/test` sets them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READY_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 60
+POLL_PERIOD_S = 0.1
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Where the front door is, whom it is signed by, and who may be asked for a token."""
+
+    front: str
+    ca_file: str
+    token_files: dict[str, str]
+    data: Path
+
+    @classmethod
+    def from_state(cls, state_file: Path) -> Platform:
+        state = json.loads(state_file.read_text())
+        return cls(state["front"], state["ca_file"], state["tokens"], Path(state["data"]))
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, as tritonclient wants it."""
+        return urlsplit(self.front).netloc
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.front)
+        return parts.hostname, parts.port
+
+    def token(self, role: str) -> str:
+        """An access token of the role's account. Read each time: `rampart dev` renews the files."""
+        return Path(self.token_files[role]).read_text().strip()
+
+    def bearer(self, role: str) -> dict[str, str]:
+        """A header dictionary of its own for each call: tritonclient leaves its headers in the one it is given."""
+        return {"authorization": f"Bearer {self.token(role)}"}
+
+    def ssl_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.ca_file)
+
+
+@contextmanager
+def running_platform():
+    """Yields a Platform; stops it afterwards, and only if it was started here."""
+    state_file = os.environ.get("RAMPART_STATE")
+    if state_file:
+        yield Platform.from_state(Path(state_file))
+        return
+    with _started() as platform:
+        yield platform
+
+
+@contextmanager
+def _started():
+    # Not pytest's tmp_path: PostgreSQL runs under another account when we are root, and must be able to pass through.
+    data = Path(tempfile.mkdtemp(prefix="rampart-clients-"))
+    output = data.with_suffix(".log")
+    process = _spawn(data, output)
+    try:
+        _wait_until_ready(process, data / "state.json", output)
+        yield Platform.from_state(data / "state.json")
+        _stop(process)
+        complaints = _complaints(data / "logs")
+        assert not complaints, "services complained during the tests:\n" + "\n".join(complaints)
+    except BaseException:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        print(f"{output}:\n{_tail(output)}")
+        raise
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+        output.unlink(missing_ok=True)
+
+
+def _spawn(data: Path, output: Path) -> subprocess.Popen:
+    command = [
+        os.environ["RAMPART_BINARY"], "dev", "--port", "0", "--data", str(data),
+        "--models", str(REPOSITORY / "examples" / "models"),
+        "--onnxruntime", os.environ["RAMPART_ONNXRUNTIME"],
+        "--onnxruntime-sha256", os.environ["RAMPART_ONNXRUNTIME_SHA256"],
+    ]  # fmt: skip
+    with output.open("w") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _wait_until_ready(process: subprocess.Popen, state_file: Path, output: Path) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not (state_file.exists() and "first prediction" in output.read_text()):
+        assert process.poll() is None, f"rampart dev ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"rampart dev was not ready after {READY_TIMEOUT_S} s"
+        time.sleep(POLL_PERIOD_S)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """As Ctrl-C does. It must end by itself, cleanly and soon."""
+    process.send_signal(signal.SIGINT)
+    assert process.wait(STOP_TIMEOUT_S) == 0, f"rampart dev ended with {process.returncode} after Ctrl-C"
+
+
+def _complaints(logs: Path) -> list[str]:
+    """What asks for a human: an ERROR of a service, or a panic. Bad requests must cause neither."""
+    found = []
+    for log in sorted(logs.glob("*.log")):
+        for line in log.read_text(errors="replace").splitlines():
+            is_error = '"level":"ERROR"' in line or " ERROR " in line
+            if log.stem != "postgres" and (is_error or "panicked at" in line):
+                found.append(f"{log.name}: {line}")
+    return found
+
+
+def _tail(path: Path, line_count: int = 30) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-line_count:]) if path.exists() else "(nothing)"
