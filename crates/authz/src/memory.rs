@@ -72,3 +72,71 @@ impl Memory {
         &self.shards[self.shard_of.hash_one(digest) as usize % SHARDS]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Roles;
+
+    const NOW: UnixTime = 1_800_000_000;
+
+    fn claims(exp: UnixTime) -> Arc<PassportClaims> {
+        Arc::new(PassportClaims {
+            aud: "serving".into(),
+            sub: "u".into(),
+            tenant: "t".into(),
+            roles: Roles::default(),
+            client_id: "c".into(),
+            sid: "s".into(),
+            jti: "j".into(),
+            auth_time: exp - 60,
+            iat: exp - 60,
+            nbf: exp - 60,
+            exp,
+        })
+    }
+
+    fn digest(number: usize) -> Digest {
+        let mut digest = Digest::default();
+        digest[..8].copy_from_slice(&number.to_be_bytes());
+        digest
+    }
+
+    #[test]
+    fn it_is_bounded_whatever_comes_in() {
+        let memory = Memory::new();
+        for number in 0..3 * Memory::ENTRIES_MAX {
+            memory.insert(digest(number), 0, claims(NOW + 60), NOW);
+        }
+        assert_eq!(memory.len(), Memory::ENTRIES_MAX);
+        let newest = digest(3 * Memory::ENTRIES_MAX - 1);
+        assert!(memory.get(&newest, 0, NOW).is_some());
+    }
+
+    #[test]
+    fn what_has_expired_makes_room_first_and_then_what_expires_first() {
+        let memory = Memory::new();
+        for number in 0..2 * Memory::ENTRIES_MAX {
+            memory.insert(digest(number), 0, claims(NOW), NOW);
+        }
+        memory.insert(digest(usize::MAX), 0, claims(NOW + 70), NOW + 60);
+        let shard_emptied = Memory::ENTRIES_MAX - SHARD_ENTRIES_MAX + 1;
+        assert_eq!(memory.len(), shard_emptied, "the full shard forgot all that had expired");
+
+        let memory = Memory::new();
+        memory.insert(digest(0), 0, claims(NOW + 1), NOW);
+        for number in 1..2 * Memory::ENTRIES_MAX {
+            memory.insert(digest(number), 0, claims(NOW + 60), NOW);
+        }
+        assert!(memory.get(&digest(0), 0, NOW).is_none(), "the first to expire was the first to go");
+    }
+
+    #[test]
+    fn another_generation_of_keys_knows_nothing() {
+        let memory = Memory::new();
+        memory.insert(digest(1), 7, claims(NOW + 60), NOW);
+        assert!(memory.get(&digest(1), 7, NOW).is_some());
+        assert!(memory.get(&digest(1), 8, NOW).is_none());
+        assert!(memory.get(&digest(2), 7, NOW).is_none());
+    }
+}

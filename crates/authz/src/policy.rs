@@ -12,7 +12,7 @@ use cedar_policy::{
     RestrictedExpression, Schema, ValidationMode, Validator,
 };
 
-use crate::{Action, Role, Roles};
+use crate::{Action, Roles};
 
 /// The services that policies speak of. Others have no rights at all.
 pub const SERVICES: [&str; 6] = ["balancer", "gateway", "serving", "sla", "backup", "operator"];
@@ -276,8 +276,99 @@ impl Subject<'_> {
     }
 }
 
-impl From<Role> for Subject<'static> {
-    fn from(role: Role) -> Self {
-        Self::User { roles: role.into(), fresh_login: false }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+
+    fn admin() -> Subject<'static> {
+        Subject::User { roles: Role::Admin.into(), fresh_login: false }
+    }
+
+    fn with(policies: &str) -> Result<Policy, PolicyError> {
+        Policy::parse(SCHEMA, &[("test.cedar", policies)])
+    }
+
+    #[test]
+    fn the_schema_declares_exactly_the_actions_of_the_code() {
+        let policy = Policy::embedded().unwrap();
+        let groups: Vec<_> = policy.schema.action_groups().collect();
+        let mut declared: Vec<&str> =
+            policy.schema.actions().filter(|uid| !groups.contains(uid)).map(|uid| uid.id().unescaped()).collect();
+        let mut known: Vec<&str> = Action::ALL.iter().map(|action| action.as_str()).collect();
+        declared.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(declared, known);
+    }
+
+    #[test]
+    fn what_no_policy_permits_is_denied() {
+        let policy = with("").unwrap();
+        for action in Action::ALL.iter().copied() {
+            for subject in [Subject::Anonymous, admin(), Subject::Service("balancer")] {
+                assert!(!policy.allows(subject, action), "{subject:?} {action}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_forbid_wins_over_a_permit() {
+        let policy = with(
+            r#"@id("all") permit (principal, action, resource);
+               @id("not") forbid (principal, action == Action::"infer", resource);"#,
+        )
+        .unwrap();
+        assert!(!policy.allows(admin(), Action::Infer));
+        assert!(policy.allows(admin(), Action::Explain));
+        assert_eq!(policy.decide(admin(), Action::Infer).policies, ["not"]);
+    }
+
+    /// Cedar alone answers Allow here: it skips the `forbid` whose addition overflows.
+    #[test]
+    fn a_forbid_that_fails_denies() {
+        let policy = with(
+            r#"@id("all") permit (principal, action, resource);
+               @id("fails") forbid (principal, action == Action::"infer", resource)
+               when { 9223372036854775807 + 1 > 0 };"#,
+        )
+        .unwrap();
+        let (request, entities) = policy.request(admin(), Action::Infer).unwrap();
+        let alone = Authorizer::new().is_authorized(&request, &policy.policies, &entities);
+        assert_eq!(alone.decision(), Decision::Allow, "the trap is still there");
+        assert!(!policy.allows(admin(), Action::Infer));
+        assert!(policy.allows(admin(), Action::Explain), "the failing policy does not apply to this one");
+    }
+
+    #[test]
+    fn mistakes_stop_the_load() {
+        let refused = [
+            (r#"@id("x") permit (principal in Role::"amdin", action, resource);"#, "a misspelt role"),
+            (r#"@id("x") permit (principal == Service::"balancr", action, resource);"#, "a misspelt service"),
+            (r#"@id("x") permit (principal, action == Action::"infre", resource);"#, "a misspelt action"),
+            (r#"@id("x") permit (principal, action, resource) when { context.fresh };"#, "a misspelt attribute"),
+            (r#"@id("x") permit (principal == Service::"sla", action == Action::"infer", resource);"#, "never applies"),
+            (r#"permit (principal, action, resource);"#, "no @id"),
+            (r#"@id("") permit (principal, action, resource);"#, "an empty @id"),
+            (
+                r#"@id("x") permit (principal, action == Action::"infer", resource);
+                   @id("x") permit (principal, action == Action::"explain", resource);"#,
+                "one @id twice",
+            ),
+            (r#"@id("x") permit (principal == ?principal, action, resource);"#, "a template"),
+            (r#"@id("x") permit (principal, action, resource)"#, "no semicolon"),
+        ];
+        for (policies, why) in refused {
+            assert!(with(policies).is_err(), "{why} was accepted");
+        }
+        assert!(matches!(Policy::parse("entity", &[]), Err(PolicyError::Schema { .. })));
+        assert!(matches!(Policy::parse("entity User;", &[]), Err(PolicyError::MissingAction(_))));
+    }
+
+    #[test]
+    fn the_hash_changes_with_every_byte_and_its_place() {
+        let of = |files: &[(&str, &str)]| hash("s", files);
+        assert_ne!(of(&[("a", "x")]), of(&[("a", "y")]));
+        assert_ne!(of(&[("a", "xy"), ("b", "")]), of(&[("a", "x"), ("b", "y")]));
+        assert_eq!(Policy::embedded().unwrap().hash, Policy::embedded().unwrap().hash);
     }
 }

@@ -67,6 +67,18 @@ pub enum RoutesError {
 }
 
 /// Routes under construction. `S` is the state that handlers take.
+///
+/// ```
+/// # use {authz::{Action, Routes}, http::Method};
+/// Routes::<()>::new().route(Method::GET, "/health", Action::ReadHealth, async || "OK");
+/// ```
+///
+/// Without an action it does not compile:
+///
+/// ```compile_fail
+/// # use {authz::{Action, Routes}, http::Method};
+/// Routes::<()>::new().route(Method::GET, "/health", async || "OK");
+/// ```
 pub struct Routes<S> {
     mounts: Vec<Mount<S>>,
     error: Option<RoutesError>,
@@ -74,8 +86,11 @@ pub struct Routes<S> {
 
 struct Mount<S> {
     declared: Vec<Declared>,
-    handler: Box<dyn FnOnce(&S) -> MethodRouter<S> + Send>,
+    handler: MakeHandler<S>,
 }
+
+/// Gets the state only when the router is built, so that a table needs none.
+type MakeHandler<S> = Box<dyn FnOnce(&S) -> MethodRouter<S>>;
 
 // === impl Routes ===
 
@@ -133,7 +148,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         caller: Caller,
         service: &str,
         methods: &[(&str, Action)],
-        make: impl FnOnce(&S) -> T + Send + 'static,
+        make: impl FnOnce(&S) -> T + 'static,
     ) -> Self
     where
         T: Service<Request, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -165,7 +180,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.mounts.iter().flat_map(|mount| mount.declared.iter().cloned()).collect()
     }
 
-    /// The router: each route behind the guard, everything else not found.
+    /// The router: each route behind the guard, everything else not found. Panics, as axum does, if two paths differ only
+    /// in the names of their parameters.
     pub fn build(self, guard: &Arc<Guard>, state: S) -> Result<Router, RoutesError> {
         if let Some(error) = self.error {
             return Err(error);
