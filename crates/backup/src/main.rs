@@ -1,0 +1,3 @@
+//! `rampart-backup`
+
+fn main() {}
