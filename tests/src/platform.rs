@@ -9,11 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use http::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::request::{Protocol, Server};
+use crate::request::{Protocol, Server, Template};
 
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
@@ -118,6 +120,59 @@ impl Platform {
     pub fn token(&self, role: &str) -> anyhow::Result<String> {
         let path = self.state.tokens.get(role).with_context(|| format!("no token for {role}"))?;
         Ok(fs::read_to_string(path)?.trim().to_owned())
+    }
+
+    /// One call through the front door on a connection of its own: the status, and the body if it is JSON.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let template = Template::json(method, path, token, body)?;
+        let answer = self.front(Protocol::Http1)?.connect().await?.call(&template).await?;
+        Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
+    }
+
+    /// Makes a machine account with these roles and logs it in: its id and an access token.
+    ///
+    /// # Errors
+    /// The platform refused.
+    pub async fn account(&self, name: &str, roles: &[&str]) -> anyhow::Result<(String, String)> {
+        let admin = self.token("admin")?;
+        let user = json!({ "name": name, "kind": "machine", "tenant": "default", "roles": roles });
+        let (status, made) = self.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await?;
+        ensure!(status.is_success(), "making {name}: {status} {made}");
+        let secret = made.get("client_secret").and_then(Value::as_str).context("no client_secret")?;
+        let id = made.pointer("/user/id").or(made.get("id")).and_then(Value::as_str).context("no id")?;
+        let grant = json!({ "grant_type": "client_credentials", "client_id": name, "client_secret": secret });
+        let (status, body) = self.call(Method::POST, "/api/auth/token", None, Some(&grant)).await?;
+        ensure!(status.is_success(), "logging {name} in: {status} {body}");
+        let token = body.get("access_token").and_then(Value::as_str).context("no access_token")?;
+        Ok((id.to_owned(), token.to_owned()))
+    }
+
+    /// How many serving replicas the balancer calls healthy.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn healthy_backends(&self) -> anyhow::Result<u64> {
+        let (_, status) = self.call(Method::GET, "/api/loadbalancer/status", None, None).await?;
+        status.get("healthy_backends").and_then(Value::as_u64).context("no healthy_backends")
+    }
+
+    /// A prediction with one row of the forest's golden example.
+    ///
+    /// # Errors
+    /// The example file is not there.
+    pub fn prediction(&self, token: &str) -> anyhow::Result<Template> {
+        let request = fs::read(self.state.data.join("example-request.json"))?;
+        Template::json(Method::POST, "/v2/models/breast-cancer-forest/infer", Some(token), request)
     }
 
     /// A secret that the platform made: `secrets/<service>/<name>`.
