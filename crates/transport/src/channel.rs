@@ -1,4 +1,7 @@
 //! The one way to call.
+//!
+//! Not tonic's own channel: that one fails a call which comes upon a connection that the server has just asked to end.
+//! Here such a call, which was never sent, goes over a new connection; so retirements and renewals cost no call.
 
 use std::{
     sync::{
@@ -9,19 +12,29 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri};
-use identity::Identity;
-use serde::Deserialize;
-use tonic::{
-    body::Body,
-    transport::{Endpoint, channel::ResponseFuture},
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
+use http::{Request, Response, Uri, uri::PathAndQuery};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use identity::Identity;
+use parking_lot::Mutex;
+use problem::Chain;
+use serde::Deserialize;
+use tonic::{Status, body::Body};
 use tower::Service;
 
-use crate::{connector::Connector, metrics};
+use crate::{
+    connector::{ConnectError, Connector},
+    deadline, metrics,
+};
 
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many connections one call may come upon that are just ending.
+const CONNECTIONS_MAX: usize = 4;
 
 /// Where another service of ours is to be found.
 #[derive(Clone, Debug, Deserialize)]
@@ -31,55 +44,158 @@ pub struct UpstreamConfig {
     pub addresses: Vec<String>,
 }
 
-/// A gRPC channel to a service of ours. Cloning is cheap and shares the connection.
-#[derive(Clone, Debug)]
+/// A gRPC channel to a service of ours. Cloning is cheap and shares the connection. Calls carry the current trace.
+#[derive(Clone)]
 pub struct Channel {
-    inner: tonic::transport::Channel,
+    upstream: Arc<Upstream>,
 }
+
+struct Upstream {
+    service: String,
+    authority: Option<http::uri::Authority>,
+    connector: Connector,
+    http2: http2::Builder<TokioExecutor>,
+    /// The newest connection, be it in the making, in use or broken.
+    newest: Mutex<Option<Connecting>>,
+}
+
+type Sender = http2::SendRequest<Body>;
+/// Many calls may wait for one connection, and all of them get its failure too.
+type Connecting = Shared<BoxFuture<'static, Result<Sender, Arc<ConnectError>>>>;
 
 /// A channel to a service by any of its addresses: mutual TLS, connected at the first call, and again when it breaks.
 ///
 /// A connection goes to the first address that answers, beginning with another one each time, so that a replica which is
 /// down or frozen costs no more than a moment. A broken connection is noticed within three seconds even if nothing is
-/// sent. Calls have no deadline unless the caller sets one, and every caller should.
+/// sent. Calls have no deadline unless the caller sets one, and every caller should: `tonic::Request::set_timeout` bounds
+/// the time to the head of the answer, `tokio::time::timeout` around the call bounds all of it.
 ///
-/// Must be called within a tokio runtime.
+/// Whatever goes wrong on the way is `UNAVAILABLE`, with the address and the cause in the message.
+///
+/// Calls must be made within a tokio runtime.
 pub fn channel(identity: &Arc<Identity>, service: &str, addresses: &[String]) -> Channel {
     // Channels begin with different addresses too, so that the clients of one process are spread over the replicas.
     static CHANNELS: AtomicUsize = AtomicUsize::new(0);
     let first = CHANNELS.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as usize);
     metrics::describe_channel(service);
-    let connector = Connector::new(service, addresses, identity.client_config(service), first);
-    let endpoint = Endpoint::from(service_uri(service))
-        .http2_keep_alive_interval(PING_INTERVAL)
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
-    Channel { inner: tonic::transport::Channel::new(connector, endpoint) }
-}
-
-/// What requests carry as scheme and authority. A name that makes no URI makes no certificate's name either: the
-/// connector refuses it.
-fn service_uri(service: &str) -> Uri {
-    Uri::builder()
-        .scheme("https")
-        .authority(identity::dns_name(service))
-        .path_and_query("/")
-        .build()
-        .unwrap_or_else(|_| Uri::from_static("https://invalid"))
+    let upstream = Upstream {
+        service: service.to_owned(),
+        // A name that makes no authority makes no certificate's name either, and the connector says so.
+        authority: identity::dns_name(service).parse().ok(),
+        connector: Connector::new(service, addresses, identity.client_config(service), first),
+        http2,
+        newest: Mutex::new(None),
+    };
+    Channel { upstream: Arc::new(upstream) }
 }
 
 // === impl Channel ===
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<Body>;
-    type Error = tonic::transport::Error;
-    type Future = ResponseFuture;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.inner.call(request)
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        telemetry::inject(request.headers_mut());
+        let deadline = deadline::of(request.headers());
+        let upstream = self.upstream.clone();
+        let call = async move { upstream.send(request).await };
+        match deadline {
+            None => call.boxed(),
+            Some(deadline) => async move {
+                let expired = |_| Status::deadline_exceeded(format!("no answer within {deadline:?}"));
+                tokio::time::timeout(deadline, call).await.unwrap_or_else(|elapsed| Err(expired(elapsed)))
+            }
+            .boxed(),
+        }
     }
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("service", &self.upstream.service).finish_non_exhaustive()
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        self.address(&mut request);
+        for _ in 0..CONNECTIONS_MAX {
+            let connecting = self.connection();
+            let mut sender = connecting.await.map_err(|error| unavailable(error.as_ref()))?;
+            let mut failure = match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response.map(Body::new)),
+                Err(failure) => failure,
+            };
+            match failure.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(self.lost(&failure.into_error())),
+            }
+        }
+        Err(Status::unavailable(format!("{} ended {CONNECTIONS_MAX} connections before a call", self.service)))
+    }
+
+    /// HTTP/2 wants scheme and authority, and generated clients know only the path.
+    fn address(&self, request: &mut Request<Body>) {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(http::uri::Scheme::HTTPS);
+        parts.authority = self.authority.clone();
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    }
+
+    /// The newest connection if it may still be of use, otherwise a new one.
+    fn connection(self: &Arc<Self>) -> Connecting {
+        let mut newest = self.newest.lock();
+        if let Some(connecting) = newest.as_ref().filter(|connecting| is_of_use(connecting)) {
+            return connecting.clone();
+        }
+        let upstream = self.clone();
+        // A task of its own: a caller that gives up must not leave a half-made connection to the next.
+        let made = tokio::spawn(async move { upstream.connect().await });
+        let connecting = async move { made.await.unwrap_or_else(|_| Err(ConnectError::Interrupted)).map_err(Arc::new) };
+        newest.insert(connecting.boxed().shared()).clone()
+    }
+
+    async fn connect(&self) -> Result<Sender, ConnectError> {
+        let stream = self.connector.connect().await?;
+        let (sender, connection) = self.http2.handshake(stream).await.map_err(ConnectError::Http)?;
+        let service = self.service.clone();
+        // Ends when the channel is dropped or the peer closes; broken peers are found by pings.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(service, error = %Chain(&error), "connection broke");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn lost(&self, error: &hyper::Error) -> Status {
+        Status::unavailable(format!("connection to {} was lost: {}", self.service, Chain(error)))
+    }
+}
+
+fn is_of_use(connecting: &Connecting) -> bool {
+    match connecting.peek() {
+        None => true,
+        Some(Ok(sender)) => sender.is_ready(),
+        Some(Err(_)) => false,
+    }
+}
+
+fn unavailable(error: &ConnectError) -> Status {
+    Status::unavailable(Chain(error).to_string())
 }

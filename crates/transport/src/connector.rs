@@ -2,22 +2,18 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tower::Service;
 
 use crate::metrics::{self, Connect};
 
@@ -28,12 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const HEAD_START: Duration = Duration::from_millis(200);
 
 /// Connects to the first address that completes a handshake, starting with another one each time.
-#[derive(Clone)]
 pub(crate) struct Connector {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
     service: String,
     addresses: Vec<String>,
     server_name: Option<ServerName<'static>>,
@@ -43,7 +34,7 @@ struct Shared {
 
 /// Why a service could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// No address was configured.
     #[error("no address is known for {0}")]
     NoAddress(String),
@@ -60,6 +51,12 @@ pub enum ConnectError {
         /// Why.
         source: io::Error,
     },
+    /// HTTP/2 failed before the first call.
+    #[error("connection ended at once")]
+    Http(#[source] hyper::Error),
+    /// The runtime is going down.
+    #[error("connecting was interrupted")]
+    Interrupted,
 }
 
 type Connection = TokioIo<TlsStream<TcpStream>>;
@@ -68,38 +65,16 @@ type Connection = TokioIo<TlsStream<TcpStream>>;
 
 impl Connector {
     pub(crate) fn new(service: &str, addresses: &[String], config: Arc<rustls::ClientConfig>, first: usize) -> Self {
-        let server_name = ServerName::try_from(identity::dns_name(service)).ok();
-        let shared = Shared {
+        Self {
             service: service.to_owned(),
             addresses: addresses.to_vec(),
-            server_name,
+            server_name: ServerName::try_from(identity::dns_name(service)).ok(),
             tls: TlsConnector::from(config),
             first: AtomicUsize::new(first),
-        };
-        Self { shared: Arc::new(shared) }
-    }
-}
-
-impl Service<Uri> for Connector {
-    type Response = Connection;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Connection, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
+        }
     }
 
-    /// The address in the URI is not asked: it only names the service.
-    fn call(&mut self, _uri: Uri) -> Self::Future {
-        let shared = self.shared.clone();
-        Box::pin(async move { shared.connect().await })
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    async fn connect(&self) -> Result<Connection, ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<Connection, ConnectError> {
         let Some(server_name) = &self.server_name else {
             return Err(ConnectError::Service(self.service.clone()));
         };

@@ -4,6 +4,7 @@ mod body;
 mod channel;
 mod connection;
 mod connector;
+mod deadline;
 mod error;
 mod handler;
 mod limits;
@@ -12,7 +13,6 @@ mod opening;
 mod server;
 
 pub use channel::{Channel, UpstreamConfig, channel};
-pub use connector::ConnectError;
 pub use error::TransportError;
 pub use limits::Limits;
 pub use server::{ListenConfig, Server};
