@@ -1,1 +1,16 @@
-//! service
+#![doc = include_str!("../README.md")]
+
+mod admin;
+mod config;
+mod lifecycle;
+mod readiness;
+mod run;
+mod signals;
+
+pub use config::{Common, ConfigError, Configuration, Fault, load};
+pub use lifecycle::Lifecycle;
+pub use readiness::{Latch, Readiness};
+pub use run::run;
+
+/// Any error, on its way to the log.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -10,7 +10,8 @@ mod setup;
 mod trace;
 
 pub use config::{LogFormat, TelemetryConfig};
+pub use export::Collector;
 pub use http_layer::{HttpLayer, HttpService, ResponseFuture, http_layer};
 pub use prometheus::{LATENCY_BUCKETS_S, MetricsHandle};
-pub use setup::{Telemetry, TelemetryError, init};
+pub use setup::{Telemetry, TelemetryError, init, install_recorder};
 pub use trace::{Trace, inject};

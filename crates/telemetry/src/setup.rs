@@ -4,17 +4,15 @@ use std::io;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::BuildError;
-use opentelemetry_otlp::ExporterBuildError;
-use tonic::transport::Channel;
 use tracing::Level;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, TelemetryConfig};
-use crate::export::Export;
+use crate::export::{Collector, Export};
 use crate::log_line::LogLine;
 use crate::prometheus::{self, MetricsHandle};
 use crate::trace;
@@ -22,9 +20,8 @@ use crate::trace;
 /// The service's name, which is part of the names of its request metrics.
 static SERVICE: OnceLock<&'static str> = OnceLock::new();
 
-/// What was set up. Keep it until the end and call [`shutdown`](Self::shutdown) there.
+/// Logs and traces of this process. Keep it until the end and call [`shutdown`](Self::shutdown) there.
 pub struct Telemetry {
-    metrics: MetricsHandle,
     export: Option<Export>,
 }
 
@@ -40,23 +37,25 @@ pub enum TelemetryError {
     /// A subscriber is installed already.
     #[error("cannot install the log subscriber")]
     Subscriber(#[from] tracing_subscriber::util::TryInitError),
-    /// The OTLP exporter cannot be made.
-    #[error("cannot export traces")]
-    Export(#[from] ExporterBuildError),
 }
 
-/// Sets up logs, traces and metrics of this process. `collector` is the mTLS channel to the OTLP collector, when one is
-/// configured; must be called inside a Tokio runtime then.
+/// Installs the metrics recorder of this process. Comes first: what is described or set before it is lost.
+pub fn install_recorder(service: &'static str) -> Result<MetricsHandle, TelemetryError> {
+    let metrics = prometheus::install(service)?;
+    let _first = SERVICE.set(service);
+    Ok(metrics)
+}
+
+/// Sets up logs and traces of this process. `collector` is where spans go, when one is configured; must be called
+/// inside a Tokio runtime then.
 pub fn init(
     service: &'static str,
     instance: &str,
     config: &TelemetryConfig,
-    collector: Option<Channel>,
+    collector: Option<Collector>,
 ) -> Result<Telemetry, TelemetryError> {
     let filter = EnvFilter::builder().parse(&config.log_filter)?;
-    let export =
-        collector.map(|channel| Export::start(channel, service, instance, config.trace_sample_ratio)).transpose()?;
-    let metrics = prometheus::install(service)?;
+    let export = collector.map(|collector| Export::start(collector, service, instance, config.trace_sample_ratio));
 
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match config.log_format {
@@ -66,17 +65,16 @@ pub fn init(
     // Only spans of requests and jobs go to the collector; events stay in the log, which has the trace's id.
     let spans = export.as_ref().map(|export| {
         let is_own_span = filter_fn(|metadata| metadata.is_span() && *metadata.level() <= Level::INFO);
-        tracing_opentelemetry::layer().with_tracer(export.tracer()).with_filter(is_own_span.or(filter_fn(|_| false)))
+        tracing_opentelemetry::layer().with_tracer(export.tracer()).with_filter(is_own_span)
     });
     tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
 
     trace::set_exporting(export.is_some());
-    let _first = SERVICE.set(service);
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Telemetry { metrics, export })
+    Ok(Telemetry { export })
 }
 
-/// The service's name; before `init` (in a test) there is none.
+/// The service's name; before `install_recorder` (in a test) there is none.
 pub(crate) fn service_name() -> &'static str {
     SERVICE.get().copied().unwrap_or("unnamed")
 }
@@ -91,11 +89,6 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
 // === impl Telemetry ===
 
 impl Telemetry {
-    /// Reads the metrics.
-    pub fn metrics(&self) -> MetricsHandle {
-        self.metrics.clone()
-    }
-
     /// Sends the last spans; blocks for at most three seconds.
     pub fn shutdown(self) {
         if let Some(export) = self.export {
