@@ -1,0 +1,137 @@
+//! The configuration, one structure for each section of `config/default.toml`, where every key is explained.
+
+use std::{path::PathBuf, time::Duration};
+
+use identity::IdentityConfig;
+use serde::Deserialize;
+use service::{Common, Configuration, Fault};
+use telemetry::TelemetryConfig;
+use transport::ListenConfig;
+
+use crate::{app::RequestLimits, engine::EngineConfig, repository::ProbeLimits};
+
+/// The embedded defaults.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+const WORKERS_MAX: usize = 256;
+const QUEUE_MAX: usize = 65_536;
+const BODY_BYTES_MAX: usize = 1 << 30;
+const TIMEOUT_MS_MAX: u64 = 600_000;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub(crate) listen: ListenConfig,
+    pub(crate) admin: ListenConfig,
+    pub(crate) identity: IdentityConfig,
+    pub(crate) telemetry: TelemetryConfig,
+    pub(crate) gateway: GatewayConfig,
+    pub(crate) models: ModelsConfig,
+    pub(crate) onnxruntime: EngineConfig,
+    pub(crate) inference: InferenceConfig,
+    pub(crate) probe: ProbeLimits,
+}
+
+/// Where the keys of passports come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GatewayConfig {
+    pub(crate) addresses: Vec<String>,
+}
+
+/// Which models there are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelsConfig {
+    pub(crate) directory: PathBuf,
+    pub(crate) file_bytes_max: u64,
+}
+
+/// What a prediction may take.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InferenceConfig {
+    workers: usize,
+    pub(crate) queue_max: usize,
+    pub(crate) body_bytes_max: usize,
+    timeout_ms: u64,
+}
+
+// === impl Config ===
+
+impl Configuration for Config {
+    fn common(&self) -> Common<'_> {
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut demand = |holds: bool, path: &str, message: &str| {
+            if !holds {
+                faults.push(Fault::new(path, message));
+            }
+        };
+        let (inference, probe) = (&self.inference, &self.probe);
+        demand(
+            !self.gateway.addresses.is_empty(),
+            "gateway.addresses",
+            "needs at least one host:port to fetch passport keys from",
+        );
+        demand(
+            self.onnxruntime.library.is_absolute(),
+            "onnxruntime.library",
+            "must be the absolute path of libonnxruntime.so",
+        );
+        demand(self.models.file_bytes_max > 0, "models.file_bytes_max", "must be at least 1");
+        demand(inference.workers <= WORKERS_MAX, "inference.workers", "must be at most 256");
+        demand((1..=QUEUE_MAX).contains(&inference.queue_max), "inference.queue_max", "must be from 1 to 65536");
+        demand(
+            (1..=BODY_BYTES_MAX).contains(&inference.body_bytes_max),
+            "inference.body_bytes_max",
+            "must be from 1 to 1 GiB",
+        );
+        demand(
+            (1..=TIMEOUT_MS_MAX).contains(&inference.timeout_ms),
+            "inference.timeout_ms",
+            "must be from 1 to 600000",
+        );
+        demand(
+            probe.memory_bytes_max >= 64 << 20,
+            "probe.memory_bytes_max",
+            "must be at least 64 MiB, or ONNX Runtime itself has no room",
+        );
+        demand(probe.cpu_s_max > 0, "probe.cpu_s_max", "must be at least 1");
+        demand(probe.wall_s_max > 0, "probe.wall_s_max", "must be at least 1");
+        faults
+    }
+}
+
+// === impl InferenceConfig ===
+
+impl InferenceConfig {
+    /// Sessions and threads for each model version.
+    pub(crate) fn workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            workers => workers,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> RequestLimits {
+        RequestLimits { body_bytes_max: self.body_bytes_max, timeout_max: Duration::from_millis(self.timeout_ms) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_parse_and_say_what_is_missing() {
+        let config: Config = toml::from_str(DEFAULTS).unwrap();
+        let faults: Vec<String> = config.validate().iter().map(ToString::to_string).collect();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("gateway.addresses:") && faults[1].starts_with("onnxruntime.library:"));
+    }
+}

@@ -1,0 +1,137 @@
+//! One prediction, whatever protocol it came by: the inputs put in order, the deadline, the computation, the counts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use problem::{Kind, Problem};
+
+use crate::{
+    metrics::{Outcome, Stage},
+    model::Model,
+    signature::{Signature, TensorSpec},
+    tensor::Tensor,
+};
+
+/// What a caller wants computed, checked against the signature.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// One for each input of the signature, in its order.
+    pub(crate) inputs: Vec<Tensor>,
+    /// Positions in the signature's outputs, in the caller's order.
+    pub(crate) wanted: Vec<usize>,
+    /// The time the caller gives it, counted from the arrival.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Puts the inputs of a call in the signature's order.
+pub(crate) struct Inputs<'s> {
+    signature: &'s Signature,
+    slots: Vec<Option<Tensor>>,
+}
+
+/// A prediction being measured. Whatever happens to it is counted once, also when its caller goes away.
+pub(crate) struct Measured {
+    model: Arc<Model>,
+    arrived: Instant,
+    mark: Instant,
+    outcome: Outcome,
+}
+
+// === impl Inputs ===
+
+impl<'s> Inputs<'s> {
+    pub(crate) fn new(signature: &'s Signature) -> Self {
+        Self { signature, slots: vec![None; signature.inputs.len()] }
+    }
+
+    /// Takes the tensor for an input; `field` is where the caller wrote it.
+    pub(crate) fn put(&mut self, name: &str, tensor: Tensor, field: &str) -> Result<(), Problem> {
+        let unknown = || unknown(name, "input", &self.signature.inputs, field);
+        let (position, spec) = self.signature.input(name).ok_or_else(unknown)?;
+        spec.admit(tensor.datatype().as_str(), tensor.shape(), field)?;
+        let slot = self.slots.get_mut(position).ok_or_else(unknown)?;
+        if slot.is_some() {
+            return Err(
+                Problem::new(Kind::InvalidArgument, format!("{name:?} is given twice")).field(format!("{field}.name"))
+            );
+        }
+        *slot = Some(tensor);
+        Ok(())
+    }
+
+    /// All inputs, or which is missing.
+    pub(crate) fn finish(self) -> Result<Vec<Tensor>, Problem> {
+        let missing = |position: usize| {
+            let name = self.signature.inputs.get(position).map_or("", |spec| &spec.name);
+            Problem::new(Kind::InvalidArgument, format!("the input {name:?} is missing")).field("inputs")
+        };
+        self.slots.into_iter().enumerate().map(|(position, slot)| slot.ok_or_else(|| missing(position))).collect()
+    }
+}
+
+/// The position of a requested output; `field` is where the caller wrote it.
+pub(crate) fn wanted_output(signature: &Signature, name: &str, field: &str) -> Result<usize, Problem> {
+    let found = signature.output(name).map(|(position, _)| position);
+    found.ok_or_else(|| unknown(name, "output", &signature.outputs, field))
+}
+
+fn unknown(name: &str, what: &str, specs: &[TensorSpec], field: &str) -> Problem {
+    let known: Vec<&str> = specs.iter().map(|spec| &*spec.name).collect();
+    let shown: String = name.chars().take(64).collect();
+    let detail = format!("the model has no {what} {shown:?}; it has {}", known.join(", "));
+    Problem::new(Kind::InvalidArgument, detail).field(format!("{field}.name"))
+}
+
+// === impl Measured ===
+
+impl Measured {
+    /// A prediction arrived; its body is there and nothing was read of it yet.
+    pub(crate) fn start(model: Arc<Model>, arrived: Instant) -> Self {
+        Self { model, arrived, mark: Instant::now(), outcome: Outcome::Cancelled }
+    }
+
+    /// Reading the request is done: computes it before the deadline, which is at most `timeout_max` after the arrival.
+    pub(crate) async fn compute(&mut self, call: Call, timeout_max: Duration) -> Result<Vec<Tensor>, Problem> {
+        let decode = self.mark.elapsed();
+        let timeout = call.timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max));
+        let rows = call.inputs.first().map_or(1, Tensor::rows);
+        let computed = self.model.compute(call.inputs, call.wanted, self.arrived + timeout).await;
+        self.mark = Instant::now();
+        let (outputs, timings) = computed?;
+        let (statistics, metrics) = (&self.model.statistics, &self.model.metrics);
+        metrics.record_stage(Stage::Decode, decode);
+        metrics.record_stage(Stage::Queue, timings.queue);
+        metrics.record_stage(Stage::Compute, timings.compute);
+        metrics.record_rows(rows);
+        statistics.compute_input.add(decode + timings.copy);
+        statistics.queue.add(timings.queue);
+        statistics.compute_infer.add(timings.compute);
+        statistics.computed(rows);
+        Ok(outputs)
+    }
+
+    /// The answer is written, or what is wrong.
+    pub(crate) fn finish<T>(mut self, answer: Result<T, Problem>) -> Result<T, Problem> {
+        self.outcome = match &answer {
+            Ok(_) => {
+                let encode = self.mark.elapsed();
+                self.model.metrics.record_stage(Stage::Encode, encode);
+                self.model.statistics.compute_output.add(encode);
+                Outcome::Ok
+            }
+            Err(problem) => Outcome::of(problem.kind()),
+        };
+        answer
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let took = self.arrived.elapsed();
+        self.model.metrics.record(self.outcome, took);
+        let statistics = &self.model.statistics;
+        if self.outcome == Outcome::Ok { &statistics.success } else { &statistics.fail }.add(took);
+    }
+}

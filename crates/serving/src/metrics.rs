@@ -1,0 +1,220 @@
+//! Every metric of this service, by name. Those of HTTP, TLS and the process come from the kit.
+//!
+//! Labels are bounded: models and versions by the repository's limits, everything else by closed enums. All series of a
+//! model exist, at zero, from the moment it serves.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use problem::Kind;
+
+use crate::{
+    model::ModelIdentity,
+    repository::{ModelName, Reason, Version},
+};
+
+const PREDICTIONS: &str = "ml_predictions_total";
+const PREDICTION_DURATION: &str = "ml_prediction_duration_seconds";
+const PREDICTION_STAGE: &str = "ml_prediction_stage_duration_seconds";
+const BATCH_SIZE: &str = "ml_prediction_batch_size";
+const QUEUE_DEPTH: &str = "ml_serving_queue_depth";
+const QUEUE_CAPACITY: &str = "ml_serving_queue_capacity";
+const DEADLINE_EXCEEDED: &str = "ml_serving_deadline_exceeded_total";
+const PANICS: &str = "ml_serving_panics_total";
+const MODELS_LOADED: &str = "ml_serving_models_loaded";
+const MODEL_INFO: &str = "ml_model_info";
+const MODEL_READY: &str = "ml_model_ready";
+const MODEL_FILE: &str = "ml_model_file_bytes";
+const MODEL_LOADED_AT: &str = "ml_model_loaded_timestamp_seconds";
+const LOAD_DURATION: &str = "ml_model_load_duration_seconds";
+const LOAD_FAILURES: &str = "ml_model_load_failures_total";
+
+/// How a prediction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    Error,
+    ClientError,
+    Shed,
+    Timeout,
+    /// The caller went away.
+    Cancelled,
+}
+
+/// Where the time of a prediction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Decode,
+    Queue,
+    Compute,
+    Encode,
+}
+
+/// The series of one model version.
+pub(crate) struct ModelMetrics {
+    pub(crate) queue_depth: Gauge,
+    pub(crate) panics: Counter,
+    outcomes: [Counter; Outcome::ALL.len()],
+    duration: Histogram,
+    stages: [Histogram; Stage::ALL.len()],
+    expired: [Counter; 2],
+    batch_size: Histogram,
+}
+
+/// Says what each metric is. Once, before anything is counted.
+pub(crate) fn describe() {
+    describe_counter!(PREDICTIONS, Unit::Count, "Predictions answered, by model, version and outcome.");
+    describe_histogram!(
+        PREDICTION_DURATION,
+        Unit::Seconds,
+        "A prediction from the first byte of its body to its answer."
+    );
+    describe_histogram!(
+        PREDICTION_STAGE,
+        Unit::Seconds,
+        "Where a prediction's time went: decode, queue, compute, encode."
+    );
+    describe_histogram!(BATCH_SIZE, Unit::Count, "Rows of a prediction.");
+    describe_gauge!(QUEUE_DEPTH, Unit::Count, "Calls that wait for a worker.");
+    describe_gauge!(QUEUE_CAPACITY, Unit::Count, "Calls that may wait for a worker.");
+    describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
+    describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
+    describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
+    describe_gauge!(MODEL_INFO, Unit::Count, "Always 1; the labels say what was loaded.");
+    describe_gauge!(MODEL_READY, Unit::Count, "Whether a model version serves.");
+    describe_gauge!(MODEL_FILE, Unit::Bytes, "Size of the model file that serves.");
+    describe_gauge!(MODEL_LOADED_AT, Unit::Seconds, "When the model version was loaded.");
+    describe_histogram!(LOAD_DURATION, Unit::Seconds, "Reading, probing and loading a model version that serves then.");
+    describe_counter!(LOAD_FAILURES, Unit::Count, "Model versions that were refused, by reason.");
+    counter!(PANICS).absolute(0);
+    gauge!(MODELS_LOADED).set(0.0);
+}
+
+/// Whether a version serves.
+pub(crate) fn set_model_ready(name: &ModelName, version: Version, ready: bool) {
+    gauge!(MODEL_READY, "model" => name.to_string(), "version" => version.to_string()).set(f64::from(u8::from(ready)));
+}
+
+/// How many versions serve.
+pub(crate) fn set_models_loaded(count: usize) {
+    gauge!(MODELS_LOADED).set(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
+/// A version was loaded.
+pub(crate) fn record_load(name: &ModelName, took: Duration) {
+    histogram!(LOAD_DURATION, "model" => name.to_string()).record(took);
+}
+
+/// A version was refused.
+pub(crate) fn count_load_failure(name: &ModelName, reason: Reason) {
+    for each in Reason::ALL {
+        counter!(LOAD_FAILURES, "model" => name.to_string(), "reason" => each.as_str())
+            .increment(u64::from(each == reason));
+    }
+}
+
+// === impl ModelMetrics ===
+
+impl ModelMetrics {
+    /// Makes every series of a version, at zero where it is new.
+    pub(crate) fn register(identity: &ModelIdentity, queue_max: usize) -> Self {
+        let (model, version) = (identity.name.to_string(), identity.version.to_string());
+        let file_bytes = u32::try_from(identity.file_bytes).map_or(f64::MAX, f64::from);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        gauge!(MODEL_INFO, "model" => model.clone(), "version" => version.clone(), "framework" => "onnx").set(1.0);
+        gauge!(MODEL_FILE, "model" => model.clone(), "version" => version.clone()).set(file_bytes);
+        gauge!(MODEL_LOADED_AT, "model" => model.clone(), "version" => version.clone()).set(now.as_secs_f64());
+        gauge!(QUEUE_CAPACITY, "model" => model.clone(), "version" => version.clone())
+            .set(u32::try_from(queue_max).unwrap_or(u32::MAX));
+        for reason in Reason::ALL {
+            counter!(LOAD_FAILURES, "model" => model.clone(), "reason" => reason.as_str()).increment(0);
+        }
+        let outcome = |outcome: Outcome| counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome.as_str());
+        let stage = |stage: Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => stage.as_str());
+        let expired = |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => stage.as_str());
+        let metrics = Self {
+            queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
+            panics: counter!(PANICS),
+            outcomes: Outcome::ALL.map(outcome),
+            duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
+            stages: Stage::ALL.map(stage),
+            expired: [Stage::Queue, Stage::Compute].map(expired),
+            batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
+        };
+        metrics.outcomes.iter().chain(&metrics.expired).for_each(|counter| counter.increment(0));
+        metrics.queue_depth.increment(0.0);
+        metrics
+    }
+
+    pub(crate) fn record_stage(&self, stage: Stage, took: Duration) {
+        let [decode, queue, compute, encode] = &self.stages;
+        let histogram = match stage {
+            Stage::Decode => decode,
+            Stage::Queue => queue,
+            Stage::Compute => compute,
+            Stage::Encode => encode,
+        };
+        histogram.record(took);
+    }
+
+    pub(crate) fn record(&self, outcome: Outcome, took: Duration) {
+        let position = Outcome::ALL.iter().position(|each| *each == outcome).unwrap_or_default();
+        if let Some(counter) = self.outcomes.get(position) {
+            counter.increment(1);
+        }
+        self.duration.record(took);
+    }
+
+    pub(crate) fn record_rows(&self, rows: u64) {
+        self.batch_size.record(u32::try_from(rows).unwrap_or(u32::MAX));
+    }
+
+    /// A deadline passed in the queue or in the computation.
+    pub(crate) fn count_expired(&self, stage: Stage) {
+        let [queue, compute] = &self.expired;
+        if stage == Stage::Queue { queue } else { compute }.increment(1);
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const ALL: [Self; 6] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout, Self::Cancelled];
+
+    pub(crate) fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Internal => Self::Error,
+            Kind::Unavailable | Kind::ResourceExhausted => Self::Shed,
+            Kind::DeadlineExceeded => Self::Timeout,
+            _ => Self::ClientError,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::ClientError => "client_error",
+            Self::Shed => "shed",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    const ALL: [Self; 4] = [Self::Decode, Self::Queue, Self::Compute, Self::Encode];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Queue => "queue",
+            Self::Compute => "compute",
+            Self::Encode => "encode",
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The models of this replica: what is on disk, what serves, and why something does not.
+//!
+//! Invariants:
+//! - Callers see one snapshot, exchanged whole. A call keeps the model version it began with until it is answered.
+//! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
+//! - A load that fails in any part takes nothing out of service.
+//! - One change at a time; callers of `load` and `unload` wait for their turn, with a limit.
+//!
+//! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`.
+
+mod artifact;
+mod format;
+mod golden;
+mod loader;
+mod manifest;
+mod probe;
+mod snapshot;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use problem::{Kind, Problem};
+use tokio::sync::{Mutex, MutexGuard};
+
+pub(crate) use loader::Loader;
+pub(crate) use manifest::{ModelName, Version};
+pub(crate) use probe::{ProbeLimits, Prober};
+pub use probe::{SUBCOMMAND as PROBE_SUBCOMMAND, run_child as run_probe};
+pub(crate) use snapshot::{Entry, IndexRow, Snapshot};
+
+use crate::{metrics, model::Model};
+use manifest::Manifest;
+use snapshot::Slot;
+
+/// How long a change may wait for the one before it.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most models of one folder.
+const MODELS_MAX: usize = 256;
+
+/// Why a model or a version of it does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub(crate) struct LoadFault {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+}
+
+/// The kinds of [`LoadFault`], as metrics and logs know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reason {
+    /// `model.toml` is missing or wrong.
+    Manifest,
+    /// The model file cannot be read or is too large.
+    Artifact,
+    /// It is no ONNX model.
+    Format,
+    /// It is not the file whose digest was declared.
+    Digest,
+    /// ONNX Runtime refuses it.
+    Engine,
+    /// Its inputs and outputs are not the declared ones.
+    Signature,
+    /// It does not give its golden outputs, or has none.
+    Golden,
+    /// It took more time or memory than allowed, or the probing process died.
+    Limits,
+    /// Our own fault: no process, no thread.
+    Internal,
+}
+
+/// All models of one folder.
+pub(crate) struct Repository {
+    folder: PathBuf,
+    loader: Loader,
+    snapshot: ArcSwap<Snapshot>,
+    turn: Mutex<()>,
+}
+
+// === impl Repository ===
+
+impl Repository {
+    pub(crate) fn new(folder: PathBuf, loader: Loader) -> Self {
+        Self { folder, loader, snapshot: ArcSwap::default(), turn: Mutex::new(()) }
+    }
+
+    /// What serves now. Cheap enough for every request.
+    pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// The model version that a call means, by number, alias or, when empty, the default.
+    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
+        self.snapshot.load().resolve(name, version)
+    }
+
+    /// Loads every model of the folder; what does not load is told in the index. Fails when there is no folder.
+    pub(crate) async fn load_all(&self) -> Result<(), Problem> {
+        let _turn = self.take_turn().await?;
+        let names = self.folders().map_err(|error| {
+            Problem::new(Kind::InvalidArgument, format!("models.directory {}: {error}", self.folder.display()))
+        })?;
+        for name in names {
+            if let Err(problem) = self.load_in_turn(&name).await {
+                tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
+            }
+        }
+        self.change(|snapshot| snapshot.scanned = true);
+        Ok(())
+    }
+
+    /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it.
+    pub(crate) async fn load(&self, name: &str) -> Result<(), Problem> {
+        let name = known_name(name)?;
+        let _turn = self.take_turn().await?;
+        let is_known = self.snapshot.load().models.contains_key(&name) || self.folder.join(name.as_str()).is_dir();
+        if !is_known {
+            return Err(unknown_model(name.as_str()));
+        }
+        self.load_in_turn(&name).await
+    }
+
+    /// Takes a model out of service. Calls that have begun are still answered.
+    pub(crate) async fn unload(&self, name: &str) -> Result<(), Problem> {
+        let name = known_name(name)?;
+        let _turn = self.take_turn().await?;
+        let Some(entry) = self.snapshot.load().models.get(&name).cloned() else {
+            return Err(unknown_model(name.as_str()));
+        };
+        let entry = entry.unloaded();
+        self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        tracing::info!(model = %name, "model unloaded");
+        Ok(())
+    }
+
+    async fn take_turn(&self) -> Result<MutexGuard<'_, ()>, Problem> {
+        tokio::time::timeout(TURN_TIMEOUT, self.turn.lock())
+            .await
+            .map_err(|_| Problem::unavailable("another model is being loaded; try again"))
+    }
+
+    async fn load_in_turn(&self, name: &ModelName) -> Result<(), Problem> {
+        let old = self.snapshot.load().models.get(name).cloned().unwrap_or_default();
+        let manifest = match self.loader.read_manifest(self.folder.join(name.as_str())).await {
+            Ok(manifest) => manifest,
+            Err(fault) => {
+                metrics::count_load_failure(name, fault.reason);
+                let problem = refused(&[format!("{name}: {fault}")]);
+                let entry = old.with_manifest_fault(fault);
+                self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+                return Err(problem);
+            }
+        };
+        let versions = self.load_versions(&old, &manifest).await;
+        let faults: Vec<String> = versions
+            .iter()
+            .filter_map(|(version, slot)| Some(format!("{name} version {version}: {}", slot.fault.as_ref()?)))
+            .collect();
+        let entry = Entry::of(&manifest, versions, &old, !faults.is_empty());
+        self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        if faults.is_empty() { Ok(()) } else { Err(refused(&faults)) }
+    }
+
+    async fn load_versions(&self, old: &Entry, manifest: &Manifest) -> BTreeMap<Version, Slot> {
+        let mut versions = BTreeMap::new();
+        for (version, digest) in &manifest.versions {
+            let serving = old.versions.get(version).and_then(|slot| slot.serving.clone());
+            let folder = self.folder.join(manifest.name.as_str()).join(version.to_string());
+            let slot = match self.loader.load(manifest, *version, *digest, folder, serving.as_ref()).await {
+                Ok(model) => Slot { serving: Some(model), fault: None },
+                Err(fault) => {
+                    metrics::count_load_failure(&manifest.name, fault.reason);
+                    tracing::warn!(model = %manifest.name, %version, reason = ?fault.reason, %fault, kept = serving.is_some(), "model version refused");
+                    Slot { serving, fault: Some(fault) }
+                }
+            };
+            versions.insert(*version, slot);
+        }
+        versions
+    }
+
+    /// Exchanges the snapshot. Only ever called in turn, so no change is lost.
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        change(&mut snapshot);
+        snapshot.measure();
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    fn folders(&self) -> std::io::Result<Vec<ModelName>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if !entry.path().join("model.toml").is_file() {
+                continue;
+            }
+            match entry.file_name().to_str().and_then(ModelName::parse) {
+                Some(name) if names.len() < MODELS_MAX => names.push(name),
+                Some(name) => tracing::warn!(model = %name, max = MODELS_MAX, "model left out: too many models"),
+                None => {
+                    tracing::warn!(folder = %entry.path().display(), "model left out: its folder has no valid model name")
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+// === impl LoadFault, Reason ===
+
+impl LoadFault {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl Reason {
+    /// Every reason, for metrics that exist before they are needed.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Manifest,
+        Self::Artifact,
+        Self::Format,
+        Self::Digest,
+        Self::Engine,
+        Self::Signature,
+        Self::Golden,
+        Self::Limits,
+        Self::Internal,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Artifact => "artifact",
+            Self::Format => "format",
+            Self::Digest => "digest",
+            Self::Engine => "engine",
+            Self::Signature => "signature",
+            Self::Golden => "golden",
+            Self::Limits => "limits",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn known_name(name: &str) -> Result<ModelName, Problem> {
+    ModelName::parse(name).ok_or_else(|| unknown_model(name))
+}
+
+/// Nobody's name is echoed beyond what a name can be.
+fn unknown_model(name: &str) -> Problem {
+    let shown: String = name.chars().take(64).collect();
+    Problem::new(Kind::NotFound, format!("there is no model {shown:?}"))
+}
+
+fn refused(faults: &[String]) -> Problem {
+    Problem::new(Kind::Conflict, format!("not loaded, what served before serves on: {}", faults.join("; ")))
+}

@@ -1,0 +1,115 @@
+//! From a folder to a model that serves: read, probe in a child process, then build the sessions.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    LoadFault, Reason, artifact,
+    manifest::{Manifest, Version},
+    probe::{ProbeJob, Prober},
+};
+use crate::{
+    digest::Digest,
+    engine::{Engine, Pool, PoolLimits, Session},
+    metrics::{self, ModelMetrics},
+    model::{Model, ModelIdentity},
+    signature::Signature,
+};
+
+/// Everything that a load needs to know.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    pub(crate) engine: Engine,
+    pub(crate) prober: Prober,
+    /// Sessions and threads for each model version.
+    pub(crate) workers: usize,
+    pub(crate) queue_max: usize,
+    pub(crate) file_bytes_max: u64,
+}
+
+// === impl Loader ===
+
+impl Loader {
+    /// Reads the declaration of a model folder.
+    pub(super) async fn read_manifest(&self, folder: PathBuf) -> Result<Manifest, LoadFault> {
+        blocking(move || Manifest::read(&folder)).await
+    }
+
+    /// Proves a version and takes it into memory. If the very same file serves already, it is proved by its digest.
+    pub(super) async fn load(
+        &self,
+        manifest: &Manifest,
+        version: Version,
+        declared: Digest,
+        folder: PathBuf,
+        serving: Option<&Arc<Model>>,
+    ) -> Result<Arc<Model>, LoadFault> {
+        let started = Instant::now();
+        let bytes_max = self.file_bytes_max;
+        let read = {
+            let folder = folder.clone();
+            blocking(move || artifact::read(&folder, declared, bytes_max))
+        };
+        let bytes = read.await?;
+        if let Some(serving) = serving
+            && serving.is_same(declared, &manifest.signature)
+        {
+            return Ok(Arc::clone(serving));
+        }
+        self.prober.probe(&self.job(manifest, declared, &folder)).await?;
+        let identity =
+            ModelIdentity { name: manifest.name.clone(), version, digest: declared, file_bytes: bytes.len() as u64 };
+        let (loader, signature) = (self.clone(), manifest.signature.clone());
+        let model = blocking(move || loader.build(identity, &signature, &bytes)).await?;
+        let took = started.elapsed();
+        metrics::record_load(&manifest.name, took);
+        tracing::info!(model = %manifest.name, %version, digest = %declared, ms = took.as_millis(), "model version serves");
+        Ok(Arc::new(model))
+    }
+
+    fn job(&self, manifest: &Manifest, digest: Digest, folder: &Path) -> ProbeJob {
+        ProbeJob {
+            library: self.prober.engine.clone(),
+            folder: folder.to_owned(),
+            digest,
+            signature: manifest.signature.clone(),
+            file_bytes_max: self.file_bytes_max,
+            limits: self.prober.limits.clone(),
+        }
+    }
+
+    fn build(&self, identity: ModelIdentity, declared: &Signature, bytes: &[u8]) -> Result<Model, LoadFault> {
+        let sessions = (0..self.workers).map(|_| Session::new(&self.engine, bytes)).collect::<Result<Vec<_>, _>>();
+        let sessions = sessions.map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
+        let signature = check_signature(&sessions, declared)?;
+        let metrics = ModelMetrics::register(&identity, self.queue_max);
+        let limits = PoolLimits {
+            queue_max: self.queue_max,
+            depth: metrics.queue_depth.clone(),
+            panics: metrics.panics.clone(),
+        };
+        let pool = Pool::start(identity.name.as_str(), sessions, &limits);
+        let pool = pool.map_err(|error| LoadFault::new(Reason::Internal, format!("no worker thread: {error}")))?;
+        Ok(Model::new(identity, signature, pool, metrics))
+    }
+}
+
+/// The declared signature in the order of the file, if it is true of the file.
+pub(super) fn check_signature(sessions: &[Session], declared: &Signature) -> Result<Signature, LoadFault> {
+    let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
+    let session = sessions.first().ok_or_else(|| LoadFault::new(Reason::Internal, "there is no session"))?;
+    let real = session.signature().map_err(fault)?;
+    declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
+}
+
+/// Files and native code block; they run where that is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadFault> + Send + 'static,
+) -> Result<T, LoadFault> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(LoadFault::new(Reason::Internal, error.to_string())))
+}

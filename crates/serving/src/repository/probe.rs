@@ -1,0 +1,136 @@
+//! Loading a model in a child process first, where a hostile or broken file can do no harm.
+//!
+//! The child is this same program with the subcommand `probe-model`. It limits its own memory, CPU time and files,
+//! checks the digest of what it reads, loads it, compares the signature, runs the golden examples, and says its verdict
+//! on standard output. A child that dies, or that says nothing in time, is a verdict too.
+
+mod child;
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+};
+
+pub use child::run as run_child;
+
+use super::{LoadFault, Reason};
+use crate::{digest::Digest, engine::EngineConfig, signature::Signature};
+
+/// The subcommand under which the program is the child.
+pub const SUBCOMMAND: &str = "probe-model";
+
+/// A verdict is a line; a child that talks more is cut short.
+const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+
+/// What a child may take.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProbeLimits {
+    /// Address space, in bytes.
+    pub(crate) memory_bytes_max: u64,
+    /// CPU time, in seconds.
+    pub(crate) cpu_s_max: u64,
+    /// Time by the clock, in seconds.
+    pub(crate) wall_s_max: u64,
+    /// Whether a version without `golden.json` is refused.
+    pub(crate) golden_required: bool,
+}
+
+/// Starts children.
+#[derive(Clone)]
+pub(crate) struct Prober {
+    /// The program whose child does it: this one, except in tests.
+    pub(crate) program: PathBuf,
+    pub(crate) engine: EngineConfig,
+    pub(crate) limits: ProbeLimits,
+}
+
+/// What a child is told, as its one argument. Nothing in it is secret.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct ProbeJob {
+    pub(super) library: EngineConfig,
+    pub(super) folder: PathBuf,
+    pub(super) digest: Digest,
+    pub(super) signature: Signature,
+    pub(super) file_bytes_max: u64,
+    pub(super) limits: ProbeLimits,
+}
+
+/// What a child says.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+enum Verdict {
+    Accepted,
+    Refused { reason: Reason, detail: String },
+}
+
+// === impl Prober ===
+
+impl Prober {
+    /// Has a child judge a model version.
+    pub(super) async fn probe(&self, job: &ProbeJob) -> Result<(), LoadFault> {
+        let wall = Duration::from_secs(self.limits.wall_s_max);
+        match tokio::time::timeout(wall, self.run(job)).await {
+            Ok(judged) => judged,
+            // Dropping the future killed the child.
+            Err(_) => Err(LoadFault::new(
+                Reason::Limits,
+                format!("it did not load within the {} s of probe.wall_s_max", wall.as_secs()),
+            )),
+        }
+    }
+
+    async fn run(&self, job: &ProbeJob) -> Result<(), LoadFault> {
+        let internal = |detail: String| LoadFault::new(Reason::Internal, detail);
+        let argument = serde_json::to_string(job).map_err(|error| internal(error.to_string()))?;
+        let mut child = Command::new(&self.program)
+            .args([SUBCOMMAND, &argument])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| internal(format!("the probing process cannot be started: {error}")))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (said, complained) = tokio::join!(read_capped(stdout), read_capped(stderr));
+        let status = child.wait().await.map_err(|error| internal(error.to_string()))?;
+        if !complained.is_empty() {
+            tracing::debug!(stderr = %String::from_utf8_lossy(&complained), "the probing process complained");
+        }
+        judge(status, &said)
+    }
+}
+
+async fn read_capped(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe
+        && let Err(error) = pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).await
+    {
+        tracing::debug!(%error, "a pipe of the probing process broke");
+    }
+    bytes
+}
+
+fn judge(status: ExitStatus, said: &[u8]) -> Result<(), LoadFault> {
+    if let Some(signal) = status.signal() {
+        let detail = format!(
+            "the probing process died of signal {signal} while it loaded the model (memory, CPU time or a crash)"
+        );
+        return Err(LoadFault::new(Reason::Limits, detail));
+    }
+    match serde_json::from_slice(said) {
+        Ok(Verdict::Accepted) if status.success() => Ok(()),
+        Ok(Verdict::Refused { reason, detail }) => Err(LoadFault::new(reason, detail)),
+        _ => Err(LoadFault::new(Reason::Limits, format!("the probing process ended without a verdict ({status})"))),
+    }
+}

@@ -1,0 +1,65 @@
+//! The child's side: one thread, no network, as little as loading a model takes.
+
+use std::{io::Write, process::ExitCode};
+
+use ort::session::RunOptions;
+use rlimit::Resource;
+
+use super::{ProbeJob, ProbeLimits, Verdict};
+use crate::{
+    engine::{Engine, RunFault, Session},
+    repository::{LoadFault, Reason, artifact, golden::Golden, loader::check_signature},
+};
+
+/// The whole life of `rampart-serving probe-model JOB`.
+pub fn run(job: Option<&str>) -> ExitCode {
+    let judged = match job.map(serde_json::from_str::<ProbeJob>) {
+        Some(Ok(job)) => limit(&job.limits).and_then(|()| judge(&job)),
+        _ => Err(LoadFault::new(Reason::Internal, "probe-model is for the service itself and takes its job as JSON")),
+    };
+    let (verdict, code) = match judged {
+        Ok(()) => (Verdict::Accepted, ExitCode::SUCCESS),
+        Err(LoadFault { reason, detail }) => (Verdict::Refused { reason, detail }, ExitCode::FAILURE),
+    };
+    let line = serde_json::to_vec(&verdict).unwrap_or_default();
+    match std::io::stdout().write_all(&line) {
+        Ok(()) => code,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// From here on the kernel holds us to what we may take. Nothing is ever written to a file.
+fn limit(limits: &ProbeLimits) -> Result<(), LoadFault> {
+    let set = [
+        (Resource::AS, limits.memory_bytes_max),
+        (Resource::CPU, limits.cpu_s_max),
+        (Resource::CORE, 0),
+        (Resource::FSIZE, 0),
+        (Resource::NOFILE, 64),
+    ];
+    for (resource, most) in set {
+        let hard = resource.get_hard().unwrap_or(u64::MAX);
+        resource.set(most.min(hard), most.min(hard)).map_err(|error| {
+            LoadFault::new(Reason::Internal, format!("the limit {resource:?} cannot be set: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+fn judge(job: &ProbeJob) -> Result<(), LoadFault> {
+    let bytes = artifact::read(&job.folder, job.digest, job.file_bytes_max)?;
+    let engine = Engine::open(&job.library).map_err(|error| LoadFault::new(Reason::Internal, error.to_string()))?;
+    let session = Session::new(&engine, &bytes).map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
+    let mut sessions = [session];
+    let signature = check_signature(&sessions, &job.signature)?;
+    let Some(golden) = Golden::read(&job.folder, &signature)? else {
+        let missing = LoadFault::new(Reason::Golden, "golden.json: is missing (probe.golden_required)");
+        return if job.limits.golden_required { Err(missing) } else { Ok(()) };
+    };
+    let [session] = &mut sessions;
+    let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
+    let failed = |fault: RunFault| LoadFault::new(Reason::Golden, format!("golden.json: {fault}"));
+    let options = RunOptions::new().map_err(|error| LoadFault::new(Reason::Internal, error.to_string()))?;
+    let computed = session.run(&golden.inputs, &wanted, &options).map_err(failed)?;
+    golden.compare(&signature, &computed.outputs)
+}

@@ -1,0 +1,210 @@
+//! One moment of the repository, as callers see it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use problem::{Kind, Problem};
+
+use super::{LoadFault, ModelName, Version, manifest::CHAMPION, manifest::Manifest, unknown_model};
+use crate::{metrics, model::Model};
+
+/// All models at one moment.
+#[derive(Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(super) models: BTreeMap<ModelName, Arc<Entry>>,
+    /// Whether the folder was read once from end to end.
+    pub(super) scanned: bool,
+}
+
+/// One model at one moment.
+#[derive(Clone, Default)]
+pub(crate) struct Entry {
+    pub(crate) description: String,
+    /// To versions that serve, and to nothing else.
+    pub(super) aliases: BTreeMap<String, Version>,
+    pub(super) versions: BTreeMap<Version, Slot>,
+    manifest_fault: Option<LoadFault>,
+    is_unloaded: bool,
+}
+
+/// One version at one moment. It can serve and have a fault: then an earlier file of it serves.
+#[derive(Clone, Default)]
+pub(crate) struct Slot {
+    pub(crate) serving: Option<Arc<Model>>,
+    pub(crate) fault: Option<LoadFault>,
+}
+
+/// One line of the repository index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IndexRow {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) state: State,
+    pub(crate) reason: String,
+}
+
+/// What the index says of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Ready,
+    Unavailable,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Whether every model that should serve has a version that does.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.scanned && self.models.values().all(|entry| entry.is_unloaded || entry.default_version().is_some())
+    }
+
+    /// The model version that a call means.
+    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
+        let entry = match self.models.get(name) {
+            Some(entry) => entry,
+            None if self.scanned => return Err(unknown_model(name)),
+            None => return Err(Problem::unavailable("the models are still being loaded")),
+        };
+        entry.resolve(name, version)
+    }
+
+    /// Every version of every model, or only those of one.
+    pub(crate) fn serving(&self, name: &str, version: &str) -> Result<Vec<Arc<Model>>, Problem> {
+        if name.is_empty() {
+            return Ok(self.models.values().flat_map(|entry| entry.serving().cloned()).collect());
+        }
+        if !version.is_empty() {
+            return Ok(vec![self.resolve(name, version)?]);
+        }
+        let entry = self.models.get(name).ok_or_else(|| unknown_model(name))?;
+        Ok(entry.serving().cloned().collect())
+    }
+
+    pub(crate) fn entry(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.models.get(name)
+    }
+
+    /// The repository index.
+    pub(crate) fn index(&self, only_ready: bool) -> Vec<IndexRow> {
+        let rows = self.models.iter().flat_map(|(name, entry)| entry.index(name));
+        rows.filter(|row| !only_ready || row.state == State::Ready).collect()
+    }
+
+    pub(super) fn measure(&self) {
+        for (name, entry) in &self.models {
+            for (version, slot) in &entry.versions {
+                metrics::set_model_ready(name, *version, slot.serving.is_some());
+            }
+        }
+        metrics::set_models_loaded(self.models.values().map(|entry| entry.serving().count()).sum());
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// A model after a load. When any of it failed, what served before and is no longer declared stays.
+    pub(super) fn of(manifest: &Manifest, mut versions: BTreeMap<Version, Slot>, old: &Self, any_failed: bool) -> Self {
+        if any_failed {
+            for (version, slot) in &old.versions {
+                versions.entry(*version).or_insert_with(|| slot.clone());
+            }
+        }
+        let serves = |version: &Version| versions.get(version).is_some_and(|slot| slot.serving.is_some());
+        let target = |alias: &String, wanted: Version| {
+            [Some(wanted), old.aliases.get(alias).copied()].into_iter().flatten().find(&serves)
+        };
+        let aliases = manifest
+            .aliases
+            .iter()
+            .filter_map(|(alias, wanted)| Some((alias.clone(), target(alias, *wanted)?)))
+            .collect();
+        Self { description: manifest.description.clone(), aliases, versions, manifest_fault: None, is_unloaded: false }
+    }
+
+    /// The same model with its folder in a state that cannot be read.
+    pub(super) fn with_manifest_fault(&self, fault: LoadFault) -> Self {
+        Self { manifest_fault: Some(fault), is_unloaded: false, ..self.clone() }
+    }
+
+    /// The same model, out of service.
+    pub(super) fn unloaded(&self) -> Self {
+        let versions = self.versions.keys().map(|version| (*version, Slot::default())).collect();
+        Self {
+            aliases: BTreeMap::new(),
+            versions,
+            manifest_fault: None,
+            is_unloaded: true,
+            description: self.description.clone(),
+        }
+    }
+
+    /// What a call without a version means: the champion, else the highest that serves.
+    pub(crate) fn default_version(&self) -> Option<&Arc<Model>> {
+        let champion = self.aliases.get(CHAMPION).and_then(|version| self.versions.get(version)?.serving.as_ref());
+        champion.or_else(|| self.versions.values().rev().find_map(|slot| slot.serving.as_ref()))
+    }
+
+    fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
+        if self.is_unloaded {
+            return Err(Problem::new(Kind::NotFound, format!("the model {name:?} is unloaded")));
+        }
+        if version.is_empty() {
+            return self.default_version().cloned().ok_or_else(|| self.unavailable(name, None));
+        }
+        let number = Version::parse(version).or_else(|| self.aliases.get(version).copied());
+        let Some((number, slot)) = number.and_then(|number| Some((number, self.versions.get(&number)?))) else {
+            let shown: String = version.chars().take(64).collect();
+            return Err(Problem::new(Kind::NotFound, format!("the model {name:?} has no version or alias {shown:?}")));
+        };
+        slot.serving.clone().ok_or_else(|| self.unavailable(name, Some(number)))
+    }
+
+    fn unavailable(&self, name: &str, version: Option<Version>) -> Problem {
+        let what = version.map_or_else(
+            || format!("the model {name:?}"),
+            |version| format!("version {version} of the model {name:?}"),
+        );
+        Problem::unavailable(format!("{what} does not serve; the repository index says why"))
+    }
+
+    /// The aliases of a version.
+    pub(crate) fn aliases_of(&self, version: Version) -> impl Iterator<Item = &str> {
+        self.aliases.iter().filter(move |(_, target)| **target == version).map(|(alias, _)| alias.as_str())
+    }
+
+    /// The versions that serve, lowest first.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.versions.values().filter_map(|slot| slot.serving.as_ref())
+    }
+
+    fn index(&self, name: &ModelName) -> Vec<IndexRow> {
+        let row = |version: String, state, reason| IndexRow { name: name.to_string(), version, state, reason };
+        let unavailable = |version: String, serving: bool, fault: &LoadFault| {
+            let kept = if serving { "an earlier load serves on: " } else { "" };
+            row(version, State::Unavailable, format!("{kept}{fault}"))
+        };
+        if self.versions.is_empty() {
+            return self.manifest_fault.iter().map(|fault| unavailable(String::new(), false, fault)).collect();
+        }
+        let rows = self.versions.iter().map(|(version, slot)| {
+            let version = version.to_string();
+            match (self.manifest_fault.as_ref().or(slot.fault.as_ref()), &slot.serving) {
+                (Some(fault), serving) => unavailable(version, serving.is_some(), fault),
+                (None, Some(_)) => row(version, State::Ready, String::new()),
+                (None, None) => row(version, State::Unavailable, "unloaded".to_owned()),
+            }
+        });
+        rows.collect()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "READY",
+            Self::Unavailable => "UNAVAILABLE",
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Every route of the service with the action it stands for.
+
+use authz::{Action, Caller, Declared, Routes};
+use http::Method;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::{app::App, grpc, health, rest};
+
+/// The routes: REST, gRPC, and health for the balancer.
+pub(crate) fn routes() -> Routes<App> {
+    let routes = Routes::new()
+        .route(Method::GET, "/v2/health/live", Action::ReadInferenceHealth, rest::live)
+        .route(Method::GET, "/v2/health/ready", Action::ReadInferenceHealth, rest::ready)
+        .route(Method::GET, "/v2", Action::ReadModels, rest::server_metadata)
+        .route(Method::GET, "/v2/models/stats", Action::ReadModels, rest::statistics)
+        .route(Method::POST, "/v2/repository/index", Action::ReadModels, rest::index)
+        .route(Method::POST, "/v2/repository/models/{model}/load", Action::LoadModel, rest::load)
+        .route(Method::POST, "/v2/repository/models/{model}/unload", Action::UnloadModel, rest::unload);
+    let routes =
+        ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"].iter().fold(routes, |routes, model| {
+            routes
+                .route(Method::GET, model, Action::ReadModels, rest::model_metadata)
+                .route(Method::GET, &format!("{model}/ready"), Action::ReadModels, rest::model_ready)
+                .route(Method::GET, &format!("{model}/stats"), Action::ReadModels, rest::statistics)
+                .route(Method::POST, &format!("{model}/infer"), Action::Infer, rest::infer)
+        });
+    let methods = [
+        ("ServerLive", Action::ReadInferenceHealth),
+        ("ServerReady", Action::ReadInferenceHealth),
+        ("ServerMetadata", Action::ReadModels),
+        ("ModelReady", Action::ReadModels),
+        ("ModelMetadata", Action::ReadModels),
+        ("ModelStatistics", Action::ReadModels),
+        ("ModelInfer", Action::Infer),
+        ("RepositoryIndex", Action::ReadModels),
+        ("RepositoryModelLoad", Action::LoadModel),
+        ("RepositoryModelUnload", Action::UnloadModel),
+    ];
+    let health = [("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)];
+    routes.grpc(Caller::User, grpc::SERVICE, &methods, grpc::server).grpc(
+        Caller::Peer,
+        "grpc.health.v1.Health",
+        &health,
+        |app: &App| HealthServer::new(health::Service(app.clone())),
+    )
+}
+
+/// The routes as a table, without starting anything: for the matrix of who may do what.
+pub fn declared_routes() -> Vec<Declared> {
+    routes().table()
+}
