@@ -1,5 +1,7 @@
 //! Alone in its process, because it counts by the process's metrics.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{fs, path::Path, time::Duration};
 
 use identity::{Identity, IdentityConfig};
@@ -9,6 +11,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Does something to the files of a directory that must not be taken over.
+type Spoil<'a> = &'a dyn Fn(&Path);
 
 /// Whatever is wrong with new files, they are refused and counted once, the old pair stays, and good files end it.
 #[tokio::test]
@@ -23,7 +28,7 @@ async fn bad_files_are_refused_and_the_old_pair_stays() {
     let good = identity.chain_and_key();
     let gateway = || Leaf::of("gateway", "gateway-1");
 
-    let spoilt: [(&str, &dyn Fn(&Path)); 7] = [
+    let spoilt: [(&str, Spoil<'_>); 7] = [
         ("truncated certificate", &|at| truncate(&at.join("certificate.pem"))),
         ("key of another", &|at| {
             let other = tempfile::tempdir().unwrap();
@@ -55,7 +60,7 @@ async fn bad_files_are_refused_and_the_old_pair_stays() {
 
 fn truncate(path: &Path) {
     let content = fs::read(path).unwrap();
-    fs::write(path, &content[..content.len() / 2]).unwrap();
+    fs::write(path, content.split_at(content.len() / 2).0).unwrap();
 }
 
 async fn until(metrics: &PrometheusHandle, name: &str, wanted: u64) {

@@ -95,13 +95,16 @@ async fn servers_that_are_not_the_service_are_refused() {
     assert!(outcome.client.is_ok(), "the right service was refused: {:?}", outcome.client);
 }
 
+/// Does something to the files of a directory that no peer would accept.
+type Spoil<'a> = &'a dyn Fn(&std::path::Path);
+
 /// Files that peers would refuse do not even load.
 #[test]
 fn files_that_peers_would_refuse_do_not_load() {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     let ca = Ca::new();
-    let cases: [(&str, &dyn Fn(&std::path::Path)); 7] = [
+    let cases: [(&str, Spoil<'_>); 7] = [
         ("expired", &|at| ca.issue_leaf(&Leaf::of("gateway", "gateway-1").valid(-3600, -60), at)),
         ("servers only", &|at| ca.issue_leaf(&Leaf::of("gateway", "gateway-1").server_only(), at)),
         ("two names", &|at| ca.issue_leaf(&Leaf::of("gateway", "gateway-1").uris(&["a:b", "c:d"]), at)),

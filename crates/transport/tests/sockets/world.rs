@@ -173,7 +173,7 @@ pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    assert!(timeout(PATIENCE, polling).await.is_ok(), "not in time: {what}");
 }
 
 fn router(handled: Arc<AtomicUsize>, gate: Arc<Semaphore>) -> Router {
