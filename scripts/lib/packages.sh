@@ -39,8 +39,8 @@ want_for_running() {
     want ca-certificates "to trust the package registries" have_certificates
     want gcc "compiles the C parts of the TLS and compression libraries" have cc
     want libc6-dev "the C headers" have_c_headers
-    want cmake "configures the TLS library on processors without a prepared build" have cmake
-    want make "builds what cmake configured" have make
+    want cmake "builds zlib, which the proxy library links" have cmake
+    want make "runs what cmake wrote" have make
     want python3 "runs pip, which fetches ONNX Runtime" have python3
     want python3-venv "keeps Python packages out of the system" find_python
     want postgresql "the platform runs a cluster of its own from its initdb" have_postgresql
