@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import ssl
 import time
@@ -11,6 +12,8 @@ import pytest
 CALLER = "analyst"
 # Far beyond any sensible deadline: a test that waits this long has failed.
 PATIENCE_S = 60
+# More than the front door takes from one address.
+CONNECTIONS_TRIED = 2000
 
 
 @pytest.fixture
@@ -100,6 +103,42 @@ def test_many_headers_are_431(connect, platform):
 def test_long_path_is_refused(connect, platform):
     answer = answer_to(connect(), head(platform, path=f"/v2/{'a' * 262_144}"))
     assert status_of(answer) in (414, 431)
+
+
+def test_too_many_connections_of_one_address_are_closed_at_once(platform, connect):
+    """And when they are gone, the next one is served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_TRIED + 100
+    if hard < wanted:
+        pytest.skip(f"this account may open {hard} files, and {wanted} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    opened = []
+    try:
+        for _ in range(CONNECTIONS_TRIED):
+            opened.append(socket.create_connection(platform.address, timeout=PATIENCE_S))
+        # Nobody has sent a byte, and nobody had the time to: whoever is closed now was one too many.
+        opened[-1].settimeout(1)
+        try:
+            assert opened[-1].recv(1) == b""
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            pytest.fail(f"{CONNECTIONS_TRIED} connections of one address were taken")
+    finally:
+        for connection in opened:
+            connection.close()
+
+    deadline = time.monotonic() + PATIENCE_S
+    while status_of(answer_to_health(platform, connect)) != 200:
+        assert time.monotonic() < deadline, "nobody was served after the crowd had gone"
+        time.sleep(0.1)
+
+
+def answer_to_health(platform, connect) -> bytes:
+    try:
+        return answer_to(connect(), head(platform, method="GET", path="/health"))
+    except OSError:
+        return b""
 
 
 # === too slow ===
