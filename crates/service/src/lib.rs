@@ -2,12 +2,14 @@
 
 mod admin;
 mod config;
+mod health;
 mod lifecycle;
 mod readiness;
 mod run;
 mod signals;
 
 pub use config::{Common, ConfigError, Configuration, Fault, load};
+pub use health::{HEALTH_SERVICE, ProcessHealth};
 pub use lifecycle::Lifecycle;
 pub use readiness::{Latch, Readiness};
 pub use run::run;
