@@ -1,5 +1,305 @@
-//! front
+//! The front: TCP accepted, PROXY protocol read, TLS ended, everything bounded, and each request handed to the proxy.
+//!
+//! Our own, and not pingora's listeners: those accept TLS 1.2, wait a minute for a handshake and have no deadline for a
+//! header. pingora's proxy takes one request at a time from whoever has one, so the loop around it is ours, on the same
+//! runtime as everything else.
+
 pub mod connections;
+mod h1;
+mod h2;
 pub mod head;
+mod plain;
 pub mod proxy_protocol;
-pub mod stream;
+mod refusal;
+mod stream;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use pingora::proxy::HttpProxy;
+use rustls::ServerConfig;
+use serde::Deserialize;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    connections::{Connection, Connections, Permit},
+    stream::FrontStream,
+};
+use crate::{
+    metrics::{Arrival, FrontMetrics},
+    proxy::Edge,
+    routes::Routes,
+};
+
+/// After a failed accept (no file descriptors left, mostly) others get time to close theirs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The first byte of a TLS record with a ClientHello.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// The `[front]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrontConfig {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// What a client may do.
+    pub limits: FrontLimits,
+    /// The proxies before us.
+    pub proxy_protocol: ProxyProtocolConfig,
+}
+
+/// Bounds on everything a client can make us do.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrontLimits {
+    /// Connections at once, those in the handshake included.
+    pub connections_max: usize,
+    /// Connections at once from one address (IPv6: from one /64).
+    pub connections_per_address_max: usize,
+    /// TCP accepted to TLS finished.
+    pub handshake_timeout_ms: u64,
+    /// First to last byte of a header; also from the handshake to the first byte.
+    pub header_timeout_ms: u64,
+    /// Bytes of a header. One more is 431.
+    pub header_bytes_max: usize,
+    /// The longest pause within a body.
+    pub body_pause_max_ms: u64,
+    /// The longest pause between two requests.
+    pub idle_timeout_ms: u64,
+    /// The age at which a connection is asked to end, so that renewed certificates come into use.
+    pub connection_age_max_s: u64,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Requests that a client may give up on one HTTP/2 connection before that counts as a flood.
+    pub given_up_max: u32,
+}
+
+/// Who must speak PROXY protocol.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocolConfig {
+    /// Source addresses that must send it; from all others it is not understood.
+    pub from: Vec<IpAddr>,
+}
+
+/// The bound front door.
+pub struct Front {
+    listener: TcpListener,
+    address: SocketAddr,
+    door: Arc<Door>,
+    draining: watch::Sender<bool>,
+}
+
+/// When to stop.
+pub struct Stops {
+    /// Take nothing new, finish what is in flight.
+    pub drain: CancellationToken,
+    /// Drop everything.
+    pub cut: CancellationToken,
+}
+
+/// What every connection shares.
+struct Door {
+    tls: TlsAcceptor,
+    config: FrontConfig,
+    routes: Arc<Routes>,
+    proxy: Arc<HttpProxy<Edge>>,
+    connections: Arc<Connections>,
+    metrics: FrontMetrics,
+    tracker: TaskTracker,
+    drain: CancellationToken,
+    cut: CancellationToken,
+    /// The same as `drain`, as pingora wants to be told.
+    draining: watch::Receiver<bool>,
+}
+
+/// Decrements the gauge of open connections, whatever way a connection ends.
+struct Counted<'a>(&'a FrontMetrics);
+
+// === impl Front ===
+
+impl Front {
+    /// Binds the address. Nobody is answered before `serve`.
+    pub async fn bind(
+        config: FrontConfig,
+        tls: Arc<ServerConfig>,
+        routes: Arc<Routes>,
+        proxy: Arc<HttpProxy<Edge>>,
+        stops: Stops,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(config.address).await?;
+        let address = listener.local_addr()?;
+        let (draining, receiver) = watch::channel(false);
+        let door = Door {
+            tls: TlsAcceptor::from(tls),
+            connections: Connections::new(config.limits.connections_max, config.limits.connections_per_address_max),
+            config,
+            routes,
+            proxy,
+            metrics: FrontMetrics::new(),
+            tracker: TaskTracker::new(),
+            drain: stops.drain,
+            cut: stops.cut,
+            draining: receiver,
+        };
+        Ok(Self { listener, address, door: Arc::new(door), draining })
+    }
+
+    /// The address in use, with the port that was chosen for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until it shall drain, then finishes what is in flight until it shall cut.
+    pub async fn serve(self) {
+        let Self { listener, door, draining, .. } = self;
+        accept_until_stopped(&listener, &door).await;
+        drop(listener);
+        let _ = draining.send(true);
+        door.tracker.close();
+        tracing::info!(connections = door.tracker.len(), "front door is closed, what is in flight is finished");
+        tokio::select! {
+            () = door.tracker.wait() => {}
+            () = door.cut.cancelled() => {
+                tracing::warn!(connections = door.tracker.len(), "connections are cut: they did not end in time");
+                door.tracker.wait().await;
+            }
+        }
+    }
+}
+
+async fn accept_until_stopped(listener: &TcpListener, door: &Arc<Door>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = door.drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, source)) => door.receive(tcp, source),
+            Err(error) => {
+                tracing::warn!(%error, "a client's connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+// === impl Door ===
+
+impl Door {
+    fn receive(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr) {
+        let Some(place) = self.connections.enter() else {
+            return self.metrics.arrive(Arrival::OverTotal);
+        };
+        let door = Arc::clone(self);
+        self.tracker.spawn(async move {
+            let _counted = Counted::new(&door.metrics);
+            tokio::select! {
+                () = door.cut.cancelled() => {}
+                () = door.welcome(tcp, source, place) => {}
+            }
+        });
+    }
+
+    /// From the accepted socket to the end of the connection.
+    async fn welcome(&self, tcp: TcpStream, source: SocketAddr, place: OwnedSemaphorePermit) {
+        let deadline = Duration::from_millis(self.config.limits.handshake_timeout_ms);
+        let Ok(Some((tls, connection, permit))) =
+            tokio::time::timeout(deadline, self.shake_hands(tcp, source, place)).await.inspect_err(|_| {
+                self.metrics.arrive(Arrival::HandshakeFailed);
+            })
+        else {
+            return;
+        };
+        self.metrics.arrive(Arrival::Accepted);
+        let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stream = Box::new(FrontStream::new(tls, &connection, permit, self.tracker.clone()));
+        if is_h2 {
+            self.serve_h2(stream, connection).await;
+        } else {
+            self.serve_h1(stream, connection).await;
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        mut tcp: TcpStream,
+        source: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Option<(TlsStream<TcpStream>, Arc<Connection>, Permit)> {
+        let began = Instant::now();
+        tcp.set_nodelay(true).ok()?;
+        let mut client = source;
+        if self.config.proxy_protocol.from.contains(&source.ip().to_canonical()) {
+            match proxy_protocol::read(&mut tcp).await {
+                Ok(named) => client = named.unwrap_or(source),
+                Err(error) => {
+                    tracing::debug!(%source, %error, "no PROXY header from a proxy");
+                    self.metrics.arrive(Arrival::NoProxyHeader);
+                    return None;
+                }
+            }
+        }
+        let Some(permit) = self.connections.admit(place, client.ip()) else {
+            self.metrics.arrive(Arrival::OverAddress);
+            return None;
+        };
+        let mut first = [0_u8; 1];
+        if tcp.peek(&mut first).await.ok()? == 0 {
+            self.metrics.arrive(Arrival::HandshakeFailed);
+            return None;
+        }
+        if first != [TLS_HANDSHAKE] {
+            self.metrics.arrive(Arrival::PlainHttp);
+            plain::answer(tcp, self.config.limits.header_bytes_max).await;
+            return None;
+        }
+        let shaken = self.tls.accept(tcp).await;
+        self.metrics.handshake(shaken.is_ok(), began.elapsed());
+        match shaken {
+            Ok(tls) => Some((tls, Connection::new(client), permit)),
+            Err(error) => {
+                tracing::debug!(%client, %error, "no TLS handshake");
+                self.metrics.arrive(Arrival::HandshakeFailed);
+                None
+            }
+        }
+    }
+
+    /// How long a request of this path may take in all; the proxy answers at its route's limit, this is the backstop.
+    fn time_max(&self, path: &str) -> Duration {
+        /// For the proxy to notice and to answer.
+        const GRACE: Duration = Duration::from_secs(2);
+        const UNKNOWN: Duration = Duration::from_secs(5);
+        self.routes.find(path).map_or(UNKNOWN, |route| route.time_max) + GRACE
+    }
+
+    fn is_old(&self, connection: &Connection) -> bool {
+        connection.opened.elapsed() >= Duration::from_secs(self.config.limits.connection_age_max_s)
+    }
+}
+
+// === impl Counted ===
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a FrontMetrics) -> Self {
+        metrics.active.increment(1.0);
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.active.decrement(1.0);
+    }
+}

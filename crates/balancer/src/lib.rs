@@ -1,5 +1,89 @@
-//! The front door.
+#![doc = include_str!("../README.md")]
+
+pub mod access;
+pub mod config;
 pub mod front;
 pub mod metrics;
 pub mod pool;
+pub mod proxy;
 pub mod routes;
+pub mod sla;
+pub mod status;
+
+use std::sync::Arc;
+
+use authz::{Clock, Guard, PassportKeys, Policy};
+use service::{BoxError, Lifecycle};
+use tokio_util::task::TaskTracker;
+
+pub use config::{Config, DEFAULTS};
+pub use status::declared_routes;
+
+use access::{Access, Gateways};
+use front::{Front, Stops};
+use pool::Pool;
+use proxy::Shared;
+use routes::{PoolName, Routes};
+use sla::Ledger;
+use status::StatusPage;
+
+/// Wires the balancer together and opens its front door.
+pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
+    metrics::describe();
+    let identity = lifecycle.identity();
+    let stop = lifecycle.soft_stop();
+
+    // Pools: peers kept current, replicas checked.
+    let pools = PoolName::ALL.map(|name| Pool::new(name, config.pools.replicas(name), config.peers.in_flight_max));
+    let peers = pool::maintain(pools.to_vec(), Arc::clone(&identity), config.peers, stop.clone());
+    lifecycle.spawn("peers", peers);
+    for pool in &pools {
+        for replica in &pool.replicas {
+            let (pool, replica) = (Arc::clone(pool), Arc::clone(replica));
+            let watched = pool::watch(pool, replica, Arc::clone(&identity), config.health.clone(), stop.clone());
+            lifecycle.spawn("health checks", watched);
+        }
+    }
+    let [_, gateway_pool, sla_pool, _] = &pools;
+
+    // Access: tokens to passports, revocations heard, and the keys for our own routes.
+    let calls = TaskTracker::new();
+    let access = Access::new(&config.access, Gateways::new(gateway_pool, &identity), calls);
+    lifecycle.spawn("revocations", access::watch(Arc::clone(&access), stop.clone()));
+    let keys = Arc::new(PassportKeys::default());
+    service::passport_keys::follow(channel_to(gateway_pool, &identity), Arc::clone(&keys), &lifecycle);
+    let guard = Arc::new(Guard::new(status::AUDIENCE, keys, Arc::new(Policy::embedded()?), Clock::system()));
+
+    // The SLA ledger.
+    let ledger = Ledger::new();
+    let tracker = channel_to(sla_pool, &identity);
+    let source = identity.name().instance;
+    lifecycle.spawn(
+        "sla reports",
+        sla::report_for_ever(Arc::clone(&ledger), tracker, source, config.sla, stop.clone()),
+    );
+
+    // The front door, last: from here on everything is there.
+    let routes = Arc::new(Routes::new(&config.routes));
+    let ca_file = config.identity.directory.join("ca.pem").to_string_lossy().into_owned();
+    let shared = Shared {
+        routes: Arc::clone(&routes),
+        pools,
+        access,
+        status: StatusPage::new(guard, lifecycle.readiness()),
+        ledger,
+        own_metrics: metrics::PoolMetrics::new("balancer"),
+        config: config.proxy,
+    };
+    let engine = proxy::engine(Arc::new(shared), ca_file);
+    let stops = Stops { drain: stop, cut: lifecycle.hard_stop() };
+    let front = Front::bind(config.front, identity::front_server_config(&identity), routes, engine, stops).await?;
+    lifecycle.listening("front", front.local_addr());
+    lifecycle.spawn("front", front.serve());
+    Ok(())
+}
+
+fn channel_to(pool: &Pool, identity: &Arc<identity::Identity>) -> transport::Channel {
+    let addresses: Vec<String> = pool.replicas.iter().map(|replica| replica.address.clone()).collect();
+    transport::channel(identity, pool.name.as_str(), &addresses)
+}

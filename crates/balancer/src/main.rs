@@ -1,3 +1,7 @@
 //! `rampart-balancer`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::run("balancer", balancer::DEFAULTS, balancer::start)
+}

@@ -78,6 +78,11 @@ impl Pool {
         Err(if self.healthy_count() > 0 { Shortage::Busy } else { Shortage::Down })
     }
 
+    /// Whether there is a healthy replica that the request was not sent to yet.
+    pub fn has_fresh(&self, tried: Tried) -> bool {
+        self.replicas.iter().any(|replica| replica.is_available() && !tried.contains(replica))
+    }
+
     /// How many are healthy.
     pub fn healthy_count(&self) -> usize {
         self.replicas.iter().filter(|replica| replica.is_available()).count()

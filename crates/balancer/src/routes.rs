@@ -45,11 +45,14 @@ enum Repeatable {
 }
 
 /// One line of the table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Route {
     prefix: &'static str,
     /// Who answers.
     pub target: Target,
+    /// Whether a token is exchanged for a passport. Where nobody needs one a token is not even looked at, so that a client
+    /// with an expired one can get the next, and health does not depend on a gateway.
+    pub takes_passport: bool,
     repeatable: Repeatable,
     /// Bytes of body that are let through; the next one is 413.
     pub body_bytes_max: u64,
@@ -115,27 +118,31 @@ impl Routes {
         let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
         let api = (limits.api_body_bytes_max, Duration::from_millis(limits.api_time_max_ms));
         let nothing = (0, api.1);
-        let row = |prefix, target, repeatable, (body_bytes_max, time_max), is_counted| Route {
+        let row = |prefix, target, repeatable, (body_bytes_max, time_max)| Route {
             prefix,
             target,
+            takes_passport: true,
             repeatable,
             body_bytes_max,
             time_max,
-            is_counted,
+            is_counted: false,
         };
+        let open = |row: Route| Route { takes_passport: false, ..row };
+        let counted = |row: Route| Route { is_counted: true, ..row };
         Self(vec![
             // The first line that matches decides.
-            row("/v2/health", Pool(Serving), Inference, nothing, false),
-            row("/v2", Pool(Serving), Inference, inference, true),
-            row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference, true),
-            row("/api/auth", Pool(Gateway), SafeMethods, api, false),
-            row("/api/admin", Pool(Gateway), SafeMethods, api, false),
-            row("/.well-known/jwks.json", Pool(Gateway), SafeMethods, nothing, false),
-            row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing, false),
-            row("/api/sla", Pool(Sla), SafeMethods, api, false),
-            row("/api/backups", Pool(Backup), SafeMethods, api, false),
-            row("/api/loadbalancer/status", Status, SafeMethods, nothing, false),
-            row("/health", Health, SafeMethods, nothing, false),
+            open(row("/v2/health", Pool(Serving), Inference, nothing)),
+            counted(row("/v2", Pool(Serving), Inference, inference)),
+            counted(row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference)),
+            open(row("/api/auth/token", Pool(Gateway), SafeMethods, api)),
+            row("/api/auth", Pool(Gateway), SafeMethods, api),
+            row("/api/admin", Pool(Gateway), SafeMethods, api),
+            open(row("/.well-known/jwks.json", Pool(Gateway), SafeMethods, nothing)),
+            open(row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing)),
+            row("/api/sla", Pool(Sla), SafeMethods, api),
+            row("/api/backups", Pool(Backup), SafeMethods, api),
+            row("/api/loadbalancer/status", Status, SafeMethods, nothing),
+            open(row("/health", Health, SafeMethods, nothing)),
         ])
     }
 

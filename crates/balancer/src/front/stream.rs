@@ -32,7 +32,7 @@ const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 type Inner = BufWriter<TlsStream<TcpStream>>;
 
 /// The stream, what it counts against, and how to leave it in good order.
-pub struct FrontStream {
+pub(super) struct FrontStream {
     /// Only `None` while dropping.
     inner: Option<Inner>,
     digest: Arc<SocketDigest>,
@@ -51,7 +51,7 @@ struct Farewell {
 
 impl FrontStream {
     /// A stream whose handshake is done.
-    pub fn new(stream: TlsStream<TcpStream>, connection: &Connection, permit: Permit, tracker: TaskTracker) -> Self {
+    pub(super) fn new(stream: TlsStream<TcpStream>, connection: &Connection, permit: Permit, tracker: TaskTracker) -> Self {
         let id = stream.get_ref().0.as_raw_fd();
         let digest = SocketDigest::from_raw_fd(id);
         // The cell is new, so the address is ours; pingora would ask the socket, which knows only the last hop.
@@ -67,7 +67,7 @@ impl FrontStream {
 
     /// Says whether bytes of a request may still be on their way. If so, a drop answers, then listens on for a moment:
     /// closing a socket with unread bytes sends a reset, and the client would lose the answer with it.
-    pub fn set_body_pending(&mut self, is_pending: bool) {
+    pub(super) fn set_body_pending(&mut self, is_pending: bool) {
         self.is_body_pending = is_pending;
     }
 

@@ -1,0 +1,209 @@
+//! From a bearer token to a passport: asked of a gateway once, remembered under the token's hash.
+//!
+//! - A remembered passport answers without waiting and is renewed in the background at half its life, if it is used.
+//! - However many requests bring a token at once, one call is made for it.
+//! - A revocation throws passports away at once. A revocation stream that begins anew makes every passport stale, since
+//!   something may have been missed: each is brought to a gateway again before it is used. Only while no gateway can be
+//!   reached, stale ones serve until they expire.
+//! - Nothing is decided here about what a caller may do.
+
+mod gateways;
+mod memory;
+mod revocations;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::HeaderValue;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+pub use gateways::Gateways;
+pub use revocations::watch;
+
+use self::memory::{Found, Memory};
+use crate::metrics::AccessMetrics;
+
+/// A longer token is not one of ours.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+
+/// The `[access]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessConfig {
+    /// Passports and refusals that are remembered.
+    pub remembered_max: usize,
+    /// Calls to gateways at once.
+    pub calls_max: usize,
+    /// How long a caller waits for a gateway, all attempts together.
+    pub call_timeout_ms: u64,
+}
+
+/// Exchanges tokens for passports.
+pub struct Access {
+    memory: Memory,
+    gateways: Arc<Gateways>,
+    calls: Semaphore,
+    call_timeout: Duration,
+    tracker: TaskTracker,
+    metrics: AccessMetrics,
+}
+
+/// What a gateway said of a token.
+#[derive(Debug)]
+pub struct Grant {
+    passport: HeaderValue,
+    expires: Instant,
+    received: Instant,
+    subject: String,
+    session_id: String,
+    token_id: String,
+    /// The age of the memory when the call began; a grant of an older age is stale.
+    epoch: u64,
+}
+
+/// Why there is no passport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// The token is not, or no longer, good.
+    #[error("the bearer token is not valid, or no longer")]
+    Denied,
+    /// No gateway could be asked.
+    #[error("authentication is not available at the moment")]
+    Unavailable,
+}
+
+/// One call's result, as all who wait for it get it.
+type Answer = Result<Arc<Grant>, AccessError>;
+
+/// A token for an audience. The token itself is kept nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    token: [u8; 32],
+    audience: &'static str,
+}
+
+// === impl Access ===
+
+impl Access {
+    /// An empty memory before these gateways. The tracker gets the calls, which outlive the requests that began them.
+    pub fn new(config: &AccessConfig, gateways: Arc<Gateways>, tracker: TaskTracker) -> Arc<Self> {
+        Arc::new(Self {
+            memory: Memory::new(config.remembered_max),
+            gateways,
+            calls: Semaphore::new(config.calls_max),
+            call_timeout: Duration::from_millis(config.call_timeout_ms),
+            tracker,
+            metrics: AccessMetrics::new(),
+        })
+    }
+
+    /// The passport for this token and audience.
+    pub async fn passport(
+        self: &Arc<Self>,
+        token: &str,
+        audience: &'static str,
+    ) -> Result<HeaderValue, AccessError> {
+        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+            return Err(AccessError::Denied);
+        }
+        let key = Key::new(token, audience);
+        let now = Instant::now();
+        let stale = match self.memory.find(&key, now) {
+            Found::Fresh(grant) => return Ok(grant.passport.clone()),
+            Found::ToRenew(grant) => {
+                self.call(&key, token);
+                return Ok(grant.passport.clone());
+            }
+            Found::Denied => return Err(AccessError::Denied),
+            Found::Stale(grant) => Some(grant),
+            Found::Nothing => None,
+        };
+        match (self.ask(&key, token).await, stale) {
+            (Ok(grant), _) => Ok(grant.passport.clone()),
+            (Err(AccessError::Unavailable), Some(stale)) if stale.expires > Instant::now() => {
+                self.memory.excuse(&key, Instant::now());
+                Ok(stale.passport.clone())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn ask(self: &Arc<Self>, key: &Key, token: &str) -> Answer {
+        let mut answer = self.call(key, token);
+        let answered = answer.wait_for(Option::is_some).await;
+        // The sender is dropped unanswered only if the call was aborted, when the process ends.
+        answered.ok().and_then(|answer| (*answer).clone()).unwrap_or(Err(AccessError::Unavailable))
+    }
+
+    /// Joins the call that is on its way for this key, or begins one.
+    fn call(self: &Arc<Self>, key: &Key, token: &str) -> watch::Receiver<Option<Answer>> {
+        let (sender, receiver) = match self.memory.join_call(key) {
+            Ok(receiver) => return receiver,
+            Err(begun) => begun,
+        };
+        let (access, key, token) = (Arc::clone(self), key.clone(), token.to_owned());
+        self.tracker.spawn(async move {
+            let answer = access.exchange(&key, &token).await;
+            access.memory.end_call(&key, &answer, Instant::now());
+            let _ = sender.send(Some(answer));
+        });
+        receiver
+    }
+
+    async fn exchange(&self, key: &Key, token: &str) -> Answer {
+        let Ok(_permit) = self.calls.try_acquire() else {
+            self.metrics.limited.increment(1);
+            return Err(AccessError::Unavailable);
+        };
+        let deadline = tokio::time::Instant::now() + self.call_timeout;
+        loop {
+            let began = self.memory.mark();
+            let answer = self.gateways.authorize(token, key.audience, began.epoch(), deadline).await;
+            match &answer {
+                Ok(_) => self.metrics.granted.increment(1),
+                Err(AccessError::Denied) => self.metrics.denied.increment(1),
+                Err(AccessError::Unavailable) => self.metrics.failed.increment(1),
+            }
+            // A revocation that came while the call was under way may be newer than its answer: ask again.
+            match &answer {
+                Ok(grant) if self.memory.was_revoked_since(grant, &began) => {}
+                _ => return answer,
+            }
+        }
+    }
+
+    /// Throws away what the revocation names.
+    fn revoke(&self, revoked: memory::Revoked) {
+        let count = self.memory.revoke(revoked);
+        self.metrics.revoked.increment(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Something may have been missed: everything must be asked anew.
+    fn make_stale(&self) {
+        self.memory.begin_epoch();
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    fn new(token: &str, audience: &'static str) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        Self { token: hash, audience }
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// Renewed from here on, if it is used.
+    fn half_life(&self) -> Instant {
+        self.received + self.expires.saturating_duration_since(self.received) / 2
+    }
+}

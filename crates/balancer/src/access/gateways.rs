@@ -1,0 +1,118 @@
+//! The calls to the gateways: who is asked first, and how long.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::HeaderValue;
+use identity::Identity;
+use proto::auth::v1::{AuthorizeRequest, AuthorizeResponse, authorization_client::AuthorizationClient};
+use tokio::time::{Instant as Deadline, timeout_at};
+use tonic::Code;
+use transport::Channel;
+
+use super::{AccessError, Answer, Grant};
+use crate::pool::{Pool, Replica, State};
+
+/// A passport never holds longer, whatever a gateway's clock says.
+const PASSPORT_LIFE_MAX: Duration = Duration::from_secs(60);
+/// How long one gateway may keep us waiting while there is another to ask.
+const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(400);
+
+pub(super) type Client = AuthorizationClient<Channel>;
+
+/// A channel to each gateway, beside what the pool believes about it.
+pub struct Gateways {
+    gateways: Vec<(Arc<Replica>, Client)>,
+    turn: AtomicUsize,
+}
+
+// === impl Gateways ===
+
+impl Gateways {
+    /// Channels to every replica of the gateways' pool. They connect when they are used.
+    pub fn new(pool: &Pool, identity: &Arc<Identity>) -> Arc<Self> {
+        let client = |replica: &Arc<Replica>| {
+            let address = std::slice::from_ref(&replica.address);
+            (Arc::clone(replica), Client::new(transport::channel(identity, pool.name.as_str(), address)))
+        };
+        Arc::new(Self { gateways: pool.replicas.iter().map(client).collect(), turn: AtomicUsize::new(0) })
+    }
+
+    /// Every gateway by name.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, Client)> {
+        self.gateways.iter().map(|(replica, client)| (replica.name.as_str(), client.clone()))
+    }
+
+    /// Asks one gateway, and the next if it does not answer, until the deadline.
+    pub(super) async fn authorize(&self, token: &str, audience: &str, epoch: u64, deadline: Deadline) -> Answer {
+        let mut gateways = self.in_turn().peekable();
+        while let Some((replica, mut client)) = gateways.next() {
+            let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned() };
+            let until = match gateways.peek() {
+                Some(_) => deadline.min(Deadline::now() + FIRST_ATTEMPT_MAX),
+                None => deadline,
+            };
+            match timeout_at(until, client.authorize(request)).await {
+                Ok(Ok(response)) => match Grant::new(response.into_inner(), epoch) {
+                    Some(grant) => return Ok(Arc::new(grant)),
+                    None => tracing::warn!(gateway = %replica.name, "gateway granted a passport that cannot be used"),
+                },
+                Ok(Err(status)) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
+                    return Err(AccessError::Denied);
+                }
+                Ok(Err(status)) => {
+                    tracing::debug!(gateway = %replica.name, error = %problem::Chain(&status), "gateway did not authorize");
+                }
+                Err(_) => tracing::debug!(gateway = %replica.name, "gateway did not authorize in time"),
+            }
+            if Deadline::now() >= deadline {
+                break;
+            }
+        }
+        Err(AccessError::Unavailable)
+    }
+
+    /// Those that may answer, the healthy first, each time beginning with another one. A gateway that is known to be down
+    /// is not asked: with all of them down the caller must not wait for it.
+    fn in_turn(&self) -> impl Iterator<Item = (&Arc<Replica>, Client)> {
+        let count = self.gateways.len().max(1);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
+        let of_state = move |is_wanted: fn(State) -> bool| {
+            let gateways = self.gateways.iter().cycle().skip(turn).take(self.gateways.len());
+            gateways.filter(move |(replica, _)| is_wanted(replica.status().state))
+        };
+        let healthy = of_state(|state| state == State::Healthy);
+        let others = of_state(|state| matches!(state, State::Starting | State::Draining));
+        healthy.chain(others).map(|(replica, client)| (replica, client.clone()))
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    fn new(response: AuthorizeResponse, epoch: u64) -> Option<Self> {
+        let now = (Instant::now(), SystemTime::now());
+        let until = |timestamp: Option<prost_types::Timestamp>| {
+            let time = SystemTime::try_from(timestamp?).ok()?;
+            time.duration_since(now.1).ok()
+        };
+        let passport_life = until(response.passport_expires_at)?;
+        let token_life = until(response.token_expires_at)?;
+        let mut passport = HeaderValue::try_from(response.passport).ok()?;
+        passport.set_sensitive(true);
+        Some(Self {
+            passport,
+            expires: now.0 + passport_life.min(token_life).min(PASSPORT_LIFE_MAX),
+            received: now.0,
+            subject: response.subject,
+            session_id: response.session_id,
+            token_id: response.token_id,
+            epoch,
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! HTTP/2: bounded streams, bounded headers, an end for connections that are idle, old or abusive.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use ::h2::Reason;
+use pingora::{
+    apps::HttpServerApp,
+    protocols::{
+        Digest, GetSocketDigest,
+        http::{
+            ServerSession,
+            v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake},
+        },
+    },
+};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{
+    Door, FrontLimits,
+    connections::{CONNECTION, Connection},
+    stream::FrontStream,
+};
+
+/// How far a request's body may be ahead of its replica, for one request and for all on a connection.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// What may wait in our memory for a client that reads slowly.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Requests that make no sense, on one connection.
+const MALFORMED_MAX: u32 = 32;
+/// Looks at age and idleness this often in an idle time-out.
+const LOOKS_PER_IDLE_TIMEOUT: u32 = 4;
+
+/// Counts the requests of one connection that are being handled.
+#[derive(Default)]
+struct Active(Arc<AtomicU32>);
+
+/// One of them, for as long as it lives.
+struct Entered(Arc<AtomicU32>);
+
+impl Door {
+    pub(super) async fn serve_h2(&self, stream: Box<FrontStream>, connection: Arc<Connection>) {
+        let limits = &self.config.limits;
+        let socket_digest = stream.get_socket_digest();
+        let digest = Arc::new(Digest { socket_digest, ..Digest::default() });
+        let header_timeout = Duration::from_millis(limits.header_timeout_ms);
+        let handshake = tokio::time::timeout(header_timeout, handshake(stream, Some(options(limits)))).await;
+        let Ok(Ok(mut h2)) = handshake else { return };
+
+        let idle_max = Duration::from_millis(limits.idle_timeout_ms);
+        let mut looks = tokio::time::interval(idle_max / LOOKS_PER_IDLE_TIMEOUT);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let active = Active::default();
+        let (mut accepted, mut malformed) = (0_u32, 0_u32);
+        let (mut is_draining, mut last_busy) = (false, Instant::now());
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = self.drain.cancelled(), if !is_draining => {
+                    is_draining = true;
+                    h2.graceful_shutdown();
+                    continue;
+                }
+                event = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => event,
+                now = looks.tick() => {
+                    if active.count() > 0 {
+                        last_busy = now;
+                    } else if now.duration_since(last_busy) >= idle_max {
+                        return;
+                    }
+                    if !is_draining && self.is_old(&connection) {
+                        is_draining = true;
+                        h2.graceful_shutdown();
+                    }
+                    continue;
+                }
+            };
+            match event {
+                Ok(Some(H2Accept::Session(session))) => {
+                    accepted = accepted.saturating_add(1);
+                    last_busy = Instant::now();
+                    self.handle(session, &connection, active.enter());
+                }
+                Ok(Some(H2Accept::Rejected)) => malformed += 1,
+                Ok(None) | Err(_) => return,
+            }
+            let given_up = connection.given_up.load(Ordering::Relaxed);
+            let is_flood = given_up > limits.given_up_max && given_up > accepted / 2;
+            if is_flood || malformed > MALFORMED_MAX {
+                tracing::info!(client = %connection.client, accepted, given_up, malformed, "connection ended: it floods");
+                self.metrics.limit_streams();
+                h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                // Once more, so that the goodbye is written.
+                let _ = tokio::time::timeout(header_timeout, HttpSession::from_h2_conn(&mut h2, digest)).await;
+                return;
+            }
+        }
+    }
+
+    fn handle(&self, session: HttpSession, connection: &Arc<Connection>, entered: Entered) {
+        let time_max = self.time_max(session.req_header().uri.path());
+        let (proxy, draining, cut) = (Arc::clone(&self.proxy), self.draining.clone(), self.cut.clone());
+        let connection = Arc::clone(connection);
+        self.tracker.spawn(async move {
+            let exchange = async {
+                let session = ServerSession::new_http2(session);
+                tokio::time::timeout(time_max, proxy.process_new_http(session, &draining)).await
+            };
+            tokio::select! {
+                _ = CONNECTION.scope(connection, exchange) => {}
+                () = cut.cancelled() => {}
+            }
+            drop(entered);
+        });
+    }
+}
+
+fn options(limits: &FrontLimits) -> H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.streams_max)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buffer_size(SEND_BUFFER_BYTES);
+    options
+}
+
+// === impl Active ===
+
+impl Active {
+    fn enter(&self) -> Entered {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Entered(Arc::clone(&self.0))
+    }
+
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

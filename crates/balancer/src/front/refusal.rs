@@ -1,0 +1,57 @@
+//! Answers to requests that never become one: written by the front itself, as HTTP/1.1 text.
+
+use http::StatusCode;
+use problem::{Form, Kind, Problem};
+use serde_json::json;
+
+use super::head::{self, HeadError};
+
+/// An answer to a header that is refused, in the form of its route as far as that can be told.
+pub(super) fn of_head(error: HeadError, received: &[u8]) -> Vec<u8> {
+    let status = match error {
+        HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    refuse(status, &error.to_string(), received)
+}
+
+/// An answer to a header that did not end in time.
+pub(super) fn of_slow_head(received: &[u8]) -> Vec<u8> {
+    refuse(StatusCode::REQUEST_TIMEOUT, "the request header did not end in time", received)
+}
+
+fn refuse(status: StatusCode, detail: &str, received: &[u8]) -> Vec<u8> {
+    let form = Form::of(head::path_of_unfinished(received), None);
+    let (content_type, body) = match form {
+        Form::Inference => ("application/json", json!({ "error": detail }).to_string()),
+        Form::Api | Form::Grpc => ("application/problem+json", problem_json(status, detail)),
+    };
+    text(status, content_type, &[], &body)
+}
+
+/// 431 and 408 are not kinds of problem that a service can have, so they have no place in that closed list.
+fn problem_json(status: StatusCode, detail: &str) -> String {
+    let kind = if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE { Kind::TooLarge } else { Kind::InvalidArgument };
+    let response = Problem::new(kind, detail).response(Form::Api);
+    let mut body: serde_json::Value = serde_json::from_slice(response.body()).unwrap_or_default();
+    if let Some(body) = body.as_object_mut() {
+        body.insert("status".into(), json!(status.as_u16()));
+    }
+    body.to_string()
+}
+
+/// A whole HTTP/1.1 response that ends its connection.
+pub(super) fn text(status: StatusCode, content_type: &str, fields: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut text = format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        status.as_u16(),
+        body.len()
+    );
+    for (name, value) in fields {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    text.push_str(body);
+    text.into_bytes()
+}

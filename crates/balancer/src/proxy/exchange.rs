@@ -1,0 +1,351 @@
+//! One request and its answer, from the head of the one to the end of the other.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::ResponseHeader,
+    proxy::Session,
+};
+use problem::{Form, Kind, Problem};
+use telemetry::Trace;
+use tonic::Code;
+use tracing::Level;
+
+use super::{Shared, failure, headers};
+use crate::{
+    access::Access,
+    front::connections::Connection,
+    metrics::{Outcome, PoolMetrics, RetryReason},
+    pool::{Lease, Pool, Replica, State, Tried},
+    routes::{Route, Routes, Target},
+};
+
+/// What the balancer knows of a request while it is under way.
+pub struct Exchange {
+    shared: Arc<Shared>,
+    connection: Option<Arc<Connection>>,
+    began: Instant,
+    trace: Option<Trace>,
+    form: Form,
+    route: Option<Route>,
+    is_repeatable: bool,
+    passport: Option<HeaderValue>,
+    body_bytes: u64,
+
+    attempts: usize,
+    attempt_began: Instant,
+    tried: Tried,
+    lease: Option<Lease>,
+    retry: Option<RetryReason>,
+
+    problem: Option<Problem>,
+    kind: Option<Kind>,
+    grpc_status: Option<u16>,
+    is_shed: bool,
+    is_counted: bool,
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    pub(super) fn new(shared: Arc<Shared>, connection: Option<Arc<Connection>>) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            connection,
+            began: now,
+            trace: None,
+            form: Form::Api,
+            route: None,
+            is_repeatable: false,
+            passport: None,
+            body_bytes: 0,
+            attempts: 0,
+            attempt_began: now,
+            tried: Tried::default(),
+            lease: None,
+            retry: None,
+            problem: None,
+            kind: None,
+            grpc_status: None,
+            is_shed: false,
+            is_counted: false,
+        }
+    }
+
+    // --- what it is ---
+
+    pub(super) fn begin(&mut self, form: Form, headers: &HeaderMap) {
+        self.form = form;
+        self.trace = Some(Trace::of_request(headers, |level| {
+            // The level of a span is part of the code and not a value, hence two of them.
+            if level == Level::INFO {
+                tracing::info_span!("request", otel.name = "edge", otel.kind = "server")
+            } else {
+                tracing::debug_span!("request")
+            }
+        }));
+    }
+
+    pub(super) fn set_route(&mut self, route: Route, is_repeatable: bool) {
+        self.route = Some(route);
+        self.is_repeatable = is_repeatable;
+    }
+
+    pub(super) fn set_passport(&mut self, passport: HeaderValue) {
+        self.passport = Some(passport);
+    }
+
+    pub(super) fn routes(&self) -> &Arc<Routes> {
+        &self.shared.routes
+    }
+
+    pub(super) fn access(&self) -> &Arc<Access> {
+        &self.shared.access
+    }
+
+    pub(super) fn health(&self) -> Response<Bytes> {
+        self.shared.status.health()
+    }
+
+    pub(super) fn status(&self, passport: Option<&HeaderValue>) -> Result<Response<Bytes>, Problem> {
+        self.shared.status.answer(&self.shared.pools, passport)
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
+    pub(super) fn passport(&self) -> Option<&HeaderValue> {
+        self.passport.as_ref()
+    }
+
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.connection.as_ref().map(|connection| connection.client)
+    }
+
+    pub(super) fn inject_trace(&self, headers: &mut HeaderMap) {
+        if let Some(trace) = &self.trace {
+            trace.inject(headers);
+        }
+    }
+
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.is_repeatable
+    }
+
+    pub(super) fn pool(&self) -> Option<&Arc<Pool>> {
+        match self.route?.target {
+            Target::Pool(name) => Some(self.shared.pool(name)),
+            Target::Health | Target::Status => None,
+        }
+    }
+
+    // --- limits ---
+
+    /// What is left of the route's time, if anything is.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        self.route?.time_max.checked_sub(self.began.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    pub(super) fn count_body(&mut self, bytes: usize) -> Result<()> {
+        let Some(route) = self.route else { return Ok(()) };
+        self.body_bytes = self.body_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if self.body_bytes > route.body_bytes_max { Err(failure::of_body_over_limit(self, &route)) } else { Ok(()) }
+    }
+
+    // --- attempts ---
+
+    pub(super) fn tried(&self) -> Tried {
+        self.tried
+    }
+
+    /// A replica was chosen. The one before, if there was one, is rid of the request.
+    pub(super) fn attempt(&mut self, pool: &Pool, lease: Lease) {
+        if self.attempts == 0 {
+            pool.budget.earn();
+        }
+        self.attempts += 1;
+        self.attempt_began = Instant::now();
+        // What was sent before is sent again from the start.
+        self.body_bytes = 0;
+        self.tried.insert(lease.replica());
+        self.lease = Some(lease);
+    }
+
+    pub(super) fn replica(&self) -> Option<&Arc<Replica>> {
+        self.lease.as_ref().map(Lease::replica)
+    }
+
+    pub(super) fn has_fresh_replica(&self) -> bool {
+        self.pool().is_some_and(|pool| pool.has_fresh(self.tried))
+    }
+
+    /// Whether there may be another attempt. Pays for it if so.
+    pub(super) fn can_afford_attempt(&self) -> bool {
+        let Some(pool) = self.pool() else { return false };
+        self.attempts < self.shared.config.attempts_max && self.time_left().is_some() && pool.budget.spend()
+    }
+
+    pub(super) fn set_retry(&mut self, reason: RetryReason) {
+        self.retry = Some(reason);
+    }
+
+    pub(super) fn take_retry(&mut self) -> Option<RetryReason> {
+        self.retry.take()
+    }
+
+    pub(super) fn count_retry(&self, reason: RetryReason) {
+        let Some(pool) = self.pool() else { return };
+        pool.metrics.retry(reason);
+        let is_lost = self.replica().is_some_and(|replica| replica.status().state == State::Unhealthy);
+        if is_lost && reason == RetryReason::Broken {
+            pool.metrics.failovers.increment(1);
+        }
+    }
+
+    // --- how it ends ---
+
+    pub(super) fn note_response(&mut self, response: &ResponseHeader) {
+        self.grpc_status = headers::grpc_status(&response.headers);
+        self.is_shed = response.status == StatusCode::TOO_MANY_REQUESTS;
+        if let Some(replica) = self.replica() {
+            replica.note_answer();
+            replica.metrics.duration.record(self.attempt_began.elapsed());
+        }
+    }
+
+    pub(super) fn note_grpc_status(&mut self, trailers: &HeaderMap) {
+        self.grpc_status = headers::grpc_status(trailers).or(self.grpc_status);
+    }
+
+    pub(super) fn note_problem(&mut self, problem: &Problem) {
+        self.kind = Some(problem.kind());
+    }
+
+    pub(super) fn note_given_up(&self) {
+        if let Some(connection) = &self.connection {
+            connection.note_given_up();
+        }
+    }
+
+    pub(super) fn set_shed(&mut self) {
+        self.is_shed = true;
+    }
+
+    pub(super) fn set_problem(&mut self, problem: Problem) {
+        self.problem = Some(problem);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.problem.is_some()
+    }
+
+    pub(super) fn take_problem(&mut self) -> Option<Problem> {
+        self.problem.take()
+    }
+
+    /// Ends the exchange with a problem, from a hook that can only return pingora's kind of error.
+    pub(super) fn fail<T>(&mut self, problem: Problem) -> Result<T> {
+        let status = problem.kind().http_status().as_u16();
+        self.problem = Some(problem);
+        Err(Error::new_in(ErrorType::HTTPStatus(status)))
+    }
+
+    /// Counts the exchange, and logs it if asked to.
+    pub(super) fn finish(&mut self, session: &Session, error: Option<&Error>) {
+        let status = session.response_written().map(|head| head.status).filter(|status| !status.is_informational());
+        let outcome = self.outcome(status, error);
+        self.count(outcome, session.body_bytes_read(), session.body_bytes_sent());
+        if self.shared.config.access_log {
+            self.log(session, status, outcome);
+        }
+    }
+
+    fn outcome(&self, status: Option<StatusCode>, error: Option<&Error>) -> Outcome {
+        let is_cut_short = error.is_some() && self.kind.is_none();
+        let is_clients_doing = error.is_some_and(|error| error.esource == ErrorSource::Downstream);
+        match (self.kind, status) {
+            _ if self.is_shed => Outcome::Shed,
+            (Some(Kind::DeadlineExceeded), _) => Outcome::Timeout,
+            _ if is_cut_short && is_clients_doing => Outcome::ClientError,
+            _ if is_cut_short => Outcome::Error,
+            (Some(kind), _) => outcome_of_status(kind.http_status()),
+            (None, Some(status)) => match self.grpc_status {
+                Some(code) => outcome_of_code(Code::from(i32::from(code))),
+                None => outcome_of_status(status),
+            },
+            (None, None) => Outcome::Error,
+        }
+    }
+
+    fn count(&mut self, outcome: Outcome, request_bytes: usize, response_bytes: usize) {
+        self.is_counted = true;
+        let elapsed = self.began.elapsed();
+        self.metrics().record(outcome, elapsed, request_bytes, response_bytes);
+        if self.route.is_some_and(|route| route.is_counted) {
+            self.shared.ledger.record(outcome, elapsed);
+        }
+    }
+
+    fn metrics(&self) -> &PoolMetrics {
+        self.pool().map_or(&self.shared.own_metrics, |pool| &pool.metrics)
+    }
+
+    fn log(&self, session: &Session, status: Option<StatusCode>, outcome: Outcome) {
+        let request = session.req_header();
+        tracing::info!(
+            target: "access",
+            method = %request.method,
+            path = request.uri.path(),
+            protocol = ?request.version,
+            status = status.map_or(0, |status| status.as_u16()),
+            outcome = outcome.as_str(),
+            client = self.client().map(tracing::field::display),
+            pool = self.route.map_or("none", |route| route.pool_label()),
+            replica = self.replica().map(|replica| replica.name.as_str()),
+            attempts = self.attempts,
+            duration_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            request_bytes = session.body_bytes_read(),
+            response_bytes = session.body_bytes_sent(),
+            trace = self.trace.as_ref().map(Trace::id),
+            "request"
+        );
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // Dropped in the middle: the backstop of its route's time, or the end of the process.
+        if !self.is_counted && self.route.is_some() {
+            self.count(Outcome::Timeout, 0, 0);
+        }
+    }
+}
+
+fn outcome_of_status(status: StatusCode) -> Outcome {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Outcome::Shed,
+        StatusCode::GATEWAY_TIMEOUT => Outcome::Timeout,
+        status if status.is_server_error() => Outcome::Error,
+        status if status.is_client_error() => Outcome::ClientError,
+        _ => Outcome::Ok,
+    }
+}
+
+fn outcome_of_code(code: Code) -> Outcome {
+    match code {
+        Code::Ok => Outcome::Ok,
+        Code::ResourceExhausted => Outcome::Shed,
+        Code::DeadlineExceeded => Outcome::Timeout,
+        Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss => Outcome::Error,
+        _ => Outcome::ClientError,
+    }
+}

@@ -1,0 +1,86 @@
+//! What of a client's headers a service sees, and what it sees that no client can say.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+use super::Exchange;
+
+const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
+const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("rampart-client-address");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_UNAVAILABLE: u16 = 14;
+
+/// Names by which somebody might say who they are, to a service that believed them.
+const IDENTITY_PREFIXES: [&str; 5] = ["rampart-", "x-user", "x-auth-", "x-internal-", "x-forwarded-"];
+/// The rest of them, and what is between the client and us alone.
+const NOT_FORWARDED: [&str; 9] = [
+    "authorization",
+    "connection",
+    "expect",
+    "forwarded",
+    "keep-alive",
+    "kubeflow-userid",
+    "proxy-authorization",
+    "proxy-connection",
+    "x-real-ip",
+];
+
+/// Takes off what a client may not say to a service, and puts on what only we may.
+pub(super) fn to_upstream(request: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
+    while let Some(name) = request.headers.keys().find(|name| is_stripped(name)).cloned() {
+        request.remove_header(&name);
+    }
+    if let Some(passport) = exchange.passport() {
+        request.insert_header(PASSPORT, passport.clone())?;
+    }
+    if let Some(client) = exchange.client() {
+        request.insert_header(CLIENT_ADDRESS, client.ip().to_canonical().to_string())?;
+    }
+    let mut trace = HeaderMap::new();
+    exchange.inject_trace(&mut trace);
+    for name in ["traceparent", "tracestate"] {
+        match trace.remove(name) {
+            Some(value) => request.insert_header(name, value)?,
+            None => drop(request.remove_header(name)),
+        }
+    }
+    Ok(())
+}
+
+fn is_stripped(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    NOT_FORWARDED.contains(&name) || IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The gRPC status of a head or of trailers.
+pub(super) fn grpc_status(headers: &HeaderMap<HeaderValue>) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether the replica says that it cannot now: it is draining, or has not loaded what was asked for yet.
+pub(super) fn says_unavailable(response: &ResponseHeader) -> bool {
+    response.status == http::StatusCode::SERVICE_UNAVAILABLE
+        || grpc_status(&response.headers) == Some(GRPC_UNAVAILABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_stripped_in_every_spelling_and_the_rest_is_not() {
+        for name in [
+            "Rampart-Passport", "RAMPART-CLIENT-ADDRESS", "rampart-anything", "X-User", "x-user-id", "X-Auth-Token",
+            "x-internal-secret", "X-Forwarded-For", "x-forwarded-user", "Forwarded", "X-Real-IP", "Kubeflow-UserID",
+            "Authorization", "Proxy-Authorization", "Expect",
+        ] {
+            assert!(is_stripped(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+        for name in ["content-type", "inference-header-content-length", "x-request-id", "te", "grpc-timeout", "accept"] {
+            assert!(!is_stripped(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Minutes for the SLA tracker: counted here, where clients feel them, and reported until they are acknowledged.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hdrhistogram::{
+    Histogram,
+    serialization::{Serializer, V2DeflateSerializer},
+};
+use metrics::Counter;
+use parking_lot::Mutex;
+use proto::sla::v1::{Minute as Report, ReportMinutesRequest, ledger_client::LedgerClient};
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use transport::Channel;
+use uuid::Uuid;
+
+use crate::metrics::{Outcome, sla_minutes_dropped};
+
+/// What the SLA is for.
+const SERVICE: &str = "ml-services";
+/// The promise: answered within this.
+const SLOW_ABOVE: Duration = Duration::from_millis(100);
+const LATENCY_MIN_US: u64 = 1;
+const LATENCY_MAX_US: u64 = 60_000_000;
+const SIGNIFICANT_DIGITS: u8 = 3;
+/// Unacknowledged minutes that are kept: two hours.
+const BACKLOG_MAX: usize = 120;
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The `[sla]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlaConfig {
+    /// How often minutes are reported, the current one with them.
+    pub report_interval_s: u64,
+}
+
+/// The minutes that the tracker has not acknowledged as finished.
+pub struct Ledger {
+    minutes: Mutex<BTreeMap<u64, Minute>>,
+    dropped: Counter,
+}
+
+struct Minute {
+    good: u64,
+    bad: u64,
+    shed: u64,
+    client_error: u64,
+    slow: u64,
+    latency: Histogram<u64>,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// An empty ledger.
+    pub fn new() -> Arc<Self> {
+        let dropped = sla_minutes_dropped();
+        dropped.increment(0);
+        Arc::new(Self { minutes: Mutex::default(), dropped })
+    }
+
+    /// Counts a request that has ended now.
+    pub fn record(&self, outcome: Outcome, elapsed: Duration) {
+        self.record_at(current_minute(), outcome, elapsed);
+    }
+
+    fn record_at(&self, minute: u64, outcome: Outcome, elapsed: Duration) {
+        self.with_minute(minute, |counts| counts.record(outcome, elapsed));
+    }
+
+    fn with_minute(&self, minute: u64, change: impl FnOnce(&mut Minute)) {
+        let mut minutes = self.minutes.lock();
+        change(minutes.entry(minute).or_insert_with(Minute::new));
+        while minutes.len() > BACKLOG_MAX {
+            minutes.pop_first();
+            self.dropped.increment(1);
+        }
+    }
+
+    /// The last unacknowledged minutes up to now, as the tracker wants them.
+    fn report(&self) -> Vec<Report> {
+        self.minutes.lock().iter().filter_map(|(minute, counts)| counts.report(*minute)).collect()
+    }
+
+    /// Everything before this minute is recorded and finished.
+    fn acknowledge_before(&self, minute: u64) {
+        let mut minutes = self.minutes.lock();
+        *minutes = minutes.split_off(&minute);
+    }
+}
+
+/// Reports until stopped, and once more then.
+pub async fn report_for_ever(
+    ledger: Arc<Ledger>,
+    channel: Channel,
+    source: String,
+    config: SlaConfig,
+    stop: CancellationToken,
+) {
+    let boot_id = Uuid::new_v4().to_string();
+    let mut client = LedgerClient::new(channel);
+    let mut ticks = tokio::time::interval(Duration::from_secs(config.report_interval_s.max(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_heard = true;
+    loop {
+        let is_last = tokio::select! {
+            _ = ticks.tick() => false,
+            () = stop.cancelled() => true,
+        };
+        let reported = send(&ledger, &mut client, &source, &boot_id).await;
+        if is_heard != reported.is_ok() {
+            is_heard = reported.is_ok();
+            match &reported {
+                Ok(()) => tracing::info!("the SLA tracker hears us again"),
+                Err(why) => tracing::info!(why, "the SLA tracker does not hear us; minutes are kept"),
+            }
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+async fn send(ledger: &Ledger, client: &mut LedgerClient<Channel>, source: &str, boot_id: &str) -> Result<(), String> {
+    // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
+    let current = current_minute();
+    // An idle minute is a minute too: without it the tracker could not tell idle from lost.
+    ledger.with_minute(current, |_| {});
+    let minutes = ledger.report();
+    let sent = minutes.len();
+    let request = ReportMinutesRequest { source: source.into(), boot_id: boot_id.into(), minutes };
+    let response = tokio::time::timeout(REPORT_TIMEOUT, client.report_minutes(request)).await;
+    let recorded = match response {
+        Ok(Ok(response)) => response.into_inner().recorded,
+        Ok(Err(status)) => return Err(problem::Chain(&status).to_string()),
+        Err(_) => return Err("no answer in time".into()),
+    };
+    if usize::try_from(recorded) != Ok(sent) {
+        return Err(format!("recorded {recorded} of {sent} minutes"));
+    }
+    ledger.acknowledge_before(current);
+    Ok(())
+}
+
+// === impl Minute ===
+
+impl Minute {
+    fn new() -> Self {
+        let latency = Histogram::new_with_bounds(LATENCY_MIN_US, LATENCY_MAX_US, SIGNIFICANT_DIGITS)
+            .expect("the bounds are constants that fit");
+        Self { good: 0, bad: 0, shed: 0, client_error: 0, slow: 0, latency }
+    }
+
+    fn record(&mut self, outcome: Outcome, elapsed: Duration) {
+        match outcome {
+            Outcome::Ok => self.good += 1,
+            Outcome::Error | Outcome::Timeout => self.bad += 1,
+            Outcome::Shed => return self.shed += 1,
+            Outcome::ClientError => return self.client_error += 1,
+        }
+        self.slow += u64::from(elapsed > SLOW_ABOVE);
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.latency.saturating_record(elapsed_us.clamp(LATENCY_MIN_US, LATENCY_MAX_US));
+    }
+
+    fn report(&self, minute: u64) -> Option<Report> {
+        let mut latency_histogram = Vec::new();
+        V2DeflateSerializer::new().serialize(&self.latency, &mut latency_histogram).ok()?;
+        Some(Report {
+            service: SERVICE.into(),
+            minute: Some((UNIX_EPOCH + Duration::from_secs(minute * 60)).into()),
+            good: self.good,
+            bad: self.bad,
+            shed: self.shed,
+            client_error: self.client_error,
+            slow: self.slow,
+            latency_histogram,
+        })
+    }
+}
+
+/// Minutes since 1970.
+fn current_minute() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::serialization::Deserializer;
+
+    use super::*;
+
+    #[test]
+    fn a_request_counts_once_and_only_the_promised_ones_have_a_latency() {
+        let ledger = Ledger::new();
+        let ms = Duration::from_millis;
+        for (outcome, elapsed) in [
+            (Outcome::Ok, ms(5)),
+            (Outcome::Ok, ms(100)),
+            (Outcome::Ok, ms(101)),
+            (Outcome::Error, ms(3)),
+            (Outcome::Timeout, Duration::from_secs(100)),
+            (Outcome::Shed, ms(1)),
+            (Outcome::ClientError, ms(500)),
+        ] {
+            ledger.record_at(7, outcome, elapsed);
+        }
+        let report = ledger.report();
+        let [minute] = &report[..] else { panic!("one minute") };
+        assert_eq!((minute.good, minute.bad, minute.shed, minute.client_error, minute.slow), (3, 2, 1, 1, 2));
+        assert_eq!(minute.minute.as_ref().unwrap().seconds, 420);
+        let latency: Histogram<u64> =
+            Deserializer::new().deserialize(&mut minute.latency_histogram.as_slice()).unwrap();
+        assert_eq!(latency.len(), 5);
+        assert!(latency.max() >= LATENCY_MAX_US && latency.max() < LATENCY_MAX_US * 1001 / 1000);
+    }
+
+    #[test]
+    fn finished_minutes_are_kept_until_acknowledged_and_the_current_one_stays() {
+        let ledger = Ledger::new();
+        for minute in [5, 6, 7] {
+            ledger.record_at(minute, Outcome::Ok, Duration::from_millis(1));
+        }
+        assert_eq!(ledger.report().len(), 3);
+        assert_eq!(ledger.report().len(), 3, "nothing was acknowledged");
+        ledger.acknowledge_before(7);
+        assert_eq!(ledger.report().len(), 1);
+    }
+
+    #[test]
+    fn the_backlog_is_bounded_and_loses_the_oldest() {
+        let ledger = Ledger::new();
+        for minute in 0..500 {
+            ledger.record_at(minute, Outcome::Ok, Duration::from_millis(1));
+        }
+        let report = ledger.report();
+        assert_eq!(report.len(), BACKLOG_MAX);
+        assert_eq!(report[0].minute.as_ref().unwrap().seconds, (500 - 120) * 60);
+    }
+}

@@ -1,0 +1,147 @@
+//! What the balancer tells about itself: `GET /health` and `GET /api/loadbalancer/status`.
+//!
+//! Without a token the status says how many replicas there are and in which state; since when, why, and how much they
+//! have to do is for those whom the policies let read it.
+
+use std::sync::Arc;
+
+use authz::{Action, Caller, Declared, Guard, Principal};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use problem::{Kind, Problem};
+use serde::Serialize;
+use service::Readiness;
+use time::format_description::well_known::Rfc3339;
+
+use crate::pool::{Pool, Replica, State};
+
+/// Whom the passports for our own routes are for.
+pub const AUDIENCE: &str = "balancer";
+
+/// Answers both, to each what they may see.
+pub struct StatusPage {
+    guard: Arc<Guard>,
+    readiness: Readiness,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    /// Of the serving pool: what clients of models depend on.
+    healthy_backends: usize,
+    pools: serde_json::Map<String, serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct PoolBody<'a> {
+    healthy: usize,
+    total: usize,
+    replicas: Vec<ReplicaBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReplicaBody<'a> {
+    name: &'a str,
+    state: &'static str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    details: Option<Details<'a>>,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    since: String,
+    why: String,
+    address: &'a str,
+    in_flight: usize,
+    connections: usize,
+}
+
+/// The routes that the balancer answers itself, for the matrix of who may do what.
+pub fn declared_routes() -> Vec<Declared> {
+    let route = |path: &str, action| Declared { method: Method::GET, path: path.into(), action, caller: Caller::User };
+    vec![
+        route("/health", Action::ReadHealth),
+        route("/api/loadbalancer/status", Action::ReadReplicasSummary),
+    ]
+}
+
+// === impl StatusPage ===
+
+impl StatusPage {
+    /// A page behind a guard for [`AUDIENCE`], of a process that is as ready as that.
+    pub fn new(guard: Arc<Guard>, readiness: Readiness) -> Self {
+        Self { guard, readiness }
+    }
+
+    /// Whether the balancer itself takes requests. Not whether others do, for that is what the status says: a front that
+    /// took the balancer out because of them would turn a clear 503 into a refused connection.
+    pub fn health(&self) -> Response<Bytes> {
+        let (status, text) = match self.readiness.is_ready() {
+            true => (StatusCode::OK, &b"OK\n"[..]),
+            false => (StatusCode::SERVICE_UNAVAILABLE, &b"not ready\n"[..]),
+        };
+        let mut response = Response::new(Bytes::from_static(text));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    }
+
+    /// The status, with details for a passport that allows them.
+    pub fn answer(&self, pools: &[Arc<Pool>], passport: Option<&HeaderValue>) -> Result<Response<Bytes>, Problem> {
+        let with_details = match self.identify(passport)? {
+            anonymous @ Principal::Anonymous => {
+                self.guard.check(&anonymous, Action::ReadReplicasSummary)?;
+                false
+            }
+            principal => {
+                self.guard.check(&principal, Action::ReadReplicas)?;
+                true
+            }
+        };
+        let serving = pools.iter().find(|pool| pool.name == crate::routes::PoolName::Serving);
+        let describe = |pool: &Arc<Pool>| Some((pool.name.as_str().to_owned(), describe_pool(pool, with_details)?));
+        let body = Body {
+            healthy_backends: serving.map_or(0, |pool| pool.healthy_count()),
+            pools: pools.iter().filter_map(describe).collect(),
+            version: with_details.then_some(env!("CARGO_PKG_VERSION")),
+        };
+        let body = serde_json::to_vec(&body).map_err(Problem::internal)?;
+        let mut response = Response::new(Bytes::from(body));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+
+    /// The gateway's signature is what counts, also for what we remember ourselves.
+    fn identify(&self, passport: Option<&HeaderValue>) -> Result<Principal, Problem> {
+        let Some(passport) = passport else { return Ok(Principal::Anonymous) };
+        let rejected = |reason: String| {
+            tracing::info!(reason, "passport not believed");
+            Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
+        };
+        let text = passport.to_str().map_err(|error| rejected(error.to_string()))?;
+        self.guard.identify(Some(text)).map_err(|reject| rejected(reject.to_string()))
+    }
+}
+
+fn describe_pool(pool: &Pool, with_details: bool) -> Option<serde_json::Value> {
+    let body = PoolBody {
+        healthy: pool.healthy_count(),
+        total: pool.replicas.len(),
+        replicas: pool.replicas.iter().map(|replica| describe_replica(replica, with_details)).collect(),
+    };
+    serde_json::to_value(body).ok()
+}
+
+fn describe_replica(replica: &Replica, with_details: bool) -> ReplicaBody<'_> {
+    let status = replica.status();
+    let state: State = status.state;
+    let details = with_details.then(|| Details {
+        since: status.since.format(&Rfc3339).unwrap_or_default(),
+        why: status.why,
+        address: &replica.address,
+        in_flight: replica.in_flight(),
+        connections: replica.sockets.count(),
+    });
+    ReplicaBody { name: &replica.name, state: state.as_str(), details }
+}

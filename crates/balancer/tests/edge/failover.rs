@@ -1,0 +1,240 @@
+//! Replicas that die, freeze, drain and come back.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use http::StatusCode;
+use rustix::process::Signal;
+use serde_json::Value;
+use testkit::poll_until;
+
+use crate::{
+    process::Balancer,
+    upstream::{ChildUpstream, Upstream},
+    world::{Platform, SOON, World},
+};
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Serving replicas in processes of their own, and a balancer before them.
+struct Processes {
+    world: World,
+    replicas: Vec<ChildUpstream>,
+    balancer: Balancer,
+    client: reqwest::Client,
+}
+
+impl Processes {
+    async fn start(count: usize) -> Self {
+        let world = World::new();
+        let replicas: Vec<_> =
+            (1..=count).map(|n| ChildUpstream::start(&world, &format!("serving-{n}"), ANY_PORT)).collect();
+        let of = |replica: &ChildUpstream| format!("{{ name = \"{}\", address = \"{}\" }}", replica.name, replica.address);
+        let list: Vec<String> = replicas.iter().map(of).collect();
+        let balancer = Balancer::start(&world, &format!("pools.serving.replicas = [{}]", list.join(", "))).await;
+        let client = world.client().build().unwrap();
+        let processes = Self { world, replicas, balancer, client };
+        processes.wait_healthy(count).await;
+        processes
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.balancer.front.port())
+    }
+
+    async fn wait_healthy(&self, count: usize) -> Duration {
+        let began = Instant::now();
+        poll_until("healthy replicas", SOON, async || {
+            let response = self.client.get(self.url("/api/loadbalancer/status")).send().await.unwrap();
+            response.json::<Value>().await.unwrap()["healthy_backends"] == count
+        })
+        .await;
+        began.elapsed()
+    }
+
+    /// Predictions at a steady pace until told to stop: all statuses, and the longest time from when each was due.
+    async fn load(&self, until: impl Future<Output = ()>) -> (Vec<StatusCode>, Duration) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let mut calls = Vec::new();
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => break,
+                due = ticks.tick() => {
+                    let request = self.client.post(self.url("/v2/models/m/infer")).body("{}");
+                    calls.push(tokio::spawn(async move {
+                        let status = request.send().await.map_or(StatusCode::IM_A_TEAPOT, |response| response.status());
+                        (status, due.elapsed())
+                    }));
+                }
+            }
+        }
+        let results: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+        let slowest = results.iter().map(|(_, elapsed)| *elapsed).max().unwrap_or_default();
+        (results.into_iter().map(|(status, _)| status).collect(), slowest)
+    }
+}
+
+/// Under load one replica is killed and another frozen: nothing fails, nothing takes longer than a second, and both come
+/// back into use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_and_a_frozen_replica_cost_nothing() {
+    let mut processes = Processes::start(3).await;
+    let address = processes.replicas[0].address;
+    let (statuses, slowest) = processes
+        .load(async {
+            processes.replicas[0].signal(Signal::KILL);
+            assert!(processes.wait_healthy(2).await < Duration::from_secs(1));
+            processes.replicas[1].signal(Signal::STOP);
+            assert!(processes.wait_healthy(1).await < Duration::from_secs(1));
+            processes.replicas[1].signal(Signal::CONT);
+            processes.wait_healthy(2).await;
+        })
+        .await;
+    let failed = statuses.iter().filter(|status| **status != StatusCode::OK).count();
+    assert_eq!(failed, 0, "of {}", statuses.len());
+    assert!(statuses.len() > 50);
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    processes.replicas[0] = ChildUpstream::start(&processes.world, "serving-1", address);
+    processes.wait_healthy(3).await;
+}
+
+/// A prediction that is under way on a frozen replica is moved, not lost; one that changes something is not sent twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_in_flight_moves_only_if_it_may_be_repeated() {
+    let mut platform = Platform::start(2).await;
+    let client = platform.client.clone();
+    for (path, is_repeatable) in [("/v2/slow/60000/infer", true), ("/v2/slow/60000/load", false)] {
+        let before: Vec<usize> = platform.serving.iter().map(|replica| replica.seen.count()).collect();
+        let call = tokio::spawn(client.post(platform.url(path)).body("{}").send());
+        let seen_by = |platform: &Platform| {
+            (0..2).find(|n| platform.serving[*n].seen.count() > before[*n])
+        };
+        poll_until("the request has arrived", SOON, async || seen_by(&platform).is_some()).await;
+        let first = seen_by(&platform).unwrap();
+        let other = 1 - first;
+        platform.serving[first].kill();
+        if is_repeatable {
+            poll_until("the request has moved", SOON, async || platform.serving[other].seen.count() > before[other]).await;
+            call.abort();
+        } else {
+            let response = call.await.unwrap().unwrap();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(platform.serving[other].seen.count(), before[other], "it was sent twice");
+        }
+        let (name, address) = (platform.serving[first].name.clone(), platform.serving[first].address);
+        platform.serving[first] = Upstream::start_at(&platform.world, &name, address);
+        platform.wait_healthy(2).await;
+    }
+}
+
+/// A body that is larger than the replay buffer is not sent again: 503, and the client may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_is_not_replayed() {
+    let mut platform = Platform::start(2).await;
+    let body = vec![b'x'; 200 << 10];
+    let call = tokio::spawn(platform.client.post(platform.url("/v2/slow/60000/infer")).body(body).send());
+    let busy = async |platform: &Platform| platform.serving.iter().position(|replica| replica.seen.count() > 0);
+    poll_until("the request has arrived", SOON, async || busy(&platform).await.is_some()).await;
+    let first = busy(&platform).await.unwrap();
+    // All of it has left the client when the replica has read what fits its window; then the replica goes.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    platform.serving[first].kill();
+    let response = call.await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(platform.serving[1 - first].seen.count(), 0);
+}
+
+/// With nothing left the answer is 503 with `Retry-After`, at once, in the form of the route.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_down_is_said_at_once() {
+    let mut platform = Platform::start(2).await;
+    platform.serving.iter_mut().for_each(Upstream::kill);
+    platform.wait_healthy(0).await;
+    let began = Instant::now();
+    for _ in 0..10 {
+        let response = platform.client.post(platform.url("/v2/models/m/infer")).body("{}").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert!(response.text().await.unwrap().starts_with("{\"error\":"));
+    }
+    assert!(began.elapsed() < Duration::from_millis(500), "ten took {:?}", began.elapsed());
+    assert_eq!(platform.get("/health").await.status(), StatusCode::OK, "the balancer itself is well");
+}
+
+/// A replica that says 503 is asked once; a repeatable request then goes to one that does not.
+#[tokio::test]
+async fn an_unavailable_replica_is_passed_over() {
+    let platform = Platform::start(2).await;
+    platform.serving[0].seen.is_unavailable.send_replace(true);
+    for _ in 0..20 {
+        let response = platform.client.post(platform.url("/v2/models/m/infer")).body("{}").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert!(platform.serving[0].seen.count() > 0);
+    platform.serving[1].seen.is_unavailable.send_replace(true);
+    let response = platform.client.post(platform.url("/v2/models/m/infer")).body("{}").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "the replica's own answer when all say so");
+    platform.serving[1].seen.is_unavailable.send_replace(false);
+    let before = platform.serving[1].seen.count();
+    let statuses = join_all((0..10).map(async |_| {
+        platform.client.post(platform.url("/v2/repository/models/m/load")).send().await.unwrap().status()
+    }))
+    .await;
+    let passed = statuses.iter().filter(|status| **status == StatusCode::OK).count();
+    assert_eq!(platform.serving[1].seen.count() - before, passed, "what is not repeatable is not passed over");
+}
+
+/// A replica that drains gets nothing new and finishes what it has.
+#[tokio::test]
+async fn a_draining_replica_finishes_what_it_has() {
+    let platform = Platform::start(2).await;
+    let calls: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(platform.client.post(platform.url("/v2/slow/1500/infer")).body("{}").send()))
+        .collect();
+    poll_until("both are busy", SOON, async || platform.serving.iter().all(|replica| replica.seen.count() > 0)).await;
+    platform.serving[0].set_serving(false).await;
+    platform.wait_healthy(1).await;
+    assert_eq!(platform.status().await["pools"]["serving"]["replicas"][0]["state"], "draining");
+    let before = platform.serving[0].seen.count();
+    for _ in 0..20 {
+        assert_eq!(platform.get("/v2/echo").await.status(), StatusCode::OK);
+    }
+    assert_eq!(platform.serving[0].seen.count(), before);
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    platform.serving[0].set_serving(true).await;
+    platform.wait_healthy(2).await;
+}
+
+/// A replica of a foreign CA, or under another service's name, is given nothing.
+#[tokio::test]
+async fn an_impostor_is_given_nothing() {
+    let platform = Platform::start(1).await;
+    let foreign = World::new();
+    let impostors = [
+        Upstream::start(&foreign, "serving-9"),
+        Upstream::start(&platform.world, "backup-1"),
+    ];
+    let list: Vec<String> = impostors
+        .iter()
+        .map(|replica| format!("{{ name = \"{}\", address = \"{}\" }}", replica.name, replica.address))
+        .collect();
+    let balancer =
+        Balancer::start(&platform.world, &format!("pools.serving.replicas = [{}]", list.join(", "))).await;
+    let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
+    poll_until("both were found out", SOON, async || {
+        let status: Value =
+            platform.client.get(url("/api/loadbalancer/status")).send().await.unwrap().json().await.unwrap();
+        let replicas = status["pools"]["serving"]["replicas"].as_array().unwrap().clone();
+        replicas.iter().all(|replica| replica["state"] == "unhealthy")
+    })
+    .await;
+    let response = platform.client.get(url("/v2/echo")).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(impostors.iter().all(|impostor| impostor.seen.count() == 0));
+}

@@ -1,0 +1,151 @@
+//! A gateway that knows what a test tells it: real passports, signed; revocations pushed as they happen.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use authz::{PassportClaims, Role, Roles, SigningKey};
+use axum::Router;
+use futures::{Stream, StreamExt};
+use proto::auth::v1::{
+    AuthorizeRequest, AuthorizeResponse, Heartbeat, PassportKeysRequest, PassportKeysResponse, Snapshot,
+    WatchRevocationsRequest, WatchRevocationsResponse,
+    authorization_server::{Authorization, AuthorizationServer},
+    watch_revocations_response::Event,
+};
+use tokio::{runtime::Runtime, sync::broadcast};
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status};
+
+use crate::{upstream::serve, world::World};
+
+pub struct Gateway {
+    pub address: SocketAddr,
+    pub state: Arc<State>,
+    runtime: Option<Runtime>,
+}
+
+pub struct State {
+    key: SigningKey,
+    /// Tokens that are good, and the role each gives.
+    tokens: Mutex<BTreeMap<String, Role>>,
+    pub calls: AtomicUsize,
+    pub passport_life_s: Mutex<u64>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Gateway {
+    pub fn start(world: &World, instance: &str, address: SocketAddr) -> Self {
+        let key = SigningKey::from_pkcs8_pem(&authz::generate_pkcs8_pem().unwrap()).unwrap();
+        let state = State {
+            key,
+            tokens: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            passport_life_s: Mutex::new(60),
+            events: broadcast::Sender::new(100),
+        };
+        Self::start_with(world, instance, address, Arc::new(state))
+    }
+
+    pub fn start_with(world: &World, instance: &str, address: SocketAddr, state: Arc<State>) -> Self {
+        let service = AuthorizationServer::from_arc(Arc::clone(&state));
+        let router = tonic::service::Routes::new(service).into_axum_router().reset_fallback();
+        let router = router.merge(Router::new().fallback(async || "gateway"));
+        let (runtime, address, _) = serve(world.identity(instance), address, router);
+        Self { address, state, runtime: Some(runtime) }
+    }
+
+    pub fn grant(&self, token: &str, role: Role) {
+        self.state.tokens.lock().unwrap().insert(token.into(), role);
+    }
+
+    /// Ends a token here, and tells those who listen.
+    pub fn revoke(&self, token: &str) {
+        self.forget(token);
+        let _ = self.state.events.send(Event::TokenId(format!("id of {token}")));
+    }
+
+    /// Ends a token here, and tells nobody.
+    pub fn forget(&self, token: &str) {
+        self.state.tokens.lock().unwrap().remove(token);
+    }
+
+    pub fn calls(&self) -> usize {
+        self.state.calls.load(Ordering::SeqCst)
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for State {
+    async fn authorize(&self, request: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let AuthorizeRequest { token, audience } = request.into_inner();
+        let role = self.tokens.lock().unwrap().get(&token).copied();
+        let role = role.ok_or_else(|| Status::unauthenticated("no such token"))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let life_s = *self.passport_life_s.lock().unwrap();
+        let claims = PassportClaims {
+            aud: audience,
+            sub: format!("subject of {token}"),
+            tenant: "tenant".into(),
+            roles: Roles::from_iter([role]),
+            client_id: "client".into(),
+            sid: format!("session of {token}"),
+            jti: format!("passport of {token}"),
+            auth_time: now,
+            iat: now,
+            nbf: now,
+            exp: now + life_s,
+        };
+        let expires = UNIX_EPOCH + Duration::from_secs(claims.exp);
+        Ok(Response::new(AuthorizeResponse {
+            passport: self.key.sign(&claims).unwrap(),
+            passport_expires_at: Some(expires.into()),
+            token_expires_at: Some((expires + Duration::from_secs(600)).into()),
+            subject: claims.sub,
+            session_id: claims.sid,
+            token_id: format!("id of {token}"),
+        }))
+    }
+
+    type WatchRevocationsStream = Pin<Box<dyn Stream<Item = Result<WatchRevocationsResponse, Status>> + Send>>;
+
+    async fn watch_revocations(
+        &self,
+        _request: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        let events = BroadcastStream::new(self.events.subscribe()).filter_map(async |event| event.ok());
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let heartbeats = futures::stream::poll_fn(move |cx| ticks.poll_tick(cx).map(|_| Some(Event::Heartbeat(Heartbeat {}))));
+        let snapshot = futures::stream::once(async { Event::Snapshot(Snapshot {}) });
+        let all = snapshot.chain(futures::stream::select(Box::pin(events), heartbeats));
+        Ok(Response::new(Box::pin(all.map(|event| Ok(WatchRevocationsResponse { event: Some(event) })))))
+    }
+
+    async fn passport_keys(
+        &self,
+        _request: Request<PassportKeysRequest>,
+    ) -> Result<Response<PassportKeysResponse>, Status> {
+        Ok(Response::new(PassportKeysResponse { jwks: authz::jwks_json(std::slice::from_ref(self.key.public())) }))
+    }
+}
+

@@ -1,0 +1,150 @@
+//! One past every limit, and what must not be read in two ways.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::{raw::Raw, world::Platform};
+
+/// Heads that another parser could read differently get 400 and never reach a replica.
+#[tokio::test]
+async fn ambiguous_heads_are_refused() {
+    let platform = Platform::start(1).await;
+    for head in [
+        "POST /v2/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /v2/echo HTTP/1.1\nHost: a\n\n",
+        "GET /v2/echo HTTP/1.1\r\nHost: a\r\nX: y\nZ: w\r\n\r\n",
+        "GET /v2/echo HTTP/1.0\r\nHost: a\r\n\r\n",
+        "GET /v2/echo HTTP/1.1\r\n\r\n",
+        "GET /v2/echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET http://a/v2/echo HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /v2/echo HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\nx",
+        "GET /v2/echo HTTP/1.1\r\nHost: a\r\n X: folded\r\n\r\n",
+    ] {
+        let answer = Raw::exchange(&platform, head).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?} got {answer:?}");
+        assert!(answer.contains("{\"error\":") == head.contains(" /v2/"), "in the form of its route: {answer:?}");
+    }
+    assert_eq!(platform.serving[0].seen.count(), 0);
+}
+
+/// One byte over the header limit is 431, in HTTP/1.1 and HTTP/2.
+#[tokio::test]
+async fn long_headers_are_431() {
+    let platform = Platform::start(1).await;
+    let head = |padding: usize| format!("GET /v2/echo HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(padding));
+    let fixed = head(0).len();
+    let mut raw = Raw::open(&platform).await;
+    raw.write(head(20_000)).await;
+    assert!(raw.read_response().await.starts_with("HTTP/1.1 200 "));
+    let answer = Raw::exchange(&platform, head(32 * 1024 + 1 - fixed)).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+    let mut request = platform.client.get(platform.url("/v2/echo"));
+    for n in 0..40 {
+        request = request.header(format!("x-padding-{n}"), "x".repeat(1000));
+    }
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
+
+/// A header that trickles in is answered and closed at its deadline, and others do not notice.
+#[tokio::test]
+async fn a_trickling_header_ends() {
+    let platform = Platform::start_with(1, "front.limits.header_timeout_ms = 500").await;
+    let mut raw = Raw::open(&platform).await;
+    let began = Instant::now();
+    raw.write("GET /v2/echo HTTP/1.1\r\nHost: a\r\n").await;
+    let mut written = 0;
+    while began.elapsed() < Duration::from_millis(400) {
+        raw.write("X: y\r\n").await;
+        written += 1;
+        // The pace of the trickle is what is tested.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(written > 2);
+    let answer = raw.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(platform.get("/health").await.status(), 200);
+}
+
+/// A body over its limit is 413 by its declared length, and by its bytes when it declares none.
+#[tokio::test]
+async fn long_bodies_are_413() {
+    let platform = Platform::start_with(1, "routes.inference_body_bytes_max = 1000").await;
+    let post = |bytes: usize| platform.client.post(platform.url("/v2/models/m/infer")).body(vec![b'x'; bytes]);
+    assert_eq!(post(1000).send().await.unwrap().status(), StatusCode::OK);
+    let seen = platform.serving[0].seen.count();
+    let response = post(1001).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(response.text().await.unwrap().contains("1000 bytes"));
+    assert_eq!(platform.serving[0].seen.count(), seen, "refused by its length, before any replica");
+
+    let http1 = |bytes: usize| {
+        let chunk = format!("{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes));
+        format!("POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}")
+    };
+    let mut raw = Raw::open(&platform).await;
+    raw.write(http1(1000)).await;
+    assert!(raw.read_response().await.starts_with("HTTP/1.1 200 "));
+    let mut raw = Raw::open(&platform).await;
+    raw.write(http1(1001)).await;
+    let answer = raw.read_response().await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer:?}");
+}
+
+/// A large body that is refused at its head still gets its answer, though it is being sent.
+#[tokio::test]
+async fn an_early_answer_arrives_while_the_body_is_sent() {
+    let platform = Platform::start_with(1, "routes.inference_body_bytes_max = 1000").await;
+    let client = platform.world.client().http1_only().build().unwrap();
+    for _ in 0..5 {
+        let response =
+            client.post(platform.url("/v2/models/m/infer")).body(vec![b'x'; 3_000_000]).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
+
+/// A route's time is over for a replica that does not answer: 504, in the route's form, within reason.
+#[tokio::test]
+async fn time_is_limited() {
+    let platform = Platform::start_with(2, "routes.inference_time_max_ms = 400").await;
+    let began = Instant::now();
+    let response = platform.client.post(platform.url("/v2/slow/60000/infer")).body("{}").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(response.text().await.unwrap().starts_with("{\"error\":"));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(platform.healthy_backends().await, 2, "a slow model does not make its replica a dead one");
+}
+
+/// A body that stops arriving ends with its pause, in HTTP/1.1, where it holds a connection.
+#[tokio::test]
+async fn a_body_that_pauses_for_too_long_ends() {
+    let platform = Platform::start_with(1, "front.limits.body_pause_max_ms = 300").await;
+    let mut raw = Raw::open(&platform).await;
+    raw.write("POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").await;
+    let answer = raw.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("in time"), "{answer:?}");
+}
+
+/// A client that resets its requests by the hundred loses its connection, and nobody else's.
+#[tokio::test]
+async fn a_flood_of_resets_ends_its_connection() {
+    let platform = Platform::start_with(1, "front.limits.given_up_max = 20").await;
+    let tls = crate::raw::config(&platform, &[&rustls::version::TLS13], &[b"h2"]);
+    let stream = crate::raw::shake_hands(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut sent = 0;
+    for _ in 0..2000 {
+        let Ok(ready) = sender.clone().ready().await else { break };
+        sender = ready;
+        let request = http::Request::post("https://localhost/v2/slow/60000/infer").body(()).unwrap();
+        let Ok((_, mut stream)) = sender.send_request(request, false) else { break };
+        stream.send_reset(h2::Reason::CANCEL);
+        sent += 1;
+        tokio::task::yield_now().await;
+    }
+    let ended = tokio::time::timeout(crate::world::SOON, connection).await.expect("the connection ends").unwrap();
+    assert!(sent < 2000 || ended.is_err(), "{sent} sent");
+    assert_eq!(platform.get("/health").await.status(), 200);
+}

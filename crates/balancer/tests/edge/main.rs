@@ -1,0 +1,23 @@
+//! The balancer as it is run: the real binary, real sockets, real certificates. What stands behind it are real servers
+//! over mutual TLS that answer what a test needs; what stands before it is whatever a test can write into a socket.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "tests fail by panicking"
+)]
+
+mod access;
+mod failover;
+mod front;
+mod gateway;
+mod life;
+mod limits;
+mod process;
+mod proxying;
+mod raw;
+mod upstream;
+mod world;

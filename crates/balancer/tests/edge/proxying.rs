@@ -1,0 +1,179 @@
+//! What passes through, what does not, and what is put on the way.
+
+use authz::Role;
+use http::{HeaderMap, StatusCode};
+use proto::inference::{
+    ModelReadyRequest, ServerLiveRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+};
+use serde_json::Value;
+use tonic::{
+    Code,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use crate::{raw::Raw, world::Platform};
+
+async fn grpc(platform: &Platform) -> Channel {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(platform.world.ca.pem())).domain_name("localhost");
+    Endpoint::from_shared(platform.url("/")).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+/// Whatever a client says about who it is, a service reads only what we say.
+#[tokio::test]
+async fn identity_headers_are_replaced() {
+    let platform = Platform::start(1).await;
+    platform.gateway.grant("good", Role::Analyst);
+    for version in ["h2", "http/1.1"] {
+        let builder = platform.world.client();
+        let client = if version == "h2" { builder } else { builder.http1_only() }.build().unwrap();
+        let response = client
+            .post(platform.url("/v2/echo?x=1"))
+            .bearer_auth("good")
+            .header("rampart-passport", "forged")
+            .header("Rampart-Client-Address", "203.0.113.9")
+            .header("x-forwarded-for", "203.0.113.9")
+            .header("Forwarded", "for=203.0.113.9")
+            .header("X-User-Id", "admin")
+            .header("x-auth-role", "admin")
+            .header("x-internal-token", "x")
+            .header("x-real-ip", "203.0.113.9")
+            .header("kubeflow-userid", "admin")
+            .header("x-request-id", "kept")
+            .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            .body("body")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let echo: Value = response.json().await.unwrap();
+        let headers = echo["headers"].as_object().unwrap();
+        for stripped in [
+            "authorization", "x-forwarded-for", "forwarded", "x-user-id", "x-auth-role", "x-internal-token",
+            "x-real-ip", "kubeflow-userid",
+        ] {
+            assert!(!headers.contains_key(stripped), "{version}: {stripped} arrived");
+        }
+        assert_eq!(headers["rampart-client-address"], "127.0.0.1");
+        assert_eq!(headers["x-request-id"], "kept");
+        let traceparent = headers["traceparent"].as_str().unwrap();
+        assert!(traceparent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{traceparent}");
+        let passport = headers["rampart-passport"].as_str().unwrap();
+        assert_eq!(passport.split('.').count(), 3, "a JWT, not {passport:?}");
+        assert_eq!((&echo["body"], &echo["query"]), (&"body".into(), &"x=1".into()));
+    }
+}
+
+/// Without a token a request goes on without a passport: the service's policy decides.
+#[tokio::test]
+async fn nobody_has_no_passport_and_a_new_trace() {
+    let platform = Platform::start(1).await;
+    let echo: Value = platform.get("/v2/echo").await.json().await.unwrap();
+    assert!(!echo["headers"].as_object().unwrap().contains_key("rampart-passport"));
+    assert_eq!(echo["headers"]["traceparent"].as_str().unwrap().len(), 55);
+}
+
+/// gRPC passes with its trailers, and a status without a message stays one.
+#[tokio::test]
+async fn grpc_passes_with_its_trailers() {
+    let platform = Platform::start(1).await;
+    let mut client = GrpcInferenceServiceClient::new(grpc(&platform).await);
+    let response = client.server_live(ServerLiveRequest {}).await.unwrap();
+    assert_eq!(response.metadata().get("x-trailer").unwrap(), "kept");
+    let request = ModelReadyRequest { name: "m".into(), version: String::new() };
+    let status = client.model_ready(request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "as asked"));
+}
+
+/// Errors of the balancer itself come in the form of the route.
+#[tokio::test]
+async fn own_errors_have_the_form_of_their_route() {
+    let platform = Platform::start(1).await;
+    let bad = |path: &str| platform.client.get(platform.url(path)).bearer_auth("unknown");
+    let response = bad("/v2/models/m").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+    assert!(response.text().await.unwrap().starts_with("{\"error\":"));
+
+    let response = bad("/api/admin/users").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(response.json::<Value>().await.unwrap()["status"], 401);
+
+    let channel = grpc(&platform).await;
+    let mut client = GrpcInferenceServiceClient::with_interceptor(channel, |mut request: tonic::Request<()>| {
+        request.metadata_mut().insert("authorization", "Bearer unknown".parse().unwrap());
+        Ok(request)
+    });
+    let status = client.server_live(ServerLiveRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+
+    let response = platform.get("/nothing/here").await;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(response.json::<Value>().await.unwrap()["status"], 404);
+    assert_eq!(platform.get("/grpc.health.v1.Health/Check").await.status(), StatusCode::NOT_FOUND);
+}
+
+/// A connection serves many requests, also with bodies, and `Expect: 100-continue` gets its go-ahead from us.
+#[tokio::test]
+async fn http1_connections_are_kept() {
+    let platform = Platform::start(1).await;
+    let mut raw = Raw::open(&platform).await;
+    for body in ["", "x", "xyz"] {
+        let length = body.len();
+        raw.write(format!("POST /v2/echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+        let answer = raw.read_response().await;
+        assert!(answer.contains(&format!("\"body_bytes\":{length}")), "{answer}");
+    }
+    raw.write("POST /v2/echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+    assert!(raw.read_response().await.starts_with("HTTP/1.1 100 "));
+    raw.write("abc").await;
+    let answer = raw.read_response().await;
+    assert!(answer.contains("\"body\":\"abc\"") && answer.contains("keep-alive"), "{answer}");
+    raw.write("GET /v2/echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let answer = raw.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+}
+
+/// A body far over the replay buffer and the windows arrives whole.
+#[tokio::test]
+async fn large_bodies_pass() {
+    let platform = Platform::start(1).await;
+    for client in [platform.client.clone(), platform.world.client().http1_only().build().unwrap()] {
+        let response = client.post(platform.url("/v2/echo")).body(vec![b'x'; 10 << 20]).send().await.unwrap();
+        assert_eq!(response.json::<Value>().await.unwrap()["body_bytes"], 10 << 20);
+    }
+}
+
+/// Details of the status are for those who may read them; everybody gets the summary.
+#[tokio::test]
+async fn status_shows_to_each_what_they_may_see() {
+    let platform = Platform::start(2).await;
+    platform.gateway.grant("viewer", Role::Viewer);
+    let summary = platform.status().await;
+    assert_eq!(summary["healthy_backends"], 2);
+    let replica = summary["pools"]["serving"]["replicas"][0].as_object().unwrap();
+    assert_eq!(replica.keys().collect::<Vec<_>>(), ["name", "state"]);
+    let url = platform.url("/api/loadbalancer/status");
+    let details = platform.client.get(&url).bearer_auth("viewer").send().await.unwrap();
+    let details: Value = details.json().await.unwrap();
+    let replica = &details["pools"]["serving"]["replicas"][1];
+    assert_eq!((&replica["name"], &replica["state"]), (&"serving-2".into(), &"healthy".into()));
+    assert!(replica["since"].is_string() && replica["why"].is_string(), "{replica}");
+    let response = platform.client.get(&url).bearer_auth("unknown").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let response = platform.client.post(&url).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+}
+
+/// HEAD has the head of GET and no body, also where the balancer answers itself.
+#[tokio::test]
+async fn head_has_no_body() {
+    let platform = Platform::start(1).await;
+    let mut raw = Raw::open(&platform).await;
+    raw.write("HEAD /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let answer = raw.read_to_end().await;
+    assert!(answer.contains("content-length: 3\r\n") || answer.contains("Content-Length: 3\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    let headers: HeaderMap = platform.client.head(platform.url("/health")).send().await.unwrap().headers().clone();
+    assert_eq!(headers["cache-control"], "no-store");
+}

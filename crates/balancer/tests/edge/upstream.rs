@@ -1,0 +1,228 @@
+//! A serving replica: a real server over mutual TLS, in its own runtime so that it can be lost like a process, or in a
+//! process of its own so that it can be killed and frozen.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    response::Response,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use identity::{Identity, IdentityConfig, PeerList};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::{runtime::Runtime, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use transport::{Limits, ListenConfig, Server};
+
+use crate::world::World;
+
+const CHILD: &str = "RAMPART_TEST_UPSTREAM";
+
+/// In this process.
+pub struct Upstream {
+    pub name: String,
+    pub address: SocketAddr,
+    pub seen: Arc<Seen>,
+    health: HealthReporter,
+    runtime: Option<Runtime>,
+}
+
+/// What a replica has seen, and how it shall behave.
+pub struct Seen {
+    name: String,
+    pub requests: AtomicUsize,
+    pub is_unavailable: watch::Sender<bool>,
+}
+
+impl Seen {
+    fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), requests: AtomicUsize::new(0), is_unavailable: watch::Sender::new(false) })
+    }
+
+    pub fn count(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Upstream {
+    pub fn start(world: &World, instance: &str) -> Self {
+        Self::start_at(world, instance, "127.0.0.1:0".parse().unwrap())
+    }
+
+    pub fn start_at(world: &World, instance: &str, address: SocketAddr) -> Self {
+        let seen = Seen::new(instance);
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&seen));
+        let identity = world.identity(instance);
+        let (runtime, address, health) = serve(identity, address, router);
+        Self { name: instance.into(), address, seen, health, runtime: Some(runtime) }
+    }
+
+    /// Lost at once, with all its sockets.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// What its health checks say from now on.
+    pub async fn set_serving(&self, is_serving: bool) {
+        let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.health.set_service_status("", status).await;
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A server in a runtime of its own, with `grpc.health.v1` beside the router, for the balancer alone.
+pub fn serve(
+    identity: std::path::PathBuf,
+    address: SocketAddr,
+    router: Router,
+) -> (Runtime, SocketAddr, HealthReporter) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let router = router.merge(tonic::service::Routes::new(health_service).into_axum_router().reset_fallback());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    runtime.spawn(async move {
+        let identity = Identity::load(&IdentityConfig { directory: identity }).unwrap();
+        tokio::spawn(Arc::clone(&identity).watch(CancellationToken::new()));
+        let peers = PeerList::try_from([("/".to_owned(), ["balancer".to_owned()].into())].into_iter().collect::<std::collections::BTreeMap<_, _>>()).unwrap();
+        let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
+        let server = Server::bind(&ListenConfig { address, peers }, identity, limits).await.unwrap();
+        sender.send(server.local_addr()).unwrap();
+        server.serve(router, CancellationToken::new()).await.unwrap();
+    });
+    let address = receiver.recv().unwrap();
+    (runtime, address, health)
+}
+
+async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
+    seen.requests.fetch_add(1, Ordering::SeqCst);
+    if *seen.is_unavailable.borrow() {
+        return status(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let path = request.uri().path().to_owned();
+    if path.contains("/slow/") {
+        let ms = path.split('/').find_map(|part| part.parse::<u64>().ok()).unwrap_or(60_000);
+        // What a model takes; not a state that could be waited for.
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+    match path.as_str() {
+        _ if path.contains("/unread/") => status(StatusCode::OK),
+        _ if path.starts_with("/inference.GRPCInferenceService/") => grpc(request).await,
+        _ => echo(&seen, request).await,
+    }
+}
+
+/// Everything that arrived, as JSON.
+async fn echo(seen: &Seen, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = body.collect().await else { return status(StatusCode::BAD_REQUEST) };
+    let headers: serde_json::Map<_, _> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value.as_bytes()))))
+        .collect();
+    let body = body.to_bytes();
+    let value = json!({
+        "replica": seen.name, "method": parts.method.as_str(), "path": parts.uri.path(), "query": parts.uri.query(),
+        "headers": headers, "body_bytes": body.len(), "body": String::from_utf8_lossy(&body[..body.len().min(100)]),
+    });
+    Response::new(Body::from(value.to_string()))
+}
+
+/// The request's message back, twice, with trailers; or a status without a message.
+async fn grpc(request: Request) -> Response {
+    let is_refused = request.uri().path().ends_with("/ModelReady");
+    let message = request.into_body().collect().await.unwrap().to_bytes();
+    let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))]);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(if is_refused { "9" } else { "0" }));
+    trailers.insert("grpc-message", HeaderValue::from_static("as%20asked"));
+    trailers.insert("x-trailer", HeaderValue::from_static("kept"));
+    let mut response = if is_refused {
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().extend(trailers);
+        response
+    } else {
+        let frames = [Frame::data(message), Frame::trailers(trailers)].map(Ok::<Frame<Bytes>, std::io::Error>);
+        Response::new(Body::new(StreamBody::new(futures::stream::iter(frames))))
+    };
+    response.headers_mut().extend(headers);
+    response
+}
+
+fn status(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// In a process of its own.
+pub struct ChildUpstream {
+    pub name: String,
+    pub address: SocketAddr,
+    child: Child,
+}
+
+impl ChildUpstream {
+    pub fn start(world: &World, instance: &str, address: SocketAddr) -> Self {
+        let identity = world.identity(instance);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "upstream::child", "--nocapture", "--include-ignored"])
+            .env(CHILD, format!("{}|{instance}|{address}", identity.display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let line = stdout.lines().map_while(Result::ok).find_map(|line| {
+            line.split("listening on ").nth(1).map(|address| address.trim().to_owned())
+        });
+        let address = line.expect("the child listens").parse().unwrap();
+        Self { name: instance.into(), address, child }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for ChildUpstream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Not a test: what `ChildUpstream` runs. Without its environment it passes.
+#[test]
+fn child() {
+    let Ok(arguments) = std::env::var(CHILD) else { return };
+    identity::install_crypto_providers().unwrap();
+    let mut arguments = arguments.split('|');
+    let (identity, name) = (arguments.next().unwrap(), arguments.next().unwrap());
+    let address = arguments.next().unwrap().parse().unwrap();
+    let router = Router::new().fallback(answer).with_state(Seen::new(name));
+    let (runtime, address, _health) = serve(identity.into(), address, router);
+    println!("listening on {address}");
+    runtime.block_on(std::future::pending::<()>());
+}
