@@ -1,31 +1,52 @@
 //! The admin listener: alive, ready, metrics. mTLS like every other, with a peer list of its own.
 
+use std::sync::Arc;
+
+use authz::{Action, Clock, Declared, Guard, PassportKeys, Policy, Routes};
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde_json::json;
 use telemetry::MetricsHandle;
 
+use crate::BoxError;
 use crate::readiness::Readiness;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(crate) fn router(readiness: Readiness, metrics: MetricsHandle) -> Router {
-    Router::new()
-        .route("/live", get(async || "OK\n"))
-        .route("/ready", get(ready).with_state(readiness))
-        .route("/metrics", get(render).with_state(metrics))
+/// What the handlers show.
+#[derive(Clone)]
+struct Shown {
+    readiness: Readiness,
+    metrics: MetricsHandle,
 }
 
-async fn ready(State(readiness): State<Readiness>) -> Response {
+/// The routes of every admin listener, each with its action.
+pub fn declared_routes() -> Vec<Declared> {
+    routes().table()
+}
+
+pub(crate) fn router(readiness: Readiness, metrics: MetricsHandle) -> Result<Router, BoxError> {
+    // Only services come here: there are no keys, so no passport would be believed.
+    let guard = Guard::new("admin", Arc::new(PassportKeys::default()), Arc::new(Policy::embedded()?), Clock::system());
+    Ok(routes().build(&Arc::new(guard), Shown { readiness, metrics })?)
+}
+
+fn routes() -> Routes<Shown> {
+    Routes::new()
+        .peer_route(Method::GET, "/live", Action::ReadAdminPort, async || "OK\n")
+        .peer_route(Method::GET, "/ready", Action::ReadAdminPort, ready)
+        .peer_route(Method::GET, "/metrics", Action::ReadAdminPort, render)
+}
+
+async fn ready(State(Shown { readiness, .. }): State<Shown>) -> Response {
     let waits_for = readiness.waits_for();
     let status = if waits_for.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "ready": waits_for.is_empty(), "waits_for": waits_for }).to_string();
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn render(State(metrics): State<MetricsHandle>) -> impl IntoResponse {
+async fn render(State(Shown { metrics, .. }): State<Shown>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics.render())
 }

@@ -4,10 +4,12 @@ mod admin;
 mod config;
 mod health;
 mod lifecycle;
+pub mod passport_keys;
 mod readiness;
 mod run;
 mod signals;
 
+pub use admin::declared_routes;
 pub use config::{Common, ConfigError, Configuration, Fault, load};
 pub use health::{HEALTH_SERVICE, ProcessHealth};
 pub use lifecycle::Lifecycle;

@@ -17,6 +17,9 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 /// However many unknown keys show: anybody can make one up, and must not make us ask more often than this.
 const ASK_INTERVAL_MIN: Duration = Duration::from_secs(5);
 
+/// A minute's worth of them.
+const FAILURES_TO_WARN: u32 = 12;
+
 /// While there is no key at all, and so nobody can be served.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 
@@ -36,32 +39,35 @@ async fn refresh(gateway: Channel, keys: &PassportKeys, latch: Latch) {
     let mut client = AuthorizationClient::new(gateway);
     while let Err(error) = fetch(&mut client, keys).await {
         // Expected while the gateway is starting too; readiness says that we wait for it.
-        tracing::info!(error = %Chain(error.as_ref()), "no passport keys yet");
+        tracing::debug!(error = %Chain(error.as_ref()), "no passport keys yet");
         sleep(FIRST_RETRY).await;
     }
+    tracing::info!("passport keys are here");
     latch.open();
-    let mut is_reachable = true;
+    let mut failures = 0_u32;
     loop {
         sleep(ASK_INTERVAL_MIN).await;
-        if is_reachable {
+        if failures == 0 {
             // Whichever comes first; what showed during the sleep above is not lost.
             let _unknown_or_time = timeout(REFRESH_INTERVAL - ASK_INTERVAL_MIN, keys.unknown_kid()).await;
         }
-        is_reachable = match fetch(&mut client, keys).await {
-            Ok(()) => {
-                if !is_reachable {
-                    tracing::info!("passport keys are current again");
-                }
-                true
-            }
+        failures = match fetch(&mut client, keys).await {
+            Ok(()) => 0,
             Err(error) => {
-                let error = Chain(error.as_ref());
-                if is_reachable {
-                    tracing::warn!(%error, "passport keys could not be refreshed, the present ones stay");
-                }
-                false
+                report(failures + 1, error.as_ref());
+                failures + 1
             }
         };
+    }
+}
+
+/// A gateway that restarts is no news; keys that were not renewed for a minute are.
+fn report(failures: u32, error: &(dyn std::error::Error + 'static)) {
+    let error = Chain(error);
+    if failures == FAILURES_TO_WARN {
+        tracing::warn!(%error, "passport keys could not be refreshed for a minute, the present ones stay; is a gateway up?");
+    } else {
+        tracing::debug!(%error, failures, "passport keys not refreshed, the present ones stay");
     }
 }
 
@@ -69,4 +75,135 @@ async fn fetch(client: &mut AuthorizationClient<Channel>, keys: &PassportKeys) -
     let answer = timeout(CALL_TIMEOUT, client.passport_keys(PassportKeysRequest {})).await??;
     keys.replace(&answer.into_inner().jwks)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use authz::{
+        Action, Caller, Clock, Guard, PassportClaims, PublicKey, Reject, Role, Routes, SigningKey, generate_pkcs8_pem,
+        jwks_json,
+    };
+    use identity::{Identity, IdentityConfig};
+    use parking_lot::Mutex;
+    use proto::auth::v1::authorization_server::{Authorization, AuthorizationServer};
+    use proto::auth::v1::{
+        AuthorizeRequest, AuthorizeResponse, PassportKeysResponse, WatchRevocationsRequest, WatchRevocationsResponse,
+    };
+    use testkit::ca::Ca;
+    use testkit::poll_until;
+    use tonic::{Request, Response, Status};
+    use transport::{Limits, Server};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Publishes what it is told to, and counts how often it was asked.
+    #[derive(Clone, Default)]
+    struct Published {
+        jwks: Arc<Mutex<String>>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    #[tonic::async_trait]
+    impl Authorization for Published {
+        type WatchRevocationsStream = tokio_stream::Empty<Result<WatchRevocationsResponse, Status>>;
+
+        async fn authorize(&self, _: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn watch_revocations(
+            &self,
+            _: Request<WatchRevocationsRequest>,
+        ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn passport_keys(
+            &self,
+            _: Request<PassportKeysRequest>,
+        ) -> Result<Response<PassportKeysResponse>, Status> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            Ok(Response::new(PassportKeysResponse { jwks: self.jwks.lock().clone() }))
+        }
+    }
+
+    fn identity(ca: &Ca, service: &str, directory: &Path) -> Arc<Identity> {
+        let directory = directory.join(service);
+        std::fs::create_dir(&directory).unwrap();
+        ca.issue(service, &format!("{service}-1"), &directory);
+        Identity::load(&IdentityConfig { directory }).unwrap()
+    }
+
+    async fn listen(identity: Arc<Identity>, published: Published) -> (Server, axum::Router) {
+        let config = "address = \"127.0.0.1:0\"\npeers = { \"/\" = [\"serving\"] }";
+        let server = Server::bind(&toml::from_str(config).unwrap(), identity, Limits::default()).await.unwrap();
+        let methods = [
+            ("Authorize", Action::Authorize),
+            ("WatchRevocations", Action::WatchRevocations),
+            ("PassportKeys", Action::ReadPassportKeys),
+        ];
+        let policy = Arc::new(authz::Policy::embedded().unwrap());
+        let guard = Arc::new(Guard::new("gateway", Arc::default(), policy, Clock::system()));
+        let routes =
+            Routes::new().grpc(Caller::Peer, "rampart.auth.v1.Authorization", &methods, |state: &Published| {
+                AuthorizationServer::new(state.clone())
+            });
+        (server, routes.build(&guard, published).unwrap())
+    }
+
+    fn passport(key: &SigningKey) -> String {
+        let (aud, sub, sid, jti) = ("serving".into(), "u".into(), "s".into(), "j".into());
+        let (tenant, roles, client_id) = ("t".into(), Role::Viewer.into(), "c".into());
+        let (auth_time, iat, nbf, exp) = (NOW, NOW, NOW, NOW + 60);
+        key.sign(&PassportClaims { aud, sub, tenant, roles, client_id, sid, jti, auth_time, iat, nbf, exp }).unwrap()
+    }
+
+    /// Ready with the first keys, a rotated key within seconds of its first passport, and an answer that is no key set
+    /// changes nothing: over mutual TLS, against a server that only lets this call through.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn keys_are_followed_and_never_lost() {
+        identity::install_crypto_providers().unwrap();
+        let (ca, directory) = (Ca::new(), tempfile::tempdir().unwrap());
+        let keys: [SigningKey; 3] =
+            std::array::from_fn(|_| SigningKey::from_pkcs8_pem(&generate_pkcs8_pem().unwrap()).unwrap());
+        let public: Vec<PublicKey> = keys.iter().map(|key| key.public().clone()).collect();
+        let published = Published::default();
+        let (server, router) = listen(identity(&ca, "gateway", directory.path()), published.clone()).await;
+
+        let serving = identity(&ca, "serving", directory.path());
+        let lifecycle = Lifecycle::new(Arc::clone(&serving));
+        let known = Arc::new(PassportKeys::default());
+        let gateway = transport::channel(&serving, "gateway", &[server.local_addr().to_string()]);
+        follow(gateway, Arc::clone(&known), &lifecycle);
+        let readiness = lifecycle.readiness();
+        assert_eq!(readiness.waits_for(), ["passport keys"]);
+
+        // An empty answer at first: asked again and again, and not ready.
+        tokio::spawn(server.serve(router, lifecycle.soft_stop()));
+        poll_until("asked twice", PATIENCE, async || published.asked.load(Ordering::SeqCst) >= 2).await;
+        assert!(!readiness.is_ready());
+        *published.jwks.lock() = jwks_json(&public[..1]);
+        poll_until("ready", PATIENCE, async || readiness.is_ready()).await;
+        assert!(known.verify(&passport(&keys[0]), "serving", NOW).is_ok());
+
+        *published.jwks.lock() = jwks_json(&public[..2]);
+        let rotated = passport(&keys[1]);
+        assert_eq!(known.verify(&rotated, "serving", NOW), Err(Reject::UnknownKey));
+        poll_until("the new key", PATIENCE, async || known.verify(&rotated, "serving", NOW).is_ok()).await;
+
+        *published.jwks.lock() = "{}".into();
+        let asked = published.asked.load(Ordering::SeqCst);
+        assert_eq!(known.verify(&passport(&keys[2]), "serving", NOW), Err(Reject::UnknownKey));
+        poll_until("asked again", PATIENCE, async || published.asked.load(Ordering::SeqCst) > asked).await;
+        for key in &keys[..2] {
+            assert!(known.verify(&passport(key), "serving", NOW).is_ok());
+        }
+        assert!(lifecycle.stop(tokio_util::sync::CancellationToken::new()).await, "the task ends when told to");
+    }
 }

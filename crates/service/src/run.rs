@@ -150,7 +150,7 @@ async fn begin(name: &'static str, common: Common<'_>, metrics: MetricsHandle) -
     lifecycle.spawn("identity", identity.watch(lifecycle.soft_stop()));
     lifecycle.spawn("metrics", metrics.clone().upkeep(lifecycle.soft_stop()));
     let admin = Admin { stop: CancellationToken::new(), task: TaskTracker::new() };
-    let served = server.serve(admin::router(lifecycle.readiness(), metrics), admin.stop.clone());
+    let served = server.serve(admin::router(lifecycle.readiness(), metrics)?, admin.stop.clone());
     admin.task.spawn(async move {
         if let Err(error) = served.await {
             tracing::error!(error = %Chain(&error), "the admin listener failed");
