@@ -94,6 +94,8 @@ impl Prober {
         let mut child = Command::new(&self.program)
             .args([SUBCOMMAND, &argument])
             .env_clear()
+            // See main.rs: else the library writes files, which the child must not, and calls home.
+            .env("ORT_DISABLE_TELEMETRY", "1")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
