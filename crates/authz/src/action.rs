@@ -82,6 +82,10 @@ actions! {
     /// New keys. Wants a fresh login.
     RotateKeys = "rotate-keys",
 
+    // --- one's own ---
+    /// One's own token or login, ended.
+    RevokeOwnToken = "revoke-own-token",
+
     // --- administer users ---
     /// Users and their roles, read.
     ReadUsers = "read-users",

@@ -45,6 +45,12 @@ const TABLE: &[Row] = &[
     },
     // restore, rotate keys
     Row { roles: &[Admin], fresh: true, actions: &["restore-backup", "rotate-keys"] },
+    // Not a row of the specification: RFC 7009, one's own token. Whoever can sign in can sign out.
+    Row {
+        roles: &[Viewer, Analyst, Engineer, Operator, Auditor, PrivacyOfficer, Admin],
+        fresh: false,
+        actions: &["revoke-own-token"],
+    },
     // users, roles, API keys, revoke
     Row {
         roles: &[Admin],
