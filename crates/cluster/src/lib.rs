@@ -203,6 +203,9 @@ impl Cluster {
             let mut command = Command::new(self.binaries.program("initdb"));
             command.arg("-D").arg(self.data()).args(["-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8"]);
             command.args(["--auth-local=trust", "--auth-host=scram-sha-256", "--data-checksums", "--no-instructions"]);
+            if self.settings.iter().any(|(key, value)| key == "fsync" && value == "off") {
+                command.arg("--no-sync");
+            }
             self.account.apply(&mut command);
             command.current_dir(&self.directory);
             run("initdb", &mut command, None, INITDB_TIMEOUT).await?;

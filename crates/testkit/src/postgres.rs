@@ -1,46 +1,67 @@
 //! A real PostgreSQL for tests: one cluster per test process, a database and a role per call.
 
+mod port;
+mod sweep;
+
 use std::{
     fs::{self, Permissions},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use cluster::{Cluster, Running, Tcp};
 use database::DatabaseConfig;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 use crate::ca::Ca;
+use port::Port;
 
 const MADE: &str = "a test's database can be made";
-/// Below the kernel's range for outgoing connections, so that a free port stays free.
-const PORTS: std::ops::Range<u16> = 18_000..20_000;
+
+/// The cluster that the tests of a process share while any of them runs. Not more: nobody drops a static.
+static SHARED: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
 
 /// A running cluster with TLS and SCRAM, as production has it. It is stopped and removed when dropped.
 pub struct Postgres {
     // Dropped first: the server must be gone before its directory.
     running: Running,
     directory: TempDir,
-    address: SocketAddr,
+    port: Port,
     databases: AtomicU32,
 }
 
 // === impl Postgres ===
 
 impl Postgres {
-    /// Makes and starts a cluster of its own.
+    /// The cluster of this test process, for tests that do no harm to it. Hold it as long as it is needed.
+    pub async fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().await;
+        if let Some(running) = shared.upgrade() {
+            return running;
+        }
+        let started = Arc::new(Self::start().await);
+        *shared = Arc::downgrade(&started);
+        started
+    }
+
+    /// Makes and starts a cluster of its own, for a test that freezes or stops it.
     pub async fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("rampart-test-").tempdir().expect(MADE);
+        sweep::sweep();
+        let directory = tempfile::Builder::new().prefix(sweep::DIRECTORY_PREFIX).tempdir().expect(MADE);
+        sweep::claim(directory.path());
         // The server runs as somebody else when we are root.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect(MADE);
         let files = directory.path().join("identity");
         Ca::new().issue("postgres", "postgres-1", &files);
-        let address = free_address();
+        let port = Port::take();
         let tcp = Tcp {
-            address,
+            address: port.address,
             certificate_file: files.join("certificate.pem"),
             key_file: files.join("key.pem"),
             ca_file: files.join("ca.pem"),
@@ -48,14 +69,14 @@ impl Postgres {
         let settings = [("fsync", "off"), ("shared_buffers", "16MB"), ("max_connections", "60")];
         let cluster = Cluster::open(&directory.path().join("postgres"), Some(tcp), &settings).await.expect(MADE);
         let running = cluster.start().await.expect(MADE);
-        Self { running, directory, address, databases: AtomicU32::new(0) }
+        Self { running, directory, port, databases: AtomicU32::new(0) }
     }
 
     /// A fresh database in which `role` (made here too, under a name of its own) owns the schema `role`.
     pub async fn database(&self, role: &str) -> DatabaseConfig {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         let (name, user) = (format!("{role}_{number}"), format!("{role}_{number}"));
-        let password = format!("test-{role}-{number}-{}", self.address.port());
+        let password = format!("test-{role}-{number}-{}", self.port.address.port());
         let password_file = self.directory.path().join(format!("{user}.password"));
         write_private(&password_file, &password);
         let create = format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'; ");
@@ -65,7 +86,7 @@ impl Postgres {
         self.running.sql(&name, &schema).await.expect(MADE);
         serde_json::from_value(json!({
             "host": "localhost",
-            "port": self.address.port(),
+            "port": self.port.address.port(),
             "name": name,
             "user": user,
             "password_file": password_file,
@@ -83,14 +104,6 @@ impl Postgres {
     pub fn cluster(&self) -> &Running {
         &self.running
     }
-}
-
-fn free_address() -> SocketAddr {
-    let start = u16::try_from(std::process::id() % 1_000).expect("below 1,000");
-    let candidates = PORTS.clone().cycle().skip(usize::from(start) * 2).take(PORTS.len());
-    let addresses = candidates.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let mut free = addresses.filter(|address| TcpListener::bind(address).is_ok());
-    free.next().expect("one of two thousand ports is free")
 }
 
 fn write_private(path: &Path, content: &str) {

@@ -1,0 +1,10 @@
+//! Against a real server: what holds when it refuses, freezes, restarts or changes its mind.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod constraints;
+mod migrations;
+mod passwords;
+mod strangers;
+mod timeouts;
+mod world;

@@ -1,0 +1,113 @@
+//! Whom we do not speak to.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use cluster::Cluster;
+use database::{DatabaseConfig, map_error};
+use problem::Kind;
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::ca::{Ca, Leaf};
+use testkit::{Postgres, poll_until};
+
+use crate::world::{PATIENCE, World, one};
+
+async fn is_refused(config: &DatabaseConfig) -> bool {
+    let database = database::connect(config).unwrap();
+    let problem = map_error(one(&database).await.unwrap_err());
+    problem.kind() == Kind::Unavailable
+}
+
+#[tokio::test]
+async fn a_server_of_a_foreign_ca_is_refused() {
+    let mut world = World::new().await;
+    let foreign = world.config.password_file.path().with_file_name("foreign.pem");
+    fs::write(&foreign, Ca::foreign().pem()).unwrap();
+    world.config.ca_file = foreign;
+    assert!(is_refused(&world.config).await);
+}
+
+/// The server gets a certificate of the same authority for another name than the one that we call it by.
+#[tokio::test]
+async fn a_server_under_a_name_that_its_certificate_lacks_is_refused() {
+    let mut world = World::alone().await;
+    assert_eq!(world.config.host, "localhost");
+    let identity = world.config.ca_file.parent().unwrap();
+    let leaf = Leaf::of("postgres", "postgres-1").dns_names(&["postgres.rampart.internal"]);
+    Ca::new().issue_leaf(&leaf, identity);
+    world.postgres.cluster().reload_certificates().await.unwrap();
+    assert!(is_refused(&world.config).await);
+    world.config.host = "127.0.0.1".into();
+    assert_eq!(one(&database::connect(&world.config).unwrap()).await.unwrap(), 1, "which is in the certificate");
+}
+
+#[tokio::test]
+async fn the_connection_is_tls_1_3_by_scram() {
+    let world = World::new().await;
+    let tls: (String, bool) = sqlx::query_as("SELECT version, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        .fetch_one(world.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(tls, ("TLSv1.3".to_owned(), true));
+    let stored = world
+        .sql(&format!("SELECT left(rolpassword, 14) FROM pg_authid WHERE rolname = '{}'", world.config.user))
+        .await;
+    assert_eq!(stored, "SCRAM-SHA-256$");
+}
+
+/// Its connections are refused although it answers; promoted, the same pool takes it.
+#[tokio::test]
+async fn a_standby_is_refused() {
+    let world = World::alone().await;
+    assert_eq!(one(&world.database).await.unwrap(), 1);
+    let _standby = Standby::restart(&world.postgres).await;
+    assert_eq!(world.sql("SELECT pg_is_in_recovery()").await, "t");
+
+    let problem = map_error(one(&world.database).await.unwrap_err());
+    assert_eq!(problem.kind(), Kind::Unavailable);
+    world.sql("SELECT pg_promote()").await;
+    poll_until("the promoted server is taken", PATIENCE, async || one(&world.database).await.is_ok()).await;
+}
+
+/// The same cluster, started again as a standby that follows nobody.
+struct Standby(Child);
+
+// === impl Standby ===
+
+impl Standby {
+    async fn restart(postgres: &Postgres) -> Self {
+        let cluster = postgres.cluster();
+        let data = cluster_data(cluster);
+        let primary = Pid::from_raw(cluster.pid().try_into().unwrap()).unwrap();
+        kill_process(primary, Signal::INT).unwrap();
+        poll_until("the primary ends", PATIENCE, async || !data.join("postmaster.pid").exists()).await;
+        fs::write(data.join("standby.signal"), "").unwrap();
+
+        let (program, arguments) = cluster.server();
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&data).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some((user, group)) = cluster.account().ids() {
+            chown(data.join("standby.signal"), Some(user), Some(group)).unwrap();
+            command.uid(user).gid(group);
+        }
+        let standby = Self(command.spawn().unwrap());
+        cluster.wait_ready(PATIENCE).await.unwrap();
+        standby
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.0.id().try_into().unwrap()).unwrap();
+        let _ended = kill_process(pid, Signal::QUIT);
+        self.0.wait().unwrap();
+    }
+}
+
+fn cluster_data(cluster: &Cluster) -> PathBuf {
+    let (_, arguments) = cluster.server();
+    arguments.iter().skip_while(|argument| *argument != "-D").nth(1).unwrap().into()
+}
