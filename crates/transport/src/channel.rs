@@ -57,6 +57,9 @@ struct Upstream {
     http2: http2::Builder<TokioExecutor>,
     /// The newest connection, be it in the making, in use or broken.
     newest: Mutex<Option<Connecting>>,
+    /// Why the last connection broke, for calls that found it broken: an alert of the peer is not an answer to any call.
+    /// Apart from the rest, because the task of a connection must not keep its channel alive.
+    broke: Arc<Mutex<Option<String>>>,
 }
 
 type Sender = http2::SendRequest<Body>;
@@ -91,6 +94,7 @@ pub fn channel(identity: &Arc<Identity>, service: &str, addresses: &[String]) ->
         connector: Connector::new(service, addresses, identity.client_config(service), first),
         http2,
         newest: Mutex::new(None),
+        broke: Arc::default(),
     };
     Channel { upstream: Arc::new(upstream) }
 }
@@ -145,7 +149,8 @@ impl Upstream {
                 None => return Err(self.lost(&failure.into_error())),
             }
         }
-        Err(Status::unavailable(format!("{} ended {CONNECTIONS_MAX} connections before a call", self.service)))
+        let cause = self.broke.lock().clone().unwrap_or_else(|| "without a reason".to_owned());
+        Err(Status::unavailable(format!("{} ended {CONNECTIONS_MAX} connections before a call: {cause}", self.service)))
     }
 
     /// HTTP/2 wants scheme and authority, and generated clients know only the path.
@@ -173,11 +178,13 @@ impl Upstream {
     async fn connect(&self) -> Result<Sender, ConnectError> {
         let stream = self.connector.connect().await?;
         let (sender, connection) = self.http2.handshake(stream).await.map_err(ConnectError::Http)?;
-        let service = self.service.clone();
+        let (service, broke) = (self.service.clone(), self.broke.clone());
         // Ends when the channel is dropped or the peer closes; broken peers are found by pings.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(service, error = %Chain(&error), "connection broke");
+                let error = Chain(&error).to_string();
+                tracing::debug!(service, error, "connection broke");
+                *broke.lock() = Some(error);
             }
         });
         Ok(sender)

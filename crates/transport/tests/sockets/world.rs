@@ -76,11 +76,16 @@ impl World {
 
     /// A server of the same CA as another.
     pub(crate) async fn under(ca: Arc<Ca>, limits: Limits) -> Self {
+        Self::named("service", ca, limits).await
+    }
+
+    /// A server that counts under a name of its own.
+    pub(crate) async fn named(listener: &'static str, ca: Arc<Ca>, limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         ca.issue("serving", "serving-1", directory.path());
         let identity = load(directory.path());
         let config: ListenConfig = toml::from_str(PEERS).unwrap();
-        let server = Server::bind(&config, identity.clone(), limits).await.unwrap();
+        let server = Server::bind(&config, identity.clone(), limits).await.unwrap().named(listener);
         let address = server.local_addr();
         let (handled, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let stop = CancellationToken::new();
@@ -132,10 +137,13 @@ impl World {
     }
 
     pub(crate) async fn http2_with(&self, config: Arc<ClientConfig>) -> (Http2, Driver) {
-        let stream = TokioIo::new(self.tls(config).await.unwrap());
-        let (requests, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
-        (requests, tokio::spawn(connection))
+        http2_over(self.tls(config).await.unwrap()).await
     }
+}
+
+pub(crate) async fn http2_over(stream: TlsStream<TcpStream>) -> (Http2, Driver) {
+    let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    (requests, tokio::spawn(connection))
 }
 
 pub(crate) fn peer_of(ca: &Ca, service: &str) -> (Arc<Identity>, TempDir) {
