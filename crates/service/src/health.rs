@@ -75,7 +75,11 @@ impl Health for ProcessHealth {
 }
 
 fn known(request: &HealthCheckRequest) -> Result<(), Status> {
-    if request.service.is_empty() { Ok(()) } else { Err(Status::not_found("only the process as a whole, \"\", is known")) }
+    if request.service.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::not_found("only the process as a whole, \"\", is known"))
+    }
 }
 
 fn response(status: ServingStatus) -> HealthCheckResponse {

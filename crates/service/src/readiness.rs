@@ -15,6 +15,7 @@ pub struct Readiness {
 struct State {
     closed: BTreeMap<u64, &'static str>,
     latches_made: u64,
+    remarks: BTreeMap<&'static str, &'static str>,
     is_stopping: bool,
 }
 
@@ -48,6 +49,20 @@ impl Readiness {
     pub fn waits_for(&self) -> Vec<&'static str> {
         let state = self.state.lock();
         if state.is_stopping { vec!["stopping"] } else { state.closed.values().copied().collect() }
+    }
+
+    /// Shows in `/ready` that something is not as it should be, although work can be given; `None` takes it back.
+    pub fn remark(&self, about: &'static str, what: Option<&'static str>) {
+        let mut state = self.state.lock();
+        match what {
+            Some(what) => state.remarks.insert(about, what),
+            None => state.remarks.remove(about),
+        };
+    }
+
+    /// What is not as it should be, although work can be given.
+    pub fn remarks(&self) -> BTreeMap<&'static str, &'static str> {
+        self.state.lock().remarks.clone()
     }
 
     /// From here on the process is not ready, for good.
