@@ -1,1 +1,152 @@
-//! gateway
+#![doc = include_str!("../README.md")]
+
+pub mod app;
+pub mod audit;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod grant;
+pub mod grpc;
+pub mod http;
+mod jobs;
+pub mod memory;
+pub mod metrics;
+pub mod opaque;
+pub mod password;
+pub mod session;
+pub mod store;
+pub mod throttle;
+pub mod token;
+pub mod user;
+mod watch;
+
+use std::sync::Arc;
+
+use ::http::Method;
+use authz::{Action, Caller, Declared, Guard, PassportKeys, Policy, Routes};
+use axum::{Router, extract::FromRef, middleware};
+use proto::auth::v1::authorization_server::{self, AuthorizationServer};
+use service::{BoxError, HEALTH_SERVICE, Lifecycle, ProcessHealth};
+use tokio_util::sync::CancellationToken;
+use transport::{Limits, Server};
+
+use crate::{
+    app::App, audit::Denials, clock::WallClock, config::Config, memory::Memory, password::Hasher, store::Store,
+    throttle::Throttle, token::Tokens,
+};
+
+/// Our name as a service, and the audience of passports for us.
+const NAME: &str = "gateway";
+
+/// What routes are mounted with.
+#[derive(Clone)]
+pub struct Mounted {
+    app: Arc<App>,
+    health: ProcessHealth,
+}
+
+/// Starts a gateway: everything is put together here, and what was spawned goes on.
+pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
+    metrics::register();
+    let (identity, stop, clock) = (lifecycle.identity(), lifecycle.soft_stop(), WallClock::system());
+
+    let database = database::connect(&config.database)?;
+    let (denials, refusals) = Denials::queue();
+    let app = Arc::new(App {
+        store: Store::new(database, identity.name().instance, clock.clone()),
+        memory: Arc::new(Memory::default()),
+        tokens: Tokens::load(&config.tokens)?,
+        hasher: Hasher::new(config.passwords.concurrency.get(), config.passwords.queue_max)?,
+        throttle: Throttle::default(),
+        denials,
+        clock: clock.clone(),
+        audiences: config.tokens.audiences.into_iter().collect(),
+        bootstrap_token: config.bootstrap.token_file,
+        stop: stop.clone(),
+    });
+
+    // We believe passports like everybody else; only that we need not ask for the keys.
+    let passport_keys = PassportKeys::default();
+    passport_keys.replace(app.tokens.passport_jwks())?;
+    let guard = Arc::new(Guard::new(NAME, Arc::new(passport_keys), Arc::new(Policy::embedded()?), clock.unix()));
+
+    let router = router(&app, &guard, ProcessHealth::new(&lifecycle))?;
+    let server = Server::bind(&config.listen, identity, limits()).await?;
+    lifecycle.listening("main", server.local_addr());
+
+    let known = lifecycle.latch("users and revocations");
+    let served = CancellationToken::new();
+    lifecycle.spawn("audit", jobs::write_denials(Arc::clone(&app), refusals, served.clone()));
+    lifecycle.spawn_critical("jobs", jobs::run(app, known, lifecycle.readiness(), stop.clone()));
+    lifecycle.spawn_critical("listener", async move {
+        let result = server.serve(router, stop).await;
+        // The last refusals are recorded after the last request.
+        served.cancel();
+        result
+    });
+    Ok(())
+}
+
+/// Every route, with the action it stands for.
+pub fn routes() -> Routes<Mounted> {
+    use http::{audit, documents, revoke, token, users};
+    Routes::new()
+        .route(Method::POST, "/api/auth/token", Action::IssueToken, token::token)
+        .route(Method::POST, "/api/auth/revoke", Action::RevokeOwnToken, revoke::revoke)
+        .route(Method::GET, "/api/admin/users", Action::ReadUsers, users::list)
+        .route(Method::POST, "/api/admin/users", Action::ManageUsers, users::create)
+        .route(Method::GET, "/api/admin/users/{id}", Action::ReadUsers, users::get)
+        .route(Method::PATCH, "/api/admin/users/{id}", Action::ManageUsers, users::change)
+        .route(Method::DELETE, "/api/admin/users/{id}", Action::ManageUsers, users::delete)
+        .route(Method::POST, "/api/admin/users/{id}/revoke", Action::RevokeTokens, users::revoke)
+        .route(Method::GET, "/api/admin/audit", Action::ReadAudit, audit::list)
+        .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, documents::jwks)
+        .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, documents::openapi)
+        .grpc(
+            Caller::Peer,
+            authorization_server::SERVICE_NAME,
+            &[
+                ("Authorize", Action::Authorize),
+                ("WatchRevocations", Action::WatchRevocations),
+                ("PassportKeys", Action::ReadPassportKeys),
+            ],
+            |mounted: &Mounted| {
+                AuthorizationServer::new(grpc::Service::new(Arc::clone(&mounted.app)))
+                    .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
+            },
+        )
+        .grpc(
+            Caller::Peer,
+            HEALTH_SERVICE,
+            &[("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)],
+            |mounted: &Mounted| mounted.health.server(),
+        )
+}
+
+/// The routes as a table, for the matrix of who may do what.
+pub fn declared_routes() -> Vec<Declared> {
+    routes().table()
+}
+
+/// The layers, from the inside out: the guard of each route, the note of what it refused, measurement.
+fn router(app: &Arc<App>, guard: &Arc<Guard>, health: ProcessHealth) -> Result<Router, BoxError> {
+    let mounted = Mounted { app: Arc::clone(app), health };
+    let templates: Vec<String> = declared_routes().into_iter().map(|declared| declared.path).collect();
+    let watch = http::denied::Watch { app: Arc::clone(app), guard: Arc::clone(guard) };
+    Ok(routes()
+        .build(guard, mounted)?
+        .layer(middleware::from_fn_with_state(watch, http::denied::note_denied))
+        .layer(telemetry::http_layer().with_routes(templates.iter().map(String::as_str))))
+}
+
+fn limits() -> Limits {
+    Limits { body_bytes_max: http::BODY_BYTES_MAX, ..Limits::default() }
+}
+
+// === impl Mounted ===
+
+impl FromRef<Mounted> for Arc<App> {
+    fn from_ref(mounted: &Mounted) -> Self {
+        Arc::clone(&mounted.app)
+    }
+}

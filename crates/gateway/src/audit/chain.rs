@@ -1,0 +1,182 @@
+//! The hash chain of one writer, and its proof.
+//!
+//! An edited, removed or reordered record is found. What is cut off at the end is not: that needs a checkpoint kept
+//! elsewhere.
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// The hash that ends a chain so far.
+pub type Hash = [u8; 32];
+
+/// What the first record of a chain is linked to.
+pub const GENESIS: Hash = [0; 32];
+
+/// Separates records from every other use of SHA-256.
+const RECORD_PREFIX: [u8; 1] = [0];
+
+/// A record as it was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Whose chain it is part of.
+    pub writer: String,
+    /// Its place in it, from 1.
+    pub seq: i64,
+    /// When it was written.
+    pub at: OffsetDateTime,
+    /// The canonical JSON.
+    pub record: String,
+    /// The hash of the record before.
+    pub previous_hash: Vec<u8>,
+    /// Its own.
+    pub hash: Vec<u8>,
+}
+
+/// Where a chain is broken, and how.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("audit chain of {writer:?} is broken at record {seq}: {what}")]
+pub struct Broken {
+    /// Whose chain.
+    pub writer: String,
+    /// The first record that does not fit.
+    pub seq: i64,
+    /// What does not fit.
+    pub what: &'static str,
+}
+
+/// The hash of a record that follows `previous`.
+pub fn link(previous: &Hash, record: &str) -> Hash {
+    let mut context = Context::new(&SHA256);
+    context.update(&RECORD_PREFIX);
+    context.update(previous);
+    context.update(digest(&SHA256, record.as_bytes()).as_ref());
+    let mut hash = GENESIS;
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+/// Proves that `records`, in their order, are the chain of one writer after record `seq` with hash `head`; from the
+/// beginning with `(0, GENESIS)`. Returns the new end, to go on from.
+pub fn verify_chain<'a>(
+    (mut seq, mut head): (i64, Hash),
+    records: impl IntoIterator<Item = &'a Stored>,
+) -> Result<(i64, Hash), Broken> {
+    let mut writer: Option<&str> = None;
+    for stored in records {
+        let broken = |what| Broken { writer: stored.writer.clone(), seq: stored.seq, what };
+        if writer.is_some_and(|writer| writer != stored.writer) {
+            return Err(broken("another writer's record is among these"));
+        }
+        if stored.seq != seq + 1 {
+            return Err(broken("a record is missing or out of order"));
+        }
+        if stored.previous_hash != head {
+            return Err(broken("it is linked to another record than the one before"));
+        }
+        let hash = link(&head, &stored.record);
+        if stored.hash != hash {
+            return Err(broken("the record was changed"));
+        }
+        check_columns(stored).map_err(broken)?;
+        (writer, seq, head) = (Some(stored.writer.as_str()), stored.seq, hash);
+    }
+    Ok((seq, head))
+}
+
+/// The columns beside a record are only there to be searched; the record itself says the same.
+fn check_columns(stored: &Stored) -> Result<(), &'static str> {
+    let record: Value = serde_json::from_str(&stored.record).map_err(|_| "the record is not JSON")?;
+    let at = record.get("at").and_then(Value::as_str).and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
+    let agrees = record.get("writer").and_then(Value::as_str) == Some(&stored.writer)
+        && record.get("seq").and_then(Value::as_i64) == Some(stored.seq)
+        && at == Some(stored.at);
+    if agrees { Ok(()) } else { Err("a column says something else than the record") }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::audit::{Actor, Event, Kind, Outcome, Source};
+
+    fn chain(length: i64) -> Vec<Stored> {
+        let mut head = GENESIS;
+        (1..=length)
+            .map(|seq| {
+                let at = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seq);
+                let event = Event::new(Kind::Password, Outcome::Success, Actor::Anonymous, Source::default());
+                let record = event.record("gateway-1", seq, at);
+                let (previous_hash, hash) = (head.to_vec(), link(&head, &record));
+                head = hash;
+                Stored { writer: "gateway-1".into(), seq, at, record, previous_hash, hash: hash.to_vec() }
+            })
+            .collect()
+    }
+
+    fn verify(records: &[Stored]) -> Result<(i64, Hash), Broken> {
+        verify_chain((0, GENESIS), records)
+    }
+
+    #[test]
+    fn an_untouched_chain_is_whole_and_can_be_proven_in_parts() {
+        let records = chain(10);
+        let whole = verify(&records).unwrap();
+        let half = verify(&records[..5]).unwrap();
+        assert_eq!(verify_chain(half, &records[5..]).unwrap(), whole);
+        assert_eq!(verify(&[]).unwrap(), (0, GENESIS));
+    }
+
+    #[test]
+    fn another_writers_record_is_no_part_of_the_chain() {
+        let mut records = chain(2);
+        records[1].writer = "gateway-2".into();
+        assert!(verify(&records).is_err());
+    }
+
+    #[test]
+    fn a_column_cannot_disagree_with_its_record() {
+        let mut records = chain(3);
+        records[1].at += time::Duration::SECOND;
+        assert_eq!(verify(&records).unwrap_err().seq, 2);
+    }
+
+    #[test]
+    fn a_record_edited_together_with_its_own_hash_is_found_at_the_next() {
+        let mut records = chain(3);
+        records[1].record = records[1].record.replace("success", "failure");
+        let previous: Hash = records[0].hash.clone().try_into().unwrap();
+        records[1].hash = link(&previous, &records[1].record).to_vec();
+        assert_eq!(verify(&records).unwrap_err().seq, 3);
+    }
+
+    proptest! {
+        /// Whichever record is edited, removed or moved, the chain no longer verifies.
+        #[test]
+        fn any_single_manipulation_is_found(at in 0_usize..19, to in 0_usize..19, byte in 0_usize..100) {
+            let whole = chain(20);
+
+            let mut edited = whole.clone();
+            let mut bytes = edited[at].record.clone().into_bytes();
+            let position = byte % bytes.len();
+            bytes[position] = if bytes[position] == b'x' { b'y' } else { b'x' };
+            edited[at].record = String::from_utf8(bytes).unwrap();
+            prop_assert!(verify(&edited).is_err());
+
+            let mut removed = whole.clone();
+            removed.remove(at);
+            prop_assert!(verify(&removed).is_err());
+
+            if at != to {
+                let mut swapped = whole.clone();
+                swapped.swap(at, to);
+                prop_assert!(verify(&swapped).is_err());
+                for (index, stored) in swapped.iter_mut().enumerate() {
+                    stored.seq = i64::try_from(index).unwrap() + 1;
+                }
+                prop_assert!(verify(&swapped).is_err(), "renumbered");
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Refusals, recorded behind the answer.
+//!
+//! Whoever is refused chooses how often, so a refusal must neither wait for the database nor write a row each. They go
+//! through a bounded queue, and equal ones of the same second become one record with a count. What does not fit is
+//! counted and recorded as dropped.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+use super::{Actor, Event, Kind, Outcome, Source};
+
+/// How many refusals may wait to be written.
+pub const QUEUE_MAX: usize = 4_096;
+
+/// How many different records one batch makes at most.
+const BATCH_MAX: usize = 256;
+
+/// A refusal, or a read, that is recorded afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Denial {
+    /// What was asked.
+    pub kind: Kind,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who asked.
+    pub actor: Actor,
+    /// For what, e.g. `GET /api/admin/users`.
+    pub resource: Option<String>,
+    /// Why it was refused.
+    pub reason: Option<&'static str>,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// The way into the queue.
+#[derive(Debug)]
+pub struct Denials {
+    sender: mpsc::Sender<Denial>,
+    dropped: AtomicU64,
+}
+
+// === impl Denials ===
+
+impl Denials {
+    /// A queue and its other end.
+    pub fn queue() -> (Self, mpsc::Receiver<Denial>) {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        (Self { sender, dropped: AtomicU64::new(0) }, receiver)
+    }
+
+    /// Takes a refusal to be recorded. Never waits. The trace is left out: it would make every one a different one.
+    pub fn note(&self, mut denial: Denial) {
+        denial.source.trace_id = None;
+        if self.sender.try_send(denial).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The events of a batch: equal refusals once, with their count, and what was dropped since the last batch.
+    pub fn batch(&self, denials: impl IntoIterator<Item = Denial>) -> Vec<Event> {
+        let mut counts: HashMap<Denial, u64> = HashMap::new();
+        let mut dropped = self.dropped.swap(0, Ordering::Relaxed);
+        for denial in denials {
+            // Addresses and trace ids are the client's to vary, so the number of different records is bounded too.
+            if counts.len() < BATCH_MAX || counts.contains_key(&denial) {
+                *counts.entry(denial).or_default() += 1;
+            } else {
+                dropped += 1;
+            }
+        }
+        let mut events: Vec<Event> = counts.into_iter().map(|(denial, count)| denial.event(count)).collect();
+        if dropped > 0 {
+            let event = Event::new(Kind::DroppedRecords, Outcome::Denied, Actor::Anonymous, Source::default());
+            events.push(event.with("count", dropped));
+        }
+        events
+    }
+
+    /// Counts a batch that could not be written as dropped, to be recorded once writing works again.
+    pub fn lost(&self, events: &[Event]) {
+        let count = events.iter().filter_map(|event| event.details.get("count")?.as_u64()).sum();
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+// === impl Denial ===
+
+impl Denial {
+    fn event(self, count: u64) -> Event {
+        let mut event = Event::new(self.kind, self.outcome, self.actor, self.source).with("count", count);
+        event.resource = self.resource;
+        event.reason = self.reason;
+        event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denial(address: &str) -> Denial {
+        Denial {
+            kind: Kind::Authorize,
+            outcome: Outcome::Failure,
+            actor: Actor::Anonymous,
+            resource: None,
+            reason: Some("expired"),
+            source: Source { address: Some(address.to_owned()), ..Source::default() },
+        }
+    }
+
+    #[test]
+    fn a_flood_becomes_few_records_and_nothing_is_forgotten() {
+        let (denials, mut receiver) = Denials::queue();
+        for _ in 0..QUEUE_MAX + 5 {
+            denials.note(denial("a"));
+        }
+        let queued: Vec<Denial> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
+        let events = denials.batch(queued);
+        assert_eq!(events.len(), 2);
+        assert_eq!(events[0].details["count"], QUEUE_MAX);
+        assert_eq!((events[1].kind, &events[1].details["count"]), (Kind::DroppedRecords, &5.into()));
+
+        denials.lost(&events);
+        assert_eq!(denials.batch([]).pop().unwrap().details["count"], QUEUE_MAX + 5, "told again after a failed write");
+        assert!(denials.batch([]).is_empty());
+    }
+
+    #[test]
+    fn varied_refusals_cannot_make_endless_records() {
+        let (denials, _receiver) = Denials::queue();
+        let events = denials.batch((0..1_000).map(|number| denial(&number.to_string())));
+        assert_eq!(events.len(), BATCH_MAX + 1);
+    }
+}

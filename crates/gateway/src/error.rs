@@ -1,0 +1,102 @@
+//! What can go wrong with a change, and what it is to the caller.
+
+use problem::{Kind, Problem};
+
+/// Why the store did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another user has the name.
+    #[error("the user name is taken")]
+    NameTaken,
+    /// There is no such user.
+    #[error("no such user")]
+    NoUser,
+    /// Nobody could administer users afterwards.
+    #[error("the last administrator cannot be removed")]
+    LastAdmin,
+    /// The caller's own rights are not what its passport says any more.
+    #[error("the caller's rights have changed")]
+    CallerChanged,
+    /// No room for another user.
+    #[error("the installation has as many users as it can have")]
+    TooManyUsers,
+    /// There are users already, or the one-time token was used.
+    #[error("the first administrator exists already")]
+    BootstrapOver,
+    /// A row says something that no version of ours wrote.
+    #[error("inconsistent row in {table}: {what}")]
+    Inconsistent {
+        /// Where.
+        table: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The machine has no randomness to give.
+    #[error("no random numbers")]
+    Random,
+    /// The database.
+    #[error("database")]
+    Database(#[from] sqlx::Error),
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// One word for the audit log, if this is the caller's doing.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::NameTaken => Some("name_taken"),
+            Self::NoUser => Some("no_such_user"),
+            Self::LastAdmin => Some("last_admin"),
+            Self::CallerChanged => Some("caller_changed"),
+            Self::TooManyUsers => Some("too_many_users"),
+            Self::BootstrapOver => Some("bootstrap_over"),
+            Self::Inconsistent { .. } | Self::Random | Self::Database(_) => None,
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NameTaken => Self::new(Kind::Conflict, "this name is taken").field("name"),
+            StoreError::NoUser => Self::new(Kind::NotFound, "there is no such user"),
+            StoreError::LastAdmin => {
+                Self::new(Kind::Conflict, "this is the last active administrator; make another user one first")
+            }
+            StoreError::CallerChanged => {
+                Self::new(Kind::Unauthenticated, "your own rights have changed since you signed in; sign in again")
+            }
+            StoreError::TooManyUsers => Self::new(Kind::Conflict, "there can be no more users; delete some first"),
+            StoreError::BootstrapOver => {
+                Self::new(Kind::Conflict, "the first administrator exists already; sign in as one and create users")
+            }
+            StoreError::Database(error) => database::map_error(error),
+            StoreError::Inconsistent { .. } | StoreError::Random => Self::internal(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_caller_did_is_told_and_has_a_word_in_the_audit_log() {
+        let cases = [
+            (StoreError::NameTaken, Kind::Conflict),
+            (StoreError::NoUser, Kind::NotFound),
+            (StoreError::LastAdmin, Kind::Conflict),
+            (StoreError::CallerChanged, Kind::Unauthenticated),
+            (StoreError::TooManyUsers, Kind::Conflict),
+            (StoreError::BootstrapOver, Kind::Conflict),
+        ];
+        for (error, kind) in cases {
+            assert!(error.reason().is_some(), "{error}");
+            assert_eq!(Problem::from(error).kind(), kind);
+        }
+        let inconsistent = StoreError::Inconsistent { table: "users", what: "secret".into() };
+        assert_eq!(inconsistent.reason(), None);
+        assert!(!Problem::from(inconsistent).message().contains("secret"));
+    }
+}

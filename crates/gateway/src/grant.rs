@@ -1,0 +1,193 @@
+//! Proofs of identity for tokens (RFC 6749): password, client credentials, refresh token, and the one-time token.
+//!
+//! Whoever cannot prove who they are gets one and the same answer, whatever the cause; the audit log knows it.
+
+mod bootstrap;
+mod login;
+mod refresh;
+
+use std::time::Duration;
+
+use problem::{Kind, Problem};
+use secrets::Secret;
+
+use crate::{
+    app::App,
+    audit::Source,
+    error::StoreError,
+    metrics::{Method, Outcome},
+    opaque,
+    password::HashError,
+    store::SignedIn,
+    token::{ACCESS_LIFETIME, Login},
+};
+use crate::{clock::unix_seconds, metrics};
+
+/// The client of tokens whose request names none.
+const DEFAULT_CLIENT: &str = "rampart";
+
+/// A proof of identity.
+#[derive(Debug)]
+pub enum Grant {
+    /// Name and password of a person.
+    Password {
+        /// As given; may be no name at all.
+        username: String,
+        /// As given.
+        password: Secret,
+        /// Who asks for the person.
+        client_id: Option<String>,
+    },
+    /// Name and secret of a machine.
+    ClientCredentials {
+        /// As given; may be no name at all.
+        client_id: String,
+        /// As given.
+        client_secret: Secret,
+    },
+    /// A refresh token.
+    RefreshToken(Secret),
+    /// The one-time token, with the name and password that the first administrator shall have.
+    Bootstrap {
+        /// As given.
+        token: Secret,
+        /// As given; may be no name at all.
+        username: String,
+        /// As given.
+        password: Secret,
+    },
+}
+
+/// What a proof is answered with.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The bearer token.
+    pub access_token: String,
+    /// How long it lives.
+    pub expires_in: Duration,
+    /// To be exchanged for the next one; not for machines.
+    pub refresh_token: Option<String>,
+}
+
+/// Why there is no token: the problem, and its code of RFC 6749 §5.2.
+#[derive(Clone, Debug)]
+pub struct GrantError {
+    /// `invalid_grant`, `invalid_request`, …
+    pub code: &'static str,
+    /// The answer.
+    pub problem: Problem,
+    /// For the metric.
+    pub outcome: Outcome,
+}
+
+// === impl App ===
+
+impl App {
+    /// Exchanges a proof of identity for tokens.
+    pub async fn exchange(&self, grant: Grant, source: &Source) -> Result<Issued, GrantError> {
+        let (method, started) = (grant.method(), std::time::Instant::now());
+        let issued = match grant {
+            Grant::Password { username, password, client_id } => {
+                self.sign_in_person(&username, password, client_id, source).await
+            }
+            Grant::ClientCredentials { client_id, client_secret } => {
+                self.sign_in_machine(&client_id, &client_secret, source).await
+            }
+            Grant::RefreshToken(token) => self.refresh(&token, source).await,
+            Grant::Bootstrap { token, username, password } => self.bootstrap(&token, &username, password, source).await,
+        };
+        let outcome = issued.as_ref().map_or_else(|error| error.outcome, |_| Outcome::Ok);
+        metrics::attempt(method, outcome, started.elapsed());
+        issued
+    }
+
+    fn issue(&self, signed_in: &SignedIn, refresh_token: Option<String>) -> Result<Issued, GrantError> {
+        let login = Login {
+            session: signed_in.session.id,
+            auth_time: unix_seconds(signed_in.session.started_at),
+            client_id: &signed_in.session.client_id,
+        };
+        let access_token =
+            self.tokens.issue_access(&signed_in.user, login, self.unix_now()).map_err(GrantError::internal)?;
+        if refresh_token.is_some() {
+            metrics::token_issued("refresh");
+        }
+        Ok(Issued { access_token, expires_in: ACCESS_LIFETIME.unsigned_abs(), refresh_token })
+    }
+}
+
+fn new_refresh_token() -> Result<(String, opaque::Digest), GrantError> {
+    let token = opaque::generate(opaque::REFRESH_PREFIX).map_err(|_| GrantError::from(StoreError::Random))?;
+    let digest = opaque::sha256(&token);
+    Ok((token, digest))
+}
+
+/// The name under which failures are counted together.
+fn address_of(source: &Source) -> &str {
+    source.address.as_deref().or(source.peer.as_deref()).unwrap_or("unknown")
+}
+
+// === impl Grant ===
+
+impl Grant {
+    fn method(&self) -> Method {
+        match self {
+            Self::Password { .. } => Method::Password,
+            Self::ClientCredentials { .. } => Method::ClientCredentials,
+            Self::RefreshToken(_) => Method::RefreshToken,
+            Self::Bootstrap { .. } => Method::Bootstrap,
+        }
+    }
+}
+
+// === impl GrantError ===
+
+impl GrantError {
+    /// A request that cannot be understood.
+    pub fn invalid_request(problem: Problem) -> Self {
+        Self { code: "invalid_request", problem, outcome: Outcome::Invalid }
+    }
+
+    /// A proof of a kind that there is not.
+    pub fn unsupported_grant_type() -> Self {
+        let detail = "wants password, client_credentials, refresh_token or bootstrap";
+        let problem = Problem::new(Kind::InvalidArgument, detail).field("grant_type");
+        Self { code: "unsupported_grant_type", problem, outcome: Outcome::Invalid }
+    }
+
+    /// The one answer to every proof that proves nothing.
+    fn refused(code: &'static str) -> Self {
+        let problem = Problem::new(Kind::Unauthenticated, "the credentials are not valid");
+        Self { code, problem, outcome: Outcome::Refused }
+    }
+
+    fn throttled(wait: Duration) -> Self {
+        let detail = "too many failed attempts; wait before the next one";
+        let problem = Problem::new(Kind::ResourceExhausted, detail).retry_after(wait + Duration::from_millis(999));
+        Self { code: "temporarily_unavailable", problem, outcome: Outcome::Throttled }
+    }
+
+    fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { code: "server_error", problem: Problem::internal(cause), outcome: Outcome::Unavailable }
+    }
+}
+
+impl From<StoreError> for GrantError {
+    fn from(error: StoreError) -> Self {
+        let problem = Problem::from(error);
+        let is_passing = problem.kind() == Kind::Unavailable;
+        let code = if is_passing { "temporarily_unavailable" } else { "server_error" };
+        Self { code, problem, outcome: Outcome::Unavailable }
+    }
+}
+
+impl From<HashError> for GrantError {
+    fn from(error: HashError) -> Self {
+        let detail = "too many sign-ins at once";
+        let problem = match error {
+            HashError::Busy | HashError::Stopped => Problem::unavailable(detail),
+            HashError::Hash(_) => Problem::internal(error),
+        };
+        Self { code: "temporarily_unavailable", problem, outcome: Outcome::Unavailable }
+    }
+}

@@ -1,0 +1,106 @@
+//! The first administrator, for whoever holds the one-time token.
+
+use std::time::Instant;
+
+use authz::Role;
+use problem::{Kind, Problem};
+use secrets::Secret;
+
+use super::{DEFAULT_CLIENT, GrantError, Issued, new_refresh_token};
+use crate::{
+    app::App,
+    audit::{self, Actor, Denial, Event, Source},
+    error::StoreError,
+    password,
+    store::{NewSession, NewUser},
+    user::{Tenant, UserKind, UserName},
+};
+
+// === impl App ===
+
+impl App {
+    pub(super) async fn bootstrap(
+        &self,
+        token: &Secret,
+        username: &str,
+        password: Secret,
+        source: &Source,
+    ) -> Result<Issued, GrantError> {
+        let kind = audit::Kind::Bootstrap;
+        let attempt = self.admit(kind, "bootstrap", source)?;
+        if !self.is_bootstrap_token(token) {
+            attempt.failed(Instant::now());
+            self.note_refusal("wrong_token", source);
+            return Err(GrantError::refused("invalid_grant"));
+        }
+        attempt.succeeded();
+        let invalid = |field: &str, why: String| {
+            GrantError::invalid_request(Problem::new(Kind::InvalidArgument, why).field(field))
+        };
+        let name: UserName = username.parse().map_err(|error| invalid("username", format!("{error}")))?;
+        password::check(&password, &name).map_err(|weak| invalid("password", weak.to_string()))?;
+        if self.store.bootstrap_is_over().await? {
+            return Err(self.over(source));
+        }
+        let credential = self.hasher.hash(password).await?;
+        let new = NewUser {
+            name,
+            kind: UserKind::Person,
+            tenant: Tenant::default(),
+            roles: Role::Admin.into(),
+            credential: credential.clone(),
+        };
+        let event = Event::new(kind, audit::Outcome::Success, Actor::Anonymous, source.clone());
+        let made = match self.store.bootstrap(&new, event).await {
+            Ok(made) => made,
+            Err(StoreError::BootstrapOver) => return Err(self.over(source)),
+            Err(error) => return Err(error.into()),
+        };
+        self.memory.catch_up(made.seq).await;
+        tracing::info!(user_id = %made.value.0.id, "the first administrator was made; the one-time token is used up");
+        self.sign_in_first_admin(&made.value.0, &credential, source).await
+    }
+
+    async fn sign_in_first_admin(
+        &self,
+        admin: &crate::user::User,
+        credential: &str,
+        source: &Source,
+    ) -> Result<Issued, GrantError> {
+        let (refresh_token, digest) = new_refresh_token()?;
+        let new = NewSession { user_id: admin.id, credential, client_id: DEFAULT_CLIENT, refresh: Some(&digest) };
+        let event = Event::new(audit::Kind::Password, audit::Outcome::Success, Actor::Anonymous, source.clone());
+        let signed_in = self.store.begin_session(new, event).await?;
+        let signed_in = signed_in.ok_or_else(|| GrantError::refused("invalid_grant"))?;
+        self.issue(&signed_in, Some(refresh_token))
+    }
+
+    /// Read each time, so that the file can be deleted when it has served. Constant in time as far as the content goes.
+    fn is_bootstrap_token(&self, token: &Secret) -> bool {
+        let Some(file) = &self.bootstrap_token else { return false };
+        match file.read() {
+            Ok(expected) => expected == *token,
+            Err(error) => {
+                tracing::info!(%error, "there is no one-time token to compare with");
+                false
+            }
+        }
+    }
+
+    fn over(&self, source: &Source) -> GrantError {
+        self.note_refusal("bootstrap_over", source);
+        let problem = Problem::from(StoreError::BootstrapOver);
+        GrantError { code: "invalid_grant", problem, outcome: crate::metrics::Outcome::Refused }
+    }
+
+    fn note_refusal(&self, reason: &'static str, source: &Source) {
+        self.denials.note(Denial {
+            kind: audit::Kind::Bootstrap,
+            outcome: audit::Outcome::Failure,
+            actor: Actor::Anonymous,
+            resource: None,
+            reason: Some(reason),
+            source: source.clone(),
+        });
+    }
+}

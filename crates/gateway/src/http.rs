@@ -1,0 +1,15 @@
+//! The REST side: what is asked is taken apart here, and what is answered put together. No rule and no SQL.
+
+pub mod audit;
+pub mod denied;
+pub mod documents;
+mod payload;
+pub mod revoke;
+mod source;
+pub mod token;
+pub mod users;
+
+pub use payload::{BODY_BYTES_MAX, Payload};
+
+/// An answer in the form of `/api/*`.
+pub type Answer<T> = Result<T, problem::Api>;

@@ -1,0 +1,100 @@
+//! `GET /api/admin/audit`.
+
+use std::sync::Arc;
+
+use authz::Principal;
+use axum::{
+    Extension, Json,
+    extract::{RawQuery, State},
+};
+use problem::{Kind, Problem};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Answer, payload::fields, users::limit};
+use crate::{
+    app::{App, SignedInUser},
+    audit::{self, Source},
+    store::PagedRecord,
+};
+
+/// Which records to list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditParams {
+    /// How many at most, 1 to 1000; 100 unless told.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A record of the audit log, with its links.
+#[derive(Serialize, ToSchema)]
+pub struct ShownRecord {
+    /// Whose chain it is part of.
+    writer: String,
+    /// Its place in it, from 1.
+    seq: i64,
+    /// The canonical JSON text that is hashed, byte for byte.
+    record: String,
+    /// Hexadecimal.
+    previous_hash: String,
+    /// SHA-256(0x00 ‖ previous_hash ‖ SHA-256(record)), hexadecimal.
+    hash: String,
+}
+
+/// A page of the audit log.
+#[derive(Serialize, ToSchema)]
+pub struct AuditPage {
+    /// Newest first.
+    records: Vec<ShownRecord>,
+    /// The `cursor` of the next (older) page, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// Read the audit log, newest first.
+#[utoipa::path(
+    get, path = "/api/admin/audit", tag = "audit", params(AuditParams),
+    responses(
+        (status = 200, description = "A page of records", body = AuditPage),
+        (status = 400, description = "A parameter is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Neither an auditor nor an administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    RawQuery(query): RawQuery,
+) -> Answer<Json<AuditPage>> {
+    let user = SignedInUser::try_from(&principal)?;
+    let params: AuditParams = fields(query.unwrap_or_default().as_bytes())?;
+    let limit = limit(params.limit.as_deref())?;
+    let before = params.cursor.as_deref().map_or(Ok(i64::MAX), |cursor| {
+        let wrong = |_| Problem::new(Kind::InvalidArgument, "wants the next_cursor of an earlier page").field("cursor");
+        cursor.parse::<i64>().map_err(wrong)
+    })?;
+    let page = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
+    app.note_read(audit::Kind::ReadAudit, &user, &source);
+    let is_full = page.records.len() == usize::from(limit);
+    let next_cursor = page.records.last().filter(|_| is_full).map(|last| last.id.to_string());
+    Ok(Json(AuditPage { records: page.records.into_iter().map(ShownRecord::from).collect(), next_cursor }))
+}
+
+// === impl ShownRecord ===
+
+impl From<PagedRecord> for ShownRecord {
+    fn from(paged: PagedRecord) -> Self {
+        Self {
+            writer: paged.stored.writer,
+            seq: paged.stored.seq,
+            record: paged.stored.record,
+            previous_hash: hex::encode(paged.stored.previous_hash),
+            hash: hex::encode(paged.stored.hash),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Where a request came from, for the audit log.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use http::{Extensions, HeaderMap, request::Parts};
+use identity::PeerName;
+
+use crate::audit::Source;
+
+/// The client's address as the balancer saw it. The balancer takes it away from clients, and only peers reach us.
+const ADDRESS_HEADER: &str = "rampart-client-address";
+
+// === impl Source ===
+
+impl Source {
+    /// Reads it off a request.
+    pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
+        Self {
+            address: text(headers, ADDRESS_HEADER).map(str::to_owned),
+            peer: extensions.get::<PeerName>().map(|peer| peer.instance.clone()),
+            trace_id: text(headers, "traceparent").and_then(trace_id).map(str::to_owned),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Source {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.headers, &parts.extensions))
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let id = traceparent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+}

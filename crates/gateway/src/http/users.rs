@@ -1,0 +1,245 @@
+//! `/api/admin/users`.
+
+mod body;
+
+use std::sync::Arc;
+
+use authz::Principal;
+use axum::{
+    Extension, Json,
+    extract::{FromRequestParts, RawPathParams, RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use problem::{Kind, Problem};
+use serde::Deserialize;
+use uuid::Uuid;
+
+pub use body::{ChangeUserRequest, CreateUserRequest, ShownUser, UserWithSecret, UsersPage};
+
+use super::{Answer, Payload, payload::fields};
+use crate::{
+    app::{App, SignedInUser},
+    audit::{self, Event, Outcome, Source},
+    error::StoreError,
+    user::UserName,
+};
+
+const LIMIT_DEFAULT: u16 = 100;
+
+/// The longest page.
+pub const LIMIT_MAX: u16 = 1_000;
+
+/// The `{id}` of a path.
+#[derive(Clone, Copy, Debug)]
+pub struct UserId(Uuid);
+
+/// Which users to list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListParams {
+    /// How many at most, 1 to 1000; 100 unless told.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// List users by name.
+#[utoipa::path(
+    get, path = "/api/admin/users", tag = "users", params(ListParams),
+    responses(
+        (status = 200, description = "A page of users", body = UsersPage),
+        (status = 400, description = "A parameter is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not an administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    RawQuery(query): RawQuery,
+) -> Answer<Json<UsersPage>> {
+    let user = SignedInUser::try_from(&principal)?;
+    let params: ListParams = fields(query.unwrap_or_default().as_bytes())?;
+    let limit = limit(params.limit.as_deref())?;
+    let after = params.cursor.as_deref().map(cursor_name).transpose()?.unwrap_or_default();
+    // One more than asked tells whether there is a next page.
+    let mut users = app.store.users_page(&after, i64::from(limit) + 1).await.map_err(Problem::from)?;
+    let has_more = users.len() > usize::from(limit);
+    users.truncate(usize::from(limit));
+    let last = users.last().filter(|_| has_more);
+    let next_cursor = last.map(|last| URL_SAFE_NO_PAD.encode(last.name.as_str()));
+    app.note_read(audit::Kind::ReadUsers, &user, &source);
+    Ok(Json(UsersPage { users: users.into_iter().map(ShownUser::from).collect(), next_cursor }))
+}
+
+/// One user.
+#[utoipa::path(
+    get, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The user", body = ShownUser),
+        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    UserId(id): UserId,
+) -> Answer<Json<ShownUser>> {
+    let user = SignedInUser::try_from(&principal)?;
+    let found = app.store.user(id).await.map_err(Problem::from)?;
+    app.note_read(audit::Kind::ReadUsers, &user, &source);
+    Ok(Json(found.ok_or(StoreError::NoUser).map_err(Problem::from)?.into()))
+}
+
+/// Make a user. A machine's client secret is in the answer, and never shown again.
+#[utoipa::path(
+    post, path = "/api/admin/users", tag = "users", request_body = CreateUserRequest,
+    responses(
+        (status = 201, description = "The user", body = UserWithSecret),
+        (status = 400, description = "A field is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The name is taken", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    payload: Payload,
+) -> Answer<Response> {
+    let kind = audit::Kind::CreateUser;
+    let user = SignedInUser::try_from(&principal)?;
+    app.require_fresh()?;
+    let request: CreateUserRequest = payload.json()?;
+    let (new, client_secret) = request.into_new_user(&app).await?;
+    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone())
+        .with("name", new.name.as_str())
+        .with("kind", new.kind.as_str())
+        .with("roles", serde_json::json!(new.roles));
+    let made = app.store.create_user(user.caller, &new, event).await;
+    let made = made.map_err(|error| app.refuse(kind, &user, None, &source, error))?;
+    app.memory.catch_up(made.seq).await;
+    let location = HeaderValue::try_from(format!("/api/admin/users/{}", made.value.id)).map_err(Problem::internal)?;
+    let shown = UserWithSecret { user: made.value.into(), client_secret };
+    Ok((StatusCode::CREATED, [(header::LOCATION, location), no_store()], Json(shown)).into_response())
+}
+
+/// Alter a user: what is absent stays as it is. Whatever makes its tokens untrue ends them within two seconds.
+#[utoipa::path(
+    patch, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)), request_body = ChangeUserRequest,
+    responses(
+        (status = 200, description = "The user as it is now", body = UserWithSecret),
+        (status = 400, description = "A field is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This is the last administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn change(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    UserId(id): UserId,
+    payload: Payload,
+) -> Answer<Response> {
+    let kind = audit::Kind::ChangeUser;
+    let user = SignedInUser::try_from(&principal)?;
+    app.require_fresh()?;
+    let request: ChangeUserRequest = payload.json()?;
+    let present = app.store.user(id).await.map_err(Problem::from)?;
+    let Some(present) = present else {
+        return Err(app.refuse(kind, &user, Some(id), &source, StoreError::NoUser).into());
+    };
+    let (change, client_secret) = request.into_change(&app, &present).await?;
+    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
+    let changed = app.store.change_user(user.caller, id, &change, event).await;
+    let changed = changed.map_err(|error| app.refuse(kind, &user, Some(id), &source, error))?;
+    app.memory.catch_up(changed.seq).await;
+    Ok(([no_store()], Json(UserWithSecret { user: changed.value.into(), client_secret })).into_response())
+}
+
+/// Remove a user, its logins and its tokens.
+#[utoipa::path(
+    delete, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
+    responses(
+        (status = 204, description = "The user is gone"),
+        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This is the last administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    UserId(id): UserId,
+) -> Answer<StatusCode> {
+    let kind = audit::Kind::DeleteUser;
+    let user = SignedInUser::try_from(&principal)?;
+    app.require_fresh()?;
+    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
+    let deleted = app.store.delete_user(user.caller, id, event).await;
+    let deleted = deleted.map_err(|error| app.refuse(kind, &user, Some(id), &source, error))?;
+    app.memory.catch_up(deleted.seq).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// End every login and token of a user, who may sign in again.
+#[utoipa::path(
+    post, path = "/api/admin/users/{id}/revoke", tag = "users", params(("id" = Uuid, Path)),
+    responses(
+        (status = 204, description = "All are dead"),
+        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    source: Source,
+    UserId(id): UserId,
+) -> Answer<StatusCode> {
+    let kind = audit::Kind::RevokeUser;
+    let user = SignedInUser::try_from(&principal)?;
+    app.require_fresh()?;
+    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
+    let revoked = app.store.revoke_user(user.caller, id, event).await;
+    let revoked = revoked.map_err(|error| app.refuse(kind, &user, Some(id), &source, error))?;
+    app.memory.catch_up(revoked.seq).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// How many entries a page shall have.
+pub(super) fn limit(text: Option<&str>) -> Result<u16, Problem> {
+    let Some(text) = text else { return Ok(LIMIT_DEFAULT) };
+    let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+    limit.ok_or_else(|| {
+        Problem::new(Kind::InvalidArgument, format!("wants a number from 1 to {LIMIT_MAX}")).field("limit")
+    })
+}
+
+fn cursor_name(cursor: &str) -> Result<String, Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
+    let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|name| name.parse::<UserName>().is_ok());
+    name.ok_or_else(|| Problem::new(Kind::InvalidArgument, "wants the next_cursor of an earlier page").field("cursor"))
+}
+
+/// An answer with a secret in it stays nowhere on its way.
+fn no_store() -> (header::HeaderName, HeaderValue) {
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+}
+
+// === impl UserId ===
+
+impl<S: Send + Sync> FromRequestParts<S> for UserId {
+    type Rejection = problem::Api;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, problem::Api> {
+        let params = RawPathParams::from_request_parts(parts, state).await.ok();
+        let id = params.as_ref().and_then(|params| params.iter().find(|(name, _)| *name == "id"));
+        let id = id.and_then(|(_, id)| id.parse().ok());
+        id.map(Self).ok_or_else(|| Problem::new(Kind::InvalidArgument, "wants a UUID").field("id").into())
+    }
+}

@@ -1,0 +1,188 @@
+//! What is done behind the requests: idempotent, each for itself, until stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use service::{Latch, Readiness};
+use sqlx::migrate::MigrateError;
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    audit::{Denial, GENESIS, Hash, QUEUE_MAX, verify_chain},
+    memory::{Memory, follow, listen},
+    metrics,
+};
+
+/// How long refusals are gathered before they are written.
+const GATHER: Duration = Duration::from_secs(1);
+
+const AGE_PERIOD: Duration = Duration::from_secs(1);
+
+const PRUNE_PERIOD: Duration = Duration::from_secs(60);
+
+const VERIFY_PERIOD: Duration = Duration::from_secs(5 * 60);
+
+/// Records that are proven at once.
+const VERIFY_BATCH: i64 = 1_000;
+
+/// Brings the schema to our state, then follows the changes and keeps house until stopped.
+pub(crate) async fn run(
+    app: Arc<App>,
+    known: Latch,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> Result<(), MigrateError> {
+    match migrate(&app, &stop).await {
+        Err(_) if stop.is_cancelled() => return Ok(()),
+        migrated => migrated?,
+    }
+    let (memory, store) = (Arc::clone(&app.memory), app.store.clone());
+    let open = async {
+        if memory.loaded(&stop).await {
+            known.open();
+        }
+    };
+    tokio::join!(
+        open,
+        follow(Arc::clone(&memory), store.clone(), app.clock.clone(), stop.clone()),
+        listen(Arc::clone(&memory), store, stop.clone()),
+        report_age(Arc::clone(&memory), readiness, stop.clone()),
+        prune(Arc::clone(&app), stop.clone()),
+        verify_audit(Arc::clone(&app), stop.clone()),
+    );
+    Ok(())
+}
+
+/// Writes refusals to the audit log, a second's worth at a time; what is left when the process stops, too.
+pub(crate) async fn write_denials(app: Arc<App>, mut queue: mpsc::Receiver<Denial>, stop: CancellationToken) {
+    let mut gathered = Vec::new();
+    loop {
+        let is_last = tokio::select! {
+            () = stop.cancelled() => true,
+            count = queue.recv_many(&mut gathered, QUEUE_MAX) => count == 0,
+        };
+        if !is_last {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(GATHER) => {}
+            }
+        }
+        while let Ok(denial) = queue.try_recv() {
+            gathered.push(denial);
+        }
+        write(&app, &mut gathered).await;
+        if is_last {
+            return;
+        }
+    }
+}
+
+async fn write(app: &App, gathered: &mut Vec<Denial>) {
+    let events = app.denials.batch(gathered.drain(..));
+    if events.is_empty() {
+        return;
+    }
+    if let Err(error) = app.store.record(&events).await {
+        app.denials.lost(&events);
+        tracing::warn!(error = %problem::Chain(&error), "refusals could not be recorded now; their number will be");
+    }
+}
+
+/// Shows how old our knowledge is, and says so in `/ready` when it is stale.
+async fn report_age(memory: Arc<Memory>, readiness: Readiness, stop: CancellationToken) {
+    let mut ticks = every(AGE_PERIOD);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let Some(age) = memory.age() else { continue };
+        metrics::memory_age(age);
+        let stale = "stale: callers are judged by what is known, nothing is changed";
+        readiness.remark("users and revocations", (!memory.is_fresh()).then_some(stale));
+    }
+}
+
+/// Deletes what no longer matters to anybody.
+async fn prune(app: Arc<App>, stop: CancellationToken) {
+    let mut ticks = every(PRUNE_PERIOD);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        match stop.run_until_cancelled(app.store.prune()).await {
+            None => return,
+            Some(Ok(0)) => {}
+            Some(Ok(rows)) => tracing::debug!(rows, "logins and changes that are over were deleted"),
+            Some(Err(error)) => tracing::debug!(error = %problem::Chain(&error), "nothing was pruned"),
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Proves our own audit chain, from the beginning at first and then what was added.
+async fn verify_audit(app: Arc<App>, stop: CancellationToken) {
+    let mut proven = (0, GENESIS);
+    let mut ticks = every(VERIFY_PERIOD);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let Some(reached) = stop.run_until_cancelled(verify(&app, proven)).await else { return };
+        proven = reached;
+    }
+}
+
+async fn verify(app: &App, mut proven: (i64, Hash)) -> (i64, Hash) {
+    loop {
+        let records = match app.store.audit_chain(app.store.writer(), proven.0, VERIFY_BATCH).await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::debug!(error = %problem::Chain(&error), "the audit chain was not proven now");
+                return proven;
+            }
+        };
+        match verify_chain(proven, &records) {
+            Ok(reached) => proven = reached,
+            Err(broken) => {
+                metrics::audit_chain_broken();
+                tracing::error!(%broken, "the audit log was tampered with; keep the database as it is and investigate");
+                return proven;
+            }
+        }
+        if i64::try_from(records.len()) != Ok(VERIFY_BATCH) {
+            return proven;
+        }
+    }
+}
+
+/// Brings the schema to our state, however long the database takes to come.
+async fn migrate(app: &App, stop: &CancellationToken) -> Result<(), MigrateError> {
+    let mut is_reported = false;
+    loop {
+        let error = match app.store.migrate().await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if !is_away(&error) {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut is_reported, true) {
+            tracing::warn!(error = %problem::Chain(&error), "the database cannot be reached yet");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(error),
+            () = tokio::time::sleep(GATHER) => {}
+        }
+    }
+}
+
+/// Whether waiting helps. A schema that is newer, or a migration that fails, needs a person.
+fn is_away(error: &MigrateError) -> bool {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            let code = error.as_database_error().and_then(|error| error.code());
+            code.is_none_or(|code| ["28P01", "53300"].contains(&code.as_ref()) || code.starts_with("57"))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,7 @@
+//! `rampart-gateway`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::run::<gateway::config::Config>("gateway", gateway::config::DEFAULT_TOML, gateway::start)
+}

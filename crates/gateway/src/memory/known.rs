@@ -1,0 +1,260 @@
+//! Users and dead tokens, and the judgement over a token: pure, and only as true as what was put in.
+
+use std::collections::HashMap;
+
+use authz::{AccessTokenClaims, Roles};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Revocation;
+use crate::{
+    store::{Batch, Change, ChangeKind, Snapshot},
+    user::{Tenant, User},
+};
+
+/// What is known.
+#[derive(Debug, Default)]
+pub struct Known {
+    users: HashMap<Uuid, KnownUser>,
+    /// Dead tokens (`jti`), logins (`sid`) and users that are gone, until nothing of them can be alive any more.
+    dead: HashMap<Uuid, OffsetDateTime>,
+}
+
+/// What of a user matters for its tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownUser {
+    /// Its tenant.
+    pub tenant: Tenant,
+    /// Its roles now.
+    pub roles: Roles,
+    disabled: bool,
+    authz_version: u64,
+    tokens_since: u64,
+}
+
+/// What a token is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It holds, for this user.
+    Good(KnownUser),
+    /// It does not, for a reason of one word.
+    Refused(&'static str),
+    /// It speaks of something newer than what we know.
+    Behind,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Judges a token whose signature and time were found good.
+    pub fn judge(&self, claims: &AccessTokenClaims) -> Judgement {
+        let (Ok(subject), Ok(session), Ok(token)) = (claims.sub.parse(), claims.sid.parse(), claims.jti.parse()) else {
+            return Judgement::Refused("malformed");
+        };
+        if [subject, session, token].iter().any(|id: &Uuid| self.dead.contains_key(id)) {
+            return Judgement::Refused("revoked");
+        }
+        let Some(user) = self.users.get(&subject) else { return Judgement::Behind };
+        if user.disabled {
+            return Judgement::Refused("disabled");
+        }
+        if claims.ver > user.authz_version {
+            Judgement::Behind
+        } else if claims.ver < user.tokens_since {
+            Judgement::Refused("superseded")
+        } else {
+            Judgement::Good(user.clone())
+        }
+    }
+
+    /// How many users there are.
+    pub fn users_len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// How many dead things are remembered.
+    pub fn dead_len(&self) -> usize {
+        self.dead.len()
+    }
+
+    /// Forgets everything for what a snapshot says.
+    pub(super) fn replace(&mut self, snapshot: &Snapshot) {
+        self.users = snapshot.users.iter().map(|user| (user.id, KnownUser::from(user))).collect();
+        self.dead.clear();
+        for change in &snapshot.changes {
+            self.bury(change);
+        }
+    }
+
+    /// Takes over what is new, and says what ended.
+    pub(super) fn apply(&mut self, batch: &Batch) -> Vec<Revocation> {
+        for user in &batch.users {
+            self.users.insert(user.id, KnownUser::from(user));
+        }
+        let is_gone = |id: &Uuid| batch.users.iter().all(|user| user.id != *id);
+        for change in &batch.changes {
+            let about_user = matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
+            if about_user && is_gone(&change.id) {
+                self.users.remove(&change.id);
+            }
+            self.bury(change);
+        }
+        batch.changes.iter().filter_map(revocation).collect()
+    }
+
+    /// Forgets the dead whose tokens are over anyway.
+    pub(super) fn sweep(&mut self, now: OffsetDateTime) {
+        self.dead.retain(|_, expires_at| *expires_at > now);
+    }
+
+    fn bury(&mut self, change: &Change) {
+        let is_dead = match change.kind {
+            ChangeKind::Session | ChangeKind::Token => true,
+            // A user that is still there is judged by its version.
+            ChangeKind::User | ChangeKind::Subject => !self.users.contains_key(&change.id),
+        };
+        if is_dead {
+            self.dead.insert(change.id, change.expires_at);
+        }
+    }
+}
+
+fn revocation(change: &Change) -> Option<Revocation> {
+    match change.kind {
+        ChangeKind::User => None,
+        ChangeKind::Subject => Some(Revocation::Subject(change.id)),
+        ChangeKind::Session => Some(Revocation::Session(change.id)),
+        ChangeKind::Token => Some(Revocation::Token(change.id)),
+    }
+}
+
+// === impl KnownUser ===
+
+impl From<&User> for KnownUser {
+    fn from(user: &User) -> Self {
+        Self {
+            tenant: user.tenant.clone(),
+            roles: user.roles,
+            disabled: user.disabled,
+            authz_version: user.authz_version.unsigned_abs(),
+            tokens_since: user.tokens_since.unsigned_abs(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use authz::Role;
+    use time::Duration;
+
+    use super::*;
+    use crate::user::UserKind;
+
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    const ADA: Uuid = Uuid::from_u128(1);
+    const SESSION: Uuid = Uuid::from_u128(2);
+    const TOKEN: Uuid = Uuid::from_u128(3);
+
+    /// A user whose version and the one its tokens hold since are the same.
+    fn user(version: i64, disabled: bool) -> User {
+        User {
+            id: ADA,
+            name: "ada".parse().unwrap(),
+            kind: UserKind::Person,
+            tenant: Tenant::default(),
+            roles: Role::Viewer.into(),
+            disabled,
+            authz_version: version,
+            tokens_since: version,
+            created_at: NOW,
+            updated_at: NOW,
+        }
+    }
+
+    fn claims(ver: u64) -> AccessTokenClaims {
+        AccessTokenClaims {
+            aud: "rampart".into(),
+            sub: ADA.to_string(),
+            tenant: "default".into(),
+            roles: Role::Admin.into(),
+            client_id: "c".into(),
+            sid: SESSION.to_string(),
+            jti: TOKEN.to_string(),
+            ver,
+            auth_time: 0,
+            iat: 0,
+            nbf: 0,
+            exp: 1,
+        }
+    }
+
+    fn change(kind: ChangeKind, id: Uuid) -> Change {
+        Change { kind, id, expires_at: NOW + Duration::MINUTE }
+    }
+
+    fn batch(changes: Vec<Change>, users: Vec<User>) -> Batch {
+        Batch { seq: 0, changes, users, is_partial: false }
+    }
+
+    fn knowing(user: User) -> Known {
+        let mut known = Known::default();
+        known.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user]));
+        known
+    }
+
+    #[test]
+    fn a_token_holds_for_the_user_as_it_is_now_and_not_as_the_token_says() {
+        let demoted = User { authz_version: 5, tokens_since: 1, ..user(1, false) };
+        let Judgement::Good(user) = knowing(demoted).judge(&claims(1)) else { panic!("not good") };
+        assert_eq!(user.roles, Role::Viewer.into());
+    }
+
+    #[test]
+    fn every_way_to_end_a_token_ends_it() {
+        assert_eq!(knowing(user(2, false)).judge(&claims(1)), Judgement::Refused("superseded"));
+        assert_eq!(knowing(user(1, true)).judge(&claims(1)), Judgement::Refused("disabled"));
+        for (kind, id) in [(ChangeKind::Token, TOKEN), (ChangeKind::Session, SESSION), (ChangeKind::Subject, ADA)] {
+            let mut known = knowing(user(1, false));
+            let ended = known.apply(&batch(vec![change(kind, id)], vec![]));
+            assert_eq!(ended.len(), 1);
+            assert_eq!(known.judge(&claims(1)), Judgement::Refused("revoked"), "{kind:?}");
+        }
+        let garbled = AccessTokenClaims { sub: "x".into(), ..claims(1) };
+        assert_eq!(knowing(user(1, false)).judge(&garbled), Judgement::Refused("malformed"));
+    }
+
+    #[test]
+    fn a_change_without_revocation_tells_nobody_and_one_of_the_subject_keeps_a_user_that_is_still_there() {
+        let mut known = knowing(user(1, false));
+        assert_eq!(known.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user(1, false)])), []);
+        let ended = known.apply(&batch(vec![change(ChangeKind::Subject, ADA)], vec![user(2, false)]));
+        assert_eq!(ended, [Revocation::Subject(ADA)]);
+        assert!(matches!(known.judge(&claims(2)), Judgement::Good(_)));
+    }
+
+    #[test]
+    fn what_is_newer_than_our_knowledge_is_neither_good_nor_refused() {
+        assert_eq!(Known::default().judge(&claims(1)), Judgement::Behind);
+        assert_eq!(knowing(user(1, false)).judge(&claims(2)), Judgement::Behind);
+    }
+
+    #[test]
+    fn the_dead_are_forgotten_when_their_tokens_are_over() {
+        let mut known = knowing(user(1, false));
+        known.apply(&batch(vec![change(ChangeKind::Token, TOKEN)], vec![]));
+        known.sweep(NOW);
+        assert_eq!(known.dead_len(), 1);
+        known.sweep(NOW + Duration::MINUTE);
+        assert_eq!(known.dead_len(), 0);
+    }
+
+    #[test]
+    fn a_snapshot_replaces_everything() {
+        let mut known = knowing(user(1, false));
+        let other = User { id: Uuid::from_u128(9), ..user(1, false) };
+        let gone = vec![change(ChangeKind::Subject, ADA)];
+        known.replace(&Snapshot { seq: 5, changes: gone, users: vec![other] });
+        assert_eq!(known.judge(&claims(1)), Judgement::Refused("revoked"));
+        assert_eq!(known.users_len(), 1);
+    }
+}

@@ -1,0 +1,61 @@
+//! Secrets that are made by a machine for a machine: refresh tokens and client secrets, 256 random bits each.
+//!
+//! Nobody can guess them, so a plain SHA-256 is all that must be stored.
+
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    rand,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use subtle::ConstantTimeEq as _;
+
+/// The digest under which a secret is stored.
+pub type Digest = [u8; 32];
+
+/// What a refresh token begins with, so that scanners and people recognise one.
+pub const REFRESH_PREFIX: &str = "rampart_rt_";
+
+/// What a client secret begins with.
+pub const CLIENT_SECRET_PREFIX: &str = "rampart_cs_";
+
+const CREDENTIAL_PREFIX: &str = "sha256:";
+
+/// A new secret. Fails only when the system has no randomness to give.
+pub fn generate(prefix: &str) -> Result<String, aws_lc_rs::error::Unspecified> {
+    let mut bytes = [0_u8; 32];
+    rand::fill(&mut bytes)?;
+    Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// The SHA-256 of a secret.
+pub fn sha256(secret: &str) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, secret.as_bytes()).as_ref());
+    bytes
+}
+
+/// What the `credential` of a machine is for this client secret.
+pub fn credential(secret: &str) -> String {
+    format!("{CREDENTIAL_PREFIX}{}", hex::encode(sha256(secret)))
+}
+
+/// Whether `secret` is the one `credential` was made of, in time that does not depend on it.
+pub fn matches_credential(secret: &str, stored: &str) -> bool {
+    credential(secret).as_bytes().ct_eq(stored.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_secret_matches() {
+        let secret = generate(CLIENT_SECRET_PREFIX).unwrap();
+        let stored = credential(&secret);
+        assert!(matches_credential(&secret, &stored));
+        assert!(!matches_credential(&generate(CLIENT_SECRET_PREFIX).unwrap(), &stored));
+        assert!(!matches_credential(&secret, "$argon2id$v=19$"));
+        assert!(!matches_credential("", ""));
+        assert!(!stored.contains(secret.trim_start_matches(CLIENT_SECRET_PREFIX)));
+    }
+}

@@ -1,0 +1,140 @@
+//! The audit log: added to, read, never altered.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::Store;
+use crate::{
+    audit::{Event, GENESIS, Hash, Stored, link},
+    error::StoreError,
+    metrics,
+};
+
+/// A record with the number that pages are counted by.
+#[derive(Clone, Debug)]
+pub struct PagedRecord {
+    /// Rises with every record, whoever wrote it. Not part of the proof.
+    pub id: i64,
+    /// The record.
+    pub stored: Stored,
+}
+
+/// A stretch of the log.
+#[derive(Clone, Debug)]
+pub struct AuditPage {
+    /// Newest first.
+    pub records: Vec<PagedRecord>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Records events that changed nothing else.
+    pub async fn record(&self, events: &[Event]) -> Result<(), StoreError> {
+        self.database
+            .bounded("record", async {
+                let mut transaction = self.database.begin().await?;
+                self.append_audit(&mut transaction, events).await?;
+                transaction.commit().await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Up to `limit` records older than number `before`, newest first.
+    pub async fn audit_page(&self, before: i64, limit: i64) -> Result<AuditPage, StoreError> {
+        self.database
+            .bounded("audit_page", async {
+                let mut connection = self.database.acquire().await?;
+                let rows = sqlx::query!(
+                    r#"SELECT id, writer, seq, at, record, previous_hash, hash FROM gateway.audit
+                       WHERE id < $1 ORDER BY id DESC LIMIT $2"#,
+                    before,
+                    limit
+                )
+                .fetch_all(&mut *connection)
+                .await?;
+                let records = rows
+                    .into_iter()
+                    .map(|row| {
+                        let (previous_hash, hash) = (row.previous_hash, row.hash);
+                        let (writer, seq, at, record) = (row.writer, row.seq, row.at, row.record);
+                        PagedRecord { id: row.id, stored: Stored { writer, seq, at, record, previous_hash, hash } }
+                    })
+                    .collect();
+                Ok(AuditPage { records })
+            })
+            .await
+    }
+
+    /// Up to `limit` records of one writer after its record `seq`, oldest first: what a proof goes through.
+    pub async fn audit_chain(&self, writer: &str, seq: i64, limit: i64) -> Result<Vec<Stored>, StoreError> {
+        self.database
+            .bounded("audit_chain", async {
+                let mut connection = self.database.acquire().await?;
+                let records = sqlx::query_as!(
+                    Stored,
+                    r#"SELECT writer, seq, at, record, previous_hash, hash FROM gateway.audit
+                       WHERE writer = $1 AND seq > $2 ORDER BY seq LIMIT $3"#,
+                    writer,
+                    seq,
+                    limit
+                )
+                .fetch_all(&mut *connection)
+                .await?;
+                Ok(records)
+            })
+            .await
+    }
+
+    /// Adds events to our chain, within the transaction of what they are about. The last statements of a transaction:
+    /// from here to the commit, nobody else adds to this chain.
+    pub(super) async fn append_audit(&self, connection: &mut PgConnection, events: &[Event]) -> Result<(), StoreError> {
+        let appended = append(connection, &self.writer, self.now(), events).await;
+        match &appended {
+            Ok(()) => events.iter().for_each(|event| metrics::audit_event(event.kind)),
+            Err(_) => metrics::audit_write_failed(),
+        }
+        appended
+    }
+}
+
+async fn append(
+    connection: &mut PgConnection,
+    writer: &str,
+    at: OffsetDateTime,
+    events: &[Event],
+) -> Result<(), StoreError> {
+    // A restarted gateway continues the chain of its name, and may overlap with the one that is going.
+    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('gateway.audit ' || $1, 0))", writer)
+        .execute(&mut *connection)
+        .await?;
+    let (mut seq, mut head) = end_of_chain(connection, writer).await?;
+    for event in events {
+        seq += 1;
+        let record = event.record(writer, seq, at);
+        let hash = link(&head, &record);
+        sqlx::query!(
+            r#"INSERT INTO gateway.audit (writer, seq, at, record, previous_hash, hash) VALUES ($1, $2, $3, $4, $5, $6)"#,
+            writer,
+            seq,
+            at,
+            record,
+            head.as_slice(),
+            hash.as_slice()
+        )
+        .execute(&mut *connection)
+        .await?;
+        head = hash;
+    }
+    Ok(())
+}
+
+async fn end_of_chain(connection: &mut PgConnection, writer: &str) -> Result<(i64, Hash), StoreError> {
+    let last = sqlx::query!("SELECT seq, hash FROM gateway.audit WHERE writer = $1 ORDER BY seq DESC LIMIT 1", writer)
+        .fetch_optional(connection)
+        .await?;
+    let Some(last) = last else { return Ok((0, GENESIS)) };
+    let wrong = |_| StoreError::Inconsistent { table: "audit", what: format!("hash of record {}", last.seq) };
+    Ok((last.seq, last.hash.try_into().map_err(wrong)?))
+}

@@ -1,0 +1,60 @@
+//! The first administrator, made once.
+
+use super::{ChangeKind, Committed, NewUser, Store, changes, users};
+use crate::{
+    audit::{Actor, Event},
+    error::StoreError,
+    user::User,
+};
+
+/// The first administrator.
+#[derive(Clone, Debug)]
+pub struct FirstAdmin(pub User);
+
+// === impl Store ===
+
+impl Store {
+    /// Makes the first administrator, unless there ever was one or anybody else exists. Of several at once, one wins.
+    pub async fn bootstrap(&self, new: &NewUser, event: Event) -> Result<Committed<FirstAdmin>, StoreError> {
+        let now = self.now();
+        self.database
+            .bounded("bootstrap", async {
+                let mut transaction = self.database.begin().await?;
+                changes::lock(&mut transaction).await?;
+                if is_over(&mut transaction).await? {
+                    return Err(StoreError::BootstrapOver);
+                }
+                let user = users::insert(&mut transaction, new, now).await?;
+                sqlx::query!("INSERT INTO gateway.bootstrap (used_at, user_id) VALUES ($1, $2)", now, user.id)
+                    .execute(&mut *transaction)
+                    .await?;
+                let change = changes::change(ChangeKind::User, user.id, now);
+                let seq = changes::append(&mut transaction, change).await?;
+                let event = Event { actor: Actor::User { id: user.id, session: None }, ..event };
+                let event = event.about_user(user.id).in_tenant(&user.tenant).with("name", user.name.as_str());
+                self.append_audit(&mut transaction, &[event]).await?;
+                transaction.commit().await?;
+                Ok(Committed { value: FirstAdmin(user), seq })
+            })
+            .await
+    }
+
+    /// Whether the one-time token is of no use any more.
+    pub async fn bootstrap_is_over(&self) -> Result<bool, StoreError> {
+        self.database
+            .bounded("bootstrap_is_over", async {
+                let mut connection = self.database.acquire().await?;
+                is_over(&mut connection).await
+            })
+            .await
+    }
+}
+
+async fn is_over(connection: &mut sqlx::PgConnection) -> Result<bool, StoreError> {
+    let is_over = sqlx::query_scalar!(
+        r#"SELECT (EXISTS (SELECT FROM gateway.users) OR EXISTS (SELECT FROM gateway.bootstrap)) AS "is_over!""#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(is_over)
+}

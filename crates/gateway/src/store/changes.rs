@@ -1,0 +1,193 @@
+//! The feed of changes that every gateway follows.
+
+use sqlx::{PgConnection, postgres::PgListener};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::Store;
+use crate::{error::StoreError, user::User};
+
+/// The channel that says "there is something new"; what it is, the table says.
+const CHANNEL: &str = "gateway_changes";
+
+/// The advisory lock that makes numbers and commits have the same order.
+const LOCK: i64 = 0x7261_6d70_6172_7401;
+
+/// How long a change is kept: longer than any access token lives, and than any gateway goes without looking.
+const RETENTION: Duration = Duration::minutes(30);
+
+/// How many changes one look takes.
+const BATCH_MAX: i64 = 1_000;
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// A user was made or altered, and no token became untrue.
+    User,
+    /// Every passport of a user is out of date: it has other rights, its tokens were ended, or it is gone.
+    Subject,
+    /// Every token of a login is dead.
+    Session,
+    /// One token is dead.
+    Token,
+}
+
+/// One entry of the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What changed.
+    pub kind: ChangeKind,
+    /// The user, the `sid` or the `jti`.
+    pub id: Uuid,
+    /// From when on it does not matter any more.
+    pub expires_at: OffsetDateTime,
+}
+
+/// What is new since a number.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The last number in it, or the number asked with.
+    pub seq: i64,
+    /// In commit order.
+    pub changes: Vec<Change>,
+    /// The users among them as they are now; who is not here is gone.
+    pub users: Vec<User>,
+    /// Whether there is more to fetch.
+    pub is_partial: bool,
+}
+
+/// Everything, as of one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The last number of the feed.
+    pub seq: i64,
+    /// Tokens and logins that are dead but could still be presented, and users that are gone.
+    pub changes: Vec<Change>,
+    /// Every user.
+    pub users: Vec<User>,
+}
+
+// === impl ChangeKind ===
+
+impl ChangeKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Subject => "subject",
+            Self::Session => "session",
+            Self::Token => "token",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        match text {
+            "user" => Ok(Self::User),
+            "subject" => Ok(Self::Subject),
+            "session" => Ok(Self::Session),
+            "token" => Ok(Self::Token),
+            other => Err(StoreError::Inconsistent { table: "changes", what: format!("kind {other:?}") }),
+        }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// A connection that hears the bell.
+    pub async fn listen(&self) -> Result<PgListener, sqlx::Error> {
+        let mut listener = PgListener::connect_with(self.database.pool()).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+
+    /// What happened after number `seq`.
+    pub async fn changes_after(&self, seq: i64) -> Result<Batch, StoreError> {
+        self.database
+            .bounded("changes_after", async {
+                let mut connection = self.database.acquire().await?;
+                let rows = sqlx::query!(
+                    r#"SELECT seq, kind, id, expires_at FROM gateway.changes WHERE seq > $1 ORDER BY seq LIMIT $2"#,
+                    seq,
+                    BATCH_MAX
+                )
+                .fetch_all(&mut *connection)
+                .await?;
+                let is_partial = i64::try_from(rows.len()) == Ok(BATCH_MAX);
+                let seq = rows.last().map_or(seq, |row| row.seq);
+                let mut changes = Vec::with_capacity(rows.len());
+                for row in rows {
+                    changes.push(Change {
+                        kind: ChangeKind::parse(&row.kind)?,
+                        id: row.id,
+                        expires_at: row.expires_at,
+                    });
+                }
+                let about_users = |change: &&Change| matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
+                let ids: Vec<Uuid> = changes.iter().filter(about_users).map(|change| change.id).collect();
+                let users =
+                    if ids.is_empty() { Vec::new() } else { super::users::by_ids(&mut connection, &ids).await? };
+                Ok(Batch { seq, changes, users, is_partial })
+            })
+            .await
+    }
+
+    /// Everything that must be known to judge tokens, as of one moment.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let now = self.now();
+        self.database
+            .bounded("snapshot", async {
+                let mut transaction = self.database.begin().await?;
+                sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *transaction).await?;
+                let seq = sqlx::query_scalar!(r#"SELECT coalesce(max(seq), 0) AS "seq!" FROM gateway.changes"#)
+                    .fetch_one(&mut *transaction)
+                    .await?;
+                let rows = sqlx::query!(
+                    r#"SELECT kind, id, expires_at FROM gateway.changes WHERE expires_at > $1 AND kind <> 'user' ORDER BY seq"#,
+                    now
+                )
+                .fetch_all(&mut *transaction)
+                .await?;
+                let mut changes = Vec::with_capacity(rows.len());
+                for row in rows {
+                    changes.push(Change { kind: ChangeKind::parse(&row.kind)?, id: row.id, expires_at: row.expires_at });
+                }
+                let users = super::users::all(&mut transaction).await?;
+                transaction.commit().await?;
+                Ok(Snapshot { seq, changes, users })
+            })
+            .await
+    }
+}
+
+/// Waits for one's turn to change something: from here to the commit, nobody else adds to the feed.
+pub(super) async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", LOCK).execute(connection).await?;
+    Ok(())
+}
+
+/// Adds to the feed and rings the bell, which is heard when the transaction commits. Needs [`lock`].
+pub(super) async fn append(connection: &mut PgConnection, change: Change) -> Result<i64, StoreError> {
+    let seq = sqlx::query_scalar!(
+        r#"INSERT INTO gateway.changes (kind, id, expires_at) VALUES ($1, $2, $3) RETURNING seq"#,
+        change.kind.as_str(),
+        change.id,
+        change.expires_at
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    sqlx::query!("SELECT pg_notify($1, '')", CHANNEL).execute(connection).await?;
+    Ok(seq)
+}
+
+/// A change about a user, or about a login, whose last token lives no longer than an access token from now.
+pub(super) fn change(kind: ChangeKind, id: Uuid, now: OffsetDateTime) -> Change {
+    Change { kind, id, expires_at: now + crate::token::ACCESS_LIFETIME + Duration::MINUTE }
+}
+
+/// Deletes what everybody has seen and nobody can present any more.
+pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) -> Result<u64, StoreError> {
+    let done =
+        sqlx::query!("DELETE FROM gateway.changes WHERE expires_at < $1", now - RETENTION).execute(connection).await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,162 @@
+//! Signing and judging tokens with the gateway's own keys.
+
+use authz::{
+    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, AccessTokenKeys, KeyError, PassportClaims, Reject, SigningKey, UnixTime,
+    jwks_json,
+};
+use secrets::{SecretError, SecretFile};
+use time::Duration;
+use uuid::Uuid;
+
+use crate::{
+    config::TokensConfig,
+    memory::KnownUser,
+    metrics,
+    user::{Tenant, User},
+};
+
+/// How long an access token lives.
+pub const ACCESS_LIFETIME: Duration = Duration::minutes(10);
+
+const ACCESS_LIFETIME_S: UnixTime = 600;
+
+/// How long a passport lives at most.
+pub const PASSPORT_LIFETIME_S: UnixTime = 60;
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// A key file is missing or refused.
+    #[error("signing key")]
+    File(#[from] SecretError),
+    /// It is not what it should be.
+    #[error("signing key in {file}")]
+    Key {
+        /// The file.
+        file: String,
+        /// Why not.
+        source: KeyError,
+    },
+    /// The public keys do not make a set.
+    #[error("the public keys cannot be published")]
+    Keys(#[source] KeyError),
+}
+
+/// The gateway's keys: one each to sign access tokens and passports, and those that are still verified with.
+pub struct Tokens {
+    access: SigningKey,
+    passport: SigningKey,
+    access_keys: AccessTokenKeys,
+    access_jwks: String,
+    passport_jwks: String,
+}
+
+/// The login that a token comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// Its `sid`.
+    pub session: Uuid,
+    /// When a password or secret was last given.
+    pub auth_time: UnixTime,
+    /// The client that asked.
+    pub client_id: &'a str,
+}
+
+// === impl Tokens ===
+
+impl Tokens {
+    /// Reads the key files.
+    pub fn load(config: &TokensConfig) -> Result<Self, SigningError> {
+        let (access, access_jwks) = load_keys(&config.access_signing_key_file, &config.access_passive_key_files)?;
+        let (passport, passport_jwks) =
+            load_keys(&config.passport_signing_key_file, &config.passport_passive_key_files)?;
+        let access_keys = AccessTokenKeys::default();
+        access_keys.replace(&access_jwks).map_err(SigningError::Keys)?;
+        Ok(Self { access, passport, access_keys, access_jwks, passport_jwks })
+    }
+
+    /// The public keys of access tokens, for everybody.
+    pub fn access_jwks(&self) -> &str {
+        &self.access_jwks
+    }
+
+    /// The public keys of passports, for services.
+    pub fn passport_jwks(&self) -> &str {
+        &self.passport_jwks
+    }
+
+    /// An access token for a user (RFC 9068).
+    pub fn issue_access(&self, user: &User, login: Login<'_>, now: UnixTime) -> Result<String, KeyError> {
+        metrics::token_issued("access");
+        self.access.sign(&AccessTokenClaims {
+            aud: ACCESS_TOKEN_AUDIENCE.to_owned(),
+            sub: user.id.to_string(),
+            tenant: user.tenant.as_str().to_owned(),
+            roles: user.roles,
+            client_id: login.client_id.to_owned(),
+            sid: login.session.to_string(),
+            jti: Uuid::new_v4().to_string(),
+            ver: user.authz_version.unsigned_abs(),
+            auth_time: login.auth_time,
+            iat: now,
+            nbf: now,
+            exp: now + ACCESS_LIFETIME_S,
+        })
+    }
+
+    /// What an access token says, if we signed it and it is not over. Whether it was revoked, the memory knows.
+    pub fn verify_access(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, Reject> {
+        let claims = self.access_keys.verify(token, now)?;
+        // The leeway is for clocks of other hosts; here it would only make passports that are over already.
+        if now >= claims.exp { Err(Reject::Expired) } else { Ok(claims) }
+    }
+
+    /// A passport to `audience` for who holds the token, as the user is now. Never outlives the token.
+    pub fn issue_passport(
+        &self,
+        token: &AccessTokenClaims,
+        user: &KnownUser,
+        audience: &str,
+        now: UnixTime,
+    ) -> Result<(String, UnixTime), KeyError> {
+        let exp = token.exp.min(now + PASSPORT_LIFETIME_S);
+        let passport = self.passport.sign(&PassportClaims {
+            aud: audience.to_owned(),
+            sub: token.sub.clone(),
+            tenant: Tenant::as_str(&user.tenant).to_owned(),
+            roles: user.roles,
+            client_id: token.client_id.clone(),
+            sid: token.sid.clone(),
+            jti: Uuid::new_v4().to_string(),
+            auth_time: token.auth_time,
+            iat: now,
+            nbf: now,
+            exp,
+        })?;
+        metrics::token_issued("passport");
+        Ok((passport, exp))
+    }
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").field("access", &self.access).field("passport", &self.passport).finish_non_exhaustive()
+    }
+}
+
+fn load_keys(active: &SecretFile, passive: &[SecretFile]) -> Result<(SigningKey, String), SigningError> {
+    let active = load_key(active)?;
+    let mut public = vec![active.public().clone()];
+    for file in passive {
+        public.push(load_key(file)?.public().clone());
+    }
+    let jwks = jwks_json(&public);
+    Ok((active, jwks))
+}
+
+fn load_key(file: &SecretFile) -> Result<SigningKey, SigningError> {
+    let pem = file.read()?;
+    let wrong = |source| SigningError::Key { file: file.path().display().to_string(), source };
+    let text = pem.expose_str().map_err(|_| wrong(KeyError::NotPkcs8Pem))?;
+    SigningKey::from_pkcs8_pem(text).map_err(wrong)
+}

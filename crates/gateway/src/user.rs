@@ -1,0 +1,263 @@
+//! Who may call: people and machines, and the rules that hold for them whatever the storage.
+
+use std::{fmt, str::FromStr};
+
+use authz::{Role, Roles};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// How many users one installation can have. All of them are kept in memory.
+pub const USERS_MAX: i64 = 100_000;
+
+const NAME_LENGTH_MAX: usize = 64;
+const TENANT_LENGTH_MAX: usize = 63;
+
+/// A name to sign in with: 1 to 64 of `A-Z a-z 0-9 . _ @ + -`, the first a letter or digit. Case is kept and ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UserName(String);
+
+/// Whose users and data belong together: 1 to 63 of `a-z 0-9 -`, the first a letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenant(String);
+
+/// What signs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserKind {
+    /// With a password; gets refresh tokens.
+    Person,
+    /// With a client secret, made by the gateway and shown once.
+    Machine,
+}
+
+/// A user as others may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Never used twice.
+    pub id: Uuid,
+    /// To sign in with.
+    pub name: UserName,
+    /// A person or a machine.
+    pub kind: UserKind,
+    /// The one tenant.
+    pub tenant: Tenant,
+    /// What it may do.
+    pub roles: Roles,
+    /// May not sign in; its tokens are dead.
+    pub disabled: bool,
+    /// Rises with everything that changes what it may do; tokens carry the version that they were issued under.
+    pub authz_version: i64,
+    /// Tokens of lower versions are dead.
+    pub tokens_since: i64,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it was last altered.
+    pub updated_at: OffsetDateTime,
+}
+
+/// What an administrator alters; absent is unchanged.
+#[derive(Clone, Debug, Default)]
+pub struct UserChange {
+    /// The new tenant.
+    pub tenant: Option<Tenant>,
+    /// The new roles, all of them.
+    pub roles: Option<Roles>,
+    /// Whether it may sign in.
+    pub disabled: Option<bool>,
+    /// The new password's hash, or the new client secret's.
+    pub credential: Option<String>,
+}
+
+/// That a text cannot be a name or a tenant. Says what could.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadName(&'static str);
+
+// === impl UserName ===
+
+impl UserName {
+    /// As it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
+        if is_word(text, NAME_LENGTH_MAX, allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadName("wants 1 to 64 of A-Z a-z 0-9 . _ @ + - beginning with a letter or digit"))
+        }
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Tenant ===
+
+impl Tenant {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl FromStr for Tenant {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if is_word(text, TENANT_LENGTH_MAX, allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadName("wants 1 to 63 of a-z 0-9 - beginning with a letter or digit"))
+        }
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl UserKind ===
+
+impl UserKind {
+    /// The name in the API and the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Machine => "machine",
+        }
+    }
+}
+
+impl FromStr for UserKind {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        match text {
+            "person" => Ok(Self::Person),
+            "machine" => Ok(Self::Machine),
+            _ => Err(BadName("wants person or machine")),
+        }
+    }
+}
+
+// === impl User ===
+
+impl User {
+    /// Whether this user could administer users right now.
+    pub fn is_active_admin(&self) -> bool {
+        !self.disabled && self.roles.contains(Role::Admin)
+    }
+
+    /// From here on every token given so far is dead.
+    pub fn end_tokens(&mut self) {
+        self.authz_version += 1;
+        self.tokens_since = self.authz_version;
+    }
+}
+
+// === impl UserChange ===
+
+impl UserChange {
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.tenant.is_none() && self.roles.is_none() && self.disabled.is_none() && self.credential.is_none()
+    }
+
+    /// The user as it would be. `authz_version` rises when passports given so far say something no longer true.
+    pub fn applied_to(&self, user: &User, now: OffsetDateTime) -> User {
+        let mut changed = user.clone();
+        changed.tenant = self.tenant.clone().unwrap_or(changed.tenant);
+        changed.roles = self.roles.unwrap_or(changed.roles);
+        changed.disabled = self.disabled.unwrap_or(changed.disabled);
+        if changed.roles != user.roles || changed.tenant != user.tenant {
+            changed.authz_version += 1;
+        }
+        if self.ends_sessions(user) {
+            changed.end_tokens();
+        }
+        changed.updated_at = now;
+        changed
+    }
+
+    /// Whether tokens and logins end: with other roles one stays signed in, not with another password.
+    pub fn ends_sessions(&self, user: &User) -> bool {
+        self.credential.is_some() || (self.disabled == Some(true) && !user.disabled)
+    }
+}
+
+fn is_word(text: &str, length_max: usize, allowed: impl Fn(u8) -> bool) -> bool {
+    text.len() <= length_max
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        User {
+            id: Uuid::nil(),
+            name: "ada".parse().unwrap(),
+            kind: UserKind::Person,
+            tenant: Tenant::default(),
+            roles: Roles::from(Role::Viewer),
+            disabled: false,
+            authz_version: 7,
+            tokens_since: 3,
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            updated_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn names_are_words_and_nothing_that_a_log_or_sql_could_trip_over() {
+        for good in ["a", "Ada.Lovelace+ml@example-1.org", "0", &"a".repeat(64)] {
+            assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".a", "-a", "a b", "a\0", "a\n", "ä", "a'--", &"a".repeat(65)] {
+            assert!(bad.parse::<UserName>().is_err(), "{bad:?}");
+        }
+        assert!("A".parse::<Tenant>().is_err());
+        assert!("a".repeat(63).parse::<Tenant>().is_ok());
+        assert!("a".repeat(64).parse::<Tenant>().is_err());
+    }
+
+    #[test]
+    fn other_rights_raise_the_version_and_another_proof_ends_the_tokens() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let cases = [
+            (UserChange::default(), 7, 3),
+            (UserChange { roles: Some(Roles::from(Role::Viewer)), ..Default::default() }, 7, 3),
+            (UserChange { disabled: Some(false), ..Default::default() }, 7, 3),
+            (UserChange { roles: Some(Roles::default()), ..Default::default() }, 8, 3),
+            (UserChange { tenant: Some("b".parse().unwrap()), ..Default::default() }, 8, 3),
+            (UserChange { disabled: Some(true), ..Default::default() }, 8, 8),
+            (UserChange { credential: Some("x".into()), ..Default::default() }, 8, 8),
+            (UserChange { credential: Some("x".into()), roles: Some(Roles::default()), ..Default::default() }, 9, 9),
+        ];
+        for (change, version, since) in cases {
+            let after = change.applied_to(&user(), now);
+            assert_eq!((after.authz_version, after.tokens_since), (version, since), "{change:?}");
+            assert_eq!(change.ends_sessions(&user()), since > 3, "{change:?}");
+        }
+    }
+}
