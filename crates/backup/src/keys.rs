@@ -8,7 +8,6 @@ use std::{fmt, path::Path, str::FromStr};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, ParsedPublicKey};
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
 use secrets::{SecretError, SecretFile};
-use serde::Deserialize;
 
 use crate::digest::Sha256;
 
@@ -17,8 +16,7 @@ pub const SIGNATURE_BYTES: usize = 64;
 const DECRYPTION_KEY_PREFIX: &str = "AGE-SECRET-KEY-1";
 
 /// Whom sets are encrypted to: an age X25519 recipient, `age1…`.
-#[derive(Clone, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone)]
 pub struct Recipient(age::x25519::Recipient);
 
 /// Opens what was encrypted to its recipient.
@@ -75,6 +73,14 @@ pub enum KeyError {
 // === impl Recipient ===
 
 impl Recipient {
+    /// Reads a recipients file: comments and one recipient.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| KeyError::Unreadable { path: shown, source })?;
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+        line.ok_or(KeyError::Recipient)?.parse()
+    }
+
     pub(crate) fn as_age(&self) -> &dyn age::Recipient {
         &self.0
     }
@@ -85,14 +91,6 @@ impl FromStr for Recipient {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         text.parse().map(Self).map_err(|_| KeyError::Recipient)
-    }
-}
-
-impl TryFrom<String> for Recipient {
-    type Error = KeyError;
-
-    fn try_from(text: String) -> Result<Self, KeyError> {
-        text.parse()
     }
 }
 
@@ -204,6 +202,9 @@ pub(crate) mod tests {
         let key = DecryptionKey::read(&secret(directory.path(), &text)).unwrap();
         assert_eq!(format!("{:?}", key.recipient()), public);
         assert!(DecryptionKey::read(&secret(directory.path(), &public)).is_err());
+        let path = directory.path().join("recipients");
+        fs::write(&path, format!("# whom\n\n{public}\n")).unwrap();
+        assert_eq!(format!("{:?}", Recipient::read(&path).unwrap()), public);
     }
 
     #[test]

@@ -1,8 +1,160 @@
 #![doc = include_str!("../README.md")]
 
+pub mod config;
+pub mod create;
 pub mod digest;
+pub mod dump;
+pub mod http;
 pub mod keys;
 pub mod manifest;
+pub mod metrics;
 pub mod models;
+pub mod offline;
+mod pipe;
+mod program;
+pub mod run;
 pub mod sealed;
 pub mod set;
+pub mod staging;
+pub mod store;
+pub mod verify;
+pub mod worker;
+
+use std::{sync::Arc, time::Duration};
+
+use authz::{Action, Caller, Clock, Declared, Guard, PassportKeys, Policy, Routes};
+use axum::{extract::FromRef, http::Method};
+use database::Database;
+use service::{BoxError, HEALTH_SERVICE, Latch, Lifecycle, ProcessHealth};
+use sqlx::migrate::Migrator;
+use tokio::time::sleep;
+use transport::{Limits, Server};
+
+use crate::{
+    config::Config,
+    create::Maker,
+    keys::{DecryptionKey, Recipient, SigningKey},
+    staging::Root,
+    store::Store,
+    verify::Verifier,
+    worker::Worker,
+};
+
+/// The service's name: in certificates, passports, metrics; also its database role and schema.
+pub const NAME: &str = "backup";
+
+/// No call has a body to speak of.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Between two attempts at a database that is away.
+const PREPARE_PAUSE: Duration = Duration::from_secs(1);
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// What routes are mounted with.
+#[derive(Clone)]
+pub struct Mounted {
+    worker: Worker,
+    health: ProcessHealth,
+}
+
+/// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
+pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
+    metrics::register();
+    let identity = lifecycle.identity();
+
+    let database = database::connect(&config.database)?;
+    let worker = worker(&config, database.clone(), &lifecycle)?;
+    let runs = lifecycle.latch("runs");
+    let keys = Arc::new(PassportKeys::default());
+    let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
+    service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
+    let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
+
+    let mounted = Mounted { worker: worker.clone(), health: ProcessHealth::new(&lifecycle) };
+    let declared = declared_routes();
+    let measured = telemetry::http_layer().with_routes(declared.iter().map(|route| &*route.path));
+    let router = routes().build(&guard, mounted)?.layer(measured);
+
+    let limits = Limits { body_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
+    let server = Server::bind(&config.listen, identity, limits).await?;
+    lifecycle.listening("service", server.local_addr());
+    let stop = lifecycle.soft_stop();
+    lifecycle.spawn("prepare", async move {
+        let _stopped = stop.run_until_cancelled(prepare(database, worker, runs)).await;
+    });
+    lifecycle.spawn_critical("listener", server.serve(router, lifecycle.soft_stop()));
+    Ok(())
+}
+
+/// Every route, with the action it stands for.
+pub fn routes() -> Routes<Mounted> {
+    Routes::new()
+        .route(Method::POST, "/api/backups", Action::RunBackup, http::create)
+        .route(Method::GET, "/api/backups", Action::ReadStatus, http::list)
+        .route(Method::GET, "/api/backups/{id}", Action::ReadStatus, http::get)
+        .route(Method::POST, "/api/backups/{name}/verify", Action::VerifyBackup, http::verify)
+        .grpc(
+            Caller::Peer,
+            HEALTH_SERVICE,
+            &[("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)],
+            |mounted: &Mounted| mounted.health.server(),
+        )
+}
+
+/// The routes as a table, for the matrix of who may do what.
+pub fn declared_routes() -> Vec<Declared> {
+    routes().table()
+}
+
+/// Takes the directory, cleans up after the process before us, and reads the keys.
+fn worker(config: &Config, database: Database, lifecycle: &Lifecycle) -> Result<Worker, BoxError> {
+    let backup = &config.backup;
+    let root = Arc::new(Root::take(&backup.directory)?);
+    let scratch = backup.scratch();
+    verify::sweep(&scratch).map_err(|error| format!("cannot use backup.scratch {}: {error}", scratch.display()))?;
+    let signing_key = Arc::new(SigningKey::read(&backup.signing_key_file)?);
+    let decryption_key = backup.age_identity_file.as_ref().map(DecryptionKey::read).transpose()?;
+    let verifier = decryption_key.map(|decryption_key| Verifier {
+        root: backup.directory.clone(),
+        verifying_key: signing_key.verifying_key(),
+        decryption_key,
+        scratch,
+    });
+    let maker = Maker {
+        root,
+        models: backup.models.clone(),
+        databases: config.databases(),
+        recipient: Recipient::read(&backup.age_recipient_file)?,
+        signing_key,
+        free_bytes_min: backup.free_bytes_min,
+    };
+    let store = Store::new(database);
+    Ok(Worker::new(store, maker, verifier, backup.run_timeout(), Clock::system(), lifecycle.clone()))
+}
+
+/// Brings the schema up and ends what an earlier process left running; until then nothing can be begun.
+async fn prepare(database: Database, worker: Worker, runs: Latch) {
+    loop {
+        let prepared: Result<(), BoxError> = async {
+            database.migrate(&MIGRATOR, NAME).await?;
+            worker.fail_interrupted().await?;
+            Ok(())
+        }
+        .await;
+        match prepared {
+            Ok(()) => return runs.open(),
+            Err(error) => {
+                tracing::warn!(error = %problem::Chain(error.as_ref()), "the runs cannot be prepared, trying again");
+            }
+        }
+        sleep(PREPARE_PAUSE).await;
+    }
+}
+
+// === impl Mounted ===
+
+impl FromRef<Mounted> for Worker {
+    fn from_ref(mounted: &Mounted) -> Self {
+        mounted.worker.clone()
+    }
+}

@@ -179,12 +179,12 @@ impl Manifest {
         if manifest.name != *name {
             return Err(ManifestError::OtherSet { found: manifest.name });
         }
-        Ok(Verified { manifest, sha256: Sha256::of(&bytes) })
+        Ok(Verified { manifest, sha256: Self::sum_of(&bytes) })
     }
 
-    /// The sum of a set's manifest as it lies there, whoever wrote it.
-    pub fn sum(directory: &Path) -> Result<Sha256, ManifestError> {
-        read_bounded(directory, MANIFEST_FILE, MANIFEST_BYTES_MAX).map(|bytes| Sha256::of(&bytes))
+    /// The sum that a chain knows a manifest by.
+    pub fn sum_of(bytes: &[u8]) -> Sha256 {
+        Sha256::of(bytes)
     }
 
     /// Bytes of all objects.

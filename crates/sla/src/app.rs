@@ -111,7 +111,7 @@ impl App {
         })?;
         match self.0.store.record(&report, now).await {
             Ok(recorded) => {
-                self.note(&report, recorded);
+                self.note(&report, &recorded);
                 Ok(count)
             }
             Err(error) => Err(refuse(error, count)),
@@ -165,8 +165,14 @@ impl App {
         Ok(Answer { summary, computed_at: now, hours })
     }
 
-    fn note(&self, report: &Report, recorded: Recorded) {
-        metrics::count_recorded(recorded);
+    fn note(&self, report: &Report, recorded: &Recorded) {
+        metrics::count_recorded(&recorded);
+        for (service, minute) in &recorded.contradictions {
+            tracing::warn!(
+                service, %minute, source = report.source, boot_id = %report.boot_id,
+                "a minute contradicts what its source reported before, the earlier report stays: a fault in the source"
+            );
+        }
         for minute in &report.minutes {
             if let Some(memory) = self.0.memories.get(&minute.service) {
                 memory.generation.fetch_add(1, Ordering::Release);
@@ -187,12 +193,6 @@ impl App {
 /// The problem that a failed store is to the caller; counts what it says about the ledger.
 fn refuse(error: StoreError, minutes: usize) -> Problem {
     match error {
-        StoreError::Contradiction { .. } => {
-            metrics::count_contradiction();
-            metrics::count_refused(minutes);
-            let detail = format!("{error}: send the counts of one process, and only growing ones");
-            Problem::new(Kind::Conflict, detail).field("minutes").source(error)
-        }
         StoreError::Damaged { .. } => {
             metrics::count_damaged_row();
             Problem::internal(error)

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod app;
+pub mod config;
 pub mod grpc;
 pub mod http;
 pub mod latency;
@@ -10,23 +11,111 @@ pub mod percentage;
 pub mod store;
 pub mod summary;
 
-use authz::{Action, Caller, Declared, Routes};
-use axum::http::Method;
-use proto::sla::v1::ledger_server::{LedgerServer, SERVICE_NAME};
+use std::{sync::Arc, time::Duration};
 
-use crate::app::App;
+use authz::{Action, Caller, Clock, Declared, Guard, PassportKeys, Policy, Routes};
+use axum::{extract::FromRef, http::Method};
+use proto::sla::v1::ledger_server::{LedgerServer, SERVICE_NAME};
+use service::{BoxError, HEALTH_SERVICE, Latch, Lifecycle, ProcessHealth};
+use sqlx::migrate::Migrator;
+use tokio::time::sleep;
+use transport::{Limits, Server};
+
+use crate::{app::App, config::Config, store::Store};
+
+/// The service's name: in certificates, passports, metrics; also its database role and schema.
+pub const NAME: &str = "sla";
+
+/// A report of 120 of the fullest minutes is far smaller.
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// Between two attempts at a database that is away.
+const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
+/// How often the figures are computed for the metrics although nobody asks.
+const SHOW_INTERVAL: Duration = Duration::from_secs(15);
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// What routes are mounted with.
+#[derive(Clone)]
+pub struct Mounted {
+    app: App,
+    health: ProcessHealth,
+}
+
+/// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
+pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
+    let targets = config.ledger.targets().ok_or("the ledger's targets were not validated")?;
+    metrics::register(&config.ledger.services, targets);
+    let identity = lifecycle.identity();
+
+    let database = database::connect(&config.database)?;
+    let schema = lifecycle.latch("schema");
+    let keys = Arc::new(PassportKeys::default());
+    let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
+    service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
+    let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
+
+    let store = Store::new(database.clone());
+    let app = App::new(store, Arc::clone(&guard), Clock::system(), config.ledger.services, targets);
+    let mounted = Mounted { app: app.clone(), health: ProcessHealth::new(&lifecycle) };
+    let declared = declared_routes();
+    let measured = telemetry::http_layer().with_routes(declared.iter().map(|route| &*route.path));
+    let router = routes().build(&guard, mounted)?.layer(measured);
+
+    let limits = Limits { body_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
+    let server = Server::bind(&config.listen, identity, limits).await?;
+    lifecycle.listening("service", server.local_addr());
+    let stop = lifecycle.soft_stop();
+    lifecycle.spawn("figures", async move {
+        let _stopped = stop.run_until_cancelled(keep_figures(database, app, schema)).await;
+    });
+    lifecycle.spawn_critical("listener", server.serve(router, lifecycle.soft_stop()));
+    Ok(())
+}
 
 /// Every route, with the action it stands for.
-pub fn routes() -> Routes<App> {
-    Routes::new().route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current).grpc(
-        Caller::Peer,
-        SERVICE_NAME,
-        &[("ReportMinutes", Action::ReportMinutes)],
-        |app: &App| LedgerServer::new(grpc::Ledger::new(app.clone())),
-    )
+pub fn routes() -> Routes<Mounted> {
+    Routes::new()
+        .route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current)
+        .grpc(Caller::Peer, SERVICE_NAME, &[("ReportMinutes", Action::ReportMinutes)], |mounted: &Mounted| {
+            LedgerServer::new(grpc::Ledger::new(mounted.app.clone())).max_decoding_message_size(BODY_BYTES_MAX)
+        })
+        .grpc(
+            Caller::Peer,
+            HEALTH_SERVICE,
+            &[("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)],
+            |mounted: &Mounted| mounted.health.server(),
+        )
 }
 
 /// The routes as a table, for the matrix of who may do what.
 pub fn declared_routes() -> Vec<Declared> {
     routes().table()
+}
+
+/// Brings the schema up, then keeps the metrics' figures fresh. Readiness waits for the schema, not for the database to
+/// be there at the very moment that we start.
+async fn keep_figures(database: database::Database, app: App, schema: Latch) {
+    while let Err(error) = database.migrate(&MIGRATOR, NAME).await {
+        tracing::warn!(error = %problem::Chain(&error), "the schema cannot be brought up, trying again");
+        sleep(MIGRATION_PAUSE).await;
+    }
+    schema.open();
+    loop {
+        for service in app.services() {
+            // A failure is logged where it happens; the next round may do better.
+            if let Err(problem) = app.current(service).await {
+                tracing::debug!(service, error = %problem::Chain(&problem), "figures not computed");
+            }
+        }
+        sleep(SHOW_INTERVAL).await;
+    }
+}
+
+// === impl Mounted ===
+
+impl FromRef<Mounted> for App {
+    fn from_ref(mounted: &Mounted) -> Self {
+        mounted.app.clone()
+    }
 }

@@ -1,3 +1,7 @@
-//! `rampart-sla`
+//! `rampart-sla`: the SLA tracker.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::run(sla::NAME, sla::config::DEFAULTS, sla::start)
+}

@@ -62,9 +62,12 @@ pub fn show(service: &str, summary: &Summary) {
 }
 
 /// Counts the minutes of a report that was taken.
-pub fn count_recorded(recorded: Recorded) {
+pub fn count_recorded(recorded: &Recorded) {
     counter!(LEDGER_WRITES_TOTAL, "outcome" => "recorded").increment(count(recorded.changed));
     counter!(LEDGER_WRITES_TOTAL, "outcome" => "known").increment(count(recorded.known));
+    let contradictions = count(recorded.contradictions.len());
+    counter!(LEDGER_WRITES_TOTAL, "outcome" => "refused").increment(contradictions);
+    counter!(CONSISTENCY_ERRORS_TOTAL, "check" => "contradiction").increment(contradictions);
 }
 
 /// Counts the minutes of a report that was wrong.
@@ -75,11 +78,6 @@ pub fn count_refused(minutes: usize) {
 /// Counts the minutes of a report that could not be stored.
 pub fn count_failed(minutes: usize) {
     counter!(LEDGER_WRITES_TOTAL, "outcome" => "failed").increment(count(minutes));
-}
-
-/// Counts a report that contradicts an earlier one.
-pub fn count_contradiction() {
-    counter!(CONSISTENCY_ERRORS_TOTAL, "check" => "contradiction").increment(1);
 }
 
 /// Counts a row that is not as it was written.

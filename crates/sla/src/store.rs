@@ -1,7 +1,7 @@
 //! All SQL of the ledger.
 //!
-//! Counts only grow: a report that repeats or trails a known minute changes nothing, one that contradicts it is refused
-//! as a whole. Whoever changes a minute unseals its hour in the same transaction.
+//! Counts only grow: a report that repeats or trails a known minute changes nothing, and one that contradicts it neither.
+//! Whoever changes a minute unseals its hour in the same transaction.
 
 mod rows;
 
@@ -28,12 +28,15 @@ pub struct Store {
 }
 
 /// What became of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// Minutes that were new or grew.
     pub changed: usize,
     /// Minutes that were known already, as they are or further on.
     pub known: usize,
+    /// Services and minutes of which one count fell while another grew: neither report can be believed more, and the
+    /// known one stays.
+    pub contradictions: Vec<(String, OffsetDateTime)>,
 }
 
 /// A run of a replica that reported lately.
@@ -54,14 +57,6 @@ pub struct Source {
 /// Why the ledger could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A count of a known minute fell while another grew: neither report can be believed.
-    #[error("minute {minute} of {service} contradicts what this source reported before")]
-    Contradiction {
-        /// The service.
-        service: String,
-        /// The minute.
-        minute: OffsetDateTime,
-    },
     /// A row is not what was written.
     #[error("ledger row of {service} at {start} is damaged")]
     Damaged {
@@ -99,18 +94,21 @@ impl Store {
         Self { database }
     }
 
-    /// Records a report: all of it, or nothing.
+    /// Records a report: all of it that does not contradict what is known, in one transaction.
     pub async fn record(&self, report: &Report, now: OffsetDateTime) -> Result<Recorded, StoreError> {
         let columns = Columns::of(report)?;
         let work = async {
             let mut transaction = self.database.begin().await?;
             let changed = rows::upsert(&mut transaction, report, &columns, now).await?;
-            if changed.len() < report.minutes.len() {
-                rows::refuse_contradiction(&mut transaction, report, &columns).await?;
-            }
+            let contradictions = if changed.len() < report.minutes.len() {
+                rows::contradictions(&mut transaction, report, &columns).await?
+            } else {
+                Vec::new()
+            };
             rows::unseal(&mut transaction, &changed).await?;
             transaction.commit().await?;
-            Ok(Recorded { changed: changed.len(), known: report.minutes.len() - changed.len() })
+            let known = report.minutes.len() - changed.len() - contradictions.len();
+            Ok(Recorded { changed: changed.len(), known, contradictions })
         };
         self.database.bounded("record_report", work).await
     }

@@ -107,6 +107,7 @@ fn own_sections(
                 json!({
                     "directory": layout.root().join("backups"),
                     "models": options.models,
+                    "age_recipient_file": layout.secret("backup", "age-recipient"),
                     "age_identity_file": layout.secret("backup", "age-identity"),
                     "signing_key_file": layout.secret("backup", "manifest-signing-key.pem"),
                 }),

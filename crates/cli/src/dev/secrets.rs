@@ -20,7 +20,9 @@ pub(super) fn ensure(layout: &Layout) -> anyhow::Result<()> {
     }
     ensure_random(&layout.secret("gateway", "bootstrap-token"))?;
     ensure_with(&layout.secret("backup", "manifest-signing-key.pem"), signing_key)?;
-    ensure_with(&layout.secret("backup", "age-identity"), || Ok(age_identity()))?;
+    let identity = layout.secret("backup", "age-identity");
+    ensure_with(&identity, || Ok(age_identity()))?;
+    ensure_with(&layout.secret("backup", "age-recipient"), || age_recipient(&identity))?;
     ensure_random(&layout.secret("operator", "admin-password"))
 }
 
@@ -53,4 +55,11 @@ fn signing_key() -> anyhow::Result<String> {
 fn age_identity() -> String {
     use age::secrecy::ExposeSecret as _;
     age::x25519::Identity::generate().to_string().expose_secret().to_owned()
+}
+
+/// The public half of an age identity: whom backups are encrypted to.
+fn age_recipient(identity: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(identity).with_context(|| format!("cannot read {}", identity.display()))?;
+    let identity: Result<age::x25519::Identity, _> = text.trim().parse();
+    identity.map(|identity| identity.to_public().to_string()).map_err(|why| anyhow::anyhow!("age identity: {why}"))
 }

@@ -145,21 +145,20 @@ pub(super) async fn upsert(
     Ok(rows.into_iter().map(|row| (row.service, row.minute)).collect())
 }
 
-/// After the upsert every sent minute is at most the known one, or it fell in one count and grew in another.
-pub(super) async fn refuse_contradiction(
+/// After the upsert every sent minute is at most the known one, or it fell in one count and grew in another: these.
+pub(super) async fn contradictions(
     connection: &mut PgConnection,
     report: &Report,
     columns: &Columns,
-) -> Result<(), StoreError> {
-    let row = sqlx::query!(
+) -> Result<Vec<(String, OffsetDateTime)>, StoreError> {
+    let rows = sqlx::query!(
         "SELECT known.service, known.minute
          FROM unnest($3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
               AS sent (service, minute, good, bad, shed, client_error, slow)
          JOIN sla.minutes AS known
            ON known.service = sent.service AND known.minute = sent.minute AND known.source = $1 AND known.boot_id = $2
          WHERE sent.good > known.good OR sent.bad > known.bad OR sent.shed > known.shed
-            OR sent.client_error > known.client_error OR sent.slow > known.slow
-         LIMIT 1",
+            OR sent.client_error > known.client_error OR sent.slow > known.slow",
         report.source,
         report.boot_id,
         &columns.services,
@@ -170,12 +169,9 @@ pub(super) async fn refuse_contradiction(
         &columns.client_error,
         &columns.slow
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    match row {
-        Some(row) => Err(StoreError::Contradiction { service: row.service, minute: row.minute }),
-        None => Ok(()),
-    }
+    Ok(rows.into_iter().map(|row| (row.service, row.minute)).collect())
 }
 
 /// Hours of changed minutes are to be summed up anew.

@@ -1,0 +1,148 @@
+//! The configuration, one structure for each section of `config/default.toml`, where every key is explained.
+
+use std::{path::PathBuf, time::Duration};
+
+use database::DatabaseConfig;
+use identity::IdentityConfig;
+use secrets::SecretFile;
+use serde::Deserialize;
+use service::{Common, Configuration, Fault};
+use telemetry::TelemetryConfig;
+use transport::{ListenConfig, UpstreamConfig};
+
+/// The embedded defaults.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+const DATABASES_MAX: usize = 32;
+const RUN_TIMEOUT_S_MAX: u64 = 7 * 24 * 3600;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the balancer calls.
+    pub listen: ListenConfig,
+    /// Where metrics and health are.
+    pub admin: ListenConfig,
+    /// Our certificate.
+    pub identity: IdentityConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// Where runs are remembered, and how to reach what is dumped.
+    pub database: DatabaseConfig,
+    /// Where the keys of passports come from.
+    pub gateway: UpstreamConfig,
+    /// What is backed up, where to, and with which keys.
+    pub backup: BackupConfig,
+}
+
+/// The `[backup]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// Where sets are kept.
+    pub directory: PathBuf,
+    /// The models folder.
+    pub models: PathBuf,
+    databases: Vec<String>,
+    /// Whom sets are encrypted to.
+    pub age_recipient_file: PathBuf,
+    /// Opens sets.
+    pub age_identity_file: Option<SecretFile>,
+    /// Signs manifests.
+    pub signing_key_file: SecretFile,
+    scratch: Option<PathBuf>,
+    /// Room that must be there before a set is begun.
+    pub free_bytes_min: u64,
+    run_timeout_s: u64,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// The databases to dump.
+    pub fn databases(&self) -> Vec<DatabaseConfig> {
+        if self.backup.databases.is_empty() {
+            return vec![self.database.clone()];
+        }
+        let named = |name: &String| DatabaseConfig { name: name.clone(), ..self.database.clone() };
+        self.backup.databases.iter().map(named).collect()
+    }
+}
+
+impl Configuration for Config {
+    fn common(&self) -> Common<'_> {
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Fault::under("database", self.database.faults());
+        let mut demand = |holds: bool, path: &str, message: &str| {
+            if !holds {
+                faults.push(Fault::new(path, message));
+            }
+        };
+        let backup = &self.backup;
+        demand(
+            !self.gateway.addresses.is_empty(),
+            "gateway.addresses",
+            "needs at least one host:port to fetch passport keys from",
+        );
+        demand(backup.directory.is_absolute(), "backup.directory", "must be an absolute path");
+        demand(
+            backup.databases.len() <= DATABASES_MAX && backup.databases.iter().all(|name| is_name(name)),
+            "backup.databases",
+            "must hold at most 32 names of letters, digits, dashes and underscores",
+        );
+        demand(
+            (1..=RUN_TIMEOUT_S_MAX).contains(&backup.run_timeout_s),
+            "backup.run_timeout_s",
+            "must be from 1 to 604800",
+        );
+        faults
+    }
+}
+
+// === impl BackupConfig ===
+
+impl BackupConfig {
+    /// Where dumps are restored.
+    pub fn scratch(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// How long a run may take.
+    pub fn run_timeout(&self) -> Duration {
+        Duration::from_secs(self.run_timeout_s)
+    }
+}
+
+/// The name becomes part of a file's name.
+fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_parse_and_say_what_is_missing() {
+        let config: Config = toml::from_str(DEFAULTS).unwrap();
+        let faults: Vec<String> = config.validate().iter().map(ToString::to_string).collect();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with("gateway.addresses:"));
+    }
+
+    #[test]
+    fn database_of_the_runs_is_dumped_unless_others_are_named() {
+        let mut config: Config = toml::from_str(DEFAULTS).unwrap();
+        let names = |config: &Config| config.databases().into_iter().map(|database| database.name).collect::<Vec<_>>();
+        assert_eq!(names(&config), ["detektor"]);
+        config.backup.databases = vec!["detektor".into(), "mlflow".into()];
+        assert_eq!(names(&config), ["detektor", "mlflow"]);
+        config.backup.databases = vec!["../x".into()];
+        assert_eq!(config.validate().len(), 2);
+    }
+}

@@ -1,0 +1,159 @@
+//! Making a set: models and databases, sealed; the manifest over them, signed and chained; then the name.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use database::DatabaseConfig;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    dump::{self, DumpError},
+    keys::{Recipient, SigningKey},
+    manifest::{Content, Link, MANIFEST_FILE, Manifest, Object, SIGNATURE_FILE},
+    models::{self, ModelsError},
+    run::Made,
+    sealed::Sealer,
+    set::SetName,
+    staging::{Root, Staging},
+};
+
+const MODELS_FILE: &str = "models.tar.zst.age";
+
+/// Everything that making a set takes.
+pub struct Maker {
+    /// Where sets are kept.
+    pub root: Arc<Root>,
+    /// The models folder.
+    pub models: PathBuf,
+    /// The databases, each with a role that may read all of it.
+    pub databases: Vec<DatabaseConfig>,
+    /// Whom to encrypt to.
+    pub recipient: Recipient,
+    /// Signs the manifest.
+    pub signing_key: Arc<SigningKey>,
+    /// Room that must be left before a set is begun.
+    pub free_bytes_min: u64,
+}
+
+/// Why no set was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Not enough room.
+    #[error("only {free} bytes are free below {root}, and {needed} must be before a backup is begun")]
+    NoRoom {
+        /// What there is.
+        free: u64,
+        /// What must be.
+        needed: u64,
+        /// Where.
+        root: PathBuf,
+    },
+    /// The root cannot be read or written.
+    #[error("cannot write the set")]
+    Io(#[from] io::Error),
+    /// The models cannot be archived.
+    #[error("cannot back up the models")]
+    Models(#[from] ModelsError),
+    /// A database cannot be dumped.
+    #[error("cannot back up the database {name}")]
+    Dump {
+        /// Which.
+        name: String,
+        /// Why.
+        source: DumpError,
+    },
+}
+
+// === impl Maker ===
+
+impl Maker {
+    /// Makes a set. `remembered` is the last one as the worker's database knows it; what lies in the root may be newer
+    /// (the database was restored) or gone (which then shows, because the new set is chained to it).
+    ///
+    /// Giving this future up leaves nothing behind.
+    pub async fn make(
+        &self,
+        run: Uuid,
+        remembered: Option<(Link, OffsetDateTime)>,
+        now: OffsetDateTime,
+    ) -> Result<Made, CreateError> {
+        let free = self.root.free_bytes()?;
+        if free < self.free_bytes_min {
+            let root = self.root.path().to_owned();
+            return Err(CreateError::NoRoom { free, needed: self.free_bytes_min, root });
+        }
+        let name = self.name(now, remembered.as_ref());
+        let previous = self.previous(remembered);
+        let staging = self.root.stage(run)?;
+        let stop = CancellationToken::new();
+        let _stop_when_given_up = stop.clone().drop_guard();
+
+        let mut objects = vec![self.seal_models(&staging, stop.clone()).await?];
+        for database in &self.databases {
+            let dumped =
+                dump::dump(database, &staging.directory(), self.root.path(), &self.recipient, stop.clone()).await;
+            objects.push(dumped.map_err(|source| CreateError::Dump { name: database.name.clone(), source })?);
+        }
+        let manifest = Manifest::new(name, now, &self.signing_key.verifying_key(), previous, objects);
+        let (bytes, signature) = manifest.sign(&self.signing_key);
+        staging.write(MANIFEST_FILE, &bytes)?;
+        staging.write(SIGNATURE_FILE, &signature)?;
+        staging.publish(&self.root, &manifest.name)?;
+        let manifest_sha256 = Manifest::sum_of(&bytes);
+        Ok(Made { size_bytes: manifest.size(), link: Link { name: manifest.name, manifest_sha256 } })
+    }
+
+    async fn seal_models(&self, staging: &Staging, stop: CancellationToken) -> Result<Object, CreateError> {
+        let mut sealer = Sealer::create(&staging.directory().join(MODELS_FILE), &self.recipient, stop)?;
+        let folder = self.models.clone();
+        let sealing = tokio::task::spawn_blocking(move || {
+            let files = models::archive(&folder, &mut sealer)?;
+            let (cipher, plain) = sealer.finish().map_err(ModelsError::Write)?;
+            Ok::<_, ModelsError>(Object::new(MODELS_FILE.to_owned(), cipher, plain, Content::Models { files }))
+        });
+        Ok(sealing.await.expect("archiving does not panic")?)
+    }
+
+    /// The first set of a day has the day's name. A name is never used twice, even if its set is gone.
+    fn name(&self, now: OffsetDateTime, remembered: Option<&(Link, OffsetDateTime)>) -> SetName {
+        let day = SetName::of_day(now);
+        let is_used = remembered.is_some_and(|(_, at)| at.date() == now.date())
+            || fs::symlink_metadata(day.top_directory(self.root.path())).is_ok();
+        if is_used { SetName::of_second(now) } else { day }
+    }
+
+    /// The set to chain to: the newest there is, by what the database remembers and what lies in the root.
+    fn previous(&self, remembered: Option<(Link, OffsetDateTime)>) -> Option<Link> {
+        let found = newest(self.root.path(), &self.signing_key);
+        match (remembered, found) {
+            (Some((link, at)), Some((_, found_at))) if at >= found_at => Some(link),
+            (_, Some((found, _))) => Some(found),
+            (remembered, None) => remembered.map(|(link, _)| link),
+        }
+    }
+}
+
+/// The newest set in the root whose manifest holds. A damaged one is not chained to: it would make the new one invalid.
+fn newest(root: &Path, key: &SigningKey) -> Option<(Link, OffsetDateTime)> {
+    let names = SetName::list(root).unwrap_or_default();
+    let mut newest: Option<(Link, OffsetDateTime)> = None;
+    for name in names {
+        match Manifest::read(&name.directory(root), &name, &key.verifying_key()) {
+            Ok(verified) => {
+                let at = verified.manifest.created_at;
+                if newest.as_ref().is_none_or(|(_, newest_at)| *newest_at < at) {
+                    newest = Some((Link { name, manifest_sha256: verified.sha256 }, at));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(set = %name, error = %problem::Chain(&error), "a set's manifest does not hold");
+            }
+        }
+    }
+    newest
+}

@@ -1,0 +1,152 @@
+//! One database into one sealed file: `pg_dump` over TLS, streamed, in the snapshot in which its rows are counted.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use cluster::{Binaries, ClusterError};
+use database::{DatabaseConfig, DatabaseError};
+use secrets::SecretError;
+use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    digest::Measured,
+    keys::Recipient,
+    manifest::{Content, Object},
+    pipe::{Taker, pipe},
+    program::{self, ProgramError},
+    sealed::Sealer,
+    staging::INCOMPLETE_PREFIX,
+    store::Snapshot,
+};
+
+const PG_DUMP: &str = "pg_dump";
+
+/// Why a database could not be dumped.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// No `pg_dump` here.
+    #[error("cannot dump the database")]
+    Programs(#[from] ClusterError),
+    /// The connection's files are wrong.
+    #[error("cannot connect to the database")]
+    Connect(#[from] DatabaseError),
+    /// The password cannot be read.
+    #[error("no password for the database")]
+    Password(#[from] SecretError),
+    /// A query failed, or the database is away.
+    #[error("cannot read the database")]
+    Query(#[from] sqlx::Error),
+    /// `pg_dump` failed.
+    #[error("cannot dump the database")]
+    Program(#[from] ProgramError),
+    /// The output of `pg_dump` broke off, or there is no place for its password file.
+    #[error("cannot run pg_dump")]
+    Pipe(#[source] io::Error),
+    /// The sealed file cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Dumps one database into `directory`. The password is in a file in `beside` for as long as it takes.
+pub async fn dump(
+    config: &DatabaseConfig,
+    directory: &Path,
+    beside: &Path,
+    recipient: &Recipient,
+    stop: CancellationToken,
+) -> Result<Object, DumpError> {
+    let binaries = Binaries::find().await?;
+    let database = database::connect(config)?;
+    let mut snapshot = Snapshot::hold(&database).await?;
+    let file_name = format!("database-{}.dump.zst.age", config.name);
+    let path = directory.join(&file_name);
+
+    // Made here and not in the thread: whoever gives this future up removes the directory, and nothing may come into it
+    // after that.
+    let sealer =
+        Sealer::create(&path, recipient, stop).map_err(|source| DumpError::Write { path: path.clone(), source })?;
+    let (giver, taker) = pipe();
+    let sealing = tokio::task::spawn_blocking(move || seal(sealer, taker));
+    let password_file = password_file(config, beside)?;
+    let mut command = program::command(&binaries.program(PG_DUMP));
+    command.args(["--format=custom", "--compress=0", "--no-password", "--lock-wait-timeout=10s"]);
+    command.arg(format!("--snapshot={}", snapshot.name));
+    command.arg(format!("--dbname={}", connection_string(config, password_file.path())));
+    let mut child = program::spawn(PG_DUMP, command.stdout(Stdio::piped()))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let pumping = async {
+        match stdout {
+            Some(stdout) => giver.give_all(stdout).await.map_err(DumpError::Pipe),
+            None => Ok(()),
+        }
+    };
+    let counting = async { snapshot.count_rows().await.map_err(DumpError::Query) };
+    let complaining = async { Ok(program::complaint(stderr).await) };
+    let ((), rows, complaint) = tokio::try_join!(pumping, counting, complaining)?;
+    // A sealer that failed stopped taking, and pg_dump then complains of that: its own reason comes first.
+    let dumped = program::wait(PG_DUMP, child, complaint).await;
+    if dumped.is_ok() {
+        giver.end().await;
+    } else {
+        drop(giver);
+    }
+    let sealed = sealing.await.expect("sealing does not panic");
+    let (cipher, plain) = match (dumped, sealed) {
+        (Ok(()), Ok(measured)) => measured,
+        (Err(error), Err(pipe)) if pipe.kind() == io::ErrorKind::BrokenPipe => return Err(error.into()),
+        (_, Err(source)) => return Err(DumpError::Write { path, source }),
+        (Err(error), Ok(_)) => return Err(error.into()),
+    };
+    let server_version = snapshot.server_version;
+    let content = Content::Database { database: config.name.clone(), server_version, rows };
+    Ok(Object::new(file_name, cipher, plain, content))
+}
+
+fn seal(mut sealer: Sealer, taker: Taker) -> io::Result<(Measured, Measured)> {
+    taker.take_all_blocking(&mut sealer)?;
+    sealer.finish()
+}
+
+/// The password as libpq wants it, in a file only we can read, gone with the value: command lines and environments
+/// are public.
+fn password_file(config: &DatabaseConfig, directory: &Path) -> Result<NamedTempFile, DumpError> {
+    let secret = config.password_file.read()?;
+    let mut line = b"*:*:*:*:".to_vec();
+    for byte in secret.expose() {
+        if matches!(byte, b':' | b'\\') {
+            line.push(b'\\');
+        }
+        line.push(*byte);
+    }
+    let prefix = format!("{INCOMPLETE_PREFIX}pgpass-");
+    let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(directory).map_err(DumpError::Pipe)?;
+    file.write_all(&line).map_err(DumpError::Pipe)?;
+    Ok(file)
+}
+
+/// A connection string of libpq: the server must prove itself to our CA, by TLS 1.3.
+fn connection_string(config: &DatabaseConfig, password_file: &Path) -> String {
+    let parameters = [
+        ("host", config.host.clone()),
+        ("port", config.port.to_string()),
+        ("user", config.user.clone()),
+        ("dbname", config.name.clone()),
+        ("sslmode", "verify-full".to_owned()),
+        ("sslrootcert", config.ca_file.display().to_string()),
+        ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
+        ("passfile", password_file.display().to_string()),
+        ("connect_timeout", "5".to_owned()),
+        ("application_name", "rampart-backup".to_owned()),
+    ];
+    let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
+    parameters.map(|(key, value)| format!("{key}='{}'", quoted(&value))).join(" ")
+}

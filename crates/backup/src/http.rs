@@ -1,0 +1,100 @@
+//! `/api/backups`.
+
+use authz::Principal;
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::{HeaderName, StatusCode, header},
+};
+use problem::{Api, Kind as ProblemKind, Problem};
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    run::{Run, Verdict},
+    set::SetName,
+    worker::{Worker, refuse},
+};
+
+/// A run, as callers see it. `reason` says why a set is INVALID, `error` why a run failed.
+#[derive(Serialize)]
+pub struct RunBody {
+    id: Uuid,
+    kind: &'static str,
+    state: &'static str,
+    set: Option<SetName>,
+    verdict: Option<&'static str>,
+    reason: Option<String>,
+    error: Option<String>,
+    requested_by: String,
+    #[serde(with = "time::serde::rfc3339")]
+    started_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    finished_at: Option<OffsetDateTime>,
+    size_bytes: Option<u64>,
+}
+
+/// The latest runs.
+#[derive(Serialize)]
+pub struct RunsBody {
+    runs: Vec<RunBody>,
+}
+
+type Begun = (StatusCode, [(HeaderName, String); 1], Json<RunBody>);
+
+/// `POST /api/backups`: begins to make a set.
+pub async fn create(State(worker): State<Worker>, Extension(principal): Extension<Principal>) -> Result<Begun, Api> {
+    Ok(begun(worker.begin_create(principal.to_string()).await?))
+}
+
+/// `POST /api/backups/{name}/verify`: begins to prove a set.
+pub async fn verify(
+    State(worker): State<Worker>,
+    Extension(principal): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<Begun, Api> {
+    let set: SetName =
+        name.parse().map_err(|error| Problem::new(ProblemKind::NotFound, format!("{error}")).field("name"))?;
+    Ok(begun(worker.begin_verify(set, principal.to_string()).await?))
+}
+
+/// `GET /api/backups`: the last hundred runs.
+pub async fn list(State(worker): State<Worker>) -> Result<Json<RunsBody>, Api> {
+    let runs = worker.store().runs().await.map_err(refuse)?;
+    Ok(Json(RunsBody { runs: runs.into_iter().map(RunBody::from).collect() }))
+}
+
+/// `GET /api/backups/{id}`: one run.
+pub async fn get(State(worker): State<Worker>, Path(id): Path<String>) -> Result<Json<RunBody>, Api> {
+    let not_found = || Problem::new(ProblemKind::NotFound, "there is no such run");
+    let id: Uuid = id.parse().map_err(|_| not_found())?;
+    let run = worker.store().run(id).await.map_err(refuse)?.ok_or_else(not_found)?;
+    Ok(Json(run.into()))
+}
+
+fn begun(run: Run) -> Begun {
+    let location = format!("/api/backups/{}", run.id);
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(run.into()))
+}
+
+impl From<Run> for RunBody {
+    fn from(run: Run) -> Self {
+        Self {
+            id: run.id,
+            kind: run.kind.as_str(),
+            state: run.state.as_str(),
+            set: run.set,
+            verdict: run.verdict.as_ref().map(Verdict::as_str),
+            reason: match run.verdict {
+                Some(Verdict::Invalid(reasons)) => Some(reasons.join("; ")),
+                Some(Verdict::Valid) | None => None,
+            },
+            error: run.error,
+            requested_by: run.requested_by,
+            started_at: run.started_at,
+            finished_at: run.finished_at,
+            size_bytes: run.size_bytes,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A set in the making. It appears under its name when it is whole, or not at all.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use uuid::Uuid;
+
+use crate::set::SetName;
+
+/// What begins so is removed when the root is taken again.
+pub const INCOMPLETE_PREFIX: &str = ".incomplete-";
+const LOCK_FILE: &str = ".lock";
+
+/// The root of all sets, taken by this process alone.
+pub struct Root {
+    path: PathBuf,
+    // Held as long as this value lives; the kernel lets go of it when the process ends, however it ends.
+    _lock: File,
+}
+
+/// A directory that is removed again unless it is published.
+pub struct Staging {
+    path: PathBuf,
+    is_published: AtomicBool,
+}
+
+/// Why the root cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// Another worker has it.
+    #[error("another worker uses the backups in {path}: one directory has one worker")]
+    Taken {
+        /// The root.
+        path: PathBuf,
+    },
+    /// It cannot be made, read or cleaned.
+    #[error("cannot use the backup directory {path}")]
+    Io {
+        /// The root.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+// === impl Root ===
+
+impl Root {
+    /// Takes the root, making it if need be, and removes what an interrupted run left in it.
+    pub fn take(path: &Path) -> Result<Self, RootError> {
+        let failed = |source| RootError::Io { path: path.to_owned(), source };
+        make_directory(path).map_err(failed)?;
+        let lock = File::create(path.join(LOCK_FILE)).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(RootError::Taken { path: path.to_owned() }),
+            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_string_lossy().starts_with(INCOMPLETE_PREFIX) {
+                tracing::warn!(path = %entry.path().display(), "removing what an interrupted run left behind");
+                let is_directory = entry.file_type().map_err(failed)?.is_dir();
+                let remove = if is_directory { fs::remove_dir_all } else { fs::remove_file };
+                remove(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Room left for this process, in bytes.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// A place to make a set in.
+    pub fn stage(&self, run: Uuid) -> io::Result<Staging> {
+        let path = self.path.join(format!("{INCOMPLETE_PREFIX}{run}"));
+        // Made before the directory in it, so that a failure between the two leaves nothing.
+        let staging = Staging { path, is_published: AtomicBool::new(false) };
+        DirBuilder::new().mode(0o700).create(&staging.path)?;
+        DirBuilder::new().mode(0o700).create(staging.directory())?;
+        Ok(staging)
+    }
+}
+
+// === impl Staging ===
+
+impl Staging {
+    /// Where the files of the set go.
+    pub fn directory(&self) -> PathBuf {
+        SetName::inside(&self.path)
+    }
+
+    /// Writes a small file and forces it to disk.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.directory().join(name);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    /// Gives the set its name, in one step, and forces that to disk. A set that is there already is never replaced.
+    pub fn publish(&self, root: &Root, name: &SetName) -> io::Result<()> {
+        sync_directory(&self.directory())?;
+        sync_directory(&self.path)?;
+        fs::rename(&self.path, name.top_directory(root.path()))?;
+        self.is_published.store(true, Ordering::Release);
+        sync_directory(root.path())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.is_published.load(Ordering::Acquire) {
+            return;
+        }
+        match fs::remove_dir_all(&self.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "cannot remove an incomplete set; remove it by hand");
+            }
+        }
+    }
+}
+
+/// A directory for its owner only, with its parents.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(root: &Path) -> Vec<String> {
+        let entries = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.filter(|name| name != LOCK_FILE).collect()
+    }
+
+    #[test]
+    fn dropped_stage_leaves_nothing_and_published_one_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::take(directory.path()).unwrap();
+        let stage = root.stage(Uuid::new_v4()).unwrap();
+        stage.write("object", b"x").unwrap();
+        drop(stage);
+        assert_eq!(names(root.path()), Vec::<String>::new());
+        let name: SetName = "ml-data-2026-11-22".parse().unwrap();
+        let stage = root.stage(Uuid::new_v4()).unwrap();
+        stage.write("object", b"x").unwrap();
+        stage.publish(&root, &name).unwrap();
+        drop(stage);
+        assert_eq!(fs::read(name.directory(root.path()).join("object")).unwrap(), b"x");
+        assert_eq!(SetName::list(root.path()).unwrap(), vec![name.clone()]);
+        let again = root.stage(Uuid::new_v4()).unwrap();
+        again.write("object", b"y").unwrap();
+        assert!(again.publish(&root, &name).is_err());
+        drop(again);
+        assert_eq!(fs::read(name.directory(root.path()).join("object")).unwrap(), b"x");
+        assert_eq!(names(root.path()), ["2026-11-22"]);
+    }
+
+    #[test]
+    fn root_has_one_worker_and_is_cleaned_by_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::take(directory.path()).unwrap();
+        assert!(matches!(Root::take(directory.path()), Err(RootError::Taken { .. })));
+        // As kill -9 leaves it.
+        std::mem::forget(root.stage(Uuid::new_v4()).unwrap());
+        drop(root);
+        assert_eq!(names(directory.path()).len(), 1);
+        Root::take(directory.path()).unwrap();
+        assert_eq!(names(directory.path()), Vec::<String>::new());
+    }
+}

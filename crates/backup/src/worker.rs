@@ -1,0 +1,202 @@
+//! Runs: begun one at a time, worked on beside the calls that asked for them, and remembered to their end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use authz::Clock;
+use problem::{Chain, Kind as ProblemKind, Problem};
+use service::Lifecycle;
+use time::OffsetDateTime;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::{
+    create::Maker,
+    metrics,
+    run::{Kind, Outcome, Run, State},
+    set::SetName,
+    store::{Store, StoreError},
+    verify::Verifier,
+};
+
+/// Between two attempts to remember how a run ended, while the database is away.
+const FINISH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The worker. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    maker: Maker,
+    /// Absent where the decryption key is kept elsewhere.
+    verifier: Option<Verifier>,
+    run_timeout: Duration,
+    clock: Clock,
+    lifecycle: Lifecycle,
+    /// Until what an earlier process left running is ended, a new run could be taken for one of those.
+    is_prepared: AtomicBool,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// A worker whose runs end with the lifecycle.
+    pub fn new(
+        store: Store,
+        maker: Maker,
+        verifier: Option<Verifier>,
+        run_timeout: Duration,
+        clock: Clock,
+        lifecycle: Lifecycle,
+    ) -> Self {
+        let is_prepared = AtomicBool::new(false);
+        Self(Arc::new(Inner { store, maker, verifier, run_timeout, clock, lifecycle, is_prepared }))
+    }
+
+    /// Where runs are remembered.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Begins to make a set.
+    pub async fn begin_create(&self, requested_by: String) -> Result<Run, Problem> {
+        let run = self.begin(Kind::Create, None, requested_by).await?;
+        let (this, id, started_at) = (self.clone(), run.id, run.started_at);
+        self.work("create", &run, async move {
+            let remembered = this.0.store.last_made().await.map_err(|error| told(&error))?;
+            let made = this.0.maker.make(id, remembered, started_at).await;
+            made.map(Outcome::Made).map_err(|error| told(&error))
+        });
+        Ok(run)
+    }
+
+    /// Begins to prove a set.
+    pub async fn begin_verify(&self, set: SetName, requested_by: String) -> Result<Run, Problem> {
+        let verifier = self.0.verifier.clone().ok_or_else(|| {
+            let detail = "this worker has no decryption key (backup.age_identity_file): verify where the key is kept, \
+                          with rampart-backup verify";
+            Problem::new(ProblemKind::Conflict, detail)
+        })?;
+        let recorded = self.0.store.manifest_of(&set.to_string()).await.map_err(refuse)?;
+        if recorded.is_none() && !set.directory(&verifier.root).is_dir() {
+            return Err(Problem::new(ProblemKind::NotFound, format!("there is no set {set}, and none was made here")));
+        }
+        let run = self.begin(Kind::Verify, Some(set.clone()), requested_by).await?;
+        self.work("verify", &run, async move {
+            let verdict = verifier.verify(&set, recorded).await;
+            verdict.map(Outcome::Verified).map_err(|error| told(&error))
+        });
+        Ok(run)
+    }
+
+    /// What was running when the process before us ended did not come to its end.
+    pub async fn fail_interrupted(&self) -> Result<(), StoreError> {
+        let interrupted = self.0.store.fail_interrupted(self.now()).await?;
+        if interrupted > 0 {
+            tracing::warn!(runs = interrupted, "runs were interrupted by the end of the process before this one");
+        }
+        if let Some((_, at)) = self.0.store.last_made().await? {
+            metrics::show_last_success(at);
+        }
+        self.0.is_prepared.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn begin(&self, kind: Kind, set: Option<SetName>, requested_by: String) -> Result<Run, Problem> {
+        if !self.0.is_prepared.load(Ordering::Acquire) {
+            return Err(Problem::unavailable("the worker is starting"));
+        }
+        let run = Run {
+            id: Uuid::now_v7(),
+            kind,
+            set,
+            state: State::Running,
+            verdict: None,
+            error: None,
+            requested_by,
+            started_at: self.now(),
+            finished_at: None,
+            size_bytes: None,
+        };
+        self.0.store.begin(&run).await.map_err(refuse)?;
+        tracing::info!(run = %run.id, kind = kind.as_str(), requested_by = run.requested_by, "run begun");
+        metrics::begun(kind);
+        Ok(run)
+    }
+
+    /// Does the work of a run beside us, and remembers its end however it comes.
+    fn work(
+        &self,
+        task: &'static str,
+        run: &Run,
+        work: impl Future<Output = Result<Outcome, String>> + Send + 'static,
+    ) {
+        let (this, id, kind, begun) = (self.clone(), run.id, run.kind, Instant::now());
+        self.0.lifecycle.spawn(task, async move {
+            let stop = this.0.lifecycle.soft_stop();
+            let outcome = match stop.run_until_cancelled(timeout(this.0.run_timeout, work)).await {
+                Some(Ok(Ok(outcome))) => outcome,
+                Some(Ok(Err(error))) => Outcome::Failed(error),
+                Some(Err(_)) => Outcome::Failed(format!("took longer than {} s", this.0.run_timeout.as_secs())),
+                None => Outcome::Failed("interrupted: the worker was stopped while this ran".to_owned()),
+            };
+            log(id, kind, &outcome);
+            metrics::ended(kind, &outcome, begun.elapsed(), this.now());
+            this.remember(id, &outcome).await;
+        });
+    }
+
+    /// A run that is not remembered as ended would keep every other out, so this goes on until the database is back.
+    /// If the process ends before, the next one finds the run and calls it interrupted.
+    async fn remember(&self, id: Uuid, outcome: &Outcome) {
+        let mut is_first = true;
+        while let Err(error) = self.0.store.finish(id, outcome, self.now()).await {
+            if is_first {
+                tracing::warn!(run = %id, error = %Chain(&error), "the end of a run cannot be stored yet, trying again");
+                is_first = false;
+            }
+            sleep(FINISH_PAUSE).await;
+        }
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        let seconds = i64::try_from(self.0.clock.now()).unwrap_or(i64::MAX);
+        OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+/// The problem that a failed store is to the caller.
+pub fn refuse(error: StoreError) -> Problem {
+    match error {
+        StoreError::Busy => Problem::new(ProblemKind::Conflict, "a run of this kind is going on: wait for its end"),
+        StoreError::Damaged { .. } => Problem::internal(error),
+        StoreError::Database(error) => database::map_error(error),
+    }
+}
+
+/// What operators read of a failure: all of its causes, because they are who must mend them.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    Chain(error).to_string()
+}
+
+fn log(id: Uuid, kind: Kind, outcome: &Outcome) {
+    let kind = kind.as_str();
+    match outcome {
+        Outcome::Made(made) => {
+            tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set made");
+        }
+        Outcome::Verified(verdict) => match verdict {
+            crate::run::Verdict::Valid => tracing::info!(run = %id, kind, "backup set is VALID"),
+            crate::run::Verdict::Invalid(reasons) => {
+                tracing::error!(run = %id, kind, ?reasons, "backup set is INVALID: make a new one now and find out why");
+            }
+        },
+        Outcome::Failed(error) => tracing::error!(run = %id, kind, error, "run failed"),
+    }
+}

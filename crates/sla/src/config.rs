@@ -1,0 +1,142 @@
+//! The configuration, one structure for each section of `config/default.toml`, where every key is explained.
+
+use database::DatabaseConfig;
+use identity::IdentityConfig;
+use serde::Deserialize;
+use service::{Common, Configuration, Fault};
+use telemetry::TelemetryConfig;
+use transport::{ListenConfig, UpstreamConfig};
+
+use crate::{percentage::Percentage, summary::Targets};
+
+/// The embedded defaults.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+const SERVICES_MAX: usize = 32;
+const NAME_BYTES_MAX: usize = 63;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where balancers call.
+    pub listen: ListenConfig,
+    /// Where metrics and health are.
+    pub admin: ListenConfig,
+    /// Our certificate.
+    pub identity: IdentityConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// Where the ledger is.
+    pub database: DatabaseConfig,
+    /// Where the keys of passports come from.
+    pub gateway: UpstreamConfig,
+    /// What the ledger is about.
+    pub ledger: LedgerConfig,
+}
+
+/// Services and promises.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerConfig {
+    /// The services that have a ledger.
+    pub services: Vec<String>,
+    uptime_percentage: f64,
+    p95_ms: u32,
+}
+
+// === impl Config ===
+
+impl Configuration for Config {
+    fn common(&self) -> Common<'_> {
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Fault::under("database", self.database.faults());
+        let mut demand = |holds: bool, path: &str, message: &str| {
+            if !holds {
+                faults.push(Fault::new(path, message));
+            }
+        };
+        let ledger = &self.ledger;
+        demand(
+            !self.gateway.addresses.is_empty(),
+            "gateway.addresses",
+            "needs at least one host:port to fetch passport keys from",
+        );
+        demand((1..=SERVICES_MAX).contains(&ledger.services.len()), "ledger.services", "must hold 1 to 32 names");
+        demand(
+            ledger.services.iter().all(|name| is_name(name)),
+            "ledger.services",
+            "names are 1 to 63 lower-case letters, digits and dashes",
+        );
+        demand(
+            ledger.uptime().is_some(),
+            "ledger.uptime_percentage",
+            "must be from 0 to 100 with at most four decimals",
+        );
+        demand(ledger.p95_ms > 0, "ledger.p95_ms", "must be at least 1");
+        faults
+    }
+}
+
+// === impl LedgerConfig ===
+
+impl LedgerConfig {
+    /// What was promised. `None` only for a configuration that was not validated.
+    pub fn targets(&self) -> Option<Targets> {
+        Some(Targets { uptime: self.uptime()?, p95_ms: self.p95_ms })
+    }
+
+    fn uptime(&self) -> Option<Percentage> {
+        // Through its text, because that is what was written: 99.9 * 10,000 is not 999,000 in binary.
+        let text = format!("{}", self.uptime_percentage);
+        let (whole, decimals) = text.split_once('.').unwrap_or((&text, ""));
+        let ten_thousandths = (decimals.len() <= 4).then(|| format!("{whole}{decimals:0<4}"))?;
+        ten_thousandths.parse().ok().and_then(Percentage::from_ten_thousandths)
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config: Config = toml::from_str(DEFAULTS).unwrap();
+        config.gateway.addresses.push("gateway:8443".into());
+        change(&mut config);
+        config.validate().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn defaults_parse_and_say_what_is_missing() {
+        assert_eq!(faults(|_| {}), Vec::<String>::new());
+        assert!(faults(|config| config.gateway.addresses.clear())[0].starts_with("gateway.addresses:"));
+    }
+
+    #[test]
+    fn target_is_what_was_written() {
+        let config: Config = toml::from_str(DEFAULTS).unwrap();
+        let targets = config.ledger.targets().unwrap();
+        assert_eq!(Some(targets.uptime), Percentage::from_ten_thousandths(999_000));
+        for (written, ten_thousandths) in [(99.9999, 999_999), (100.0, 1_000_000), (0.0001, 1), (0.0, 0)] {
+            let ledger = LedgerConfig { uptime_percentage: written, ..config.ledger.clone() };
+            assert_eq!(ledger.uptime(), Percentage::from_ten_thousandths(ten_thousandths), "{written}");
+        }
+        for wrong in [100.0001, -1.0, 99.99999, f64::NAN, f64::INFINITY] {
+            assert_eq!(faults(|config| config.ledger.uptime_percentage = wrong).len(), 1, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn services_are_names() {
+        assert_eq!(faults(|config| config.ledger.services.clear()).len(), 1);
+        assert_eq!(faults(|config| config.ledger.services.push("ML services".into())).len(), 1);
+    }
+}
