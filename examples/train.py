@@ -11,17 +11,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 
 from data import load_split
 from recipes import RECIPES, Recipe, fit
+
+# Before the import: it would keep telemetry in ~/.cache and send it to its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime  # noqa: E402
 
 MODELS = Path(__file__).parent / "models"
 OPSET = {"": 18, "ai.onnx.ml": 3}

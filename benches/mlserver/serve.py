@@ -95,7 +95,7 @@ def start(folder: str) -> subprocess.Popen:
     with log:
         return subprocess.Popen(
             [Path(sys.executable).with_name("mlserver"), "start", folder],
-            env={**os.environ, "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

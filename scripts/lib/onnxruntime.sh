@@ -3,6 +3,9 @@
 
 onnxruntime_version=1.31.1
 
+# Otherwise it keeps a database of telemetry in ~/.cache and sends it to its maker, from Python too.
+export ORT_DISABLE_TELEMETRY=1
+
 # Sets onnxruntime_library and onnxruntime_sha256, and fetches the library unless it is there.
 provide_onnxruntime() {
     local machine
