@@ -17,7 +17,7 @@ import numpy as np
 
 # Before the import: it would keep telemetry in ~/.cache and send it to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 WARM_UP_RUNS = 2_000
 RUNS = 50_000

@@ -25,7 +25,7 @@ from recipes import RECIPES, Recipe, fit
 
 # Before the import: it would keep telemetry in ~/.cache and send it to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 MODELS = Path(__file__).parent / "models"
 OPSET = {"": 18, "ai.onnx.ml": 3}
