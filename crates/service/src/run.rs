@@ -175,7 +175,10 @@ async fn live<C: Configuration>(
                 latch.open();
                 lifecycle.failed().await;
             }
-            Err(error) => tracing::error!(error = %Chain(error.as_ref()), "cannot start"),
+            Err(error) => {
+                lifecycle.readiness().stop();
+                tracing::error!(error = %Chain(error.as_ref()), "cannot start");
+            }
         }
     });
     let is_asked = tokio::select! {
