@@ -291,3 +291,112 @@ impl Drop for Measured {
         self.count(Outcome::ClientError);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::Path;
+    use axum::routing::get;
+    use http::HeaderValue;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+
+    /// What the layer measured while `work` ran; the recorder is this thread's.
+    fn measured(work: impl AsyncFnOnce(Router)) -> String {
+        let recorder = crate::prometheus::builder().unwrap().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(work(router()));
+        });
+        recorder.handle().render()
+    }
+
+    fn router() -> Router {
+        let status = async |Path(code): Path<u16>| StatusCode::from_u16(code).unwrap();
+        let grpc = async |Path(code): Path<String>| [("grpc-status", code)];
+        let trace = async || {
+            let mut headers = HeaderMap::new();
+            crate::inject(&mut headers);
+            headers.remove("traceparent").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        Router::new()
+            .route("/status/{code}", get(status))
+            .route("/grpc/{code}", get(grpc))
+            .route("/trace", get(trace))
+            .route("/never", get(std::future::pending::<()>))
+            .layer(http_layer().with_routes(["/status/{code}"]))
+    }
+
+    async fn call(router: &Router, path: &str) -> Response<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = path.parse().unwrap();
+        request.headers_mut().insert("traceparent", HeaderValue::from_static(TRACEPARENT));
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    fn assert_counted(text: &str, route: &str, outcome: &str, count: u32) {
+        let line = format!("ml_unnamed_requests_total{{route=\"{route}\",outcome=\"{outcome}\"}} {count}\n");
+        assert!(text.contains(&line), "{line} in\n{text}");
+    }
+
+    #[test]
+    fn requests_are_counted_by_template_and_outcome() {
+        let text = measured(async |router| {
+            for code in [200, 302, 400, 404, 408, 429, 500, 503, 504] {
+                call(&router, &format!("/status/{code}")).await;
+            }
+            for code in [0, 4, 5, 8, 14] {
+                call(&router, &format!("/grpc/{code}")).await;
+            }
+            call(&router, "/nowhere").await;
+        });
+        let expected = [("ok", 2, 1), ("client_error", 2, 1), ("timeout", 2, 1), ("shed", 1, 1), ("error", 2, 1)];
+        for (outcome, by_status, by_grpc) in expected {
+            assert_counted(&text, "/status/{code}", outcome, by_status);
+            assert_counted(&text, "/grpc/{code}", outcome, by_grpc);
+        }
+        assert_counted(&text, "unmatched", "client_error", 1);
+        assert!(text.contains("ml_unnamed_request_duration_seconds_count{route=\"/status/{code}\"} 9\n"), "{text}");
+        assert!(!text.contains("/status/200"), "a path is never a label: {text}");
+    }
+
+    #[test]
+    fn known_routes_are_there_before_their_first_request() {
+        let text = measured(async |_| ());
+        assert_counted(&text, "/status/{code}", "ok", 0);
+        assert!(text.contains("ml_unnamed_request_duration_seconds_count{route=\"/status/{code}\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_caller_that_leaves_is_counted_and_no_longer_in_flight() {
+        let text = measured(async |router| {
+            let mut abandoned = Box::pin(call(&router, "/never"));
+            assert!(poll_once(&mut abandoned).await.is_none());
+        });
+        assert_counted(&text, "/never", "client_error", 1);
+        assert!(text.contains("ml_unnamed_in_flight_requests 0\n"), "{text}");
+    }
+
+    #[test]
+    fn the_trace_of_a_request_is_current_in_its_handler_and_nowhere_else() {
+        measured(async |router| {
+            let body = axum::body::to_bytes(call(&router, "/trace").await.into_body(), 1_000).await.unwrap();
+            assert_eq!(body, TRACEPARENT);
+            let mut headers = HeaderMap::new();
+            crate::inject(&mut headers);
+            assert!(headers.is_empty());
+        });
+    }
+
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        std::future::poll_fn(|context| match Pin::new(&mut *future).poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+}
