@@ -169,7 +169,7 @@ impl App {
         metrics::count_recorded(&recorded);
         for (service, minute) in &recorded.contradictions {
             tracing::warn!(
-                service, %minute, source = report.source, boot_id = %report.boot_id,
+                ledger = service, %minute, source = report.source, boot_id = %report.boot_id,
                 "a minute contradicts what its source reported before, the earlier report stays: a fault in the source"
             );
         }

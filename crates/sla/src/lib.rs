@@ -105,7 +105,7 @@ async fn keep_figures(database: database::Database, app: App, schema: Latch) {
         for service in app.services() {
             // A failure is logged where it happens; the next round may do better.
             if let Err(problem) = app.current(service).await {
-                tracing::debug!(service, error = %problem::Chain(&problem), "figures not computed");
+                tracing::debug!(ledger = service, error = %problem::Chain(&problem), "figures not computed");
             }
         }
         sleep(SHOW_INTERVAL).await;

@@ -1,0 +1,169 @@
+//! The process: started with a configuration, found by what it logs, killed when dropped.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use authz::Role;
+use http::Method;
+use identity::{Identity, IdentityConfig};
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::{ca::Ca, poll_until};
+
+use crate::{Client, gateway::Gateway};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const MADE: &str = "a test's directory and certificates can be made";
+
+/// Everything around the process; it may be started several times.
+pub struct Harness {
+    service: &'static str,
+    binary: PathBuf,
+    ca: Ca,
+    directory: TempDir,
+    gateway: Gateway,
+}
+
+/// A running process. Dropping it is `kill -9`.
+pub struct Service {
+    address: SocketAddr,
+    admin: SocketAddr,
+    child: Child,
+}
+
+// === impl Harness ===
+
+impl Harness {
+    /// Makes the surroundings of a service. The binary is `env!("CARGO_BIN_EXE_rampart-…")`.
+    pub async fn new(service: &'static str, binary: &str) -> Self {
+        identity::install_crypto_providers().expect(MADE);
+        let (directory, ca) = (tempfile::tempdir().expect(MADE), Ca::new());
+        let gateway = Gateway::start(&ca, directory.path(), service).await;
+        ca.issue(service, &format!("{service}-1"), &directory.path().join("own"));
+        Self { service, binary: binary.into(), ca, directory, gateway }
+    }
+
+    /// A place for files of the test, removed with the value.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts the process with these sections on top of its defaults, and waits until it is ready.
+    pub async fn start(&self, config: &str) -> Service {
+        let service = self.spawn(config);
+        let admin = Client::new(&self.identity("operator", "operator-1"), self.service, service.admin, None);
+        let is_ready = async || admin.try_call(Method::GET, "/ready").await.is_ok_and(|answer| answer.status == 200);
+        poll_until("the service is ready", START_TIMEOUT, is_ready).await;
+        service
+    }
+
+    /// Starts the process and waits until it listens.
+    pub fn spawn(&self, config: &str) -> Service {
+        let common = format!(
+            "[identity]\ndirectory = {:?}\n[gateway]\naddresses = [\"{}\"]\n",
+            self.directory.path().join("own"),
+            self.gateway.address
+        );
+        let file = self.directory.path().join("config.toml");
+        fs::write(&file, common + config).expect(MADE);
+        let mut child = Command::new(&self.binary)
+            .args(["serve", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary under test starts");
+        let (address, admin) = addresses(&mut child);
+        Service { address, admin, child }
+    }
+
+    /// A certificate of a peer.
+    pub fn identity(&self, service: &str, instance: &str) -> Arc<Identity> {
+        let directory = self.directory.path().join(format!("client-{instance}"));
+        self.ca.issue(service, instance, &directory);
+        Identity::load(&IdentityConfig { directory }).expect(MADE)
+    }
+
+    /// A caller as the balancer sends them on: a person with these roles, or nobody in particular.
+    pub fn client(&self, service: &Service, roles: Option<&[Role]>) -> Client {
+        let passport = roles.map(|roles| self.gateway.passport(self.service, roles));
+        Client::new(&self.identity("balancer", "balancer-1"), self.service, service.address, passport)
+    }
+
+    /// A peer with a certificate of its own and no passport.
+    pub fn peer(&self, service: &Service, name: &str, instance: &str) -> Client {
+        Client::new(&self.identity(name, instance), self.service, service.address, None)
+    }
+
+    /// What the admin port says of metrics.
+    pub async fn metrics(&self, service: &Service) -> String {
+        let client = Client::new(&self.identity("operator", "operator-1"), self.service, service.admin, None);
+        String::from_utf8_lossy(&client.call(Method::GET, "/metrics").await.body).into_owned()
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // Gone already is what we want.
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Reads the log until both listeners said where they are, and goes on reading it for the test's output.
+fn addresses(child: &mut Child) -> (SocketAddr, SocketAddr) {
+    let (said, heard) = mpsc::channel();
+    let log = BufReader::new(child.stderr.take().expect("standard error is piped"));
+    std::thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            show(&line);
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            let field = |name: &str| line.get(name).and_then(Value::as_str).map(str::to_owned);
+            if let (Some(listener), Some(Ok(address))) = (field("listener"), field("address").map(|text| text.parse()))
+            {
+                let _heard = said.send((listener, address));
+            }
+        }
+    });
+    let deadline = Instant::now() + START_TIMEOUT;
+    let (mut service, mut admin) = (None, None);
+    loop {
+        if let (Some(service), Some(admin)) = (service, admin) {
+            return (service, admin);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (listener, address): (String, SocketAddr) =
+            heard.recv_timeout(left).expect("the service says where it listens");
+        *(if listener == "admin" { &mut admin } else { &mut service }) = Some(address);
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this way the test runner keeps it, and shows it when the test fails")]
+fn show(line: &str) {
+    eprintln!("{line}");
+}
