@@ -1,0 +1,209 @@
+//! Something to back up, and the keys for it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::Arc,
+};
+
+use backup::{
+    create::{CreateError, Maker},
+    keys::{DecryptionKey, Recipient, SigningKey},
+    manifest::Link,
+    run::{Made, Verdict},
+    set::SetName,
+    staging::Root,
+    verify::Verifier,
+};
+use database::DatabaseConfig;
+use secrets::SecretFile;
+use testkit::Postgres;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// What must be found in the clear nowhere.
+pub(crate) const CANARY: &str = "canary-0b5e6c31-may-not-leave";
+
+/// A database with a canary row, a models folder with canary bytes, and keys.
+pub(crate) struct Ground {
+    pub(crate) postgres: Postgres,
+    pub(crate) database: DatabaseConfig,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl Ground {
+    pub(crate) async fn new() -> Self {
+        identity::install_crypto_providers().unwrap();
+        let postgres = Postgres::start().await;
+        let database = postgres.database("backup").await;
+        let sql = format!(
+            "GRANT pg_read_all_data TO {};
+             CREATE SCHEMA gateway;
+             CREATE TABLE gateway.users (id int PRIMARY KEY, name text NOT NULL);
+             INSERT INTO gateway.users SELECT n, '{CANARY}' FROM generate_series(1, 5000) AS n;
+             CREATE TABLE gateway.empty (id int);
+             CREATE TABLE \"gateway\".\"Odd \"\"name\" (id int);
+             INSERT INTO \"gateway\".\"Odd \"\"name\" VALUES (1);",
+            database.user
+        );
+        postgres.sql(&database.name, &sql).await;
+        let directory = tempfile::tempdir().unwrap();
+        // PostgreSQL's user must get to the scratch directory.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let this = Self { postgres, database, directory };
+        let model = this.models().join("forest/1");
+        fs::create_dir_all(&model).unwrap();
+        fs::write(model.join("model.onnx"), CANARY.repeat(1000)).unwrap();
+        fs::write(this.models().join("forest/model.toml"), "name = \"forest\"").unwrap();
+        fs::create_dir(this.path("scratch")).unwrap();
+        fs::set_permissions(this.path("scratch"), fs::Permissions::from_mode(0o711)).unwrap();
+        this.write_keys();
+        this
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn models(&self) -> PathBuf {
+        self.path("models")
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.path("backups")
+    }
+
+    pub(crate) fn signing_key(&self) -> SigningKey {
+        SigningKey::read(&SecretFile::new(self.path("signing-key.pem"))).unwrap()
+    }
+
+    pub(crate) fn decryption_key(&self) -> DecryptionKey {
+        DecryptionKey::read(&SecretFile::new(self.path("age-identity"))).unwrap()
+    }
+
+    pub(crate) fn maker(&self) -> Maker {
+        Maker {
+            root: Arc::new(Root::take(&self.root()).unwrap()),
+            models: self.models(),
+            databases: vec![self.database.clone()],
+            recipient: Recipient::read(&self.path("age-recipient")).unwrap(),
+            signing_key: Arc::new(self.signing_key()),
+            free_bytes_min: 1,
+        }
+    }
+
+    pub(crate) fn verifier(&self) -> Verifier {
+        Verifier {
+            root: self.root(),
+            verifying_key: self.signing_key().verifying_key(),
+            decryption_key: self.decryption_key(),
+            scratch: self.path("scratch"),
+        }
+    }
+
+    pub(crate) async fn verify(&self, name: &SetName) -> Verdict {
+        self.verifier().verify(name, None).await.unwrap()
+    }
+
+    /// A key that opens nothing here.
+    pub(crate) fn other_decryption_key(&self) -> DecryptionKey {
+        let identity = age::x25519::Identity::generate();
+        let text = age::secrecy::ExposeSecret::expose_secret(&identity.to_string()).to_owned();
+        write_secret(&self.path("other-identity"), &text);
+        DecryptionKey::read(&SecretFile::new(self.path("other-identity"))).unwrap()
+    }
+
+    /// Locks a table, so that a dump waits for it, until the value is dropped.
+    pub(crate) fn hold_lock(&self) -> Lock {
+        let cluster = self.postgres.cluster();
+        let mut psql = Command::new(cluster.binaries().program("psql"))
+            .args([
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-U",
+                "postgres",
+                "-d",
+                &self.database.name,
+                "-p",
+                &self.database.port.to_string(),
+                "-h",
+            ])
+            .arg(cluster.socket_directory())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = psql.stdin.take().unwrap();
+        stdin.write_all(b"BEGIN; LOCK TABLE gateway.users IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n").unwrap();
+        let mut said = String::new();
+        BufReader::new(psql.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said.trim(), "locked");
+        Lock { psql, _open: stdin }
+    }
+
+    /// What is in the root beside complete sets: nothing, if all is well.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let names = fs::read_dir(self.root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.') && name != ".lock").collect()
+    }
+
+    /// What is left in the scratch directory: nothing, if all is well.
+    pub(crate) fn scratch_is_empty(&self) -> bool {
+        fs::read_dir(self.path("scratch")).unwrap().next().is_none()
+    }
+
+    fn write_keys(&self) {
+        let secret = |name: &str, text: &str| write_secret(&self.path(name), text);
+        secret("signing-key.pem", &authz::generate_pkcs8_pem().unwrap());
+        let identity = age::x25519::Identity::generate();
+        secret("age-identity", age::secrecy::ExposeSecret::expose_secret(&identity.to_string()));
+        secret("age-recipient", &identity.to_public().to_string());
+    }
+}
+
+/// A table is locked while this lives.
+pub(crate) struct Lock {
+    psql: Child,
+    _open: ChildStdin,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _killed = self.psql.kill();
+        let _reaped = self.psql.wait();
+    }
+}
+
+fn write_secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Makes a set as if it were this time.
+pub(crate) async fn make(
+    maker: &Maker,
+    remembered: Option<(Link, OffsetDateTime)>,
+    now: OffsetDateTime,
+) -> Result<Made, CreateError> {
+    maker.make(Uuid::new_v4(), remembered, now).await
+}
+
+/// The reasons for INVALID; VALID fails the test.
+pub(crate) fn reasons(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Invalid(reasons) => reasons.join("\n"),
+        Verdict::Valid => panic!("VALID, and must not be"),
+    }
+}
+
+/// The files of a set, sorted.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
