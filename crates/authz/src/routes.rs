@@ -14,7 +14,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on, on_service},
 };
 use http::{Method, header};
-use problem::{Form, Kind, Problem};
+use problem::{Form, Problem};
 use tower::Service;
 
 use crate::{Action, Caller, Guard, contract, enforce::EnforceLayer};
@@ -205,9 +205,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 /// The same for an unknown path and an unknown method on a known one: what is not declared is not there.
 async fn not_found(request: Request) -> Response {
     let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
-    if form == Form::Grpc {
-        return tonic::Status::unimplemented("there is no such method").into_http();
-    }
     let detail = format!("nothing answers {} at this path", request.method());
-    Problem::new(Kind::NotFound, detail).response(form).map(Body::from)
+    Problem::unknown_route(detail).response(form).map(Body::from)
 }

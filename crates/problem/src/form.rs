@@ -86,13 +86,13 @@ fn json_response(kind: Kind, content_type: &'static str, body: &serde_json::Valu
 }
 
 fn grpc_response(problem: &Problem) -> Response<Bytes> {
-    let status = tonic::Status::new(problem.kind().grpc_code(), problem.message());
+    let status = tonic::Status::new(problem.grpc_code(), problem.message());
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if status.add_header(response.headers_mut()).is_err() {
         // Only a message that cannot be a header fails; the code alone always can.
-        response.headers_mut().insert("grpc-status", HeaderValue::from(problem.kind().grpc_code() as i32));
+        response.headers_mut().insert("grpc-status", HeaderValue::from(problem.grpc_code() as i32));
     }
     response
 }
@@ -152,6 +152,13 @@ mod tests {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "5");
         assert!(response.headers().contains_key("grpc-message"));
+    }
+
+    #[test]
+    fn an_unknown_route_is_404_or_unimplemented() {
+        let problem = Problem::unknown_route("nothing here");
+        assert_eq!(problem.response(Form::Inference).status(), StatusCode::NOT_FOUND);
+        assert_eq!(problem.response(Form::Grpc).headers()["grpc-status"], "12");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub struct Problem {
     offset: Option<u64>,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
+    is_unknown_route: bool,
 }
 
 // === impl Problem ===
@@ -24,7 +25,13 @@ pub struct Problem {
 impl Problem {
     /// A problem with the sentence that the caller will read.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), field: None, offset: None, retry_after: None, source: None }
+        let detail = detail.into();
+        Self { kind, detail, field: None, offset: None, retry_after: None, source: None, is_unknown_route: false }
+    }
+
+    /// Nothing answers there: 404 in HTTP, but UNIMPLEMENTED in gRPC, where NOT_FOUND speaks of what a method was asked for.
+    pub fn unknown_route(detail: impl Into<String>) -> Self {
+        Self { is_unknown_route: true, ..Self::new(Kind::NotFound, detail) }
     }
 
     /// A fault of ours. The cause is logged now under an id, and the id is all that the caller sees.
@@ -71,6 +78,11 @@ impl Problem {
     /// What kind of problem this is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The gRPC code: the kind's, but for an unknown route.
+    pub fn grpc_code(&self) -> tonic::Code {
+        if self.is_unknown_route { tonic::Code::Unimplemented } else { self.kind.grpc_code() }
     }
 
     /// The sentence for the caller, with field and offset where they are known.
@@ -134,7 +146,7 @@ impl Error for Problem {
 impl From<Problem> for tonic::Status {
     fn from(problem: Problem) -> Self {
         problem.log();
-        let mut status = Self::new(problem.kind.grpc_code(), problem.message());
+        let mut status = Self::new(problem.grpc_code(), problem.message());
         if let Some(seconds) = problem.retry_after_s() {
             status.metadata_mut().insert("retry-after", seconds.into());
         }

@@ -26,7 +26,7 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
     let form = Form::of(path, request.headers.get(header::CONTENT_TYPE));
     exchange.begin(form, &request.headers);
     let Some(route) = exchange.routes().find(path).copied() else {
-        return Err(Problem::new(Kind::NotFound, "there is nothing at this path"));
+        return Err(Problem::unknown_route("there is nothing at this path"));
     };
     exchange.set_route(route, route.is_repeatable(&request.method, path));
     check_length(session, &route)?;
@@ -69,7 +69,7 @@ fn own_method(session: &Session) -> Result<(), Problem> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
-    Err(Problem::new(Kind::NotFound, format!("nothing answers {method} at this path")))
+    Err(Problem::unknown_route(format!("nothing answers {method} at this path")))
 }
 
 /// The bearer token, if there is one. Anything else in its place is a failed attempt to authenticate, not nobody.
