@@ -64,10 +64,13 @@ pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>, source: Source) -> Result
         "data" => fields.read_data(reader, source).map_err(|fault| fault.key("data")),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
+    let missing = |field: &'static str| Fault::value("is missing").key(field);
     if let Some(offset) = fields.data_later.take() {
+        // The data was put off until both were known; what never came is the fault, not the data.
+        fields.datatype.as_ref().ok_or_else(|| missing("datatype"))?;
+        fields.shape.as_ref().ok_or_else(|| missing("shape"))?;
         fields.read_data(&mut reader.at(offset), source).map_err(|fault| fault.key("data"))?;
     }
-    let missing = |field: &'static str| Fault::value("is missing").key(field);
     let contents = match (fields.data, fields.binary_size) {
         (Some(contents), None) => contents,
         (None, Some(size)) => Contents::Binary(size),
