@@ -20,11 +20,14 @@ READER, CALLER = "viewer", "analyst"
 # === without a token ===
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_live_and_ready_need_no_token(request, protocol):
-    client = request.getfixturevalue(protocol)
-    assert client.is_server_live()
-    assert client.is_server_ready()
+def test_live_and_ready_need_no_token(http):
+    assert http.is_server_live()
+    assert http.is_server_ready()
+
+
+def test_live_and_ready_by_rpc(grpc, platform):
+    assert grpc.is_server_live(headers=platform.bearer(READER))
+    assert grpc.is_server_ready(headers=platform.bearer(READER))
 
 
 # === list and inspect ===
