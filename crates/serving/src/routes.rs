@@ -2,9 +2,9 @@
 
 use authz::{Action, Caller, Declared, Routes};
 use http::Method;
-use tonic_health::pb::health_server::HealthServer;
+use service::HEALTH_SERVICE;
 
-use crate::{app::App, grpc, health, rest};
+use crate::{app::App, grpc, rest};
 
 /// The routes: REST, gRPC, and health for the balancer.
 pub(crate) fn routes() -> Routes<App> {
@@ -25,8 +25,8 @@ pub(crate) fn routes() -> Routes<App> {
                 .route(Method::POST, &format!("{model}/infer"), Action::Infer, rest::infer)
         });
     let methods = [
-        ("ServerLive", Action::ReadInferenceHealth),
-        ("ServerReady", Action::ReadInferenceHealth),
+        ("ServerLive", Action::ReadStatus),
+        ("ServerReady", Action::ReadStatus),
         ("ServerMetadata", Action::ReadModels),
         ("ModelReady", Action::ReadModels),
         ("ModelMetadata", Action::ReadModels),
@@ -39,9 +39,9 @@ pub(crate) fn routes() -> Routes<App> {
     let health = [("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)];
     routes.grpc(Caller::User, grpc::SERVICE, &methods, grpc::server).grpc(
         Caller::Peer,
-        "grpc.health.v1.Health",
+        HEALTH_SERVICE,
         &health,
-        |app: &App| HealthServer::new(health::Service(app.clone())),
+        |app: &App| app.health.server(),
     )
 }
 

@@ -1,0 +1,192 @@
+//! Proves who may call what: every route and RPC of every service, out of the code, against one committed table and
+//! against a running platform, for every role, for nobody, and with every kind of bad token.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::Context as _;
+use authz::{AccessTokenClaims, Caller, Declared, Policy, Role, SigningKey, Subject, render_matrix};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use end_to_end::{
+    platform::{Platform, repository},
+    request::{Protocol, Template},
+};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const UNAUTHENTICATED: i32 = 16;
+const PERMISSION_DENIED: i32 = 7;
+
+fn tables() -> Vec<(&'static str, Vec<Declared>)> {
+    vec![
+        ("admin", service::declared_routes()),
+        ("balancer", balancer::declared_routes()),
+        ("gateway", gateway::declared_routes()),
+        ("serving", serving::declared_routes()),
+        ("sla", sla::declared_routes()),
+        ("backup", backup::declared_routes()),
+    ]
+}
+
+/// `UPDATE=1 cargo test -p end-to-end --test matrix` writes it.
+#[test]
+fn the_committed_matrix_is_what_the_code_declares() {
+    let path = repository().join("security/rbac-policies/matrix.txt");
+    let now = render_matrix(&tables(), &Policy::embedded().unwrap());
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &now).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == now,
+        "a route or a right changed: look at it, then UPDATE=1 cargo test -p end-to-end --test matrix"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_answers_every_role_as_the_policies_say() {
+    let platform = Platform::start(&[]).unwrap();
+    let policy = Policy::embedded().unwrap();
+    let bad_tokens = bad_tokens(&platform).unwrap();
+    let mut faults = Vec::new();
+    let mut calls = 0;
+    for (service, declared) in tables() {
+        for route in declared.iter().filter(|route| route.caller == Caller::User) {
+            let place = format!("{service} {} {}", route.method, route.path);
+            let mut check = |who: &str, expected: Expected, got: Seen| {
+                calls += 1;
+                if !expected.holds(got) {
+                    faults.push(format!("{place} as {who}: expected {expected:?}, got {got:?}"));
+                }
+            };
+            let anonymous = policy.allows(Subject::Anonymous, route.action);
+            let expected = if anonymous { Expected::Served } else { Expected::Unauthenticated };
+            check("nobody", expected, call(&platform, route, None).await.unwrap());
+            for (kind, token) in &bad_tokens {
+                let expected = if anonymous { Expected::AsNobody } else { Expected::Unauthenticated };
+                check(kind, expected, call(&platform, route, Some(token)).await.unwrap());
+            }
+            for role in Role::ALL {
+                // Tokens of the platform's accounts are minutes old at most: every login here is fresh.
+                let allowed = policy.allows(Subject::User { roles: role.into(), fresh_login: true }, route.action);
+                let expected = if allowed { Expected::Served } else { Expected::Denied };
+                let token = platform.token(role.as_str()).unwrap();
+                check(role.as_str(), expected, call(&platform, route, Some(&token)).await.unwrap());
+            }
+        }
+        for route in declared.iter().filter(|route| route.caller == Caller::Peer) {
+            let got = call(&platform, route, Some(&platform.token("admin").unwrap())).await.unwrap();
+            if got.is_served() && got.http != StatusCode::NOT_FOUND {
+                faults.push(format!("{service} {}: a call between services can be made from outside", route.path));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} of {calls} calls:\n{}", faults.len(), faults.join("\n"));
+    assert!(calls > 300, "the routes are found: {calls} calls");
+}
+
+/// What must come of a call.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    /// Anything that is no refusal: the call may still be wrong in itself.
+    Served,
+    /// Where nobody needs a token a bad one may be refused or left unread; it opens nothing that was closed.
+    AsNobody,
+    Unauthenticated,
+    Denied,
+}
+
+/// What came: HTTP status, and gRPC status if it was gRPC.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    http: StatusCode,
+    grpc: Option<i32>,
+}
+
+// === impl Expected ===
+
+impl Expected {
+    fn holds(self, seen: Seen) -> bool {
+        match self {
+            Self::Served => seen.is_served(),
+            Self::AsNobody => seen.is_served() || seen.refusal() == Some(Refusal::Unauthenticated),
+            Self::Unauthenticated => seen.refusal() == Some(Refusal::Unauthenticated),
+            Self::Denied => seen.refusal() == Some(Refusal::Denied),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Unauthenticated,
+    Denied,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn refusal(self) -> Option<Refusal> {
+        match (self.grpc, self.http) {
+            (Some(UNAUTHENTICATED), _) | (None, StatusCode::UNAUTHORIZED) => Some(Refusal::Unauthenticated),
+            (Some(PERMISSION_DENIED), _) | (None, StatusCode::FORBIDDEN) => Some(Refusal::Denied),
+            _ => None,
+        }
+    }
+
+    /// Reached a handler: not refused, not unknown, not an error of ours.
+    fn is_served(self) -> bool {
+        let is_grpc_fault = matches!(self.grpc, Some(12 | 13 | 14 | 2));
+        let is_unknown_route = self.grpc.is_none() && self.http == StatusCode::METHOD_NOT_ALLOWED;
+        self.refusal().is_none() && !self.http.is_server_error() && !is_grpc_fault && !is_unknown_route
+    }
+}
+
+async fn call(platform: &Platform, route: &Declared, token: Option<&str>) -> anyhow::Result<Seen> {
+    let is_grpc =
+        route.path.contains('.') && !route.path.starts_with("/.well-known") && !route.path.starts_with("/api/");
+    let template = if is_grpc {
+        Template::grpc(&route.path, token, &())?
+    } else {
+        // Nothing that is there: a call that is let through must not change the platform under the next one.
+        let path = route.path.replace("{id}", "00000000-0000-0000-0000-000000000000");
+        let path = path.replace("{service}", "ml-services");
+        let path: String = path
+            .split('/')
+            .map(|part| if part.starts_with('{') { "nothing-here" } else { part })
+            .collect::<Vec<_>>()
+            .join("/");
+        let body = if matches!(route.method, Method::POST | Method::PATCH) { "{}" } else { "" };
+        Template::json(route.method.clone(), &path, token, body)?
+    };
+    let answer = platform.front(Protocol::Http2)?.connect().await?.call(&template).await;
+    let answer = answer.with_context(|| format!("{} {}", route.method, route.path))?;
+    Ok(Seen { http: answer.status, grpc: if is_grpc { answer.grpc_status() } else { None } })
+}
+
+/// Tokens that must be good for nothing, made from the admin's good one.
+fn bad_tokens(platform: &Platform) -> anyhow::Result<BTreeMap<&'static str, String>> {
+    let good = platform.token("admin")?;
+    let mut parts = good.split('.');
+    let mut part = || -> anyhow::Result<Value> {
+        let bytes = URL_SAFE_NO_PAD.decode(parts.next().context("three parts")?)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    };
+    let (header, payload) = (part()?, part()?);
+    let mut claims: AccessTokenClaims = serde_json::from_value(payload.clone())?;
+    let ours = SigningKey::from_pkcs8_pem(&platform.secret("gateway", "access-signing-key.pem")?)?;
+    let foreign = SigningKey::from_pkcs8_pem(&authz::generate_pkcs8_pem()?)?.sign(&claims)?;
+    claims.iat -= 3600;
+    claims.nbf -= 3600;
+    claims.exp -= 3600;
+    let expired = ours.sign(&claims)?;
+    let none = json!({ "alg": "none", "typ": header.get("typ"), "kid": header.get("kid") });
+    let unsigned = [none, payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".") + ".";
+    let (start, signature) = good.rsplit_once('.').context("three parts")?;
+    let turned: String = signature.chars().rev().collect();
+    Ok(BTreeMap::from([
+        ("no token at all but a word", "wrong".to_owned()),
+        ("expired", expired),
+        ("foreign-signed", foreign),
+        ("alg none", unsigned),
+        ("another signature", format!("{start}.{turned}")),
+    ]))
+}
