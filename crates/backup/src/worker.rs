@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     create::Maker,
     metrics,
-    run::{Kind, Outcome, Run, State},
+    run::{Kind, Outcome, Run, State, Verdict},
     set::SetName,
     store::{Store, StoreError},
     verify::Verifier,
@@ -191,12 +191,12 @@ fn log(id: Uuid, kind: Kind, outcome: &Outcome) {
         Outcome::Made(made) => {
             tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set made");
         }
-        Outcome::Verified(verdict) => match verdict {
-            crate::run::Verdict::Valid => tracing::info!(run = %id, kind, "backup set is VALID"),
-            crate::run::Verdict::Invalid(reasons) => {
-                tracing::error!(run = %id, kind, ?reasons, "backup set is INVALID: make a new one now and find out why");
-            }
-        },
-        Outcome::Failed(error) => tracing::error!(run = %id, kind, error, "run failed"),
+        Outcome::Verified(Verdict::Valid) => tracing::info!(run = %id, kind, "backup set is VALID"),
+        Outcome::Verified(Verdict::Invalid(reasons)) => log_trouble(id, kind, "INVALID", &reasons.join("; ")),
+        Outcome::Failed(error) => log_trouble(id, kind, "failed", error),
     }
+}
+
+fn log_trouble(id: Uuid, kind: &str, outcome: &str, reason: &str) {
+    tracing::error!(run = %id, kind, outcome, reason, "there is no proven backup set of this run: mend the reason, make a new one");
 }

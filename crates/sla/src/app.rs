@@ -166,7 +166,7 @@ impl App {
     }
 
     fn note(&self, report: &Report, recorded: &Recorded) {
-        metrics::count_recorded(&recorded);
+        metrics::count_recorded(recorded);
         for (service, minute) in &recorded.contradictions {
             tracing::warn!(
                 ledger = service, %minute, source = report.source, boot_id = %report.boot_id,
