@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use service::Readiness;
-use tokio_util::sync::CancellationToken;
+use service::{Lifecycle, ProcessHealth, Readiness};
 
 use crate::repository::Repository;
 
@@ -15,10 +14,8 @@ pub(crate) struct App(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) repository: Repository,
     pub(crate) limits: RequestLimits,
-    /// Of the process: open latches, and not about to stop.
     readiness: Readiness,
-    /// Ends streams that would otherwise never end.
-    pub(crate) soft_stop: CancellationToken,
+    pub(crate) health: ProcessHealth,
 }
 
 /// What one request may take.
@@ -32,18 +29,14 @@ pub(crate) struct RequestLimits {
 // === impl App ===
 
 impl App {
-    pub(crate) fn new(
-        repository: Repository,
-        limits: RequestLimits,
-        readiness: Readiness,
-        soft_stop: CancellationToken,
-    ) -> Self {
-        Self(Arc::new(Shared { repository, limits, readiness, soft_stop }))
+    pub(crate) fn new(repository: Repository, limits: RequestLimits, lifecycle: &Lifecycle) -> Self {
+        let (readiness, health) = (lifecycle.readiness(), ProcessHealth::new(lifecycle));
+        Self(Arc::new(Shared { repository, limits, readiness, health }))
     }
 
-    /// Whether this replica should get calls.
+    /// Whether this replica should get calls: every latch is open, that of the models too, and it is not about to stop.
     pub(crate) fn is_ready(&self) -> bool {
-        self.0.readiness.is_ready() && self.0.repository.snapshot().is_ready()
+        self.0.readiness.is_ready()
     }
 }
 

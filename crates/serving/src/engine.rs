@@ -9,6 +9,7 @@
 mod pool;
 mod queue;
 mod session;
+pub(crate) mod telemetry;
 
 use std::{
     fs::File,
@@ -77,6 +78,9 @@ pub(crate) enum EngineError {
         /// As configured.
         path: PathBuf,
     },
+    /// The library would report to its maker.
+    #[error("{}={} must be in the environment before ONNX Runtime is loaded", telemetry::SWITCH.0, telemetry::SWITCH.1)]
+    Telemetry,
     /// ONNX Runtime itself failed.
     #[error("onnx runtime: {0}")]
     Runtime(String),
@@ -97,6 +101,9 @@ impl Engine {
             } else {
                 Err(EngineError::Other { path: config.library.clone() })
             };
+        }
+        if !telemetry::is_off() {
+            return Err(EngineError::Telemetry);
         }
         let file = check(config)?;
         let engine = Self { environment: load(&config.library, &file)? };

@@ -4,6 +4,7 @@ mod infer;
 
 use std::{collections::HashMap, time::Instant};
 
+use http::HeaderValue;
 use problem::{Kind, Problem};
 use proto::inference::{
     InferStatistics, ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
@@ -16,7 +17,8 @@ use proto::inference::{
     model_metadata_response::TensorMetadata,
     repository_index_response::ModelIndex,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, body::Body};
+use tower::util::MapResponse;
 
 use crate::{
     EXTENSIONS, PLATFORM,
@@ -31,16 +33,31 @@ use crate::{
 /// The service's name in the contract.
 pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
 
+type Server = MapResponse<GrpcInferenceServiceServer<Service>, fn(http::Response<Body>) -> http::Response<Body>>;
+
 /// The methods, over the state of the process.
 #[derive(Clone)]
 pub(crate) struct Service(App);
 
 /// The tonic service with the limits of this process.
-pub(crate) fn server(app: &App) -> GrpcInferenceServiceServer<Service> {
+pub(crate) fn server(app: &App) -> Server {
     // Whoever computed an answer may send it, however long; what comes in is bounded.
-    GrpcInferenceServiceServer::new(Service(app.clone()))
+    let server = GrpcInferenceServiceServer::new(Service(app.clone()))
         .max_decoding_message_size(app.limits.body_bytes_max)
-        .max_encoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    MapResponse::new(server, too_long_is_exhausted)
+}
+
+/// tonic calls a message over the limit OUT_OF_RANGE; the protocol, like our other routes, has RESOURCE_EXHAUSTED for it.
+fn too_long_is_exhausted(mut response: http::Response<Body>) -> http::Response<Body> {
+    const OUT_OF_RANGE: &str = "11";
+    const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
+    if let Some(status) = response.headers_mut().get_mut("grpc-status")
+        && status == OUT_OF_RANGE
+    {
+        *status = RESOURCE_EXHAUSTED;
+    }
+    response
 }
 
 #[tonic::async_trait]

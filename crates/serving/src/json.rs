@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), Fault> {
         self.open(Next::Object)?;
         if self.eat(b'}') {
-            return Ok(self.close());
+            return self.close();
         }
         loop {
             if self.peek_byte() != Some(b'"') {
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             if self.eat(b'}') {
-                return Ok(self.close());
+                return self.close();
             }
             return Err(self.unexpected("',' or '}'"));
         }
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn array(&mut self, mut visit: impl FnMut(&mut Self, usize) -> Result<(), Fault>) -> Result<(), Fault> {
         self.open(Next::Array)?;
         if self.eat(b']') {
-            return Ok(self.close());
+            return self.close();
         }
         for index in 0.. {
             visit(self, index)?;
@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
             }
             return Err(self.unexpected("',' or ']'"));
         }
-        Ok(self.close())
+        self.close()
     }
 
     /// Reads a string.
@@ -204,8 +204,9 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn close(&mut self) {
+    fn close(&mut self) -> Result<(), Fault> {
         self.depth -= 1;
+        Ok(())
     }
 
     /// The bytes of a string with its quotes, and whether it has escapes.

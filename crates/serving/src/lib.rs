@@ -6,12 +6,10 @@ mod deadline;
 mod digest;
 mod engine;
 mod grpc;
-mod health;
 mod inference;
 mod json;
 mod metrics;
 mod model;
-mod passport_keys;
 mod repository;
 mod rest;
 mod routes;
@@ -23,10 +21,11 @@ use std::sync::Arc;
 
 use authz::{Clock, Guard, PassportKeys, Policy};
 use problem::Chain;
-use service::{BoxError, Latch, Lifecycle};
+use service::{BoxError, Lifecycle, Readiness};
 use transport::{Limits, Server};
 
 pub use config::{Config, DEFAULTS};
+pub use engine::telemetry::{is_off as telemetry_is_off, restart_with_it_off as restart_with_telemetry_off};
 pub use repository::{PROBE_SUBCOMMAND, run_probe};
 pub use routes::declared_routes;
 
@@ -46,17 +45,14 @@ pub(crate) const EXTENSIONS: &[&str] = &["model_repository", "statistics", "bina
 /// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::describe();
-    let (models_latch, keys_latch) = (lifecycle.latch("models"), lifecycle.latch("passport-keys"));
     let identity = lifecycle.identity();
 
-    let app =
-        App::new(repository(&config).await?, config.inference.limits(), lifecycle.readiness(), lifecycle.soft_stop());
-    lifecycle.spawn("models", load_models(app.clone(), models_latch));
+    let app = App::new(repository(&config, lifecycle.readiness()).await?, config.inference.limits(), &lifecycle);
+    lifecycle.spawn("models", load_models(app.clone()));
 
     let keys = Arc::new(PassportKeys::default());
     let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
-    lifecycle
-        .spawn("passport-keys", passport_keys::keep(gateways, Arc::clone(&keys), keys_latch, lifecycle.soft_stop()));
+    service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
 
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
     let templates = declared_routes();
@@ -71,7 +67,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 }
 
 /// The repository with its engine: nothing is loaded yet, but the library is the pinned one.
-async fn repository(config: &Config) -> Result<Repository, BoxError> {
+async fn repository(config: &Config, readiness: Readiness) -> Result<Repository, BoxError> {
     let library = config.onnxruntime.clone();
     let engine = tokio::task::spawn_blocking(move || Engine::open(&library)).await??;
     // A child runs in another directory, so whatever it is told must not depend on ours.
@@ -86,19 +82,12 @@ async fn repository(config: &Config) -> Result<Repository, BoxError> {
         queue_max: config.inference.queue_max,
         file_bytes_max: config.models.file_bytes_max,
     };
-    Ok(Repository::new(folder, loader))
+    Ok(Repository::new(folder, loader, readiness))
 }
 
-/// The first load. It opens the latch also when a model is refused; whether the replica is ready is then the repository's
-/// to say, because a later load can mend it.
-async fn load_models(app: App, latch: Latch) {
-    match app.repository.load_all().await {
-        Ok(()) => latch.open(),
-        Err(problem) => {
-            tracing::error!(error = %Chain(&problem), "no model can be loaded");
-            // Never ready, so that nobody is sent here, and the log stays where it can be read.
-            app.soft_stop.cancelled().await;
-            latch.open();
-        }
+/// The first load. What is refused can be mended and loaded later, so nothing here ends the process.
+async fn load_models(app: App) {
+    if let Err(problem) = app.repository.load_all().await {
+        tracing::error!(error = %Chain(&problem), "no model can be loaded; the replica stays out of service");
     }
 }

@@ -20,6 +20,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use problem::{Kind, Problem};
+use service::{Latch, Readiness};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub(crate) use loader::Loader;
@@ -75,13 +76,22 @@ pub(crate) struct Repository {
     loader: Loader,
     snapshot: ArcSwap<Snapshot>,
     turn: Mutex<()>,
+    gate: Gate,
+}
+
+/// Keeps the process not ready while a model that should serve does not.
+struct Gate {
+    readiness: Readiness,
+    latch: parking_lot::Mutex<Option<Latch>>,
 }
 
 // === impl Repository ===
 
 impl Repository {
-    pub(crate) fn new(folder: PathBuf, loader: Loader) -> Self {
-        Self { folder, loader, snapshot: ArcSwap::default(), turn: Mutex::new(()) }
+    /// Nothing is loaded yet, so the process is not ready from here on.
+    pub(crate) fn new(folder: PathBuf, loader: Loader, readiness: Readiness) -> Self {
+        let gate = Gate { latch: parking_lot::Mutex::new(Some(readiness.latch("models"))), readiness };
+        Self { folder, loader, snapshot: ArcSwap::default(), turn: Mutex::new(()), gate }
     }
 
     /// What serves now. Cheap enough for every request.
@@ -184,6 +194,7 @@ impl Repository {
         let mut snapshot = Snapshot::clone(&self.snapshot.load());
         change(&mut snapshot);
         snapshot.measure();
+        self.gate.set(snapshot.is_ready());
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -204,6 +215,19 @@ impl Repository {
         }
         names.sort();
         Ok(names)
+    }
+}
+
+// === impl Gate ===
+
+impl Gate {
+    fn set(&self, open: bool) {
+        let mut latch = self.latch.lock();
+        match (&*latch, open) {
+            (Some(_), true) => drop(latch.take()),
+            (None, false) => *latch = Some(self.readiness.latch("models")),
+            _ => {}
+        }
     }
 }
 

@@ -49,7 +49,6 @@ pub(crate) enum Datatype {
 
 /// The elements of a tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each variant is its datatype")]
 pub(crate) enum Data {
     Bool(Vec<bool>),
     Uint8(Vec<u8>),

@@ -22,7 +22,11 @@ use tokio::{
 pub use child::run as run_child;
 
 use super::{LoadFault, Reason};
-use crate::{digest::Digest, engine::EngineConfig, signature::Signature};
+use crate::{
+    digest::Digest,
+    engine::{EngineConfig, telemetry},
+    signature::Signature,
+};
 
 /// The subcommand under which the program is the child.
 pub const SUBCOMMAND: &str = "probe-model";
@@ -94,6 +98,7 @@ impl Prober {
         let mut child = Command::new(&self.program)
             .args([SUBCOMMAND, &argument])
             .env_clear()
+            .env(telemetry::SWITCH.0, telemetry::SWITCH.1)
             // See main.rs: else the library writes files, which the child must not, and calls home.
             .env("ORT_DISABLE_TELEMETRY", "1")
             .current_dir("/")

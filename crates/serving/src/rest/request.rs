@@ -97,7 +97,7 @@ impl InferRequest {
         let open = input.shape.iter().filter(|dimension| **dimension == -1).count();
         let fixed: usize = input.shape.iter().filter_map(|dimension| usize::try_from(*dimension).ok()).product();
         let elements = body.len() / size;
-        let length = if fixed == 0 { 0 } else { elements / fixed };
+        let length = elements.checked_div(fixed).unwrap_or(0);
         if open > 1 || (open == 0 && length != 1) {
             return Err(refuse(
                 "0 asks for a raw binary request, but the input's shape does not follow from the body's length",

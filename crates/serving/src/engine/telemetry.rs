@@ -1,0 +1,38 @@
+//! Keeps ONNX Runtime from reporting to its maker.
+//!
+//! The official library begins to record as soon as an environment is made: it writes a device id and a database below
+//! `~/.cache/Microsoft` and uploads what it collects. Its interface can stop that only afterwards; an environment variable
+//! stops it before. A process cannot safely set its own variables, so it starts itself anew with this one.
+
+use std::{
+    io::Write,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
+
+/// The variable that the library reads, and the value that it obeys.
+pub(crate) const SWITCH: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
+
+/// Whether the library will keep to itself in this process.
+pub fn is_off() -> bool {
+    std::env::var_os(SWITCH.0).is_some_and(|value| value == SWITCH.1)
+}
+
+/// Becomes this program again, with the same arguments. Returns only when that fails.
+pub fn restart_with_it_off() -> ExitCode {
+    let failed = match std::env::current_exe() {
+        Ok(program) => {
+            let mut arguments = std::env::args_os();
+            let mut command = Command::new(&program);
+            if let Some(name) = arguments.next() {
+                command.arg0(name);
+            }
+            command.args(arguments).env(SWITCH.0, SWITCH.1).exec()
+        }
+        Err(error) => error,
+    };
+    let line = format!("rampart-serving: cannot start itself with {}={}: {failed}\n", SWITCH.0, SWITCH.1);
+    // Nobody is left to tell when standard error is closed.
+    let _closed = std::io::stderr().write_all(line.as_bytes());
+    ExitCode::FAILURE
+}

@@ -1,0 +1,20 @@
+//! The real service over mTLS: a process of its own, a real engine, real models.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
+mod access;
+mod bad_input;
+mod datatypes;
+mod grpc;
+mod life;
+mod load;
+mod overload;
+mod refused_models;
+mod rest;
+mod support;

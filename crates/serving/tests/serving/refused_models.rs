@@ -1,0 +1,167 @@
+//! What must not serve does not, whatever is wrong with it; what served before goes on, and the index says why.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Client, Serving,
+    models::{ModelFolder, golden, sha256, steps, steps_golden, tensor, write_steps},
+    onnx::{model, model_with_external_data},
+};
+
+const INPUTS: [(&str, &str, &[i64]); 1] = [("x", "FP32", &[-1])];
+const OUTPUTS: [(&str, &str, &[i64]); 1] = [("y", "FP32", &[-1])];
+
+async fn replica() -> (Serving, Client) {
+    let serving = Serving::start(|models| write_steps(models, 1)).await;
+    let client = serving.client("balancer").await;
+    (serving, client)
+}
+
+/// Offers a second version and makes it the champion; returns what `load` says.
+async fn offer(serving: &Serving, client: &Client, bytes: &[u8], golden: Value) -> (u16, String) {
+    let folder = ModelFolder { name: "steps", inputs: &INPUTS, outputs: &OUTPUTS, champion: "2" };
+    folder.write(&serving.models, &[("1", &steps(1), steps_golden(1)), ("2", bytes, golden)]);
+    load(client).await
+}
+
+async fn load(client: &Client) -> (u16, String) {
+    let answer = client.post("/v2/repository/models/steps/load", "").await;
+    (answer.status, if answer.status == 200 { String::new() } else { answer.error() })
+}
+
+async fn index_row(client: &Client, version: &str) -> Value {
+    let index = client.post("/v2/repository/index", "").await.json();
+    index.as_array().unwrap().iter().find(|row| row["version"] == version).cloned().unwrap_or_default()
+}
+
+/// Version 1 still answers, by number and as the default.
+async fn assert_version_1_serves(client: &Client) {
+    let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([3]))] });
+    for path in
+        ["/v2/models/steps/infer", "/v2/models/steps/versions/champion/infer", "/v2/models/steps/versions/1/infer"]
+    {
+        let answer = client.post_json(path, &body).await;
+        assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (200, &json!([3.0])), "{path}");
+        assert_eq!(answer.json()["model_version"], "1");
+    }
+}
+
+/// Truncated, pickle, wrong signature, wrong answers, external data, maps, nonsense: each is refused with a
+/// reason, and the champion stays where it was.
+#[tokio::test]
+async fn bad_files_leave_the_old_version_serving() {
+    let (serving, client) = replica().await;
+    let good = steps(2);
+    let two_inputs = model(&[("Add", &["x", "z"], &["y"])], &[("x", "FP32", &[-1]), ("z", "FP32", &[-1])], &OUTPUTS);
+    let doubles = model(&[("Add", &["x", "x"], &["y"])], &[("x", "FP64", &[-1])], &[("y", "FP64", &[-1])]);
+    let unknown = model(&[("NoSuchOperator", &["x"], &["y"])], &INPUTS, &OUTPUTS);
+    let nobody = model_with_external_data("weights.bin");
+    let escape = model_with_external_data("../../../../../../etc/passwd");
+    let cases: [(&str, &[u8], Value, &str); 11] = [
+        ("truncated", &good[..good.len() - 3], steps_golden(2), "cut off"),
+        ("pickle", b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\x05posix", steps_golden(2), "pickle"),
+        ("zip", b"PK\x03\x04\x14\0\0\0\x08\0", steps_golden(2), "zip archive"),
+        ("empty", b"", steps_golden(2), "empty"),
+        ("nonsense", &[0x08; 100], steps_golden(2), "not an ONNX model"),
+        ("two inputs", &two_inputs, steps_golden(2), "does not declare the input"),
+        ("doubles", &doubles, steps_golden(2), "FP64"),
+        ("operator", &unknown, steps_golden(2), "NoSuchOperator"),
+        ("external data", &nobody, steps_golden(2), "version 2"),
+        ("external data elsewhere", &escape, steps_golden(2), "version 2"),
+        ("wrong answers", &good, steps_golden(3), "golden output \"y\""),
+    ];
+    for (what, bytes, golden, words) in cases {
+        let (status, error) = offer(&serving, &client, bytes, golden).await;
+        assert_eq!(status, 409, "{what}: {error}");
+        assert!(error.contains(words), "{what}: {error}");
+        let row = index_row(&client, "2").await;
+        assert_eq!(row["state"], "UNAVAILABLE", "{what}");
+        assert!(error.contains(row["reason"].as_str().unwrap()), "{what}: {row} {error}");
+        assert_version_1_serves(&client).await;
+        assert_eq!(client.get("/v2/models/steps/versions/2/ready").await.status, 503, "{what}");
+    }
+    assert_eq!(offer(&serving, &client, &good, steps_golden(2)).await, (200, String::new()));
+    let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([3]))] });
+    assert_eq!(client.infer("steps", &body).await.json()["outputs"][0]["data"], json!([6.0]));
+    assert!(serving.metrics().await.contains("ml_model_load_failures_total{model=\"steps\",reason=\"golden\"} 1"));
+}
+
+/// The file of a version that serves is changed in place: the digest is noticed at the next load, the version serves on.
+#[tokio::test]
+async fn a_file_that_changed_is_noticed_and_not_taken() {
+    let (serving, client) = replica().await;
+    let file = serving.models.join("steps/1/model.onnx");
+    let mut mutated = steps(1);
+    *mutated.last_mut().unwrap() ^= 1;
+    for other in [mutated, steps(2)] {
+        fs::write(&file, &other).unwrap();
+        let (status, error) = load(&client).await;
+        assert_eq!(status, 409);
+        assert!(error.contains("SHA-256") && error.contains(&sha256(&other)), "{error}");
+    }
+    let row = index_row(&client, "1").await;
+    assert_eq!(row["state"], "UNAVAILABLE");
+    assert!(row["reason"].as_str().unwrap().starts_with("an earlier load serves on: "), "{row}");
+    assert_version_1_serves(&client).await;
+    fs::write(&file, steps(1)).unwrap();
+    assert_eq!(load(&client).await.0, 200);
+    assert_eq!(index_row(&client, "1").await["state"], "READY");
+}
+
+/// A broken, missing or foreign `model.toml`, and a version without golden examples.
+#[tokio::test]
+async fn bad_declarations_leave_the_old_version_serving() {
+    let (serving, client) = replica().await;
+    let toml = serving.models.join("steps/model.toml");
+    let sound = fs::read_to_string(&toml).unwrap();
+    for (text, words) in [
+        ("name = ".to_owned(), "model.toml"),
+        (sound.replace("name = \"steps\"", "name = \"other\""), "not the name of its folder"),
+        (sound.replace("champion = \"1\"", "champion = \"9\""), "aliases.champion"),
+        (sound.replace("[-1]", "[-5]"), "shape"),
+        (format!("colour = \"red\"\n{sound}"), "colour"),
+    ] {
+        fs::write(&toml, text).unwrap();
+        let (status, error) = load(&client).await;
+        assert!(status == 409 && error.contains(words), "{words}: {status} {error}");
+        assert_eq!(index_row(&client, "1").await["state"], "UNAVAILABLE");
+        assert_version_1_serves(&client).await;
+    }
+    fs::write(&toml, sound).unwrap();
+    assert_eq!(offer(&serving, &client, &steps(2), steps_golden(2)).await.0, 200);
+    fs::remove_file(serving.models.join("steps/2/golden.json")).unwrap();
+    assert_eq!(load(&client).await.0, 200, "a version that serves is proved by its digest");
+}
+
+/// A model that asks for more memory than there is dies in the child and nowhere else; so does one without golden.json.
+#[tokio::test]
+async fn hostile_models_die_in_the_child() {
+    let (serving, client) = replica().await;
+    let inputs = [("x", "INT64", &[2_i64][..])];
+    let outputs = [("y", "FP32", &[-1_i64, -1][..])];
+    let bomb = model(&[("ConstantOfShape", &["x"], &["y"])], &inputs, &outputs);
+    let huge =
+        golden(&[tensor("x", "INT64", &[2], json!([200_000, 200_000]))], &[tensor("y", "FP32", &[1, 1], json!([0]))]);
+    ModelFolder { name: "bomb", inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(&serving.models, &[("1", &bomb, huge)]);
+    let answer = client.post("/v2/repository/models/bomb/load", "").await;
+    assert_eq!(answer.status, 409, "{:?}", answer.body);
+    write_without_golden(&serving.models);
+    let answer = client.post("/v2/repository/models/plain/load", "").await;
+    assert!(answer.status == 409 && answer.error().contains("golden.json: is missing"), "{:?}", answer.body);
+    assert_version_1_serves(&client).await;
+    // A model of the folder that cannot serve makes the replica not ready, until it is mended or unloaded.
+    assert_eq!(client.get("/v2/health/ready").await.status, 503);
+    for name in ["bomb", "plain"] {
+        assert_eq!(client.post(&format!("/v2/repository/models/{name}/unload"), "").await.status, 200);
+    }
+    assert_eq!(client.get("/v2/health/ready").await.status, 200);
+}
+
+fn write_without_golden(models: &Path) {
+    ModelFolder { name: "plain", inputs: &INPUTS, outputs: &OUTPUTS, champion: "1" }
+        .write(models, &[("1", &steps(1), steps_golden(1))]);
+    fs::remove_file(models.join("plain/1/golden.json")).unwrap();
+}

@@ -1,0 +1,181 @@
+//! Writes small ONNX models: as much of `onnx.proto` as the tests need, so that no binary file has to be trusted.
+
+use prost::Message;
+
+/// `onnx.TensorProto.DataType` by the protocol's names.
+pub(crate) fn element(datatype: &str) -> i32 {
+    match datatype {
+        "FP32" => 1,
+        "UINT8" => 2,
+        "INT8" => 3,
+        "UINT16" => 4,
+        "INT16" => 5,
+        "INT32" => 6,
+        "INT64" => 7,
+        "BYTES" => 8,
+        "BOOL" => 9,
+        "FP16" => 10,
+        "FP64" => 11,
+        "UINT32" => 12,
+        "UINT64" => 13,
+        "BF16" => 16,
+        other => panic!("no such datatype: {other}"),
+    }
+}
+
+/// One node: operator, inputs, outputs.
+pub(crate) type NodeSpec<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+
+/// An input or output: name, datatype, shape with -1 for any length.
+pub(crate) type ValueSpec<'a> = (&'a str, &'a str, &'a [i64]);
+
+/// A model of these nodes.
+pub(crate) fn model(nodes: &[NodeSpec<'_>], inputs: &[ValueSpec<'_>], outputs: &[ValueSpec<'_>]) -> Vec<u8> {
+    model_with(nodes, inputs, outputs, Vec::new())
+}
+
+/// A model whose one constant lies in another file.
+pub(crate) fn model_with_external_data(location: &str) -> Vec<u8> {
+    let entry = |key: &str, value: &str| StringEntry { key: key.to_owned(), value: value.to_owned() };
+    let constant = TensorProto {
+        dims: vec![1],
+        data_type: element("FP32"),
+        name: "c".to_owned(),
+        external_data: vec![entry("location", location), entry("offset", "0"), entry("length", "4")],
+        data_location: 1,
+    };
+    model_with(&[("Add", &["x", "c"], &["y"])], &[("x", "FP32", &[-1])], &[("y", "FP32", &[-1])], vec![constant])
+}
+
+fn model_with(
+    nodes: &[NodeSpec<'_>],
+    inputs: &[ValueSpec<'_>],
+    outputs: &[ValueSpec<'_>],
+    constants: Vec<TensorProto>,
+) -> Vec<u8> {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let node = |(operator, inputs, outputs): &NodeSpec<'_>| NodeProto {
+        input: names(inputs),
+        output: names(outputs),
+        op_type: (*operator).to_owned(),
+    };
+    let graph = GraphProto {
+        node: nodes.iter().map(node).collect(),
+        name: "test".to_owned(),
+        initializer: constants,
+        input: inputs.iter().map(value).collect(),
+        output: outputs.iter().map(value).collect(),
+    };
+    let opset = OperatorSetId { domain: String::new(), version: 17 };
+    ModelProto { ir_version: 8, graph: Some(graph), opset_import: vec![opset] }.encode_to_vec()
+}
+
+fn value((name, datatype, shape): &ValueSpec<'_>) -> ValueInfoProto {
+    let dimension = |(index, length): (usize, &i64)| match length {
+        -1 => Dimension { dim_value: None, dim_param: Some(format!("{name}_{index}")) },
+        length => Dimension { dim_value: Some(*length), dim_param: None },
+    };
+    let dim = shape.iter().enumerate().map(dimension).collect();
+    let tensor_type = TensorTypeProto { elem_type: element(datatype), shape: Some(ShapeProto { dim }) };
+    ValueInfoProto { name: (*name).to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(int64, tag = "1")]
+    ir_version: i64,
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphProto>,
+    #[prost(message, repeated, tag = "8")]
+    opset_import: Vec<OperatorSetId>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OperatorSetId {
+    #[prost(string, tag = "1")]
+    domain: String,
+    #[prost(int64, tag = "2")]
+    version: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GraphProto {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<NodeProto>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "11")]
+    input: Vec<ValueInfoProto>,
+    #[prost(message, repeated, tag = "12")]
+    output: Vec<ValueInfoProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NodeProto {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(string, tag = "4")]
+    op_type: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorProto {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(message, repeated, tag = "13")]
+    external_data: Vec<StringEntry>,
+    #[prost(int32, tag = "14")]
+    data_location: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StringEntry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ValueInfoProto {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    r#type: Option<TypeProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TypeProto {
+    #[prost(message, optional, tag = "1")]
+    tensor_type: Option<TensorTypeProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorTypeProto {
+    #[prost(int32, tag = "1")]
+    elem_type: i32,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<ShapeProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ShapeProto {
+    #[prost(message, repeated, tag = "1")]
+    dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, optional, tag = "1")]
+    dim_value: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    dim_param: Option<String>,
+}
