@@ -98,16 +98,12 @@ impl Access {
             calls: Semaphore::new(config.calls_max),
             call_timeout: Duration::from_millis(config.call_timeout_ms),
             tracker,
-            metrics: AccessMetrics::new(),
+            metrics: AccessMetrics::register(),
         })
     }
 
     /// The passport for this token and audience.
-    pub async fn passport(
-        self: &Arc<Self>,
-        token: &str,
-        audience: &'static str,
-    ) -> Result<HeaderValue, AccessError> {
+    pub async fn passport(self: &Arc<Self>, token: &str, audience: &'static str) -> Result<HeaderValue, AccessError> {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Err(AccessError::Denied);
         }

@@ -145,7 +145,7 @@ impl Front {
             config,
             routes,
             proxy,
-            metrics: FrontMetrics::new(),
+            metrics: FrontMetrics::register(),
             tracker: TaskTracker::new(),
             drain: stops.drain,
             cut: stops.cut,
@@ -178,6 +178,7 @@ impl Front {
 }
 
 async fn accept_until_stopped(listener: &TcpListener, door: &Arc<Door>) {
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -185,9 +186,14 @@ async fn accept_until_stopped(listener: &TcpListener, door: &Arc<Door>) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, source)) => door.receive(tcp, source),
+            Ok((tcp, source)) => {
+                is_failing = false;
+                door.receive(tcp, source);
+            }
             Err(error) => {
-                tracing::warn!(%error, "a client's connection could not be accepted");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "clients' connections cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -30,6 +30,7 @@ use status::StatusPage;
 /// Wires the balancer together and opens its front door.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::describe();
+    raise_file_limit(config.front.limits.connections_max);
     let identity = lifecycle.identity();
     let stop = lifecycle.soft_stop();
 
@@ -58,10 +59,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let ledger = Ledger::new();
     let tracker = channel_to(sla_pool, &identity);
     let source = identity.name().instance;
-    lifecycle.spawn(
-        "sla reports",
-        sla::report_for_ever(Arc::clone(&ledger), tracker, source, config.sla, stop.clone()),
-    );
+    lifecycle
+        .spawn("sla reports", sla::report_for_ever(Arc::clone(&ledger), tracker, source, config.sla, stop.clone()));
 
     // The front door, last: from here on everything is there.
     let routes = Arc::new(Routes::new(&config.routes));
@@ -83,7 +82,29 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     Ok(())
 }
 
+/// What a call failed with, on one line: tonic's own text has its source in it as debug output.
+fn describe(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => problem::Chain(source).to_string(),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
+}
+
 fn channel_to(pool: &Pool, identity: &Arc<identity::Identity>) -> transport::Channel {
     let addresses: Vec<String> = pool.replicas.iter().map(|replica| replica.address.clone()).collect();
     transport::channel(identity, pool.name.as_str(), &addresses)
+}
+
+/// Every connection is a file, and shells start processes with a limit far below the machine's.
+fn raise_file_limit(connections_max: usize) {
+    /// Connections to replicas (two files each), listeners, the runtime.
+    const BESIDE_CLIENTS: u64 = 4096;
+    let wanted = u64::try_from(connections_max).unwrap_or(u64::MAX).saturating_add(BESIDE_CLIENTS);
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit < wanted => {
+            tracing::warn!(limit, wanted, "fewer files may be open than front.limits.connections_max needs");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, wanted, "the limit of open files stays as it is"),
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 /// The label of the one public listener.
 const LISTENER: &str = "front";
@@ -224,18 +226,17 @@ impl ReplicaMetrics {
 
 impl FrontMetrics {
     /// Registers the listener's label sets.
-    pub fn new() -> Self {
+    pub fn register() -> Self {
         let arrivals = ["accepted", "over_total", "over_address", "no_proxy_header", "plain_http", "handshake_failed"];
         Self {
             active: gauge!("ml_balancer_active_connections", "listener" => LISTENER),
-            arrivals: arrivals.map(
-                |outcome| counter!("ml_balancer_connections_total", "listener" => LISTENER, "outcome" => outcome),
-            ),
-            handshakes: ["ok", "error"].map(
-                |outcome| counter!("ml_balancer_tls_handshakes_total", "version" => "1.3", "outcome" => outcome),
-            ),
+            arrivals: arrivals
+                .map(|outcome| counter!("ml_balancer_connections_total", "listener" => LISTENER, "outcome" => outcome)),
+            handshakes: ["ok", "error"]
+                .map(|outcome| counter!("ml_balancer_tls_handshakes_total", "version" => "1.3", "outcome" => outcome)),
             handshake_duration: histogram!("ml_balancer_tls_handshake_duration_seconds", "version" => "1.3"),
-            limited: ["connections", "address", "streams"].map(|scope| counter!("ml_balancer_rate_limited_total", "scope" => scope)),
+            limited: ["connections", "address", "streams"]
+                .map(|scope| counter!("ml_balancer_rate_limited_total", "scope" => scope)),
         }
     }
 
@@ -277,7 +278,7 @@ impl FrontMetrics {
 
 impl AccessMetrics {
     /// Registers the label sets.
-    pub fn new() -> Self {
+    pub fn register() -> Self {
         let authorize = |outcome| counter!("ml_balancer_authorize_total", "outcome" => outcome);
         Self {
             granted: authorize("granted"),
@@ -302,8 +303,16 @@ pub fn sla_minutes_dropped() -> Counter {
 /// Says what every metric means. Called once, before any of them is used.
 pub fn describe() {
     describe_counter!("ml_balancer_requests_total", "Requests by pool and outcome.");
-    describe_histogram!("ml_balancer_request_duration_seconds", Unit::Seconds, "Head of the request to end of the answer.");
-    describe_histogram!("ml_balancer_upstream_duration_seconds", Unit::Seconds, "Request sent to head of the answer, by replica.");
+    describe_histogram!(
+        "ml_balancer_request_duration_seconds",
+        Unit::Seconds,
+        "Head of the request to end of the answer."
+    );
+    describe_histogram!(
+        "ml_balancer_upstream_duration_seconds",
+        Unit::Seconds,
+        "Request sent to head of the answer, by replica."
+    );
     describe_gauge!("ml_balancer_active_connections", "Client connections that are open.");
     describe_counter!("ml_balancer_connections_total", "Client connections by how they began.");
     describe_gauge!("ml_balancer_backend_up", "1 while the replica is given requests.");
@@ -314,7 +323,11 @@ pub fn describe() {
     describe_gauge!("ml_balancer_circuit_state", "0 closed (in use), 1 half open (starting), 2 open (not in use).");
     describe_counter!("ml_balancer_rate_limited_total", "Refusals by limiter.");
     describe_counter!("ml_balancer_tls_handshakes_total", "TLS handshakes with clients.");
-    describe_histogram!("ml_balancer_tls_handshake_duration_seconds", Unit::Seconds, "First byte to end of the handshake.");
+    describe_histogram!(
+        "ml_balancer_tls_handshake_duration_seconds",
+        Unit::Seconds,
+        "First byte to end of the handshake."
+    );
     describe_histogram!("ml_balancer_request_size_bytes", Unit::Bytes, "Body of requests.");
     describe_histogram!("ml_balancer_response_size_bytes", Unit::Bytes, "Body of answers.");
     describe_counter!("ml_balancer_authorize_total", "Tokens brought to a gateway, by result.");

@@ -57,7 +57,7 @@ impl Pool {
         Arc::new(Self {
             name,
             replicas: replicas.map(|(index, config)| Replica::new(name.as_str(), index, config)).collect(),
-            budget: Budget::new(),
+            budget: Budget::default(),
             metrics: PoolMetrics::new(name.as_str()),
             in_flight_max,
             random: AtomicU64::new(0),

@@ -80,15 +80,8 @@ pub struct RouteLimits {
 #[derive(Clone, Debug)]
 pub struct Routes(Vec<Route>);
 
-const INFERENCE_RPCS: &[&str] = &[
-    "ServerLive",
-    "ServerReady",
-    "ModelReady",
-    "ServerMetadata",
-    "ModelMetadata",
-    "ModelInfer",
-    "RepositoryIndex",
-];
+const INFERENCE_RPCS: &[&str] =
+    &["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "RepositoryIndex"];
 
 // === impl PoolName ===
 
@@ -232,8 +225,19 @@ mod tests {
         assert_eq!(target("/health"), Some(Target::Health));
         assert_eq!(target("/api/loadbalancer/status"), Some(Target::Status));
         for path in [
-            "/", "", "*", "/v20", "/api", "/api/administration", "/v2//models", "/v2/../api/admin", "/v2/%2e%2E/x",
-            "/v2/.", "/v2\\x", "/rampart.auth.v1.Authorization/Authorize", "/metrics",
+            "/",
+            "",
+            "*",
+            "/v20",
+            "/api",
+            "/api/administration",
+            "/v2//models",
+            "/v2/../api/admin",
+            "/v2/%2e%2E/x",
+            "/v2/.",
+            "/v2\\x",
+            "/rampart.auth.v1.Authorization/Authorize",
+            "/metrics",
             "/grpc.health.v1.Health/Check",
         ] {
             assert_eq!(target(path), None, "{path}");

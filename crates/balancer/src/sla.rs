@@ -138,7 +138,7 @@ async fn send(ledger: &Ledger, client: &mut LedgerClient<Channel>, source: &str,
     let response = tokio::time::timeout(REPORT_TIMEOUT, client.report_minutes(request)).await;
     let recorded = match response {
         Ok(Ok(response)) => response.into_inner().recorded,
-        Ok(Err(status)) => return Err(problem::Chain(&status).to_string()),
+        Ok(Err(status)) => return Err(crate::describe(&status)),
         Err(_) => return Err("no answer in time".into()),
     };
     if usize::try_from(recorded) != Ok(sent) {

@@ -60,10 +60,7 @@ struct Details<'a> {
 /// The routes that the balancer answers itself, for the matrix of who may do what.
 pub fn declared_routes() -> Vec<Declared> {
     let route = |path: &str, action| Declared { method: Method::GET, path: path.into(), action, caller: Caller::User };
-    vec![
-        route("/health", Action::ReadHealth),
-        route("/api/loadbalancer/status", Action::ReadReplicasSummary),
-    ]
+    vec![route("/health", Action::ReadHealth), route("/api/loadbalancer/status", Action::ReadReplicasSummary)]
 }
 
 // === impl StatusPage ===

@@ -12,7 +12,7 @@ use http::HeaderValue;
 use identity::Identity;
 use proto::auth::v1::{AuthorizeRequest, AuthorizeResponse, authorization_client::AuthorizationClient};
 use tokio::time::{Instant as Deadline, timeout_at};
-use tonic::Code;
+use tonic::{Code, Status};
 use transport::Channel;
 
 use super::{AccessError, Answer, Grant};
@@ -57,18 +57,15 @@ impl Gateways {
                 Some(_) => deadline.min(Deadline::now() + FIRST_ATTEMPT_MAX),
                 None => deadline,
             };
-            match timeout_at(until, client.authorize(request)).await {
-                Ok(Ok(response)) => match Grant::new(response.into_inner(), epoch) {
-                    Some(grant) => return Ok(Arc::new(grant)),
-                    None => tracing::warn!(gateway = %replica.name, "gateway granted a passport that cannot be used"),
-                },
-                Ok(Err(status)) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
+            let answered = timeout_at(until, client.authorize(request)).await;
+            let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+            match answered.map(|response| Grant::new(response.into_inner(), epoch)) {
+                Ok(Some(grant)) => return Ok(Arc::new(grant)),
+                Err(status) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
                     return Err(AccessError::Denied);
                 }
-                Ok(Err(status)) => {
-                    tracing::debug!(gateway = %replica.name, error = %problem::Chain(&status), "gateway did not authorize");
-                }
-                Err(_) => tracing::debug!(gateway = %replica.name, "gateway did not authorize in time"),
+                Err(status) => note(replica, &crate::describe(&status)),
+                Ok(None) => note(replica, "the passport it granted is over, or no header"),
             }
             if Deadline::now() >= deadline {
                 break;
@@ -90,6 +87,11 @@ impl Gateways {
         let others = of_state(|state| matches!(state, State::Starting | State::Draining));
         healthy.chain(others).map(|(replica, client)| (replica, client.clone()))
     }
+}
+
+/// One gateway's failure is not the caller's as long as there is another; metrics count the callers'.
+fn note(replica: &Replica, why: &str) {
+    tracing::debug!(gateway = %replica.name, why, "gateway did not authorize");
 }
 
 // === impl Grant ===

@@ -337,7 +337,10 @@ mod tests {
         memory.end_call(&key("b"), &late, Instant::now());
         assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Stale(_)));
         memory.excuse(&key("a"), Instant::now());
-        assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Fresh(_)), "no gateway: it serves for a moment");
+        assert!(
+            matches!(memory.find(&key("a"), Instant::now()), Found::Fresh(_)),
+            "no gateway: it serves for a moment"
+        );
         assert!(matches!(memory.find(&key("a"), Instant::now() + ASK_AGAIN_AFTER), Found::Stale(_)));
         remember(&memory, "a", "ann");
         assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Fresh(_)));

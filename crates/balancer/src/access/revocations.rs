@@ -2,12 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use proto::auth::v1::{WatchRevocationsRequest, WatchRevocationsResponse, watch_revocations_response::Event};
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
-
 use super::{Access, gateways::Client, memory::Revoked};
 use crate::metrics::revocation_stream_up;
+use proto::auth::v1::{WatchRevocationsRequest, WatchRevocationsResponse, watch_revocations_response::Event};
+use tokio_util::sync::CancellationToken;
 
 /// Gateways send something every second; a stream that is silent for longer is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -54,7 +52,7 @@ async fn listen(access: &Access, client: &mut Client, mut on_begin: impl FnMut()
     let opened = tokio::time::timeout(SILENCE_MAX, client.watch_revocations(WatchRevocationsRequest {})).await;
     let mut stream = match opened.map_err(silence) {
         Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return describe(&status),
+        Ok(Err(status)) => return crate::describe(&status),
         Err(why) => return why,
     };
     let mut has_snapshot = false;
@@ -62,7 +60,7 @@ async fn listen(access: &Access, client: &mut Client, mut on_begin: impl FnMut()
         let message = match tokio::time::timeout(SILENCE_MAX, stream.message()).await.map_err(silence) {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return "closed by the gateway".into(),
-            Ok(Err(status)) => return describe(&status),
+            Ok(Err(status)) => return crate::describe(&status),
             Err(why) => return why,
         };
         let is_snapshot = apply(access, message);
@@ -89,8 +87,4 @@ fn apply(access: &Access, message: WatchRevocationsResponse) -> bool {
         Some(Event::Heartbeat(_)) => {}
     }
     false
-}
-
-fn describe(status: &Status) -> String {
-    problem::Chain(status).to_string()
 }

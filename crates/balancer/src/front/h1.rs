@@ -60,8 +60,8 @@ impl Door {
             if self.is_old(&connection) || self.drain.is_cancelled() {
                 session.set_keepalive_reuses_remaining(Some(0));
             }
-            let exchange = CONNECTION
-                .scope(Arc::clone(&connection), self.proxy.process_new_http(session, &self.draining));
+            let exchange =
+                CONNECTION.scope(Arc::clone(&connection), self.proxy.process_new_http(session, &self.draining));
             let Ok(Some(reused)) = tokio::time::timeout(time_max, exchange).await else { return };
             let (reused, _) = reused.consume();
             let Ok(reused) = reused.into_any().downcast::<FrontStream>() else { return };

@@ -40,7 +40,12 @@ fn answer_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
     let host = received.get(head.host.clone()).unwrap_or_default();
     // Both were checked character by character when the head was scanned.
     let location = format!("https://{}{}", String::from_utf8_lossy(host), String::from_utf8_lossy(target));
-    refusal::text(StatusCode::PERMANENT_REDIRECT, "text/plain", &[("location", &location)], "this port speaks HTTPS only\n")
+    refusal::text(
+        StatusCode::PERMANENT_REDIRECT,
+        "text/plain",
+        &[("location", &location)],
+        "this port speaks HTTPS only\n",
+    )
 }
 
 fn exposed_or(detail: &str, is_exposed: bool) -> Vec<u8> {
@@ -62,9 +67,9 @@ fn is_http(received: &[u8]) -> bool {
 
 /// For a head that is broken and may carry a token all the same.
 fn has_token(received: &[u8]) -> bool {
-    received.split(|byte| *byte == b'\n').any(|line| {
-        line.get(..14).is_some_and(|name| name.eq_ignore_ascii_case(b"authorization:"))
-    })
+    received
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.get(..14).is_some_and(|name| name.eq_ignore_ascii_case(b"authorization:")))
 }
 
 #[cfg(test)]

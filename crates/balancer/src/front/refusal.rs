@@ -31,7 +31,8 @@ fn refuse(status: StatusCode, detail: &str, received: &[u8]) -> Vec<u8> {
 
 /// 431 and 408 are not kinds of problem that a service can have, so they have no place in that closed list.
 fn problem_json(status: StatusCode, detail: &str) -> String {
-    let kind = if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE { Kind::TooLarge } else { Kind::InvalidArgument };
+    let kind =
+        if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE { Kind::TooLarge } else { Kind::InvalidArgument };
     let response = Problem::new(kind, detail).response(Form::Api);
     let mut body: serde_json::Value = serde_json::from_slice(response.body()).unwrap_or_default();
     if let Some(body) = body.as_object_mut() {

@@ -51,7 +51,12 @@ struct Farewell {
 
 impl FrontStream {
     /// A stream whose handshake is done.
-    pub(super) fn new(stream: TlsStream<TcpStream>, connection: &Connection, permit: Permit, tracker: TaskTracker) -> Self {
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        connection: &Connection,
+        permit: Permit,
+        tracker: TaskTracker,
+    ) -> Self {
         let id = stream.get_ref().0.as_raw_fd();
         let digest = SocketDigest::from_raw_fd(id);
         // The cell is new, so the address is ours; pingora would ask the socket, which knows only the last hop.

@@ -27,12 +27,14 @@ pub struct Budget {
 
 // === impl Budget ===
 
-impl Budget {
-    /// A budget with something in store for the first minute.
-    pub fn new() -> Self {
+/// With something in store for the first minute.
+impl Default for Budget {
+    fn default() -> Self {
         Self { store: AtomicI64::new(STORE_AT_START), started: Instant::now(), credited_ms: AtomicU64::new(0) }
     }
+}
 
+impl Budget {
     /// Credits a request.
     pub fn earn(&self) {
         // May overshoot the maximum by a few concurrent requests; it is a budget, not an account.
@@ -67,7 +69,7 @@ mod tests {
     /// Without traffic only the store and the free retries are there; with traffic, a fifth of it.
     #[test]
     fn retries_stay_a_fifth_of_requests() {
-        let budget = Budget::new();
+        let budget = Budget::default();
         assert!((100..110).contains(&spend_all(&budget)));
         (0..1000).for_each(|_| budget.earn());
         assert!((200..210).contains(&spend_all(&budget)));
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn ten_a_second_are_free() {
-        let budget = Budget::new();
+        let budget = Budget::default();
         spend_all(&budget);
         let now_ms = u64::try_from(budget.started.elapsed().as_millis()).unwrap();
         budget.credit_free(now_ms + 1000);

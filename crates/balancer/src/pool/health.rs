@@ -16,7 +16,6 @@ use identity::Identity;
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{Pool, Replica};
@@ -47,8 +46,14 @@ enum Finding {
     Serving,
     NotServing,
     /// A refused connection is certain; anything else may be a connection that was just being renewed.
-    Failed { why: String, is_certain: bool },
-    TimedOut { began: Instant, elapsed: Duration },
+    Failed {
+        why: String,
+        is_certain: bool,
+    },
+    TimedOut {
+        began: Instant,
+        elapsed: Duration,
+    },
 }
 
 /// What the last checks said, as far as it matters for the next one.
@@ -92,7 +97,7 @@ async fn check(mut client: HealthClient<transport::Channel>, timeout: Duration) 
     match tokio::time::timeout(timeout, client.check(request)).await {
         Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving => Finding::Serving,
         Ok(Ok(_)) => Finding::NotServing,
-        Ok(Err(status)) => Finding::Failed { why: describe(&status), is_certain: is_refused(&status) },
+        Ok(Err(status)) => Finding::Failed { why: crate::describe(&status), is_certain: is_refused(&status) },
         Err(_) => Finding::TimedOut { began, elapsed: began.elapsed() },
     }
 }
@@ -100,13 +105,7 @@ async fn check(mut client: HealthClient<transport::Channel>, timeout: Duration) 
 // === impl History ===
 
 impl History {
-    fn judge(
-        &mut self,
-        pool: &Pool,
-        replica: &Replica,
-        finding: Finding,
-        settings: &HealthSettings,
-    ) -> CheckOutcome {
+    fn judge(&mut self, pool: &Pool, replica: &Replica, finding: Finding, settings: &HealthSettings) -> CheckOutcome {
         match finding {
             Finding::Serving => {
                 *self = Self::default();
@@ -149,14 +148,6 @@ impl History {
             replica.set_down(&format!("health check not answered within {} ms", settings.timeout_ms));
         }
         CheckOutcome::Timeout
-    }
-}
-
-/// The status and its causes on one line, without tonic's debug text.
-fn describe(status: &tonic::Status) -> String {
-    match status.code() {
-        Code::Unavailable | Code::Unknown => problem::Chain(status).to_string(),
-        code => format!("{code:?}: {}", status.message()),
     }
 }
 

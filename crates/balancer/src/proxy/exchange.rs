@@ -8,11 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use pingora::{
-    Error, ErrorSource, ErrorType, Result,
-    http::ResponseHeader,
-    proxy::Session,
-};
+use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader, proxy::Session};
 use problem::{Form, Kind, Problem};
 use telemetry::Trace;
 use tonic::Code;

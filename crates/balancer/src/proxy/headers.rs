@@ -62,8 +62,7 @@ pub(super) fn grpc_status(headers: &HeaderMap<HeaderValue>) -> Option<u16> {
 
 /// Whether the replica says that it cannot now: it is draining, or has not loaded what was asked for yet.
 pub(super) fn says_unavailable(response: &ResponseHeader) -> bool {
-    response.status == http::StatusCode::SERVICE_UNAVAILABLE
-        || grpc_status(&response.headers) == Some(GRPC_UNAVAILABLE)
+    response.status == http::StatusCode::SERVICE_UNAVAILABLE || grpc_status(&response.headers) == Some(GRPC_UNAVAILABLE)
 }
 
 #[cfg(test)]
@@ -73,13 +72,26 @@ mod tests {
     #[test]
     fn identity_is_stripped_in_every_spelling_and_the_rest_is_not() {
         for name in [
-            "Rampart-Passport", "RAMPART-CLIENT-ADDRESS", "rampart-anything", "X-User", "x-user-id", "X-Auth-Token",
-            "x-internal-secret", "X-Forwarded-For", "x-forwarded-user", "Forwarded", "X-Real-IP", "Kubeflow-UserID",
-            "Authorization", "Proxy-Authorization", "Expect",
+            "Rampart-Passport",
+            "RAMPART-CLIENT-ADDRESS",
+            "rampart-anything",
+            "X-User",
+            "x-user-id",
+            "X-Auth-Token",
+            "x-internal-secret",
+            "X-Forwarded-For",
+            "x-forwarded-user",
+            "Forwarded",
+            "X-Real-IP",
+            "Kubeflow-UserID",
+            "Authorization",
+            "Proxy-Authorization",
+            "Expect",
         ] {
             assert!(is_stripped(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
         }
-        for name in ["content-type", "inference-header-content-length", "x-request-id", "te", "grpc-timeout", "accept"] {
+        for name in ["content-type", "inference-header-content-length", "x-request-id", "te", "grpc-timeout", "accept"]
+        {
             assert!(!is_stripped(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
         }
     }

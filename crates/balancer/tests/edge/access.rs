@@ -1,6 +1,9 @@
 //! Tokens, passports, revocations, and gateways that are not there.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use authz::Role;
 use http::StatusCode;

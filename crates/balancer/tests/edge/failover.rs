@@ -32,7 +32,8 @@ impl Processes {
         let world = World::new();
         let replicas: Vec<_> =
             (1..=count).map(|n| ChildUpstream::start(&world, &format!("serving-{n}"), ANY_PORT)).collect();
-        let of = |replica: &ChildUpstream| format!("{{ name = \"{}\", address = \"{}\" }}", replica.name, replica.address);
+        let of =
+            |replica: &ChildUpstream| format!("{{ name = \"{}\", address = \"{}\" }}", replica.name, replica.address);
         let list: Vec<String> = replicas.iter().map(of).collect();
         let balancer = Balancer::start(&world, &format!("pools.serving.replicas = [{}]", list.join(", "))).await;
         let client = world.client().build().unwrap();
@@ -110,15 +111,14 @@ async fn a_call_in_flight_moves_only_if_it_may_be_repeated() {
     for (path, is_repeatable) in [("/v2/slow/60000/infer", true), ("/v2/slow/60000/load", false)] {
         let before: Vec<usize> = platform.serving.iter().map(|replica| replica.seen.count()).collect();
         let call = tokio::spawn(client.post(platform.url(path)).body("{}").send());
-        let seen_by = |platform: &Platform| {
-            (0..2).find(|n| platform.serving[*n].seen.count() > before[*n])
-        };
+        let seen_by = |platform: &Platform| (0..2).find(|n| platform.serving[*n].seen.count() > before[*n]);
         poll_until("the request has arrived", SOON, async || seen_by(&platform).is_some()).await;
         let first = seen_by(&platform).unwrap();
         let other = 1 - first;
         platform.serving[first].kill();
         if is_repeatable {
-            poll_until("the request has moved", SOON, async || platform.serving[other].seen.count() > before[other]).await;
+            poll_until("the request has moved", SOON, async || platform.serving[other].seen.count() > before[other])
+                .await;
             call.abort();
         } else {
             let response = call.await.unwrap().unwrap();
@@ -216,16 +216,12 @@ async fn a_draining_replica_finishes_what_it_has() {
 async fn an_impostor_is_given_nothing() {
     let platform = Platform::start(1).await;
     let foreign = World::new();
-    let impostors = [
-        Upstream::start(&foreign, "serving-9"),
-        Upstream::start(&platform.world, "backup-1"),
-    ];
+    let impostors = [Upstream::start(&foreign, "serving-9"), Upstream::start(&platform.world, "backup-1")];
     let list: Vec<String> = impostors
         .iter()
         .map(|replica| format!("{{ name = \"{}\", address = \"{}\" }}", replica.name, replica.address))
         .collect();
-    let balancer =
-        Balancer::start(&platform.world, &format!("pools.serving.replicas = [{}]", list.join(", "))).await;
+    let balancer = Balancer::start(&platform.world, &format!("pools.serving.replicas = [{}]", list.join(", "))).await;
     let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
     poll_until("both were found out", SOON, async || {
         let status: Value =

@@ -135,7 +135,8 @@ impl Authorization for State {
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         let events = BroadcastStream::new(self.events.subscribe()).filter_map(async |event| event.ok());
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        let heartbeats = futures::stream::poll_fn(move |cx| ticks.poll_tick(cx).map(|_| Some(Event::Heartbeat(Heartbeat {}))));
+        let heartbeats =
+            futures::stream::poll_fn(move |cx| ticks.poll_tick(cx).map(|_| Some(Event::Heartbeat(Heartbeat {}))));
         let snapshot = futures::stream::once(async { Event::Snapshot(Snapshot {}) });
         let all = snapshot.chain(futures::stream::select(Box::pin(events), heartbeats));
         Ok(Response::new(Box::pin(all.map(|event| Ok(WatchRevocationsResponse { event: Some(event) })))))
@@ -148,4 +149,3 @@ impl Authorization for State {
         Ok(Response::new(PassportKeysResponse { jwks: authz::jwks_json(std::slice::from_ref(self.key.public())) }))
     }
 }
-

@@ -14,7 +14,8 @@ use tonic::{
 use crate::{raw::Raw, world::Platform};
 
 async fn grpc(platform: &Platform) -> Channel {
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(platform.world.ca.pem())).domain_name("localhost");
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(platform.world.ca.pem())).domain_name("localhost");
     Endpoint::from_shared(platform.url("/")).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
 }
 
@@ -48,8 +49,14 @@ async fn identity_headers_are_replaced() {
         let echo: Value = response.json().await.unwrap();
         let headers = echo["headers"].as_object().unwrap();
         for stripped in [
-            "authorization", "x-forwarded-for", "forwarded", "x-user-id", "x-auth-role", "x-internal-token",
-            "x-real-ip", "kubeflow-userid",
+            "authorization",
+            "x-forwarded-for",
+            "forwarded",
+            "x-user-id",
+            "x-auth-role",
+            "x-internal-token",
+            "x-real-ip",
+            "kubeflow-userid",
         ] {
             assert!(!headers.contains_key(stripped), "{version}: {stripped} arrived");
         }

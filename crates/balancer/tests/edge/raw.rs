@@ -16,7 +16,11 @@ use crate::world::{Platform, SOON};
 pub struct Raw(pub TlsStream<TcpStream>);
 
 /// A client's TLS configuration that trusts the platform's CA.
-pub fn config(platform: &Platform, versions: &[&'static SupportedProtocolVersion], alpn: &[&[u8]]) -> Arc<ClientConfig> {
+pub fn config(
+    platform: &Platform,
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&[u8]],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(platform.world.ca.pem().as_bytes()).unwrap()).unwrap();
     // All of rustls, not what our services install: a client may be anybody.
@@ -64,7 +68,9 @@ impl Raw {
         loop {
             let text = String::from_utf8_lossy(&received).into_owned();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+                let length = head
+                    .lines()
+                    .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
                 if body.len() >= length.unwrap_or(0) {
                     return text;
                 }

@@ -105,7 +105,12 @@ pub fn serve(
     runtime.spawn(async move {
         let identity = Identity::load(&IdentityConfig { directory: identity }).unwrap();
         tokio::spawn(Arc::clone(&identity).watch(CancellationToken::new()));
-        let peers = PeerList::try_from([("/".to_owned(), ["balancer".to_owned()].into())].into_iter().collect::<std::collections::BTreeMap<_, _>>()).unwrap();
+        let peers = PeerList::try_from(
+            [("/".to_owned(), ["balancer".to_owned()].into())]
+                .into_iter()
+                .collect::<std::collections::BTreeMap<_, _>>(),
+        )
+        .unwrap();
         let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
         let server = Server::bind(&ListenConfig { address, peers }, identity, limits).await.unwrap();
         sender.send(server.local_addr()).unwrap();
@@ -194,9 +199,10 @@ impl ChildUpstream {
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let line = stdout.lines().map_while(Result::ok).find_map(|line| {
-            line.split("listening on ").nth(1).map(|address| address.trim().to_owned())
-        });
+        let line = stdout
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.split("listening on ").nth(1).map(|address| address.trim().to_owned()));
         let address = line.expect("the child listens").parse().unwrap();
         Self { name: instance.into(), address, child }
     }

@@ -67,8 +67,7 @@ impl Platform {
     pub async fn start_with(replicas: usize, config: &str) -> Self {
         let world = World::new();
         let gateway = Gateway::start(&world, "gateway-1", "127.0.0.1:0".parse().unwrap());
-        let serving: Vec<Upstream> =
-            (1..=replicas).map(|n| Upstream::start(&world, &format!("serving-{n}"))).collect();
+        let serving: Vec<Upstream> = (1..=replicas).map(|n| Upstream::start(&world, &format!("serving-{n}"))).collect();
         let pool = |name: &str, replicas: &[(String, std::net::SocketAddr)]| {
             let replicas: Vec<String> = replicas
                 .iter()
