@@ -75,7 +75,7 @@ pub struct GrantError {
     /// `invalid_grant`, `invalid_request`, …
     pub code: &'static str,
     /// The answer.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// For the metric.
     pub outcome: Outcome,
 }
@@ -145,30 +145,30 @@ impl Grant {
 impl GrantError {
     /// A request that cannot be understood.
     pub fn invalid_request(problem: Problem) -> Self {
-        Self { code: "invalid_request", problem, outcome: Outcome::Invalid }
+        Self { code: "invalid_request", problem: Box::new(problem), outcome: Outcome::Invalid }
     }
 
     /// A proof of a kind that there is not.
     pub fn unsupported_grant_type() -> Self {
         let detail = "wants password, client_credentials, refresh_token or bootstrap";
         let problem = Problem::new(Kind::InvalidArgument, detail).field("grant_type");
-        Self { code: "unsupported_grant_type", problem, outcome: Outcome::Invalid }
+        Self { code: "unsupported_grant_type", problem: Box::new(problem), outcome: Outcome::Invalid }
     }
 
     /// The one answer to every proof that proves nothing.
     fn refused(code: &'static str) -> Self {
         let problem = Problem::new(Kind::Unauthenticated, "the credentials are not valid");
-        Self { code, problem, outcome: Outcome::Refused }
+        Self { code, problem: Box::new(problem), outcome: Outcome::Refused }
     }
 
     fn throttled(wait: Duration) -> Self {
         let detail = "too many failed attempts; wait before the next one";
         let problem = Problem::new(Kind::ResourceExhausted, detail).retry_after(wait + Duration::from_millis(999));
-        Self { code: "temporarily_unavailable", problem, outcome: Outcome::Throttled }
+        Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: Outcome::Throttled }
     }
 
     fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { code: "server_error", problem: Problem::internal(cause), outcome: Outcome::Unavailable }
+        Self { code: "server_error", problem: Box::new(Problem::internal(cause)), outcome: Outcome::Unavailable }
     }
 }
 
@@ -177,7 +177,7 @@ impl From<StoreError> for GrantError {
         let problem = Problem::from(error);
         let is_passing = problem.kind() == Kind::Unavailable;
         let code = if is_passing { "temporarily_unavailable" } else { "server_error" };
-        Self { code, problem, outcome: Outcome::Unavailable }
+        Self { code, problem: Box::new(problem), outcome: Outcome::Unavailable }
     }
 }
 
@@ -188,6 +188,6 @@ impl From<HashError> for GrantError {
             HashError::Busy | HashError::Stopped => Problem::unavailable(detail),
             HashError::Hash(_) => Problem::internal(error),
         };
-        Self { code: "temporarily_unavailable", problem, outcome: Outcome::Unavailable }
+        Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: Outcome::Unavailable }
     }
 }

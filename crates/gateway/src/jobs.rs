@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    audit::{Denial, GENESIS, Hash, QUEUE_MAX, verify_chain},
+    audit::{Denial, Event, GENESIS, Hash, Kind, QUEUE_MAX, verify_chain},
     memory::{Memory, follow, listen},
     metrics,
 };
@@ -86,10 +86,19 @@ async fn write(app: &App, gathered: &mut Vec<Denial>) {
     if events.is_empty() {
         return;
     }
-    if let Err(error) = app.store.record(&events).await {
-        app.denials.lost(&events);
-        tracing::warn!(error = %problem::Chain(&error), "refusals could not be recorded now; their number will be");
+    match app.store.record(&events).await {
+        Ok(()) => metrics::audit_dropped(dropped(&events)),
+        Err(error) => {
+            app.denials.lost(&events);
+            tracing::warn!(error = %problem::Chain(&error), "refusals could not be recorded now; their number will be");
+        }
     }
+}
+
+/// How many refusals are in the log as a number only.
+fn dropped(events: &[Event]) -> u64 {
+    let dropped = events.iter().filter(|event| event.kind == Kind::DroppedRecords);
+    dropped.filter_map(|event| event.details.get("count")?.as_u64()).sum()
 }
 
 /// Shows how old our knowledge is, and says so in `/ready` when it is stale.

@@ -88,12 +88,13 @@ impl Session {
         if self.revoked_at.is_some() || now >= self.expires_at || now >= self.idle_expires_at {
             return Verdict::Over;
         }
-        match token.rotated_at {
-            None if self.rotations >= ROTATIONS_MAX => Verdict::Over,
+        let verdict = match token.rotated_at {
             None => Verdict::Fresh,
             Some(rotated_at) if now < rotated_at + GRACE && !token.successor_used => Verdict::Again,
             Some(_) => Verdict::Reused,
-        }
+        };
+        let is_used_up = self.rotations >= ROTATIONS_MAX && verdict != Verdict::Reused;
+        if is_used_up { Verdict::Over } else { verdict }
     }
 }
 
@@ -129,7 +130,10 @@ mod tests {
         assert_eq!(busy.judge(&unused, START + ABSOLUTE), Verdict::Over);
         assert_eq!(busy.idle_expiry_from(START + ABSOLUTE - Duration::SECOND), START + ABSOLUTE);
         assert_eq!(Session { revoked_at: Some(START), ..session() }.judge(&unused, START), Verdict::Over);
-        assert_eq!(Session { rotations: ROTATIONS_MAX, ..session() }.judge(&unused, START), Verdict::Over);
+        let used_up = Session { rotations: ROTATIONS_MAX, ..session() };
+        assert_eq!(used_up.judge(&unused, START), Verdict::Over);
+        assert_eq!(used_up.judge(&exchanged(START, false), START), Verdict::Over);
+        assert_eq!(used_up.judge(&exchanged(START, true), START), Verdict::Reused, "a theft is noticed all the same");
         assert_eq!(Session { rotations: ROTATIONS_MAX - 1, ..session() }.judge(&unused, START), Verdict::Fresh);
     }
 }

@@ -160,3 +160,103 @@ fn load_key(file: &SecretFile) -> Result<SigningKey, SigningError> {
     let text = pem.expose_str().map_err(|_| wrong(KeyError::NotPkcs8Pem))?;
     SigningKey::from_pkcs8_pem(text).map_err(wrong)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+    use authz::{PassportKeys, Role};
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::user::UserKind;
+
+    const NOW: UnixTime = 1_000_000;
+
+    fn key(directory: &Path, name: &str) -> SecretFile {
+        let path = directory.join(name);
+        fs::write(&path, authz::generate_pkcs8_pem().unwrap().as_bytes()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        SecretFile::new(path)
+    }
+
+    fn config(directory: &Path) -> TokensConfig {
+        TokensConfig {
+            access_signing_key_file: key(directory, "access"),
+            access_passive_key_files: Vec::new(),
+            passport_signing_key_file: key(directory, "passport"),
+            passport_passive_key_files: Vec::new(),
+            audiences: Vec::new(),
+        }
+    }
+
+    fn user() -> User {
+        User {
+            id: Uuid::from_u128(1),
+            name: "ada".parse().unwrap(),
+            kind: UserKind::Person,
+            tenant: Tenant::default(),
+            roles: Role::Viewer.into(),
+            disabled: false,
+            authz_version: 1,
+            tokens_since: 1,
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            updated_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn access(tokens: &Tokens) -> String {
+        let login = Login { session: Uuid::from_u128(2), auth_time: NOW, client_id: "test" };
+        tokens.issue_access(&user(), login, NOW).unwrap()
+    }
+
+    #[test]
+    fn a_passport_never_outlives_its_token_nor_a_minute() {
+        let _again = identity::install_crypto_providers();
+        let directory = tempfile::tempdir().unwrap();
+        let tokens = Tokens::load(&config(directory.path())).unwrap();
+        let claims = tokens.verify_access(&access(&tokens), NOW).unwrap();
+        let known = KnownUser::from(&user());
+        let keys = PassportKeys::default();
+        keys.replace(tokens.passport_jwks()).unwrap();
+        for (at, exp) in [(NOW, NOW + 60), (NOW + 540, NOW + 600), (NOW + 570, NOW + 600), (NOW + 599, NOW + 600)] {
+            let (passport, said) = tokens.issue_passport(&claims, &known, "serving", at).unwrap();
+            let claims = keys.verify(&passport, "serving", at).unwrap();
+            assert_eq!((claims.exp, said), (exp, exp));
+        }
+        assert_eq!(tokens.verify_access(&access(&tokens), NOW + 599).unwrap().exp, NOW + 600);
+        assert_eq!(tokens.verify_access(&access(&tokens), NOW + 600), Err(Reject::Expired), "without leeway");
+    }
+
+    #[test]
+    fn tokens_of_a_passive_key_are_still_believed_and_of_one_taken_away_no_more() {
+        let _again = identity::install_crypto_providers();
+        let directory = tempfile::tempdir().unwrap();
+        let before = config(directory.path());
+        let token = access(&Tokens::load(&before).unwrap());
+        let renewed = TokensConfig {
+            access_signing_key_file: key(directory.path(), "access-2"),
+            access_passive_key_files: vec![before.access_signing_key_file.clone()],
+            ..before.clone()
+        };
+        let tokens = Tokens::load(&renewed).unwrap();
+        assert!(tokens.verify_access(&token, NOW).is_ok());
+        assert!(tokens.verify_access(&access(&tokens), NOW).is_ok());
+        assert_eq!(tokens.access_jwks().matches("kid").count(), 2);
+        let renewed = TokensConfig { access_passive_key_files: Vec::new(), ..renewed };
+        assert_eq!(Tokens::load(&renewed).unwrap().verify_access(&token, NOW), Err(Reject::UnknownKey));
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused_by_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let good = config(directory.path());
+        fs::write(
+            good.access_signing_key_file.path(),
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        )
+        .unwrap();
+        let error = Tokens::load(&good).unwrap_err().to_string();
+        assert!(error.contains("access"), "{error}");
+    }
+}

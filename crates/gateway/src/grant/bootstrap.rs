@@ -89,7 +89,7 @@ impl App {
 
     fn over(&self, source: &Source) -> GrantError {
         self.note_refusal("bootstrap_over", source);
-        let problem = Problem::from(StoreError::BootstrapOver);
+        let problem = Box::new(Problem::from(StoreError::BootstrapOver));
         GrantError { code: "invalid_grant", problem, outcome: crate::metrics::Outcome::Refused }
     }
 

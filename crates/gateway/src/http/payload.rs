@@ -82,27 +82,30 @@ impl Payload {
             let offset = json_error_offset(&self.0, error);
             return Problem::new(Kind::InvalidArgument, "the body is not JSON").offset(offset);
         }
-        let (field, what) = describe(path, &error.to_string());
-        let problem = Problem::new(Kind::InvalidArgument, what);
-        if let Some(field) = field { problem.field(field) } else { problem }
+        data_problem(path, error)
     }
 }
 
 /// A form or query as a value: every field known, none twice.
 pub(super) fn fields<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
-    let pairs: Vec<(String, String)> = url::form_urlencoded::parse(text)
-        .take(FIELDS_MAX + 1)
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
-    if pairs.len() > FIELDS_MAX {
-        return Err(Problem::new(Kind::InvalidArgument, format!("there are more than {FIELDS_MAX} fields")));
+    let mut members = serde_json::Map::new();
+    for (name, value) in url::form_urlencoded::parse(text) {
+        if members.len() >= FIELDS_MAX {
+            return Err(Problem::new(Kind::InvalidArgument, format!("there are more than {FIELDS_MAX} fields")));
+        }
+        let name = name.into_owned();
+        if members.insert(name.clone(), value.into()).is_some() {
+            return Err(Problem::new(Kind::InvalidArgument, "duplicate field").field(name));
+        }
     }
-    let deserializer = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(pairs.into_iter());
-    T::deserialize(deserializer).map_err(|error| {
-        let (field, what) = describe(".", &error.to_string());
-        let problem = Problem::new(Kind::InvalidArgument, what);
-        if let Some(field) = field { problem.field(field) } else { problem }
-    })
+    serde_path_to_error::deserialize(serde_json::Value::from(members))
+        .map_err(|error| data_problem(&error.path().to_string(), error.inner()))
+}
+
+fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
+    let (field, what) = describe(path, &error.to_string());
+    let problem = Problem::new(Kind::InvalidArgument, what);
+    if let Some(field) = field { problem.field(field) } else { problem }
 }
 
 /// A member that may be left out but not be null.
@@ -177,6 +180,7 @@ mod tests {
             assert!(!problem.message().contains(" at line "), "{problem}");
         }
         assert_eq!(json("7").unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(json(r#"{"name": "a", "roles": ["x"]}"#).unwrap().roles.unwrap(), ["x"]);
     }
 
     #[test]

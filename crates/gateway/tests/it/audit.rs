@@ -1,0 +1,157 @@
+//! The audit log: complete, provable, unchangeable, and without a secret in it.
+
+use gateway::audit::{GENESIS, Stored, verify_chain};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    client::{Client, password_of},
+    world::{ADMIN_PASSWORD, BOOTSTRAP_TOKEN, World},
+};
+
+/// Everything, oldest first, as an auditor reads it.
+async fn read_all(client: &Client, auditor: &str) -> Vec<Stored> {
+    let mut records = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/api/admin/audit?limit=7{cursor}");
+        let page = client.call(Method::GET, &path, Some(auditor), None).await.expect_status(StatusCode::OK).json();
+        records.extend(page["records"].as_array().unwrap().iter().map(stored));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    records.reverse();
+    records
+}
+
+fn stored(shown: &Value) -> Stored {
+    let text = |name: &str| shown[name].as_str().unwrap().to_owned();
+    let record: Value = serde_json::from_str(&text("record")).unwrap();
+    Stored {
+        writer: text("writer"),
+        seq: shown["seq"].as_i64().unwrap(),
+        at: OffsetDateTime::parse(record["at"].as_str().unwrap(), &Rfc3339).unwrap(),
+        record: text("record"),
+        previous_hash: hex::decode(text("previous_hash")).unwrap(),
+        hash: hex::decode(text("hash")).unwrap(),
+    }
+}
+
+/// What was done is there with who, what, when and from where; the chain proves it; and no secret is in it.
+#[tokio::test]
+async fn everything_is_recorded_and_proven() {
+    let (world, gateway, client, admin) = World::begin().await;
+    let ada = client.person(&admin, "ada", &["viewer"]).await;
+    let login = client.sign_in("ada", &password_of("ada")).await;
+    client.sign_in("ada", "not the password of ada").await;
+    let path = format!("/api/admin/users/{ada}");
+    client
+        .call(
+            Method::PATCH,
+            &path,
+            Some(&admin),
+            Some(&json!({ "roles": ["analyst"], "password": "another long password" })),
+        )
+        .await;
+    client
+        .call(Method::POST, &format!("{path}/revoke"), Some(&admin), None)
+        .await
+        .expect_status(StatusCode::NO_CONTENT);
+    client.call(Method::DELETE, &path, Some(&admin), None).await.expect_status(StatusCode::NO_CONTENT);
+    let (_, auditor) = client.machine(&admin, "auditor", &["auditor"]).await;
+    client.call(Method::GET, "/api/admin/users", Some(&auditor), None).await.expect_status(StatusCode::FORBIDDEN);
+    for (event, outcome) in [("access", "denied"), ("user.delete", "success")] {
+        world.wait_for_record(event, outcome, None).await;
+    }
+
+    let records = read_all(&client, &auditor).await;
+    verify_chain((0, GENESIS), &records).unwrap();
+    let all: Vec<Value> = records.iter().map(|stored| serde_json::from_str(&stored.record).unwrap()).collect();
+    let count = |event: &str, outcome: &str| {
+        all.iter().filter(|record| record["event"] == event && record["outcome"] == outcome).count()
+    };
+    for (event, outcome) in [
+        ("token.bootstrap", "success"),
+        ("token.password", "success"),
+        ("token.password", "failure"),
+        ("token.client_credentials", "success"),
+        ("user.create", "success"),
+        ("user.change", "success"),
+        ("user.revoke", "success"),
+        ("user.delete", "success"),
+        ("access", "denied"),
+    ] {
+        assert!(count(event, outcome) >= 1, "no {event} {outcome}");
+    }
+    let change = all.iter().find(|record| record["event"] == "user.change").unwrap();
+    assert_eq!(change["resource"], format!("user:{ada}"));
+    assert_eq!(change["details"]["roles"], json!({ "from": ["viewer"], "to": ["analyst"] }));
+    assert_eq!(change["details"]["credential"], "replaced");
+    assert_eq!((&change["source"]["address"], &change["source"]["peer"]), (&json!("192.0.2.1"), &json!("balancer-1")));
+
+    let everything = format!("{all:?}{}", gateway.log());
+    for secret in [
+        ADMIN_PASSWORD,
+        BOOTSTRAP_TOKEN,
+        &password_of("ada"),
+        "another long password",
+        "not the password of ada",
+        &admin,
+        &login.text("refresh_token"),
+        &login.text("access_token"),
+        "$argon2id$",
+    ] {
+        assert!(!everything.contains(secret), "{secret} was recorded or logged");
+    }
+}
+
+/// Not even the superuser's UPDATE gets through while the trigger stands; and when it does not, the proof finds it.
+#[tokio::test]
+async fn a_changed_log_is_refused_or_found() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    for _ in 0..3 {
+        client.sign_in("admin", ADMIN_PASSWORD).await.expect_status(StatusCode::OK);
+    }
+    let (_, auditor) = client.machine(&admin, "auditor", &["auditor"]).await;
+    let name = &world.database.name;
+    for statement in ["UPDATE gateway.audit SET record = '{}'", "DELETE FROM gateway.audit", "TRUNCATE gateway.audit"] {
+        let refused = world.postgres.cluster().sql(name, statement).await;
+        assert!(refused.is_err(), "{statement} was let through");
+    }
+    let whole = read_all(&client, &auditor).await;
+    verify_chain((0, GENESIS), &whole).unwrap();
+
+    let untriggered = |statement: &str| format!("SET session_replication_role = replica; {statement}");
+    let edit = "UPDATE gateway.audit SET record = replace(record, 'success', 'failure') WHERE seq = 3";
+    world.postgres.sql(name, &untriggered(edit)).await;
+    let broken = verify_chain((0, GENESIS), &read_all(&client, &auditor).await).unwrap_err();
+    assert_eq!(broken.seq, 3);
+    let back = "UPDATE gateway.audit SET record = replace(record, 'failure', 'success') WHERE seq = 3";
+    world.postgres.sql(name, &untriggered(back)).await;
+    verify_chain((0, GENESIS), &read_all(&client, &auditor).await).unwrap();
+    world.postgres.sql(name, &untriggered("DELETE FROM gateway.audit WHERE seq = 4")).await;
+    let broken = verify_chain((0, GENESIS), &read_all(&client, &auditor).await).unwrap_err();
+    assert_eq!(broken.seq, 5);
+}
+
+/// Two gateways write two chains, each whole, and a restarted one goes on with its own.
+#[tokio::test]
+async fn each_gateway_has_a_chain_of_its_own() {
+    let world = World::new().await;
+    let (mut one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
+    let admin = world.client(&one).bootstrap().await;
+    assert!(tokio::task::spawn_blocking(move || one.stop()).await.unwrap());
+    let one = world.gateway("gateway-1").await;
+    let clients = [world.client(&one), world.client(&two)];
+    let sign_ins = (0..20).map(|number| clients[number % 2].sign_in("admin", ADMIN_PASSWORD));
+    for answer in futures::future::join_all(sign_ins).await {
+        answer.expect_status(StatusCode::OK);
+    }
+    let all = read_all(&clients[0], &admin).await;
+    for writer in ["gateway-1", "gateway-2"] {
+        let chain: Vec<Stored> = all.iter().filter(|stored| stored.writer == writer).cloned().collect();
+        assert!(chain.len() >= 10, "{writer}: {}", chain.len());
+        verify_chain((0, GENESIS), &chain).unwrap();
+    }
+}

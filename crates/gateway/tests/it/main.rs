@@ -1,0 +1,25 @@
+//! The gateway as a process: requests in over mTLS, a real PostgreSQL below, answers and records out.
+
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod audit;
+mod bootstrap;
+mod client;
+mod input;
+mod lockout;
+mod openapi;
+mod outage;
+mod peers;
+mod refresh;
+mod revocation;
+mod tokens;
+mod users;
+mod world;

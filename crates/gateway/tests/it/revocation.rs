@@ -1,0 +1,133 @@
+//! What ends on one gateway ends on the other, within two seconds, and whoever watches is told.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use proto::auth::v1::watch_revocations_response::Event;
+use serde_json::json;
+use testkit::poll_until;
+
+use crate::{
+    client::{Client, password_of},
+    world::{ADMIN_PASSWORD, World},
+};
+
+const WITHIN: Duration = Duration::from_secs(2);
+
+async fn dies(client: &Client, token: &str) {
+    let answered = Instant::now();
+    poll_until("the token is dead on the other gateway", WITHIN, async || !client.is_good(token).await).await;
+    println!("dead after {:?}", answered.elapsed());
+}
+
+/// Everything that ends a token on the first gateway, asked of the second; with the event that a watcher of it sees.
+#[tokio::test]
+async fn whatever_ends_on_one_gateway_ends_on_the_other() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
+    let (here, there) = (world.client(&one), world.client(&two));
+    let admin = here.bootstrap().await;
+    assert!(there.is_good(&admin).await, "made there, known here, whatever was followed by then");
+
+    let mut stream = there.watch().await;
+    assert!(matches!(stream.message().await.unwrap().unwrap().event.unwrap(), Event::Snapshot(_)));
+
+    let login = here.sign_in("admin", ADMIN_PASSWORD).await;
+    let (token, refresh) = (login.text("access_token"), login.text("refresh_token"));
+    let authorized = there.authorize(&token, "serving").await.unwrap();
+    let body = json!({ "token": refresh });
+    here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
+    dies(&there, &token).await;
+    told(&mut stream, &Event::SessionId(authorized.session_id)).await;
+
+    let token = here.sign_in("admin", ADMIN_PASSWORD).await.text("access_token");
+    let authorized = there.authorize(&token, "serving").await.unwrap();
+    let body = json!({ "token": token });
+    here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
+    dies(&there, &token).await;
+    told(&mut stream, &Event::TokenId(authorized.token_id)).await;
+
+    let id = here.person(&admin, "ada", &["analyst"]).await;
+    let path = format!("/api/admin/users/{id}");
+    let ends = [
+        (Method::POST, format!("{path}/revoke"), None),
+        (Method::PATCH, path.clone(), Some(json!({ "password": password_of("other") }))),
+        (Method::PATCH, path.clone(), Some(json!({ "disabled": true }))),
+        (Method::DELETE, path.clone(), None),
+    ];
+    let mut password = password_of("ada");
+    for (method, path, body) in ends {
+        if method == Method::DELETE {
+            let enable = json!({ "disabled": false });
+            here.call(Method::PATCH, &path, Some(&admin), Some(&enable)).await.expect_status(StatusCode::OK);
+        }
+        let token = here.sign_in("ada", &password).await.expect_status(StatusCode::OK).text("access_token");
+        assert!(there.is_good(&token).await);
+        let done = here.call(method, &path, Some(&admin), body.as_ref()).await;
+        assert!(done.status.is_success(), "{done:?}");
+        dies(&there, &token).await;
+        told(&mut stream, &Event::Subject(id.clone())).await;
+        if body.is_some_and(|body| body.get("password").is_some()) {
+            password = password_of("other");
+        }
+    }
+}
+
+/// A role taken away is gone from the passports of the other gateway, and whoever remembers one is told.
+#[tokio::test]
+async fn a_role_taken_away_is_taken_everywhere() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
+    let (here, there) = (world.client(&one), world.client(&two));
+    let admin = here.bootstrap().await;
+    let (id, token) = here.machine(&admin, "robot", &["admin"]).await;
+    there.call(Method::GET, "/api/admin/users", Some(&token), None).await.expect_status(StatusCode::OK);
+    let mut stream = there.watch().await;
+
+    let body = json!({ "roles": ["viewer"] });
+    let path = format!("/api/admin/users/{id}");
+    here.call(Method::PATCH, &path, Some(&admin), Some(&body)).await.expect_status(StatusCode::OK);
+    poll_until("the role is gone on the other gateway", WITHIN, async || {
+        there.call(Method::GET, "/api/admin/users", Some(&token), None).await.status == StatusCode::FORBIDDEN
+    })
+    .await;
+    told(&mut stream, &Event::Subject(id)).await;
+}
+
+/// A passport from before does not help: a change is refused when the caller is not what the passport says.
+#[tokio::test]
+async fn a_passport_from_before_changes_nothing() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let (id, token) = client.machine(&admin, "robot", &["admin"]).await;
+    let passport = client.authorize(&token, "gateway").await.unwrap().passport;
+    let body = json!({ "roles": ["viewer"] });
+    let path = format!("/api/admin/users/{id}");
+    client.call(Method::PATCH, &path, Some(&admin), Some(&body)).await.expect_status(StatusCode::OK);
+
+    let user = json!({ "name": "accomplice", "kind": "machine", "roles": ["admin"] });
+    let request = http::Request::builder()
+        .method(Method::POST)
+        .uri("/api/admin/users")
+        .header("rampart-passport", passport)
+        .body(tonic::body::Body::new(http_body_util::Full::new(bytes::Bytes::from(user.to_string()))))
+        .unwrap();
+    client.raw(request).await.expect_status(StatusCode::UNAUTHORIZED);
+}
+
+/// Heartbeats come each second, and a gateway that stops ends the stream instead of leaving its watchers waiting.
+#[tokio::test]
+async fn a_watcher_hears_a_heartbeat_and_the_end() {
+    let world = World::new().await;
+    let mut gateway = world.gateway("gateway-1").await;
+    let client = world.client(&gateway);
+    let mut stream = client.watch().await;
+    told(&mut stream, &Event::Heartbeat(proto::auth::v1::Heartbeat {})).await;
+    assert!(tokio::task::spawn_blocking(move || gateway.stop()).await.unwrap(), "it ended well");
+    let end = tokio::time::timeout(WITHIN, async { while let Ok(Some(_)) = stream.message().await {} }).await;
+    assert!(end.is_ok());
+}
+
+async fn told(stream: &mut tonic::Streaming<proto::auth::v1::WatchRevocationsResponse>, wanted: &Event) {
+    let heard = async { while stream.message().await.unwrap().unwrap().event.as_ref() != Some(wanted) {} };
+    tokio::time::timeout(WITHIN, heard).await.unwrap_or_else(|_| panic!("not told of {wanted:?}"));
+}

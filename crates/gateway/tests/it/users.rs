@@ -1,0 +1,174 @@
+//! Users: made, listed, altered, removed, and what each of that does to their tokens.
+
+use http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, password_of},
+    world::World,
+};
+
+async fn patch(client: &Client, admin: &str, id: &str, change: Value) -> crate::client::Answer {
+    client.call(Method::PATCH, &format!("/api/admin/users/{id}"), Some(admin), Some(&change)).await
+}
+
+/// A user is what it was made as, and what is absent from a change stays.
+#[tokio::test]
+async fn a_user_is_made_read_altered_and_removed() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let user = json!({ "name": "Ada.L", "kind": "person", "tenant": "research", "roles": ["analyst", "auditor"], "password": password_of("ada") });
+    let made = client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await;
+    let made = made.expect_status(StatusCode::CREATED);
+    let (id, body) = (made.text("id"), made.json());
+    let path = format!("/api/admin/users/{id}");
+    assert_eq!(made.headers[header::LOCATION], path.as_str());
+    assert_eq!(body["roles"], json!(["analyst", "auditor"]));
+    assert!(body.get("client_secret").is_none() && body.get("password").is_none() && body.get("credential").is_none());
+
+    let changed =
+        patch(&client, &admin, &id, json!({ "roles": ["viewer"] })).await.expect_status(StatusCode::OK).json();
+    assert_eq!(
+        (&changed["roles"], &changed["tenant"], &changed["name"]),
+        (&json!(["viewer"]), &json!("research"), &json!("Ada.L"))
+    );
+    let read = client.call(Method::GET, &path, Some(&admin), None).await.expect_status(StatusCode::OK);
+    assert_eq!(read.json(), changed);
+
+    let same = json!({ "name": "ada.l", "kind": "machine", "roles": [] });
+    let taken = client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&same)).await;
+    taken.expect_status(StatusCode::CONFLICT).expect_field("name");
+
+    client.call(Method::DELETE, &path, Some(&admin), None).await.expect_status(StatusCode::NO_CONTENT);
+    for method in [Method::GET, Method::DELETE] {
+        client.call(method, &path, Some(&admin), None).await.expect_status(StatusCode::NOT_FOUND);
+    }
+    patch(&client, &admin, &id, json!({ "disabled": true })).await.expect_status(StatusCode::NOT_FOUND);
+}
+
+/// A list goes through all users by name, whatever the page size.
+#[tokio::test]
+async fn a_list_is_read_page_by_page() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    for name in ["Zoe", "bob", "Carl", "alice"] {
+        client.machine(&admin, name, &[]).await;
+    }
+    let mut names = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/api/admin/users?limit=2{cursor}");
+        let page = client.call(Method::GET, &path, Some(&admin), None).await.expect_status(StatusCode::OK).json();
+        let users = page["users"].as_array().unwrap();
+        assert!(users.len() <= 2);
+        names.extend(users.iter().map(|user| user["name"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(names, ["admin", "alice", "bob", "Carl", "Zoe"]);
+}
+
+/// Other roles count at once for a token that was given before, and a new proof ends the old one's tokens and logins.
+#[tokio::test]
+async fn a_change_reaches_the_tokens_that_were_given_before() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let (id, token) = client.machine(&admin, "robot", &["admin"]).await;
+    client.call(Method::GET, "/api/admin/users", Some(&token), None).await.expect_status(StatusCode::OK);
+    patch(&client, &admin, &id, json!({ "roles": ["viewer"] })).await.expect_status(StatusCode::OK);
+    client.call(Method::GET, "/api/admin/users", Some(&token), None).await.expect_status(StatusCode::FORBIDDEN);
+
+    let secret = patch(&client, &admin, &id, json!({ "new_client_secret": true })).await;
+    let secret = secret.expect_status(StatusCode::OK).text("client_secret");
+    assert!(!client.is_good(&token).await, "a token of the old secret");
+    let grant = json!({ "grant_type": "client_credentials", "client_id": "robot", "client_secret": secret });
+    let token = client.token(&grant).await.expect_status(StatusCode::OK).text("access_token");
+    assert!(client.is_good(&token).await);
+
+    let ada = client.person(&admin, "ada", &["viewer"]).await;
+    for change in [json!({ "password": "another long password" }), json!({ "disabled": true })] {
+        let password =
+            if change.get("password").is_some() { password_of("ada") } else { "another long password".into() };
+        let login = client.sign_in("ada", &password).await.expect_status(StatusCode::OK);
+        patch(&client, &admin, &ada, change).await.expect_status(StatusCode::OK);
+        assert!(!client.is_good(&login.text("access_token")).await);
+        let refresh = json!({ "grant_type": "refresh_token", "refresh_token": login.text("refresh_token") });
+        client.token(&refresh).await.expect_status(StatusCode::UNAUTHORIZED);
+        client.sign_in("ada", &password).await.expect_status(StatusCode::UNAUTHORIZED);
+    }
+    patch(&client, &admin, &ada, json!({ "disabled": false })).await.expect_status(StatusCode::OK);
+    client.sign_in("ada", "another long password").await.expect_status(StatusCode::OK);
+}
+
+/// With other roles one stays signed in: the refresh token works and the next token knows the new roles.
+#[tokio::test]
+async fn other_roles_do_not_sign_anybody_out() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let id = client.person(&admin, "ada", &["viewer"]).await;
+    let login = client.sign_in("ada", &password_of("ada")).await;
+    patch(&client, &admin, &id, json!({ "roles": ["admin"] })).await.expect_status(StatusCode::OK);
+    let refresh = json!({ "grant_type": "refresh_token", "refresh_token": login.text("refresh_token") });
+    let token = client.token(&refresh).await.expect_status(StatusCode::OK).text("access_token");
+    client.call(Method::GET, "/api/admin/users", Some(&token), None).await.expect_status(StatusCode::OK);
+}
+
+/// The last administrator can be neither removed, nor disabled, nor made something else; with another one, it can.
+#[tokio::test]
+async fn there_is_always_an_administrator() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let page = client.call(Method::GET, "/api/admin/users", Some(&admin), None).await.json();
+    let id = page["users"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/admin/users/{id}");
+    let (second, _) = client.machine(&admin, "second", &["admin"]).await;
+    patch(&client, &admin, &second, json!({ "disabled": true })).await.expect_status(StatusCode::OK);
+    for change in [json!({ "disabled": true }), json!({ "roles": ["viewer"] }), json!({ "roles": [] })] {
+        patch(&client, &admin, &id, change).await.expect_status(StatusCode::CONFLICT);
+    }
+    client.call(Method::DELETE, &path, Some(&admin), None).await.expect_status(StatusCode::CONFLICT);
+    assert!(client.is_good(&admin).await);
+
+    patch(&client, &admin, &second, json!({ "disabled": false })).await.expect_status(StatusCode::OK);
+    client.call(Method::DELETE, &path, Some(&admin), None).await.expect_status(StatusCode::NO_CONTENT);
+    assert!(!client.is_good(&admin).await);
+}
+
+/// Two administrators who remove each other at once: one of them stays.
+#[tokio::test]
+async fn two_administrators_cannot_remove_each_other() {
+    let (_world, _gateway, client, first) = World::begin().await;
+    let page = client.call(Method::GET, "/api/admin/users", Some(&first), None).await.json();
+    let first_id = page["users"][0]["id"].as_str().unwrap().to_owned();
+    let (second_id, second) = client.machine(&first, "second", &["admin"]).await;
+    let demote = json!({ "roles": [] });
+    let (one, other) = tokio::join!(
+        patch(&client, &first, &second_id, demote.clone()),
+        patch(&client, &second, &first_id, demote.clone()),
+    );
+    let done = [&one, &other].iter().filter(|answer| answer.status == StatusCode::OK).count();
+    assert_eq!(done, 1, "{one:?} {other:?}");
+}
+
+/// Whoever is not an administrator is refused on every route of users, and it is recorded who tried.
+#[tokio::test]
+async fn others_are_refused_and_recorded() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let (id, viewer) =
+        client.machine(&admin, "viewer", &["viewer", "analyst", "engineer", "operator", "privacy_officer"]).await;
+    let path = format!("/api/admin/users/{id}");
+    let revoke = format!("{path}/revoke");
+    for (method, path) in [
+        (Method::GET, "/api/admin/users"),
+        (Method::POST, "/api/admin/users"),
+        (Method::GET, &path),
+        (Method::PATCH, &path),
+        (Method::DELETE, &path),
+        (Method::POST, &revoke),
+        (Method::GET, "/api/admin/audit"),
+    ] {
+        let body = json!({});
+        client.call(method.clone(), path, Some(&viewer), Some(&body)).await.expect_status(StatusCode::FORBIDDEN);
+        client.call(method, path, None, Some(&body)).await.expect_status(StatusCode::UNAUTHORIZED);
+    }
+    let denied = world.wait_for_record("access", "denied", Some("not_permitted")).await;
+    assert_eq!(denied["actor"]["id"], id);
+    assert_eq!(denied["source"]["address"], "192.0.2.1");
+    assert!(denied["resource"].as_str().unwrap().contains("/api/admin/"), "{denied}");
+    world.wait_for_record("access", "failure", Some("not_authenticated")).await;
+}
