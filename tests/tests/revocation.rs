@@ -93,6 +93,10 @@ async fn poll(server: Server, prediction: Template, refused: StatusCode) -> anyh
     let (mut last_success, mut first_refusal) = (None, None::<Instant>);
     loop {
         ticks.tick().await;
+        if !connection.is_usable() {
+            // A refusal may end the connection; a client opens the next.
+            connection = server.connect().await?;
+        }
         let answer = connection.call(&prediction).await?;
         if answer.status == StatusCode::OK {
             (last_success, first_refusal) = (Some(Instant::now()), None);
