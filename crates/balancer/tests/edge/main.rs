@@ -7,7 +7,6 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::print_stderr,
-    clippy::print_stdout,
     unreachable_pub,
     reason = "tests fail by panicking"
 )]
