@@ -113,6 +113,7 @@ impl Authorization for Service {
             subject: claims.sub,
             session_id: claims.sid,
             token_id: claims.jti,
+            stale: !self.app.memory.is_fresh(),
         }))
     }
 

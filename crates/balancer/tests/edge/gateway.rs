@@ -124,6 +124,7 @@ impl Authorization for State {
             subject: claims.sub,
             session_id: claims.sid,
             token_id: format!("id of {token}"),
+            stale: false,
         }))
     }
 

@@ -24,6 +24,10 @@ pub struct AuthorizeResponse {
     pub session_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub token_id: ::prost::alloc::string::String,
+    /// This gateway has not heard from its database for a while, so it may have missed a revocation: the answer of one that
+    /// has is better.
+    #[prost(bool, tag = "7")]
+    pub stale: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRevocationsRequest {}
