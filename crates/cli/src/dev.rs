@@ -49,10 +49,12 @@ pub(crate) struct Arguments {
 /// How long the processes may take to become ready together.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs until Ctrl-C or SIGTERM, then stops everything in order.
+/// Runs until Ctrl-C, SIGTERM or the end of the terminal, then stops everything in order.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    // The terminal was closed: nobody is left to press Ctrl-C.
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let layout = Layout::create(arguments.data.as_deref())?;
     say(&format!("data: {}{}", layout.root().display(), if layout.is_kept() { "" } else { " (removed at the end)" }));
     let mut platform = Platform::prepare(&arguments, &layout)?;
@@ -60,12 +62,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         outcome = drive(&arguments, &layout, &mut platform) => outcome,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
+        _ = hang_up.recv() => Ok(()),
     };
     say("stopping");
     platform.stop().await;
     if outcome.is_err() && !layout.is_kept() {
-        let kept = layout.keep();
-        say(&format!("the logs were kept: {}", kept.join("logs").display()));
+        say(&format!("the logs were kept: {}", layout.keep_logs()?.display()));
     }
     outcome
 }

@@ -9,7 +9,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "rampart", version, about = "Production-hardened ML serving that you run yourself.")]
+// `scripts/dev` gives options of its own first; the reader's come after them and win.
+#[command(
+    name = "rampart",
+    version,
+    about = "Production-hardened ML serving that you run yourself.",
+    args_override_self = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -6,7 +6,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::Context as _;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::layout::{Layout, make, write_private};
@@ -81,13 +81,28 @@ async fn bootstrap(layout: &Layout, client: &Client, password: &str) -> anyhow::
     };
     make(&layout.root().join("secrets/operator"), 0o700)?;
     for role in ROLES.iter().rev() {
-        let user = json!({ "name": account(role), "kind": "machine", "tenant": "default", "roles": [role] });
-        let answer = client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await?;
-        let body = answer.expect_success(&format!("making the account {}", account(role)))?;
+        let body = open_account(client, &admin, role).await?;
         let secret = body.get("client_secret").and_then(Value::as_str).context("the answer has no client_secret")?;
         write_private(&layout.secret("operator", &format!("{role}-client-secret")), secret)?;
     }
     Ok(())
+}
+
+/// Makes the account, or gives the one that an interrupted start left behind a new secret.
+async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Result<Value> {
+    let (name, path) = (account(role), "/api/admin/users");
+    let user = json!({ "name": name, "kind": "machine", "tenant": "default", "roles": [role] });
+    let answer = client.call(Method::POST, path, Some(admin), Some(&user)).await?;
+    if answer.status != StatusCode::CONFLICT {
+        return answer.expect_success(&format!("making the account {name}"));
+    }
+    let listed = client.call(Method::GET, path, Some(admin), None).await?.expect_success("listing the accounts")?;
+    let users = listed.get("users").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let known = users.iter().find(|user| user.get("name").and_then(Value::as_str) == Some(&name));
+    let id = known.and_then(|user| user.get("id")?.as_str()).with_context(|| format!("{name} is not listed"))?;
+    let change = json!({ "new_client_secret": true });
+    let answer = client.call(Method::PATCH, &format!("{path}/{id}"), Some(admin), Some(&change)).await?;
+    answer.expect_success(&format!("giving {name} a new secret"))
 }
 
 fn account(role: &str) -> String {

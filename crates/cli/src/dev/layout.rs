@@ -9,6 +9,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+/// Held by whoever uses the directory; also the mark by which we know a directory of ours.
+const LOCK: &str = "lock";
+const TEMPORARY_PREFIX: &str = "rampart-dev-";
+
 /// The directory of one `rampart dev`, kept or temporary.
 pub(super) struct Layout {
     root: PathBuf,
@@ -23,15 +27,19 @@ impl Layout {
         let (root, temporary) = match kept {
             Some(path) => {
                 fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-                (path.canonicalize().with_context(|| format!("cannot enter {}", path.display()))?, None)
+                let path = path.canonicalize().with_context(|| format!("cannot enter {}", path.display()))?;
+                refuse_foreign(&path)?;
+                (path, None)
             }
             None => {
+                sweep_leftovers();
                 let made =
-                    tempfile::Builder::new().prefix("rampart-dev-").tempdir().context("no temporary directory")?;
+                    tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir().context("no temporary directory")?;
                 (made.path().to_owned(), Some(made))
             }
         };
         let layout = Self { root, temporary: Mutex::new(temporary) };
+        layout.lock()?;
         // PostgreSQL runs as somebody else when we are root, and must be able to pass through.
         make(&layout.root, 0o711)?;
         for (name, mode) in [("ca", 0o755), ("identity", 0o755), ("config", 0o700), ("logs", 0o700), ("tokens", 0o700)]
@@ -41,7 +49,6 @@ impl Layout {
         for name in ["secrets", "backups"] {
             make(&layout.root.join(name), 0o700)?;
         }
-        layout.lock()?;
         Ok(layout)
     }
 
@@ -53,14 +60,19 @@ impl Layout {
         self.temporary.lock().map(|temporary| temporary.is_none()).unwrap_or(true)
     }
 
-    /// Makes a temporary directory stay, for whoever has to look at the logs.
-    pub(super) fn keep(&self) -> PathBuf {
+    /// Of a temporary directory, makes the logs stay for whoever has to look at them; keys and secrets go.
+    pub(super) fn keep_logs(&self) -> anyhow::Result<PathBuf> {
+        let logs = self.root.join("logs");
         if let Ok(mut temporary) = self.temporary.lock()
             && let Some(made) = temporary.take()
         {
-            return made.keep();
+            for entry in fs::read_dir(made.keep())?.flatten().filter(|entry| entry.path() != logs) {
+                let path = entry.path();
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
         }
-        self.root.clone()
+        Ok(logs)
     }
 
     pub(super) fn ca_file(&self) -> PathBuf {
@@ -95,7 +107,7 @@ impl Layout {
 
     /// Refuses a directory that another `rampart dev` is using. The lock goes with the process.
     fn lock(&self) -> anyhow::Result<()> {
-        let path = self.root.join("lock");
+        let path = self.root.join(LOCK);
         let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         if file.try_lock().is_err() {
             bail!("{} is in use by another rampart dev", self.root.display());
@@ -103,6 +115,28 @@ impl Layout {
         // Held open, and so locked, until the process ends.
         std::mem::forget(file);
         Ok(())
+    }
+}
+
+/// We set permissions in the data directory and remove what is in our way: not in somebody's home or checkout.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    let mut entries = fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if entries.next().is_some() && !path.join(LOCK).is_file() {
+        bail!("--data {} holds something else: name a new or empty directory", path.display());
+    }
+    Ok(())
+}
+
+/// Removes temporary directories whose owner was killed before it could: they hold keys. What is in use is locked, and
+/// what is not ours cannot be opened.
+fn sweep_leftovers() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let is_named_so = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
+        let lock = entry.path().join(LOCK);
+        if is_named_so && fs::File::options().write(true).open(lock).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
