@@ -14,6 +14,7 @@ import os
 import platform as machine
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,13 @@ def main() -> None:
     parser.add_argument("--mlserver-python", type=Path, required=True, help="the interpreter that has mlserver")
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 1])
     parser.add_argument("--duration-s", type=int, default=10)
+    parser.add_argument("--profile", action="store_true", help="sample the front door under load, and nothing else")
     arguments = parser.parse_args()
+    os.environ.pop("RAMPART_STATE", None)  # the platform that is measured is the one that was built for it
+    print(profile(arguments) if arguments.profile else table(measure(arguments)))
 
+
+def measure(arguments) -> list[Row]:
     rows = [raw_engine(arguments)]
     with running_platform() as platform:
         state_file = platform.data / "state.json"
@@ -67,14 +73,13 @@ def main() -> None:
                 for connections in arguments.connections:
                     pids = [peer["pid"]]
                     rows.append(load(arguments, what, connections, pids, request, ["--via", via, "--peer", address]))
-    print(table(rows))
+    return rows
 
 
 def load(arguments, what: str, connections: int, pids: list[int], request: Path, target: list) -> Row:
-    """One closed-loop load. The server's CPU time covers the warm-up too, and is divided by all that was answered."""
+    """One closed-loop load, after another one to warm up that is not counted."""
     print(f"{what}, {connections} connections", file=sys.stderr, flush=True)
-    command = [arguments.load, *target, "--model", MODEL.name, "--request", request]
-    command += ["--connections", str(connections), "--duration-s", str(arguments.duration_s), "--warm-up-s", "0"]
+    command = load_command(arguments, connections, request, target)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # warm-up, on connections of its own
     before = cpu_seconds(pids)
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -83,14 +88,55 @@ def load(arguments, what: str, connections: int, pids: list[int], request: Path,
     return Row(what, connections, figures, cpu / figures["requests"] * 1e6)
 
 
+def load_command(arguments, connections: int, request: Path, target: list) -> list:
+    command = [arguments.load, *target, "--model", MODEL.name, "--request", request]
+    return command + ["--connections", str(connections), "--duration-s", str(arguments.duration_s), "--warm-up-s", "0"]
+
+
 def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of processes, with all of their threads."""
-    ticks = 0
-    for pid in pids:
-        # The command's name is in parentheses and may contain anything; what follows it is regular.
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / CLOCK_TICKS_PER_S
+    """User and system time of processes and all that they started, which for PostgreSQL is where its work is done."""
+    ticks, parents = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The command's name is in parentheses and may contain anything; what follows it is regular.
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it has ended
+        pid = int(stat.parent.name)
+        # With what their ended children used.
+        ticks[pid], parents[pid] = sum(map(int, fields[11:15])), int(fields[1])
+    return sum(ticks[pid] for pid in ticks if is_below(pid, set(pids), parents)) / CLOCK_TICKS_PER_S
+
+
+def is_below(pid: int, ancestors: set[int], parents: dict[int, int]) -> bool:
+    while pid in parents:
+        if pid in ancestors:
+            return True
+        pid = parents[pid]
+    return False
+
+
+def profile(arguments) -> str:
+    """Where the platform's time goes while the front door answers REST: by process and library, then by function."""
+    with running_platform() as platform, tempfile.TemporaryDirectory() as folder:
+        state_file = platform.data / "state.json"
+        pids = json.loads(state_file.read_text())["pids"]
+        names = ["balancer-1", *(name for name in pids if name.startswith("serving-"))]
+        target = ["--via", "front-rest", "--state", state_file]
+        command = load_command(arguments, max(arguments.connections), platform.data / "example-request.json", target)
+        samples = Path(folder) / "samples"
+        sampled = ",".join(str(pids[name]) for name in names)
+        record = ["perf", "record", "--quiet", "--freq", "499", "--output", samples, "--pid", sampled, "--", *command]
+        subprocess.run(record, check=True, stdout=subprocess.DEVNULL)
+        reports = []
+        for columns, least in [("comm", "0.1"), ("comm,dso", "0.5"), ("comm,symbol", "0.7")]:
+            report = ["perf", "report", "--stdio", "--no-children", "--input", samples]
+            report += ["--sort", columns, "--percent-limit", least]
+            text = subprocess.run(
+                report, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            ).stdout
+            reports.append("\n".join(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
+        return "\n\n".join(reports)
 
 
 def raw_engine(arguments) -> Row:
@@ -130,7 +176,25 @@ def table(rows: list[Row]) -> str:
             f"{row.cpu_ms_per_1000:,.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *ratios(rows)])
+
+
+def ratios(rows: list[Row]) -> list[str]:
+    """What is compared, as figures that do not depend on the machine so much."""
+    by_what = {(row.what, row.connections): row.figures for row in rows}
+    lines = []
+    many = max(row.connections for row in rows)
+    for protocol in ("REST", "gRPC"):
+        ours = by_what[f"Rampart, front door, {protocol}", many]["requests_per_s"]
+        theirs = by_what[f"MLServer, no security, {protocol}", many]["requests_per_s"]
+        lines.append(f"{protocol}, {many} connections: {ours / theirs:.1f} × MLServer")
+    raw = rows[0].figures["p50_us"]
+    for row in rows:
+        if row.connections == 1 and row.what.startswith("Rampart"):
+            lines.append(
+                f"{row.what}, one connection: p50 is {row.figures['p50_us'] - raw:.0f} µs over the engine alone"
+            )
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Where downloads and build products live: outside the checkout, shared by all checkouts of one user.
 
-cache=${RAMPART_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rampart}
+cache=${RAMPART_CACHE:-${XDG_CACHE_HOME:-${HOME:-/var/tmp}/.cache}/rampart}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 
 # Two scripts that set up the same cache at the same time would see each other's half-finished files.
@@ -12,6 +12,21 @@ lock_cache() {
         say "waiting for another setup that uses $cache"
         flock 9
     fi
+}
+
+# Dependencies are built once for all checkouts. Our own crates are not: cargo tells fresh from stale by time stamps, so
+# what another checkout built a minute ago would pass for a build of this one.
+claim_builds() {
+    local owner=$CARGO_TARGET_DIR/checkout profile
+    if [[ -d $CARGO_TARGET_DIR && $(cat "$owner" 2>/dev/null) != "$root" ]]; then
+        say "the last build was of another checkout: our own crates are built anew"
+        for profile in dev release; do
+            (cd "$root" && quietly "cargo clean failed" "remove $CARGO_TARGET_DIR by hand, then start again" \
+                cargo clean --workspace --profile "$profile")
+        done
+    fi
+    mkdir -p "$CARGO_TARGET_DIR"
+    printf '%s' "$root" >"$owner"
 }
 
 # Must be called before anything long-lived starts: children inherit the lock.

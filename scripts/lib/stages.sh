@@ -12,9 +12,15 @@ if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
     export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-always}
 fi
 
-# begin_stages NAME...: without a name, all of them.
+# begin_stages NAME...: without a name, all of them. What runs the binaries builds them first.
 begin_stages() {
+    local name
+    for name in "$@"; do
+        grep -qE "^stage $name " "$root/scripts/test" ||
+            die "there is no stage $name" "the stages are: $(sed -n 's/^stage \([a-z-]*\) .*/\1/p' "$root/scripts/test" | paste -sd ' ')"
+    done
     stages_wanted=$*
+    [[ " $stages_wanted " =~ " rust "|" clients " ]] && stages_wanted+=' build'
     stages_log=$(mktemp)
     trap 'rm -f "$stages_log"' EXIT
 }
@@ -51,8 +57,27 @@ finish_stages() {
     say "summary"
     printf '%s' "$stages_summary"
     ((stages_failed == 0)) || printf 'failed stages: %d, their messages are above\n' "$stages_failed"
+    printf '%d s in all, preparations included\n' "$SECONDS"
     printf 'total: %d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     exit "$((stages_failed > 0))"
+}
+
+# What tests may leave behind when they should not: directories by our names, processes of our binaries.
+leftovers() {
+    find "${TMPDIR:-/tmp}" -maxdepth 1 \( -name 'rampart-*' ! -name 'rampart-ports-*' \) 2>/dev/null
+    pgrep --full --list-full "^$CARGO_TARGET_DIR/debug/rampart" || true
+}
+
+remember_leftovers() {
+    leftovers_before=$(leftovers)
+}
+
+# Nothing may be there now that was not there before.
+check_leftovers() {
+    local new
+    new=$(leftovers | grep -vxF "${leftovers_before:-nothing}" || true)
+    [[ -z $new ]] || printf 'left behind:\n%s\n' "$new"
+    [[ -z $new ]]
 }
 
 count_tests() {

@@ -10,12 +10,7 @@ use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 // `scripts/dev` gives options of its own first; the reader's come after them and win.
-#[command(
-    name = "rampart",
-    version,
-    about = "Production-hardened ML serving that you run yourself.",
-    args_override_self = true
-)]
+#[command(name = "rampart", version, about, args_override_self = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
