@@ -90,7 +90,7 @@ def load(arguments, what: str, connections: int, pids: list[int], request: Path,
 
 def load_command(arguments, connections: int, request: Path, target: list) -> list:
     command = [arguments.load, *target, "--model", MODEL.name, "--request", request]
-    return command + ["--connections", str(connections), "--duration-s", str(arguments.duration_s), "--warm-up-s", "0"]
+    return [*command, "--connections", str(connections), "--duration-s", str(arguments.duration_s), "--warm-up-s", "0"]
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -187,7 +187,7 @@ def ratios(rows: list[Row]) -> list[str]:
     for protocol in ("REST", "gRPC"):
         ours = by_what[f"Rampart, front door, {protocol}", many]["requests_per_s"]
         theirs = by_what[f"MLServer, no security, {protocol}", many]["requests_per_s"]
-        lines.append(f"{protocol}, {many} connections: {ours / theirs:.1f} × MLServer")
+        lines.append(f"{protocol}, {many} connections: {ours / theirs:.1f} times MLServer")
     raw = rows[0].figures["p50_us"]
     for row in rows:
         if row.connections == 1 and row.what.startswith("Rampart"):
