@@ -86,7 +86,7 @@ fn json_response(kind: Kind, content_type: &'static str, body: &serde_json::Valu
 }
 
 fn grpc_response(problem: &Problem) -> Response<Bytes> {
-    let status = tonic::Status::new(problem.grpc_code(), problem.message());
+    let status = tonic::Status::new(problem.grpc_code(), problem.short_message());
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -8,6 +8,9 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 pub use form::{Api, Form, Inference};
 pub use kind::Kind;
 
+/// The longest sentence that is told in a header.
+const HEADER_MESSAGE_BYTES_MAX: usize = 1024;
+
 /// An error as a caller will see it, with the cause kept aside.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -97,6 +100,16 @@ impl Problem {
         message
     }
 
+    /// The sentence as a header can carry it: gRPC puts it there, and callers refuse headers that are too long.
+    pub(crate) fn short_message(&self) -> String {
+        let mut message = self.message();
+        if message.len() > HEADER_MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(HEADER_MESSAGE_BYTES_MAX));
+            message.push('…');
+        }
+        message
+    }
+
     /// The field that is wrong, if the body parsed that far.
     pub fn field_name(&self) -> Option<&str> {
         self.field.as_deref()
@@ -146,7 +159,7 @@ impl Error for Problem {
 impl From<Problem> for tonic::Status {
     fn from(problem: Problem) -> Self {
         problem.log();
-        let mut status = Self::new(problem.grpc_code(), problem.message());
+        let mut status = Self::new(problem.grpc_code(), problem.short_message());
         if let Some(seconds) = problem.retry_after_s() {
             status.metadata_mut().insert("retry-after", seconds.into());
         }
@@ -194,6 +207,16 @@ mod tests {
         assert!(!problem.message().contains("hunter2"));
         assert!(!String::from_utf8_lossy(problem.response(Form::Api).body()).contains("hunter2"));
         assert!(!tonic::Status::from(problem).message().contains("hunter2"));
+    }
+
+    #[test]
+    fn what_goes_into_a_header_is_short() {
+        let problem = Problem::new(Kind::InvalidArgument, "é".repeat(5000)).field("x");
+        assert!(problem.message().len() > 10_000);
+        assert_eq!(problem.short_message(), format!("x: {}…", "é".repeat(510)));
+        assert_eq!(tonic::Status::from(problem.clone()).message(), problem.short_message());
+        let header = problem.response(Form::Grpc).headers()["grpc-message"].len();
+        assert!(header < 4 * HEADER_MESSAGE_BYTES_MAX, "{header}");
     }
 
     #[test]
