@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+pub mod codec;
+
 /// Who a caller is, as the gateway says it.
 pub mod auth {
     /// Version 1.

@@ -5,8 +5,10 @@
 use std::{fs, path::Path};
 
 use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
-const SOURCES: [&str; 3] = ["rampart/auth/v1/auth.proto", "rampart/sla/v1/sla.proto", "inference/grpc_service.proto"];
+const INFERENCE: &str = "inference/grpc_service.proto";
+const SOURCES: [&str; 3] = ["rampart/auth/v1/auth.proto", "rampart/sla/v1/sla.proto", INFERENCE];
 
 #[test]
 fn generated_code_is_current() {
@@ -30,12 +32,19 @@ fn generated_code_is_current() {
 
 fn generate(proto: &Path, out: &Path) {
     let mut set = protox::compile(SOURCES, [proto]).unwrap();
+    let (inference, own): (Vec<_>, Vec<_>) = set.file.iter().cloned().partition(|file| file.name() == INFERENCE);
     tonic_prost_build::configure()
+        .build_transport(false)
+        .out_dir(out)
+        .compile_fds(FileDescriptorSet { file: own })
+        .unwrap();
+    tonic_prost_build::configure()
+        .codec_path("crate::codec::BoundedCodec")
         .bytes(".inference.ModelInferRequest.raw_input_contents")
         .bytes(".inference.ModelInferResponse.raw_output_contents")
         .build_transport(false)
         .out_dir(out)
-        .compile_fds(set.clone())
+        .compile_fds(FileDescriptorSet { file: inference })
         .unwrap();
     // Comments stay in the generated Rust; the embedded descriptor is for enumeration only.
     for file in &mut set.file {

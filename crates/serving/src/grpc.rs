@@ -17,7 +17,7 @@ use proto::inference::{
     model_metadata_response::TensorMetadata,
     repository_index_response::ModelIndex,
 };
-use tonic::{Request, Response, Status, body::Body};
+use tonic::{Code, Request, Response, Status, body::Body, codec::CompressionEncoding};
 use tower::util::MapResponse;
 
 use crate::{
@@ -26,12 +26,16 @@ use crate::{
     deadline,
     inference::Measured,
     model::{Durations, Model},
-    rest::properties,
+    rest::{body, properties},
     signature::TensorSpec,
 };
 
 /// The service's name in the contract.
 pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
+
+/// How tonic's own INTERNAL begins; each is about a request that cannot be read.
+const UNREADABLE: [&str; 4] =
+    ["protocol error: ", "Error decompressing: ", "Unexpected EOF decoding stream", "Missing request message"];
 
 type Server = MapResponse<GrpcInferenceServiceServer<Service>, fn(http::Response<Body>) -> http::Response<Body>>;
 
@@ -41,22 +45,28 @@ pub(crate) struct Service(App);
 
 /// The tonic service with the limits of this process.
 pub(crate) fn server(app: &App) -> Server {
-    // Whoever computed an answer may send it, however long; what comes in is bounded.
+    // Whoever computed an answer may send it, however long; what comes in is bounded, packed and unpacked.
     let server = GrpcInferenceServiceServer::new(Service(app.clone()))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(app.limits.body_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    MapResponse::new(server, too_long_is_exhausted)
+    MapResponse::new(server, blame_the_caller)
 }
 
-/// tonic calls a message over the limit OUT_OF_RANGE; the protocol, like our other routes, has RESOURCE_EXHAUSTED for it.
-fn too_long_is_exhausted(mut response: http::Response<Body>) -> http::Response<Body> {
-    const OUT_OF_RANGE: &str = "11";
-    const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
-    if let Some(status) = response.headers_mut().get_mut("grpc-status")
-        && status == OUT_OF_RANGE
-    {
-        *status = RESOURCE_EXHAUSTED;
-    }
+/// Corrects the codes of requests that tonic could not read. None of them is a fault of ours: a message over the limit is
+/// RESOURCE_EXHAUSTED as on our other routes, and one that is not framed or packed as it says is INVALID_ARGUMENT.
+fn blame_the_caller(mut response: http::Response<Body>) -> http::Response<Body> {
+    let Some(status) = response.extensions().get::<Status>() else { return response };
+    let code = match status.code() {
+        Code::OutOfRange => Code::ResourceExhausted,
+        // The body itself was cut, by the listener's limit or by its sender.
+        Code::Unknown if body::is_too_long(status) => Code::ResourceExhausted,
+        Code::Unknown => Code::InvalidArgument,
+        Code::Internal if UNREADABLE.iter().any(|words| status.message().starts_with(words)) => Code::InvalidArgument,
+        _ => return response,
+    };
+    response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from(code as i32));
     response
 }
 

@@ -1,6 +1,6 @@
 //! The REST face of the inference protocol: thin handlers, each behind the action it declares in [`crate::routes`].
 
-mod body;
+pub(crate) mod body;
 mod metadata;
 mod request;
 mod response;

@@ -58,14 +58,12 @@ fn unpack(packed: &[u8], packing: Packing, bytes_max: usize) -> Result<Bytes, Pr
 }
 
 fn broken(error: &(dyn Error + 'static), bytes_max: usize) -> Problem {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<LengthLimitError>() {
-            return too_large(bytes_max);
-        }
-        cause = error.source();
-    }
-    Problem::new(Kind::InvalidArgument, "the body broke off")
+    if is_too_long(error) { too_large(bytes_max) } else { Problem::new(Kind::InvalidArgument, "the body broke off") }
+}
+
+/// Whether a body ended because it was over a limit.
+pub(crate) fn is_too_long(error: &(dyn Error + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(is_too_long)
 }
 
 fn too_large(bytes_max: usize) -> Problem {

@@ -9,7 +9,7 @@ use proto::inference::{
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_repository_parameter,
 };
-use tonic::Code;
+use tonic::{Code, codec::CompressionEncoding};
 
 use crate::support::{
     Client, Serving,
@@ -152,6 +152,75 @@ async fn limits_hold() {
         ..sound()
     };
     assert_eq!(client.grpc().model_infer(long).await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+/// Packed requests are read as they are, within the same limit once they are unpacked.
+#[tokio::test]
+async fn packed_messages_are_read() {
+    let (_serving, client) = replica().await;
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
+        let mut grpc = client.grpc().send_compressed(encoding);
+        let answer = grpc.model_infer(sound()).await.unwrap().into_inner();
+        assert_eq!(answer.outputs[0].contents.as_ref().unwrap().fp32_contents, [2.0, 4.0]);
+        let contents = InferTensorContents { fp32_contents: vec![0.0; 20_000], ..Default::default() };
+        let mut bomb = sound();
+        bomb.inputs[0].contents = Some(contents);
+        assert_eq!(grpc.model_infer(bomb).await.unwrap_err().code(), Code::ResourceExhausted, "{encoding}");
+    }
+}
+
+/// Whatever cannot be read is the caller's fault by its code: no message, no protobuf, a wrong frame, a wrong packing.
+#[tokio::test]
+async fn unreadable_messages_are_never_our_fault() {
+    let (_serving, client) = replica().await;
+    let framed = |flag: u8, message: &[u8]| {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [&[flag][..], &length, message].concat()
+    };
+    let sound = sound().encode_to_vec();
+    let mut cut = framed(0, &sound);
+    cut.truncate(cut.len() - 1);
+    let cases: [(&str, Vec<u8>, &str, &str); 9] = [
+        ("sound", framed(0, &sound), "identity", "0"),
+        ("no message", Vec::new(), "identity", "3"),
+        ("half a frame", vec![0, 0], "identity", "3"),
+        ("cut off", cut, "identity", "3"),
+        ("no protobuf", framed(0, b"no protobuf"), "identity", "3"),
+        ("unknown flag", framed(2, &sound), "identity", "3"),
+        ("packed, but how", framed(1, &sound), "identity", "3"),
+        ("not gzip", framed(1, &sound), "gzip", "3"),
+        ("unknown packing", framed(1, &sound), "br", "12"),
+    ];
+    for (what, body, encoding, code) in cases {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-encoding", encoding)];
+        let path = "/inference.GRPCInferenceService/ModelInfer";
+        let answer = client.call(http::Method::POST, path, &headers, Bytes::from(body)).await;
+        let said = answer.headers.get("grpc-status").map_or("0", |status| status.to_str().unwrap());
+        assert_eq!(said, code, "{what}: {:?}", answer.headers);
+    }
+}
+
+/// A message of the allowed length that would become gigabytes in memory is refused before it does.
+#[tokio::test]
+async fn a_message_takes_no_more_memory_than_it_has_bytes() {
+    let serving = Serving::start(|models| write_steps(models, 1)).await;
+    let client = serving.client("balancer").await;
+    let message = [0x2a, 0].repeat((16 << 20) / 2 - 64);
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let body = [&[0][..], &length, &message].concat();
+    let before = peak_memory_kib(&serving);
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let path = "/inference.GRPCInferenceService/ModelInfer";
+    let answer = client.call(http::Method::POST, path, &headers, Bytes::from(body)).await;
+    assert_eq!(answer.headers["grpc-status"], "3", "{:?}", answer.headers);
+    let grown = peak_memory_kib(&serving) - before;
+    assert!(grown < 128 << 10, "16 MiB took {grown} KiB");
+}
+
+fn peak_memory_kib(serving: &Serving) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// What is not offered is UNIMPLEMENTED, not open: shared memory, tracing, log settings.
