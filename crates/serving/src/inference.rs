@@ -1,6 +1,7 @@
 //! One prediction, whatever protocol it came by: the inputs put in order, the deadline, the computation, the counts.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +26,10 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
 }
 
+/// Where in a request something is, e.g. `inputs[0]`; written out only when it is wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(pub(crate) &'static str, pub(crate) usize);
+
 /// Puts the inputs of a call in the signature's order.
 pub(crate) struct Inputs<'s> {
     signature: &'s Signature,
@@ -39,6 +44,14 @@ pub(crate) struct Measured {
     outcome: Outcome,
 }
 
+// === impl Place ===
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.0, self.1)
+    }
+}
+
 // === impl Inputs ===
 
 impl<'s> Inputs<'s> {
@@ -46,15 +59,15 @@ impl<'s> Inputs<'s> {
         Self { signature, slots: vec![None; signature.inputs.len()] }
     }
 
-    /// Takes the tensor for an input; `field` is where the caller wrote it.
-    pub(crate) fn put(&mut self, name: &str, tensor: Tensor, field: &str) -> Result<(), Problem> {
-        let unknown = || unknown(name, "input", &self.signature.inputs, field);
+    /// Takes the tensor for an input; `place` is where the caller wrote it.
+    pub(crate) fn put(&mut self, name: &str, tensor: Tensor, place: Place) -> Result<(), Problem> {
+        let unknown = || unknown(name, "input", &self.signature.inputs, place);
         let (position, spec) = self.signature.input(name).ok_or_else(unknown)?;
-        spec.admit(tensor.datatype().as_str(), tensor.shape(), field)?;
+        spec.admit(tensor.datatype().as_str(), tensor.shape(), place)?;
         let slot = self.slots.get_mut(position).ok_or_else(unknown)?;
         if slot.is_some() {
             return Err(
-                Problem::new(Kind::InvalidArgument, format!("{name:?} is given twice")).field(format!("{field}.name"))
+                Problem::new(Kind::InvalidArgument, format!("{name:?} is given twice")).field(format!("{place}.name"))
             );
         }
         *slot = Some(tensor);
@@ -71,17 +84,17 @@ impl<'s> Inputs<'s> {
     }
 }
 
-/// The position of a requested output; `field` is where the caller wrote it.
-pub(crate) fn wanted_output(signature: &Signature, name: &str, field: &str) -> Result<usize, Problem> {
+/// The position of a requested output; `place` is where the caller wrote it.
+pub(crate) fn wanted_output(signature: &Signature, name: &str, place: Place) -> Result<usize, Problem> {
     let found = signature.output(name).map(|(position, _)| position);
-    found.ok_or_else(|| unknown(name, "output", &signature.outputs, field))
+    found.ok_or_else(|| unknown(name, "output", &signature.outputs, place))
 }
 
-fn unknown(name: &str, what: &str, specs: &[TensorSpec], field: &str) -> Problem {
+fn unknown(name: &str, what: &str, specs: &[TensorSpec], place: Place) -> Problem {
     let known: Vec<&str> = specs.iter().map(|spec| &*spec.name).collect();
     let shown: String = name.chars().take(64).collect();
     let detail = format!("the model has no {what} {shown:?}; it has {}", known.join(", "));
-    Problem::new(Kind::InvalidArgument, detail).field(format!("{field}.name"))
+    Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.name"))
 }
 
 // === impl Measured ===

@@ -5,10 +5,10 @@ mod metadata;
 mod request;
 mod response;
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use axum::{
-    extract::{FromRequestParts, Path, Request, State},
+    extract::{FromRequestParts, RawPathParams, Request, State},
     response::Response,
 };
 use bytes::Bytes;
@@ -44,9 +44,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = Inference;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Inference> {
-        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
-        let mut path = path.map_err(|_| Problem::new(Kind::InvalidArgument, "the path is not UTF-8"))?.0;
-        let mut take = |name| path.remove(name).unwrap_or_default();
+        let path = RawPathParams::from_request_parts(parts, state).await;
+        let path = path.map_err(|_| Problem::new(Kind::InvalidArgument, "the path is not UTF-8"))?;
+        let take =
+            |name| path.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, value)| value.to_owned());
         Ok(Self { model: take("model"), version: take("version") })
     }
 }

@@ -35,14 +35,14 @@ pub(crate) struct Mismatch(String);
 // === impl TensorSpec ===
 
 impl TensorSpec {
-    /// Refuses a tensor that the model does not take; `field` is where the caller wrote it.
-    pub(crate) fn admit(&self, datatype: &str, shape: &[i64], field: &str) -> Result<(), Problem> {
+    /// Refuses a tensor that the model does not take; `place` is where the caller wrote it.
+    pub(crate) fn admit(&self, datatype: &str, shape: &[i64], place: impl fmt::Display) -> Result<(), Problem> {
         if datatype != self.datatype.as_str() {
             let detail = match Datatype::parse(datatype) {
                 Some(_) => format!("{:?} is {}, not {datatype}", self.name, self.datatype),
                 None => format!("not a datatype of the protocol; {:?} is {}", self.name, self.datatype),
             };
-            return Err(Problem::new(Kind::InvalidArgument, detail).field(format!("{field}.datatype")));
+            return Err(Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.datatype")));
         }
         if !self.fits(shape) {
             let detail = format!(
@@ -51,7 +51,7 @@ impl TensorSpec {
                 Dimensions(&self.shape),
                 Dimensions(shape)
             );
-            return Err(Problem::new(Kind::InvalidArgument, detail).field(format!("{field}.shape")));
+            return Err(Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.shape")));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// More dimensions than any real tensor has.
-const RANK_MAX: usize = 32;
+pub(crate) const RANK_MAX: usize = 32;
 
 /// A tensor object as it was sent.
 pub(crate) struct WireTensor<'a> {

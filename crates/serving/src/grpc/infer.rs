@@ -12,11 +12,12 @@ use proto::inference::{
 };
 
 use crate::{
-    inference::{Call, Inputs, wanted_output},
+    inference::{Call, Inputs, Place, wanted_output},
     model::Model,
     rest::binary_problem,
     signature::Signature,
     tensor::{BinaryFault, Data, Datatype, Tensor, decode_binary, encode_binary, is_text},
+    wire::RANK_MAX,
 };
 
 /// What the answer needs of the request.
@@ -39,12 +40,12 @@ pub(super) fn read(request: ModelInferRequest, signature: &Signature) -> Result<
     }
     let mut inputs = Inputs::new(signature);
     let mut raw_contents = request.raw_input_contents.into_iter();
-    for (index, input) in request.inputs.into_iter().enumerate() {
-        let field = format!("inputs[{index}]");
-        refuse_shared_memory(&input.parameters, &field)?;
-        let name = input.name.clone();
-        let tensor = read_tensor(input, raw_contents.next(), &field)?;
-        inputs.put(&name, tensor, &field)?;
+    for (index, mut input) in request.inputs.into_iter().enumerate() {
+        let place = Place("inputs", index);
+        refuse_shared_memory(&input.parameters, place)?;
+        let name = std::mem::take(&mut input.name);
+        let tensor = read_tensor(input, raw_contents.next(), place)?;
+        inputs.put(&name, tensor, place)?;
     }
     let wanted = read_outputs(&request.outputs, signature)?;
     let half = wanted
@@ -91,23 +92,23 @@ fn read_outputs(outputs: &[InferRequestedOutputTensor], signature: &Signature) -
     }
     let mut wanted = Vec::with_capacity(outputs.len());
     for (index, output) in outputs.iter().enumerate() {
-        let field = format!("outputs[{index}]");
-        refuse_shared_memory(&output.parameters, &field)?;
+        let place = Place("outputs", index);
+        refuse_shared_memory(&output.parameters, place)?;
         if output.parameters.contains_key("classification") {
-            return Err(wrong("classification is not offered").field(format!("{field}.parameters.classification")));
+            return Err(wrong("classification is not offered").field(format!("{place}.parameters.classification")));
         }
-        let position = wanted_output(signature, &output.name, &field)?;
+        let position = wanted_output(signature, &output.name, place)?;
         if wanted.contains(&position) {
-            return Err(wrong("is asked for twice").field(format!("{field}.name")));
+            return Err(wrong("is asked for twice").field(format!("{place}.name")));
         }
         wanted.push(position);
     }
     Ok(wanted)
 }
 
-fn refuse_shared_memory(parameters: &HashMap<String, InferParameter>, field: &str) -> Result<(), Problem> {
+fn refuse_shared_memory(parameters: &HashMap<String, InferParameter>, place: Place) -> Result<(), Problem> {
     if parameters.contains_key("shared_memory_region") {
-        return Err(wrong("shared memory is not offered").field(format!("{field}.parameters.shared_memory_region")));
+        return Err(wrong("shared memory is not offered").field(format!("{place}.parameters.shared_memory_region")));
     }
     Ok(())
 }
@@ -124,52 +125,55 @@ fn read_timeout(parameters: &HashMap<String, InferParameter>) -> Result<Option<D
     Ok((us > 0).then(|| Duration::from_micros(us)))
 }
 
-fn read_tensor(input: InferInputTensor, raw: Option<Bytes>, field: &str) -> Result<Tensor, Problem> {
+fn read_tensor(input: InferInputTensor, raw: Option<Bytes>, place: Place) -> Result<Tensor, Problem> {
     let datatype = Datatype::parse(&input.datatype)
-        .ok_or_else(|| wrong("not a datatype of the protocol, e.g. \"FP32\"").field(format!("{field}.datatype")))?;
+        .ok_or_else(|| wrong("not a datatype of the protocol, e.g. \"FP32\"").field(format!("{place}.datatype")))?;
+    if input.shape.len() > RANK_MAX {
+        return Err(wrong(format!("more than {RANK_MAX} dimensions")).field(format!("{place}.shape")));
+    }
     let Some(raw) = raw else {
-        return read_typed(datatype, input.shape, input.contents.unwrap_or_default(), field);
+        return read_typed(datatype, input.shape, input.contents.unwrap_or_default(), place);
     };
     if input.contents.is_some_and(|contents| contents != InferTensorContents::default()) {
-        return Err(wrong("must be empty when there are raw contents").field(format!("{field}.contents")));
+        return Err(wrong("must be empty when there are raw contents").field(format!("{place}.contents")));
     }
-    decode_binary(datatype, input.shape, &raw).map_err(|fault| binary_problem(&fault, field))
+    decode_binary(datatype, input.shape, &raw).map_err(|fault| binary_problem(&fault, place))
 }
 
 fn read_typed(
     datatype: Datatype,
     shape: Vec<i64>,
     contents: InferTensorContents,
-    field: &str,
+    place: Place,
 ) -> Result<Tensor, Problem> {
     let sent = elements(&contents);
     let data = match datatype {
         Datatype::Bool => Data::Bool(contents.bool_contents),
-        Datatype::Uint8 => Data::Uint8(narrow(contents.uint_contents, field)?),
-        Datatype::Uint16 => Data::Uint16(narrow(contents.uint_contents, field)?),
+        Datatype::Uint8 => Data::Uint8(narrow(contents.uint_contents, place)?),
+        Datatype::Uint16 => Data::Uint16(narrow(contents.uint_contents, place)?),
         Datatype::Uint32 => Data::Uint32(contents.uint_contents),
         Datatype::Uint64 => Data::Uint64(contents.uint64_contents),
-        Datatype::Int8 => Data::Int8(narrow(contents.int_contents, field)?),
-        Datatype::Int16 => Data::Int16(narrow(contents.int_contents, field)?),
+        Datatype::Int8 => Data::Int8(narrow(contents.int_contents, place)?),
+        Datatype::Int16 => Data::Int16(narrow(contents.int_contents, place)?),
         Datatype::Int32 => Data::Int32(contents.int_contents),
         Datatype::Int64 => Data::Int64(contents.int64_contents),
         Datatype::Fp32 => Data::Fp32(contents.fp32_contents),
         Datatype::Fp64 => Data::Fp64(contents.fp64_contents),
-        Datatype::Bytes => Data::Bytes(texts(contents.bytes_contents, field)?),
+        Datatype::Bytes => Data::Bytes(texts(contents.bytes_contents, place)?),
         Datatype::Fp16 | Datatype::Bf16 => {
             return Err(wrong(format!("{datatype} has no typed contents: send it in raw_input_contents"))
-                .field(format!("{field}.contents")));
+                .field(format!("{place}.contents")));
         }
     };
     // Elements in a field of another datatype would otherwise be dropped without a word.
     if sent != data.len() {
         return Err(
-            wrong(format!("has elements in a field that is not that of {datatype}")).field(format!("{field}.contents"))
+            wrong(format!("has elements in a field that is not that of {datatype}")).field(format!("{place}.contents"))
         );
     }
     let count = data.len();
     Tensor::new(shape, data)
-        .ok_or_else(|| wrong(format!("{count} elements do not fill the shape")).field(format!("{field}.contents")))
+        .ok_or_else(|| wrong(format!("{count} elements do not fill the shape")).field(format!("{place}.contents")))
 }
 
 /// How many elements there are over all fields.
@@ -184,20 +188,20 @@ fn elements(contents: &InferTensorContents) -> usize {
         + contents.bytes_contents.len()
 }
 
-fn narrow<W: Copy, T: TryFrom<W>>(wide: Vec<W>, field: &str) -> Result<Vec<T>, Problem> {
+fn narrow<W: Copy, T: TryFrom<W>>(wide: Vec<W>, place: Place) -> Result<Vec<T>, Problem> {
     let narrow = |(index, value)| {
-        let out_of_range = |_| wrong("out of the range of the datatype").field(format!("{field}.contents[{index}]"));
+        let out_of_range = |_| wrong("out of the range of the datatype").field(format!("{place}.contents[{index}]"));
         T::try_from(value).map_err(out_of_range)
     };
     wide.into_iter().enumerate().map(narrow).collect()
 }
 
-fn texts(strings: Vec<Vec<u8>>, field: &str) -> Result<Vec<Bytes>, Problem> {
+fn texts(strings: Vec<Vec<u8>>, place: Place) -> Result<Vec<Bytes>, Problem> {
     let text = |(index, string): (usize, Vec<u8>)| {
         if is_text(&string) {
             Ok(Bytes::from(string))
         } else {
-            Err(wrong(BinaryFault::Text.to_string()).field(format!("{field}.contents[{index}]")))
+            Err(wrong(BinaryFault::Text.to_string()).field(format!("{place}.contents[{index}]")))
         }
     };
     strings.into_iter().enumerate().map(text).collect()

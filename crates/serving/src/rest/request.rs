@@ -1,12 +1,12 @@
 //! An inference request of the REST protocol, read into tensors in one pass.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
 use problem::{Kind, Problem};
 
 use crate::{
-    inference::{Call, Inputs, wanted_output},
+    inference::{Call, Inputs, Place, wanted_output},
     json::{Fault, Reader},
     signature::Signature,
     tensor::{BinaryFault, Datatype, NotJson, decode_binary},
@@ -64,16 +64,15 @@ impl InferRequest {
         let sent = body.inputs.ok_or_else(|| Problem::new(Kind::InvalidArgument, "is missing").field("inputs"))?;
         let mut inputs = Inputs::new(signature);
         for (index, tensor) in sent.into_iter().enumerate() {
-            let field = format!("inputs[{index}]");
+            let place = Place("inputs", index);
             let contents = match tensor.contents {
                 Contents::Json(contents) => contents,
                 Contents::Binary(size) => {
-                    let raw = cut(binary.as_mut(), size, &field)?;
-                    decode_binary(tensor.datatype, tensor.shape, &raw)
-                        .map_err(|fault| binary_problem(&fault, &field))?
+                    let raw = cut(binary.as_mut(), size, place)?;
+                    decode_binary(tensor.datatype, tensor.shape, &raw).map_err(|fault| binary_problem(&fault, place))?
                 }
             };
-            inputs.put(&tensor.name, contents, &field)?;
+            inputs.put(&tensor.name, contents, place)?;
         }
         if let Some(rest) = binary.filter(|rest| !rest.is_empty()) {
             let detail = format!("{} bytes follow the last binary input", rest.len());
@@ -200,11 +199,11 @@ fn outputs(
         Some(sent) => {
             let mut chosen: Vec<(usize, bool)> = Vec::with_capacity(sent.len());
             for (index, output) in sent.iter().enumerate() {
-                let field = format!("outputs[{index}]");
-                let position = wanted_output(signature, &output.name, &field)?;
+                let place = Place("outputs", index);
+                let position = wanted_output(signature, &output.name, place)?;
                 if chosen.iter().any(|(other, _)| *other == position) {
                     return Err(
-                        Problem::new(Kind::InvalidArgument, "is asked for twice").field(format!("{field}.name"))
+                        Problem::new(Kind::InvalidArgument, "is asked for twice").field(format!("{place}.name"))
                     );
                 }
                 chosen.push((position, output.binary.unwrap_or(binary_output)));
@@ -223,9 +222,9 @@ fn outputs(
     Ok(chosen.into_iter().unzip())
 }
 
-fn cut(binary: Option<&mut Bytes>, size: usize, field: &str) -> Result<Bytes, Problem> {
+fn cut(binary: Option<&mut Bytes>, size: usize, place: Place) -> Result<Bytes, Problem> {
     let problem = |detail: String| {
-        Problem::new(Kind::InvalidArgument, detail).field(format!("{field}.parameters.binary_data_size"))
+        Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.parameters.binary_data_size"))
     };
     let Some(binary) = binary else {
         return Err(problem(format!("binary tensors need the header {JSON_LENGTH_HEADER}")));
@@ -237,8 +236,8 @@ fn cut(binary: Option<&mut Bytes>, size: usize, field: &str) -> Result<Bytes, Pr
 }
 
 /// A binary tensor's fault under the field that is wrong.
-pub(crate) fn binary_problem(fault: &BinaryFault, field: &str) -> Problem {
-    let field = if *fault == BinaryFault::Shape { format!("{field}.shape") } else { field.to_owned() };
+pub(crate) fn binary_problem(fault: &BinaryFault, place: impl fmt::Display) -> Problem {
+    let field = if *fault == BinaryFault::Shape { format!("{place}.shape") } else { place.to_string() };
     Problem::new(Kind::InvalidArgument, fault.to_string()).field(field)
 }
 

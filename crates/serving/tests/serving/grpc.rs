@@ -1,6 +1,7 @@
 //! The gRPC protocol: same models, same rules, same words.
 
 use bytes::Bytes;
+use prost::Message;
 use proto::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelMetadataRequest, ModelReadyRequest,
     ModelRepositoryParameter, ModelStatisticsRequest, RepositoryIndexRequest, RepositoryModelLoadRequest,
@@ -99,6 +100,7 @@ async fn wrong_requests_have_code_and_field() {
         (Code::InvalidArgument, "inputs[0].contents:", input(|input| input.shape = vec![-2])),
         (Code::InvalidArgument, "inputs[0].contents:", input(|input| input.shape = vec![i64::MAX, i64::MAX])),
         (Code::InvalidArgument, "inputs[0].shape:", input(|input| input.shape = vec![2, 1])),
+        (Code::InvalidArgument, "inputs[0].shape: more than 32", input(|input| input.shape = vec![1; 5000])),
         (
             Code::InvalidArgument,
             "inputs[0].contents:",
