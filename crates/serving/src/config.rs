@@ -54,6 +54,7 @@ pub(crate) struct ModelsConfig {
 pub(crate) struct InferenceConfig {
     workers: usize,
     pub(crate) queue_max: usize,
+    pub(crate) queue_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
     timeout_ms: u64,
 }
@@ -86,6 +87,7 @@ impl Configuration for Config {
         demand(self.models.file_bytes_max > 0, "models.file_bytes_max", "must be at least 1");
         demand(inference.workers <= WORKERS_MAX, "inference.workers", "must be at most 256");
         demand((1..=QUEUE_MAX).contains(&inference.queue_max), "inference.queue_max", "must be from 1 to 65536");
+        demand(inference.queue_bytes_max > 0, "inference.queue_bytes_max", "must be at least 1");
         demand(
             (1..=BODY_BYTES_MAX).contains(&inference.body_bytes_max),
             "inference.body_bytes_max",

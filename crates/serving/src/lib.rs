@@ -80,6 +80,7 @@ async fn repository(config: &Config, readiness: Readiness) -> Result<Repository,
         prober,
         workers: config.inference.workers(),
         queue_max: config.inference.queue_max,
+        queue_bytes_max: config.inference.queue_bytes_max,
         file_bytes_max: config.models.file_bytes_max,
     };
     Ok(Repository::new(folder, loader, readiness))

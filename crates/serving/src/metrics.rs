@@ -21,6 +21,7 @@ const PREDICTION_STAGE: &str = "ml_prediction_stage_duration_seconds";
 const BATCH_SIZE: &str = "ml_prediction_batch_size";
 const QUEUE_DEPTH: &str = "ml_serving_queue_depth";
 const QUEUE_CAPACITY: &str = "ml_serving_queue_capacity";
+const EXECUTIONS: &str = "ml_serving_executions_total";
 const DEADLINE_EXCEEDED: &str = "ml_serving_deadline_exceeded_total";
 const PANICS: &str = "ml_serving_panics_total";
 const MODELS_LOADED: &str = "ml_serving_models_loaded";
@@ -55,6 +56,7 @@ pub(crate) enum Stage {
 /// The series of one model version.
 pub(crate) struct ModelMetrics {
     pub(crate) queue_depth: Gauge,
+    pub(crate) executions: Counter,
     pub(crate) panics: Counter,
     outcomes: [Counter; Outcome::ALL.len()],
     duration: Histogram,
@@ -79,6 +81,7 @@ pub(crate) fn describe() {
     describe_histogram!(BATCH_SIZE, Unit::Count, "Rows of a prediction.");
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "Calls that wait for a worker.");
     describe_gauge!(QUEUE_CAPACITY, Unit::Count, "Calls that may wait for a worker.");
+    describe_counter!(EXECUTIONS, Unit::Count, "Runs that a worker began, whatever came of them.");
     describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
     describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
     describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
@@ -136,6 +139,7 @@ impl ModelMetrics {
         let expired = |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => stage.as_str());
         let metrics = Self {
             queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
+            executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
             panics: counter!(PANICS),
             outcomes: Outcome::ALL.map(outcome),
             duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
@@ -144,6 +148,7 @@ impl ModelMetrics {
             batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
         };
         metrics.outcomes.iter().chain(&metrics.expired).for_each(|counter| counter.increment(0));
+        metrics.executions.increment(0);
         metrics.queue_depth.increment(0.0);
         metrics
     }

@@ -231,6 +231,14 @@ impl Tensor {
         self.data.datatype()
     }
 
+    /// The memory of its elements; for strings also that of each string's own bookkeeping.
+    pub(crate) fn bytes_held(&self) -> usize {
+        for_data!(&self.data,
+            values => size_of_val(values.as_slice()),
+            bytes strings => strings.iter().map(|string| size_of::<Bytes>() + string.len()).sum()
+        )
+    }
+
     /// The first dimension: how many rows a batch has. A scalar is one row.
     pub(crate) fn rows(&self) -> u64 {
         self.shape.first().map_or(1, |rows| rows.unsigned_abs())

@@ -1,7 +1,7 @@
 //! Worker threads that compute one model version, and the bounded queue before them.
 //!
-//! A call that expired or whose caller went away is dropped before it runs; one that runs is told to stop at its next
-//! node. Dropping the pool lets the workers finish what was accepted and end; each takes its session with it.
+//! A call that expired or whose caller went away is dropped before it runs, at the latest when another needs its place;
+//! one that runs is told to stop at its next node. Dropping the pool lets the workers finish what was accepted and end; each takes its session with it.
 
 use std::{
     io,
@@ -24,7 +24,9 @@ use crate::tensor::Tensor;
 /// What a pool may hold, and where it reports.
 pub(crate) struct PoolLimits {
     pub(crate) queue_max: usize,
+    pub(crate) queue_bytes_max: usize,
     pub(crate) depth: Gauge,
+    pub(crate) executions: Counter,
     pub(crate) panics: Counter,
 }
 
@@ -79,12 +81,14 @@ struct Waiting(Option<Arc<Ticket>>);
 impl Pool {
     /// Starts one thread for each session.
     pub(crate) fn start(name: &str, sessions: Vec<Session>, limits: &PoolLimits) -> io::Result<Self> {
-        let pool = Self { queue: Arc::new(Queue::new(limits.queue_max)), depth: limits.depth.clone() };
+        let queue = Arc::new(Queue::new(limits.queue_max, limits.queue_bytes_max));
+        let pool = Self { queue, depth: limits.depth.clone() };
         for (index, session) in sessions.into_iter().enumerate() {
             let worker = Worker {
                 queue: Arc::clone(&pool.queue),
                 session,
                 depth: limits.depth.clone(),
+                executions: limits.executions.clone(),
                 panics: limits.panics.clone(),
             };
             // Linux keeps 15 bytes of a thread's name, so the index comes first.
@@ -104,8 +108,7 @@ impl Pool {
         let ticket = Arc::new(Ticket { options, started: AtomicBool::new(false) });
         let (reply, answer) = oneshot::channel();
         let job = Job { inputs, wanted, deadline, queued: Instant::now(), ticket: Arc::clone(&ticket), reply };
-        self.queue.push(job).map_err(|_| Refusal::Full)?;
-        self.depth.increment(1.0);
+        self.enqueue(job)?;
         let mut waiting = Waiting(Some(ticket));
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => {
@@ -117,11 +120,37 @@ impl Pool {
             Err(_) => Err(Refusal::ExpiredInQueue),
         }
     }
+
+    fn enqueue(&self, job: Job) -> Result<(), Refusal> {
+        let bytes = job.inputs.iter().map(Tensor::bytes_held).sum();
+        let Err(job) = self.queue.push(job, bytes) else {
+            self.depth.increment(1.0);
+            return Ok(());
+        };
+        let now = Instant::now();
+        for stale in self.queue.sweep(|job| job.is_stale(now)) {
+            self.depth.decrement(1.0);
+            // Nobody waiting any more is not a fault.
+            let _gone = stale.reply.send(Err(Refusal::ExpiredInQueue));
+        }
+        self.queue.push(job, bytes).map_err(|_| Refusal::Full)?;
+        self.depth.increment(1.0);
+        Ok(())
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.queue.close();
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Whether nobody needs it any more.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.reply.is_closed() || now >= self.deadline
     }
 }
 
@@ -147,6 +176,7 @@ struct Worker {
     queue: Arc<Queue<Job>>,
     session: Session,
     depth: Gauge,
+    executions: Counter,
     panics: Counter,
 }
 
@@ -169,6 +199,7 @@ impl Worker {
 
     fn compute(&mut self, job: &Job, started: Instant) -> Result<(Vec<Tensor>, Timings), Refusal> {
         job.ticket.started.store(true, Ordering::Relaxed);
+        self.executions.increment(1);
         // A panic in the bindings must cost one call, not a worker.
         let run = catch_unwind(AssertUnwindSafe(|| self.session.run(&job.inputs, &job.wanted, &job.ticket.options)));
         let Ok(run) = run else {

@@ -1,52 +1,71 @@
 //! A bounded queue between many asynchronous callers and a few worker threads.
 //!
-//! Callers never wait for room: a full queue is an answer. Workers sleep until there is work or the queue is closed,
+//! Callers never wait for room: a full queue is an answer, and full is a matter of items or of bytes. Workers sleep until there is work or the queue is closed,
 //! and a closed queue is emptied first, so nothing that was accepted is lost.
 
 use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
-/// A first-in, first-out queue that holds at most so many.
+/// A first-in, first-out queue that holds at most so many, and so many bytes.
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     wake: Condvar,
-    capacity: usize,
+    items_max: usize,
+    bytes_max: usize,
 }
 
 struct State<T> {
-    items: VecDeque<T>,
+    /// Each with its bytes.
+    items: VecDeque<(T, usize)>,
+    bytes: usize,
     closed: bool,
 }
 
 // === impl Queue ===
 
 impl<T> Queue<T> {
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(items_max: usize, bytes_max: usize) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::with_capacity(capacity), closed: false }),
+            state: Mutex::new(State { items: VecDeque::with_capacity(items_max), bytes: 0, closed: false }),
             wake: Condvar::new(),
-            capacity,
+            items_max,
+            bytes_max,
         }
     }
 
-    /// Takes an item, or gives it back when the queue is full or closed.
-    pub(crate) fn push(&self, item: T) -> Result<(), T> {
+    /// Takes an item, or gives it back when the queue is full or closed. One item alone may be of any size: whoever sent
+    /// it was allowed to.
+    pub(crate) fn push(&self, item: T, bytes: usize) -> Result<(), T> {
         let mut state = self.state.lock();
-        if state.closed || state.items.len() >= self.capacity {
+        let bytes_after = state.bytes.saturating_add(bytes);
+        let is_full = state.items.len() >= self.items_max || (!state.items.is_empty() && bytes_after > self.bytes_max);
+        if state.closed || is_full {
             return Err(item);
         }
-        state.items.push_back(item);
+        state.items.push_back((item, bytes));
+        state.bytes = bytes_after;
         drop(state);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Takes out whatever nobody needs any more.
+    pub(crate) fn sweep(&self, is_stale: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut state = self.state.lock();
+        let (stale, kept): (VecDeque<_>, _) =
+            std::mem::take(&mut state.items).into_iter().partition(|(item, _)| is_stale(item));
+        state.bytes = kept.iter().map(|(_, bytes)| bytes).sum();
+        state.items = kept;
+        stale.into_iter().map(|(item, _)| item).collect()
     }
 
     /// Waits for an item; none once the queue is closed and empty.
     pub(crate) fn pop(&self) -> Option<T> {
         let mut state = self.state.lock();
         loop {
-            if let Some(item) = state.items.pop_front() {
+            if let Some((item, bytes)) = state.items.pop_front() {
+                state.bytes -= bytes;
                 return Some(item);
             }
             if state.closed {
@@ -71,14 +90,31 @@ mod tests {
 
     #[test]
     fn full_is_told_and_order_is_kept() {
-        let queue = Queue::new(2);
-        assert_eq!((queue.push(1), queue.push(2), queue.push(3)), (Ok(()), Ok(()), Err(3)));
+        let queue = Queue::new(2, 100);
+        assert_eq!((queue.push(1, 1), queue.push(2, 1), queue.push(3, 1)), (Ok(()), Ok(()), Err(3)));
         assert_eq!((queue.pop(), queue.pop()), (Some(1), Some(2)));
     }
 
     #[test]
+    fn bytes_are_bounded_but_for_a_first_item() {
+        let queue = Queue::new(9, 100);
+        assert_eq!((queue.push(1, 101), queue.push(2, 1)), (Ok(()), Err(2)));
+        assert_eq!(queue.pop(), Some(1));
+        assert_eq!((queue.push(2, 60), queue.push(3, 41), queue.push(4, 40)), (Ok(()), Err(3), Ok(())));
+    }
+
+    #[test]
+    fn what_is_stale_makes_room() {
+        let queue = Queue::new(3, 100);
+        assert_eq!((queue.push(1, 50), queue.push(2, 40), queue.push(3, 10)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(queue.sweep(|item| item % 2 == 1), [1, 3]);
+        assert_eq!((queue.push(4, 61), queue.push(5, 60)), (Err(4), Ok(())));
+        assert_eq!((queue.pop(), queue.pop()), (Some(2), Some(5)));
+    }
+
+    #[test]
     fn closing_loses_nothing_and_wakes_everybody() {
-        let queue = Arc::new(Queue::new(100));
+        let queue = Arc::new(Queue::new(100, 100));
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 let queue = Arc::clone(&queue);
@@ -86,10 +122,10 @@ mod tests {
             })
             .collect();
         for item in 0..100 {
-            queue.push(item).unwrap();
+            queue.push(item, 1).unwrap();
         }
         queue.close();
-        assert_eq!(queue.push(100), Err(100));
+        assert_eq!(queue.push(100, 1), Err(100));
         assert_eq!(workers.into_iter().map(|worker| worker.join().unwrap()).sum::<usize>(), 100);
     }
 }

@@ -27,6 +27,7 @@ pub(crate) struct Loader {
     /// Sessions and threads for each model version.
     pub(crate) workers: usize,
     pub(crate) queue_max: usize,
+    pub(crate) queue_bytes_max: usize,
     pub(crate) file_bytes_max: u64,
 }
 
@@ -88,7 +89,9 @@ impl Loader {
         let metrics = ModelMetrics::register(&identity, self.queue_max);
         let limits = PoolLimits {
             queue_max: self.queue_max,
+            queue_bytes_max: self.queue_bytes_max,
             depth: metrics.queue_depth.clone(),
+            executions: metrics.executions.clone(),
             panics: metrics.panics.clone(),
         };
         let pool = Pool::start(identity.name.as_str(), sessions, &limits);

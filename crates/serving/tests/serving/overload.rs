@@ -1,6 +1,9 @@
 //! Too much work is refused at once and cheaply; work whose time has passed is not done.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -11,13 +14,17 @@ use tonic::Code;
 
 use crate::support::{
     Client, Serving,
-    models::{tensor, write_square},
+    models::{tensor, write_chain, write_square},
 };
 
-const CONFIG: &str = "[inference]\nworkers = 1\nqueue_max = 2\ntimeout_ms = 20000\n";
+const CONFIG: &str = "[inference]\nworkers = 1\nqueue_max = 2\ntimeout_ms = 60000\n";
 
 async fn replica() -> (Serving, Client) {
-    let serving = Serving::start_with(CONFIG, write_square).await;
+    let write = |models: &Path| {
+        write_square(models);
+        write_chain(models, 2);
+    };
+    let serving = Serving::start_with(CONFIG, write).await;
     let client = serving.client("balancer").await;
     (serving, client)
 }
@@ -31,13 +38,15 @@ fn square(size: i64) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_503_with_retry_after() {
     let (serving, client) = replica().await;
-    let body = square(2500);
+    let body = square(2000);
     let started = Instant::now();
-    let calls = (0..12).map(|_| async {
-        let answer = client.infer("square", &body).await;
-        (answer, started.elapsed())
-    });
-    let answers = join_all(calls).await;
+    let call = async || (client.infer("square", &body).await, started.elapsed());
+    let others = async {
+        serving.until_measured("ml_serving_executions_total{model=\"square\",version=\"1\"} 1").await;
+        join_all((0..11).map(|_| call())).await
+    };
+    let (first, mut answers) = tokio::join!(call(), others);
+    answers.push(first);
     let (done, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|(answer, _)| answer.status == 200);
     // More than one and two only if some arrived late, which a busy machine can bring about.
     assert!(done.len() >= 3 && refused.len() >= 6, "{} of 12 were computed", done.len());
@@ -54,17 +63,24 @@ async fn a_full_queue_is_503_with_retry_after() {
     assert!(metrics.contains("ml_serving_queue_depth{model=\"square\",version=\"1\"} 0"));
 }
 
-/// A deadline in the body, in the header or in gRPC ends the wait; what was computing is told to stop.
+/// A deadline in the body, in the header or in gRPC ends the wait; what was computing stops long before it is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_end_the_wait_and_the_work() {
-    let (_serving, client) = replica().await;
-    let mut with_parameter = square(3000);
-    with_parameter["parameters"] = json!({ "timeout": 50_000 });
-    let started = Instant::now();
-    let answer = client.infer("square", &with_parameter).await;
+    let (serving, client) = replica().await;
+    let long = square(800);
+    let whole = timed(client.infer("chain", &long)).await;
+    assert_eq!(whole.0.status, 200);
+    let mut with_parameter = long.clone();
+    with_parameter["parameters"] = json!({ "timeout": 300_000 });
+    let (answer, took) = timed(client.infer("chain", &with_parameter)).await;
     assert_eq!(answer.status, 504, "{:?}", answer.body);
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-    let contents = InferTensorContents { int64_contents: vec![3000, 3000], ..Default::default() };
+    assert!(took < whole.1 / 2, "an answer after {took:?} of {:?}", whole.1);
+    let (small, took) = timed(client.infer("chain", &square(2))).await;
+    assert_eq!(small.status, 200);
+    assert!(took < whole.1 / 2, "the only worker was free after {took:?} of {:?}", whole.1);
+    serving.until_measured("ml_serving_executions_total{model=\"chain\",version=\"1\"} 3").await;
+
+    let contents = InferTensorContents { int64_contents: vec![800, 800], ..Default::default() };
     let input = InferInputTensor {
         name: "size".to_owned(),
         datatype: "INT64".to_owned(),
@@ -73,7 +89,7 @@ async fn deadlines_end_the_wait_and_the_work() {
         ..Default::default()
     };
     let mut request = tonic::Request::new(ModelInferRequest {
-        model_name: "square".to_owned(),
+        model_name: "chain".to_owned(),
         inputs: vec![input],
         ..Default::default()
     });
@@ -85,28 +101,39 @@ async fn deadlines_end_the_wait_and_the_work() {
     assert!(answer.status == 400 && answer.error().starts_with("grpc-timeout:"));
 }
 
-/// Work that waited beyond its deadline, or whose caller went away, is not done when its turn comes.
+async fn timed<T>(call: impl Future<Output = T>) -> (T, Duration) {
+    let started = Instant::now();
+    (call.await, started.elapsed())
+}
+
+/// Work that waited beyond its deadline, or whose caller went away, is not done when its turn comes; and it keeps no
+/// place: the queue was full of it, and a new call is taken all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_and_abandoned_work_is_not_done() {
     let (serving, client) = replica().await;
-    let long = square(1500);
-    let mut short = square(1500);
+    let long = square(1000);
+    let mut short = long.clone();
     short["parameters"] = json!({ "timeout": 20_000 });
-    let first = tokio::spawn({
-        let (client, long) = (client.clone(), long.clone());
-        async move { client.infer("square", &long).await }
-    });
-    testkit::poll_until("the first call is in flight", Duration::from_secs(10), async || {
-        serving.metrics().await.contains("ml_serving_in_flight_requests 1")
-    })
-    .await;
-    let abandoned = tokio::time::timeout(Duration::from_millis(50), client.infer("square", &long));
-    let (expired, abandoned) = tokio::join!(client.infer("square", &short), abandoned);
-    let first = first.await.unwrap();
-    assert_eq!((first.status, expired.status, abandoned.is_err()), (200, 504, true));
-    // Nothing is computing now but what nobody waits for; a small call is not kept by it.
-    assert_eq!(client.infer("square", &square(2)).await.status, 200);
-    let stats = client.get("/v2/models/square/stats").await.json();
-    let computed = stats["model_stats"][0]["execution_count"].as_u64().unwrap();
-    assert_eq!(computed, 2, "the first and the small one");
+    let call = |body: &Value| {
+        let (client, body) = (client.clone(), body.clone());
+        tokio::spawn(async move { client.infer("chain", &body).await.status })
+    };
+    let first = call(&long);
+    serving.until_measured("ml_serving_executions_total{model=\"chain\",version=\"1\"} 1").await;
+    let (abandoned, expired) = (call(&long), call(&short));
+    assert_eq!(expired.await.unwrap(), 504);
+    serving.until_measured("ml_serving_queue_depth{model=\"chain\",version=\"1\"} 2").await;
+    abandoned.abort();
+    serving.until_measured("ml_predictions_total{model=\"chain\",version=\"1\",outcome=\"cancelled\"} 1").await;
+    let small = call(&square(2));
+    serving.until_measured("ml_serving_queue_depth{model=\"chain\",version=\"1\"} 1").await;
+    assert!(!first.is_finished(), "the first call is computed all this time");
+    assert_eq!((first.await.unwrap(), small.await.unwrap()), (200, 200));
+    let metrics = serving.metrics().await;
+    for series in [
+        "ml_serving_executions_total{model=\"chain\",version=\"1\"} 2",
+        "ml_serving_queue_depth{model=\"chain\",version=\"1\"} 0",
+    ] {
+        assert!(metrics.lines().any(|line| line == series), "{series} is not in\n{metrics}");
+    }
 }

@@ -113,8 +113,20 @@ impl Serving {
 
     /// What the admin port says of metrics.
     pub(crate) async fn metrics(&self) -> String {
-        let client = Client::new(&self.identity("operator"), self.admin, None);
-        String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap()
+        String::from_utf8(self.admin("/metrics").await.body.to_vec()).unwrap()
+    }
+
+    /// Waits until the metrics have this line.
+    pub(crate) async fn until_measured(&self, line: &str) {
+        testkit::poll_until(line, Duration::from_secs(20), async || {
+            self.metrics().await.lines().any(|each| each == line)
+        })
+        .await;
+    }
+
+    /// What the admin port says.
+    pub(crate) async fn admin(&self, path: &str) -> client::Answer {
+        Client::new(&self.identity("operator"), self.admin, None).get(path).await
     }
 
     /// A passport to this service.

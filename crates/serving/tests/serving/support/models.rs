@@ -110,6 +110,25 @@ pub(crate) fn write_square(models: &Path) {
         .write(models, &[("1", &bytes, golden)]);
 }
 
+/// `chain`: product after product of square matrices of zeros, whose size the caller chooses; their sum, 0, comes back.
+/// A run can be stopped between two products. At size 500 all of them take a good part of a second; at the size of its
+/// golden example the load does.
+pub(crate) fn write_chain(models: &Path, golden_size: u32) {
+    const PRODUCTS: usize = 64;
+    let (inputs, outputs) = ([("size", "INT64", &[2_i64][..])], [("sum", "FP32", &[1_i64, 1][..])]);
+    let names: Vec<String> = (0..=PRODUCTS).map(|index| format!("p{index}")).collect();
+    let mut nodes: Vec<(&str, Vec<&str>, Vec<&str>)> = vec![("ConstantOfShape", vec!["size"], vec!["p0"])];
+    nodes.extend(names.windows(2).map(|pair| ("MatMul", vec![&*pair[0], "p0"], vec![&*pair[1]])));
+    nodes.push(("ReduceSum", vec![&names[PRODUCTS]], vec!["sum"]));
+    let nodes: Vec<NodeSpec<'_>> =
+        nodes.iter().map(|(operator, inputs, outputs)| (*operator, &**inputs, &**outputs)).collect();
+    let bytes = model(&nodes, &inputs, &outputs);
+    let size = tensor("size", "INT64", &[2], json!([golden_size, golden_size]));
+    let golden = golden(&[size], &[tensor("sum", "FP32", &[1, 1], json!([0]))]);
+    ModelFolder { name: "chain", inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &bytes, golden)]);
+}
+
 /// `root`: square roots, which are NaN for negative numbers.
 pub(crate) fn write_root(models: &Path) {
     let (inputs, outputs) = ([("x", "FP32", &[-1_i64][..])], [("y", "FP32", &[-1_i64][..])]);
