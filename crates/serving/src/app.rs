@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use service::{Lifecycle, ProcessHealth, Readiness};
+use problem::Problem;
+use service::{Lifecycle, ProcessHealth};
+use tokio::sync::oneshot;
 
 use crate::repository::Repository;
 
@@ -14,7 +16,7 @@ pub(crate) struct App(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) repository: Repository,
     pub(crate) limits: RequestLimits,
-    readiness: Readiness,
+    lifecycle: Lifecycle,
     pub(crate) health: ProcessHealth,
 }
 
@@ -30,13 +32,24 @@ pub(crate) struct RequestLimits {
 
 impl App {
     pub(crate) fn new(repository: Repository, limits: RequestLimits, lifecycle: &Lifecycle) -> Self {
-        let (readiness, health) = (lifecycle.readiness(), ProcessHealth::new(lifecycle));
-        Self(Arc::new(Shared { repository, limits, readiness, health }))
+        let (lifecycle, health) = (lifecycle.clone(), ProcessHealth::new(lifecycle));
+        Self(Arc::new(Shared { repository, limits, lifecycle, health }))
     }
 
     /// Whether this replica should get calls: every latch is open, that of the models too, and it is not about to stop.
     pub(crate) fn is_ready(&self) -> bool {
-        self.0.readiness.is_ready()
+        self.0.lifecycle.readiness().is_ready()
+    }
+
+    /// Loads a model. Once begun it is finished, whatever becomes of the caller: a load may take minutes, a call may not.
+    pub(crate) async fn load_model(&self, name: &str) -> Result<(), Problem> {
+        let turn = self.repository.take_turn().await?;
+        let (app, name) = (self.clone(), name.to_owned());
+        let (outcome, finished) = oneshot::channel();
+        self.0.lifecycle.spawn("load", async move {
+            let _gone = outcome.send(app.repository.load(turn, &name).await);
+        });
+        finished.await.unwrap_or_else(|_| Err(Problem::unavailable("this replica stops")))
     }
 }
 

@@ -174,7 +174,7 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
         let request = request.into_inner();
         refuse_parameters(&request.parameters, |_| false)?;
-        self.0.repository.load(&request.model_name).await?;
+        self.0.load_model(&request.model_name).await?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 

@@ -85,7 +85,7 @@ pub(crate) fn describe() {
     describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
     describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
     describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
-    describe_gauge!(MODEL_INFO, Unit::Count, "Always 1; the labels say what was loaded.");
+    describe_gauge!(MODEL_INFO, Unit::Count, "1 while a model version serves; the labels say what it is.");
     describe_gauge!(MODEL_READY, Unit::Count, "Whether a model version serves.");
     describe_gauge!(MODEL_FILE, Unit::Bytes, "Size of the model file that serves.");
     describe_gauge!(MODEL_LOADED_AT, Unit::Seconds, "When the model version was loaded.");
@@ -96,8 +96,10 @@ pub(crate) fn describe() {
 }
 
 /// Whether a version serves.
-pub(crate) fn set_model_ready(name: &ModelName, version: Version, ready: bool) {
-    gauge!(MODEL_READY, "model" => name.to_string(), "version" => version.to_string()).set(f64::from(u8::from(ready)));
+pub(crate) fn set_model_serves(name: &ModelName, version: Version, serves: bool) {
+    let (model, version, value) = (name.to_string(), version.to_string(), f64::from(u8::from(serves)));
+    gauge!(MODEL_INFO, "model" => model.clone(), "version" => version.clone(), "framework" => "onnx").set(value);
+    gauge!(MODEL_READY, "model" => model, "version" => version).set(value);
 }
 
 /// How many versions serve.
@@ -126,7 +128,6 @@ impl ModelMetrics {
         let (model, version) = (identity.name.to_string(), identity.version.to_string());
         let file_bytes = u32::try_from(identity.file_bytes).map_or(f64::MAX, f64::from);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        gauge!(MODEL_INFO, "model" => model.clone(), "version" => version.clone(), "framework" => "onnx").set(1.0);
         gauge!(MODEL_FILE, "model" => model.clone(), "version" => version.clone()).set(file_bytes);
         gauge!(MODEL_LOADED_AT, "model" => model.clone(), "version" => version.clone()).set(now.as_secs_f64());
         gauge!(QUEUE_CAPACITY, "model" => model.clone(), "version" => version.clone())

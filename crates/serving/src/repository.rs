@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Callers see one snapshot, exchanged whole. A call keeps the model version it began with until it is answered.
 //! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
-//! - A load that fails in any part takes nothing out of service.
+//! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica.
 //! - One change at a time; callers of `load` and `unload` wait for their turn, with a limit.
 //!
 //! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`.
@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use problem::{Kind, Problem};
 use service::{Latch, Readiness};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use loader::Loader;
 pub(crate) use manifest::{ModelName, Version};
@@ -75,23 +75,22 @@ pub(crate) struct Repository {
     folder: PathBuf,
     loader: Loader,
     snapshot: ArcSwap<Snapshot>,
-    turn: Mutex<()>,
-    gate: Gate,
-}
-
-/// Keeps the process not ready while a model that should serve does not.
-struct Gate {
+    turn: Arc<Mutex<()>>,
     readiness: Readiness,
+    /// Keeps the process not ready until there is something to answer calls with; once opened, for good.
     latch: parking_lot::Mutex<Option<Latch>>,
 }
+
+/// The right to change the repository, which one has at a time.
+pub(crate) type Turn = OwnedMutexGuard<()>;
 
 // === impl Repository ===
 
 impl Repository {
     /// Nothing is loaded yet, so the process is not ready from here on.
     pub(crate) fn new(folder: PathBuf, loader: Loader, readiness: Readiness) -> Self {
-        let gate = Gate { latch: parking_lot::Mutex::new(Some(readiness.latch("models"))), readiness };
-        Self { folder, loader, snapshot: ArcSwap::default(), turn: Mutex::new(()), gate }
+        let latch = parking_lot::Mutex::new(Some(readiness.latch("models")));
+        Self { folder, loader, snapshot: ArcSwap::default(), turn: Arc::default(), readiness, latch }
     }
 
     /// What serves now. Cheap enough for every request.
@@ -106,50 +105,49 @@ impl Repository {
 
     /// Loads every model of the folder; what does not load is told in the index. Fails when there is no folder.
     pub(crate) async fn load_all(&self) -> Result<(), Problem> {
-        let _turn = self.take_turn().await?;
+        let turn = self.take_turn().await?;
         let names = self.folders().map_err(|error| {
             Problem::new(Kind::InvalidArgument, format!("models.directory {}: {error}", self.folder.display()))
         })?;
         for name in names {
-            if let Err(problem) = self.load_in_turn(&name).await {
+            if let Err(problem) = self.load_in_turn(&turn, &name).await {
                 tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
             }
         }
-        self.change(|snapshot| snapshot.scanned = true);
+        self.change(&turn, |snapshot| snapshot.scanned = true);
         Ok(())
     }
 
     /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it.
-    pub(crate) async fn load(&self, name: &str) -> Result<(), Problem> {
+    pub(crate) async fn load(&self, turn: Turn, name: &str) -> Result<(), Problem> {
         let name = known_name(name)?;
-        let _turn = self.take_turn().await?;
         let is_known = self.snapshot.load().models.contains_key(&name) || self.folder.join(name.as_str()).is_dir();
         if !is_known {
             return Err(unknown_model(name.as_str()));
         }
-        self.load_in_turn(&name).await
+        self.load_in_turn(&turn, &name).await
     }
 
     /// Takes a model out of service. Calls that have begun are still answered.
     pub(crate) async fn unload(&self, name: &str) -> Result<(), Problem> {
         let name = known_name(name)?;
-        let _turn = self.take_turn().await?;
+        let turn = self.take_turn().await?;
         let Some(entry) = self.snapshot.load().models.get(&name).cloned() else {
             return Err(unknown_model(name.as_str()));
         };
         let entry = entry.unloaded();
-        self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        self.change(&turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         tracing::info!(model = %name, "model unloaded");
         Ok(())
     }
 
-    async fn take_turn(&self) -> Result<MutexGuard<'_, ()>, Problem> {
-        tokio::time::timeout(TURN_TIMEOUT, self.turn.lock())
-            .await
-            .map_err(|_| Problem::unavailable("another model is being loaded; try again"))
+    /// Waits until nobody else changes anything.
+    pub(crate) async fn take_turn(&self) -> Result<Turn, Problem> {
+        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turn).lock_owned()).await;
+        turn.map_err(|_| Problem::unavailable("another model is being loaded; try again"))
     }
 
-    async fn load_in_turn(&self, name: &ModelName) -> Result<(), Problem> {
+    async fn load_in_turn(&self, turn: &Turn, name: &ModelName) -> Result<(), Problem> {
         let old = self.snapshot.load().models.get(name).cloned().unwrap_or_default();
         let manifest = match self.loader.read_manifest(self.folder.join(name.as_str())).await {
             Ok(manifest) => manifest,
@@ -157,7 +155,7 @@ impl Repository {
                 metrics::count_load_failure(name, fault.reason);
                 let problem = refused(&[format!("{name}: {fault}")]);
                 let entry = old.with_manifest_fault(fault);
-                self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+                self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
                 return Err(problem);
             }
         };
@@ -167,7 +165,7 @@ impl Repository {
             .filter_map(|(version, slot)| Some(format!("{name} version {version}: {}", slot.fault.as_ref()?)))
             .collect();
         let entry = Entry::of(&manifest, versions, &old, !faults.is_empty());
-        self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         if faults.is_empty() { Ok(()) } else { Err(refused(&faults)) }
     }
 
@@ -189,13 +187,19 @@ impl Repository {
         versions
     }
 
-    /// Exchanges the snapshot. Only ever called in turn, so no change is lost.
-    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+    /// Exchanges the snapshot; whose turn it is, so that no change is lost.
+    fn change(&self, _turn: &Turn, change: impl FnOnce(&mut Snapshot)) {
+        let old = self.snapshot.load_full();
+        let mut snapshot = Snapshot::clone(&old);
         change(&mut snapshot);
-        snapshot.measure();
-        self.gate.set(snapshot.is_ready());
+        snapshot.measure(&old);
+        let (is_ready, has_faults) = (snapshot.is_ready(), snapshot.has_faults());
         self.snapshot.store(Arc::new(snapshot));
+        if is_ready {
+            drop(self.latch.lock().take());
+        }
+        let remark = has_faults.then_some("not all serve as declared; the repository index says why");
+        self.readiness.remark("models", remark);
     }
 
     fn folders(&self) -> std::io::Result<Vec<ModelName>> {
@@ -215,19 +219,6 @@ impl Repository {
         }
         names.sort();
         Ok(names)
-    }
-}
-
-// === impl Gate ===
-
-impl Gate {
-    fn set(&self, open: bool) {
-        let mut latch = self.latch.lock();
-        match (&*latch, open) {
-            (Some(_), true) => drop(latch.take()),
-            (None, false) => *latch = Some(self.readiness.latch("models")),
-            _ => {}
-        }
     }
 }
 

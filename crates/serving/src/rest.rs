@@ -136,7 +136,7 @@ pub(crate) async fn index(State(app): State<App>, request: Request) -> Answer {
 
 pub(crate) async fn load(State(app): State<App>, target: Target, request: Request) -> Answer {
     refuse_parameters(request, |_| false).await?;
-    app.repository.load(&target.model).await?;
+    app.load_model(&target.model).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({})))
 }
 

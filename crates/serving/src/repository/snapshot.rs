@@ -19,7 +19,7 @@ pub(crate) struct Snapshot {
 #[derive(Clone, Default)]
 pub(crate) struct Entry {
     pub(crate) description: String,
-    /// To versions that serve, and to nothing else.
+    /// As declared, or as before where only the version before serves. A target may not serve: then the alias does not.
     pub(super) aliases: BTreeMap<String, Version>,
     pub(super) versions: BTreeMap<Version, Slot>,
     manifest_fault: Option<LoadFault>,
@@ -52,9 +52,14 @@ pub(crate) enum State {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Whether every model that should serve has a version that does.
+    /// Whether calls can be answered: the folder was read, and of its models one serves at least, or there are none.
     pub(crate) fn is_ready(&self) -> bool {
-        self.scanned && self.models.values().all(|entry| entry.is_unloaded || entry.default_version().is_some())
+        self.scanned && (self.models.is_empty() || self.models.values().any(|entry| entry.default_version().is_some()))
+    }
+
+    /// Whether a model that was not unloaded serves otherwise than its folder declares.
+    pub(super) fn has_faults(&self) -> bool {
+        self.scanned && self.models.values().any(|entry| entry.has_faults())
     }
 
     /// The model version that a call means.
@@ -89,13 +94,23 @@ impl Snapshot {
         rows.filter(|row| !only_ready || row.state == State::Ready).collect()
     }
 
-    pub(super) fn measure(&self) {
-        for (name, entry) in &self.models {
-            for (version, slot) in &entry.versions {
-                metrics::set_model_ready(name, *version, slot.serving.is_some());
+    /// Says in the metrics what serves now, and of what `old` had and this has not, that it does not.
+    pub(super) fn measure(&self, old: &Self) {
+        for (name, version, _) in old.slots() {
+            if self.models.get(name).is_none_or(|entry| !entry.versions.contains_key(&version)) {
+                metrics::set_model_serves(name, version, false);
             }
         }
+        for (name, version, slot) in self.slots() {
+            metrics::set_model_serves(name, version, slot.serving.is_some());
+        }
         metrics::set_models_loaded(self.models.values().map(|entry| entry.serving().count()).sum());
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (&ModelName, Version, &Slot)> {
+        self.models
+            .iter()
+            .flat_map(|(name, entry)| entry.versions.iter().map(move |(version, slot)| (name, *version, slot)))
     }
 }
 
@@ -110,14 +125,16 @@ impl Entry {
             }
         }
         let serves = |version: &Version| versions.get(version).is_some_and(|slot| slot.serving.is_some());
-        let target = |alias: &String, wanted: Version| {
-            [Some(wanted), old.aliases.get(alias).copied()].into_iter().flatten().find(&serves)
+        let target = |alias: &str, wanted: Version| {
+            [Some(wanted), old.meant_by(alias)].into_iter().flatten().find(&serves).unwrap_or(wanted)
         };
-        let aliases = manifest
-            .aliases
-            .iter()
-            .filter_map(|(alias, wanted)| Some((alias.clone(), target(alias, *wanted)?)))
-            .collect();
+        let mut aliases: BTreeMap<String, Version> =
+            manifest.aliases.iter().map(|(alias, wanted)| (alias.clone(), target(alias, *wanted))).collect();
+        if any_failed {
+            for (alias, version) in &old.aliases {
+                aliases.entry(alias.clone()).or_insert(*version);
+            }
+        }
         Self { description: manifest.description.clone(), aliases, versions, manifest_fault: None, is_unloaded: false }
     }
 
@@ -138,10 +155,24 @@ impl Entry {
         }
     }
 
-    /// What a call without a version means: the champion, else the highest that serves.
+    /// What a call without a version means: the champion where one is declared, else the highest that serves. A champion
+    /// that does not serve is nobody's to replace: what was not promoted must not answer for it.
     pub(crate) fn default_version(&self) -> Option<&Arc<Model>> {
-        let champion = self.aliases.get(CHAMPION).and_then(|version| self.versions.get(version)?.serving.as_ref());
-        champion.or_else(|| self.versions.values().rev().find_map(|slot| slot.serving.as_ref()))
+        match self.aliases.get(CHAMPION) {
+            Some(champion) => self.versions.get(champion)?.serving.as_ref(),
+            None => self.versions.values().rev().find_map(|slot| slot.serving.as_ref()),
+        }
+    }
+
+    /// What an alias meant so far; who declared no champion had one all the same.
+    fn meant_by(&self, alias: &str) -> Option<Version> {
+        let default = || self.default_version().filter(|_| alias == CHAMPION).map(|model| model.identity.version);
+        self.aliases.get(alias).copied().or_else(default)
+    }
+
+    fn has_faults(&self) -> bool {
+        let is_faulty = || self.manifest_fault.is_some() || self.versions.values().any(|slot| slot.fault.is_some());
+        !self.is_unloaded && is_faulty()
     }
 
     fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
@@ -149,17 +180,17 @@ impl Entry {
             return Err(Problem::new(Kind::NotFound, format!("the model {name:?} is unloaded")));
         }
         if version.is_empty() {
-            return self.default_version().cloned().ok_or_else(|| self.unavailable(name, None));
+            return self.default_version().cloned().ok_or_else(|| self.unavailable(name, self.aliases.get(CHAMPION)));
         }
         let number = Version::parse(version).or_else(|| self.aliases.get(version).copied());
         let Some((number, slot)) = number.and_then(|number| Some((number, self.versions.get(&number)?))) else {
             let shown: String = version.chars().take(64).collect();
             return Err(Problem::new(Kind::NotFound, format!("the model {name:?} has no version or alias {shown:?}")));
         };
-        slot.serving.clone().ok_or_else(|| self.unavailable(name, Some(number)))
+        slot.serving.clone().ok_or_else(|| self.unavailable(name, Some(&number)))
     }
 
-    fn unavailable(&self, name: &str, version: Option<Version>) -> Problem {
+    fn unavailable(&self, name: &str, version: Option<&Version>) -> Problem {
         let what = version.map_or_else(
             || format!("the model {name:?}"),
             |version| format!("version {version} of the model {name:?}"),

@@ -6,13 +6,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use serde_json::json;
 
 use crate::support::{
     Client, Serving,
-    models::{ModelFolder, steps, steps_golden, tensor, write_steps},
+    models::{ModelFolder, golden, steps, steps_golden, tensor, write_chain, write_steps},
+    onnx::{NodeSpec, ValueSpec, model},
 };
 
 const INPUTS: [(&str, &str, &[i64]); 1] = [("x", "FP32", &[-1])];
@@ -111,4 +113,72 @@ async fn unloading_under_traffic_breaks_no_call() {
     })
     .await;
     assert_eq!(seen.statuses, BTreeSet::from([200, 404]));
+}
+
+/// A version that is dropped from service is measured as dropped, not as it was.
+#[tokio::test]
+async fn metrics_follow_what_serves() {
+    let serving = Serving::start(|models| write_steps(models, 2)).await;
+    let client = serving.client("balancer").await;
+    let lines = |version: u32, value: u32| {
+        [
+            format!("ml_model_ready{{model=\"steps\",version=\"{version}\"}} {value}"),
+            format!("ml_model_info{{model=\"steps\",version=\"{version}\",framework=\"onnx\"}} {value}"),
+        ]
+    };
+    let assert_measured = async |expected: [[String; 2]; 2]| {
+        let metrics = serving.metrics().await;
+        for line in expected.iter().flatten() {
+            assert!(metrics.lines().any(|each| each == line), "{line} is not in\n{metrics}");
+        }
+    };
+    assert_measured([lines(1, 1), lines(2, 1)]).await;
+    ModelFolder { name: "steps", inputs: &INPUTS, outputs: &OUTPUTS, champion: "2" }
+        .write(&serving.models, &[("2", &steps(2), steps_golden(2))]);
+    assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 200);
+    assert_measured([lines(1, 0), lines(2, 1)]).await;
+    assert_eq!(client.post("/v2/repository/models/steps/unload", "").await.status, 200);
+    assert_measured([lines(1, 0), lines(2, 0)]).await;
+}
+
+/// A load goes on to its end when its caller hangs up.
+#[tokio::test]
+async fn a_load_outlives_its_caller() {
+    let serving = Serving::start(|models| write_steps(models, 1)).await;
+    let client = serving.client("balancer").await;
+    write_chain(&serving.models, 500);
+    let call = client.post("/v2/repository/models/chain/load", "");
+    let begun = testkit::poll_until("a child proves the model", Duration::from_secs(20), async || has_child(&serving));
+    tokio::select! {
+        answer = call => panic!("the load took no time: {:?}", answer.body),
+        () = begun => {}
+    }
+    testkit::poll_until("the model serves", Duration::from_secs(60), async || {
+        client.get("/v2/models/chain/ready").await.status == 200
+    })
+    .await;
+}
+
+fn has_child(serving: &Serving) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", serving.child.id())).unwrap();
+    // A thread may be gone by the time it is asked.
+    tasks.flatten().any(|task| std::fs::read_to_string(task.path().join("children")).is_ok_and(|pids| !pids.is_empty()))
+}
+
+/// A signature longer than the system lets an argument be reaches the child that proves the model.
+#[tokio::test]
+async fn a_long_signature_is_loaded() {
+    let names: Vec<String> = (0..700).map(|index| format!("{index:0>200}")).collect();
+    let outputs: Vec<ValueSpec<'_>> = names.iter().map(|name| (&**name, "FP32", &[-1_i64][..])).collect();
+    let to: Vec<[&str; 1]> = names.iter().map(|name| [&**name]).collect();
+    let nodes: Vec<NodeSpec<'_>> = to.iter().map(|to| ("Identity", &["x"][..], &to[..])).collect();
+    let bytes = model(&nodes, &INPUTS, &outputs);
+    let answers: Vec<_> = names.iter().map(|name| tensor(name, "FP32", &[1], json!([1]))).collect();
+    let golden = golden(&[tensor("x", "FP32", &[1], json!([1]))], &answers);
+    let serving = Serving::start(|models| {
+        ModelFolder { name: "wide", inputs: &INPUTS, outputs: &outputs, champion: "1" }
+            .write(models, &[("1", &bytes, golden)]);
+    })
+    .await;
+    assert_eq!(serving.client("balancer").await.get("/v2/models/wide/ready").await.status, 200);
 }

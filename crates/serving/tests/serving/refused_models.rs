@@ -1,13 +1,13 @@
 //! What must not serve does not, whatever is wrong with it; what served before goes on, and the index says why.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::support::{
     Client, Serving,
-    models::{ModelFolder, golden, sha256, steps, steps_golden, tensor, write_steps},
-    onnx::{model, model_with_external_data},
+    models::{ModelFolder, golden, sha256, steps, steps_golden, tensor, write_steps, write_sum},
+    onnx::{model, plus_external, plus_one},
 };
 
 const INPUTS: [(&str, &str, &[i64]); 1] = [("x", "FP32", &[-1])];
@@ -152,12 +152,71 @@ async fn hostile_models_die_in_the_child() {
     let answer = client.post("/v2/repository/models/plain/load", "").await;
     assert!(answer.status == 409 && answer.error().contains("golden.json: is missing"), "{:?}", answer.body);
     assert_version_1_serves(&client).await;
-    // A model of the folder that cannot serve makes the replica not ready, until it is mended or unloaded.
-    assert_eq!(client.get("/v2/health/ready").await.status, 503);
-    for name in ["bomb", "plain"] {
+    fs::create_dir(serving.models.join("empty")).unwrap();
+    let answer = client.post("/v2/repository/models/empty/load", "").await;
+    assert!(answer.status == 409 && answer.error().contains("model.toml"), "{:?}", answer.body);
+    // What never served takes nothing out of service, not even for the balancer; the operator reads a remark.
+    for name in ["bomb", "plain", "empty"] {
+        assert_eq!(client.get("/v2/health/ready").await.status, 200);
+        assert!(serving.admin("/ready").await.json()["remarks"]["models"].is_string());
         assert_eq!(client.post(&format!("/v2/repository/models/{name}/unload"), "").await.status, 200);
     }
+    assert_eq!(serving.admin("/ready").await.json()["remarks"], json!({}));
+}
+
+/// One broken folder among others at the start keeps nothing out of service.
+#[tokio::test]
+async fn a_start_with_one_broken_model_is_ready() {
+    let serving = Serving::start(|models| {
+        write_steps(models, 1);
+        write_without_golden(models);
+        fs::create_dir(models.join("broken")).unwrap();
+        fs::write(models.join("broken/model.toml"), "name = ").unwrap();
+    })
+    .await;
+    assert_version_1_serves(&serving.client("balancer").await).await;
+    assert!(serving.admin("/ready").await.json()["remarks"]["models"].is_string());
+}
+
+/// A start at which nothing serves waits for a load that does; from then on the replica stays ready.
+#[tokio::test]
+async fn a_start_with_nothing_but_broken_models_is_not_ready() {
+    let serving = Serving::start_unready(write_without_golden).await;
+    let client = serving.client("balancer").await;
+    testkit::poll_until("the folder was read", Duration::from_secs(60), async || {
+        client.get("/v2/models/nobody").await.status == 404
+    })
+    .await;
+    assert_eq!(client.get("/v2/health/ready").await.status, 503);
+    write_steps(&serving.models, 1);
+    assert_eq!(load(&client).await.0, 200);
     assert_eq!(client.get("/v2/health/ready").await.status, 200);
+    assert_eq!(client.post("/v2/repository/models/steps/unload", "").await.status, 200);
+    assert_eq!(client.get("/v2/health/ready").await.status, 200);
+}
+
+/// A champion that failed at the start is missed, not replaced by a version that nobody promoted.
+#[tokio::test]
+async fn a_champion_that_does_not_serve_is_unavailable() {
+    let serving = Serving::start(|models| {
+        write_sum(models);
+        write_steps(models, 2);
+        fs::write(models.join("steps/2/model.onnx"), steps(3)).unwrap();
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([3]))] });
+    for path in ["/v2/models/steps/infer", "/v2/models/steps/versions/champion/infer"] {
+        let answer = client.post_json(path, &body).await;
+        assert_eq!(answer.status, 503, "{path}");
+        assert!(answer.error().contains("version 2 of the model \"steps\""), "{path}: {}", answer.error());
+    }
+    assert_eq!(client.get("/v2/models/steps/ready").await.status, 503);
+    assert_eq!(client.post_json("/v2/models/steps/versions/1/infer", &body).await.status, 200);
+    assert_eq!(client.get("/v2/models/steps/versions/nobody/ready").await.status, 404);
+    fs::write(serving.models.join("steps/2/model.onnx"), steps(2)).unwrap();
+    assert_eq!(load(&client).await, (200, String::new()));
+    assert_eq!(client.infer("steps", &body).await.json()["model_version"], "2");
 }
 
 fn write_without_golden(models: &Path) {

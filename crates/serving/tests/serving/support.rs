@@ -71,6 +71,11 @@ impl Serving {
         Self::spawn("", Some(home), write).await.ready().await
     }
 
+    /// The same, listening but perhaps not ready.
+    pub(crate) async fn start_unready(write: impl FnOnce(&Path)) -> Self {
+        Self::spawn("", None, write).await
+    }
+
     async fn ready(self) -> Self {
         let client = self.client("balancer").await;
         testkit::poll_until("the replica is ready", START_TIMEOUT, async || {
