@@ -7,9 +7,8 @@ fn main() -> ExitCode {
     if !serving::telemetry_is_off() {
         return serving::restart_with_telemetry_off();
     }
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(serving::PROBE_SUBCOMMAND) {
-        return serving::run_probe(arguments.next().as_deref());
+    if std::env::args().nth(1).as_deref() == Some(serving::PROBE_SUBCOMMAND) {
+        return serving::run_probe();
     }
     service::run(serving::NAME, serving::DEFAULTS, serving::start)
 }

@@ -53,9 +53,13 @@ impl Golden {
         })?;
         reader.end()?;
         let missing = |field: &'static str| Fault::value("is missing").key(field);
+        let outputs = outputs.ok_or_else(|| missing("outputs"))?;
+        if let Some(index) = outputs.iter().position(|output| output.data().len() == 0) {
+            return Err(Fault::value("has no elements, so it proves nothing").index(index).key("outputs"));
+        }
         Ok(Self {
             inputs: inputs.ok_or_else(|| missing("inputs"))?,
-            outputs: outputs.ok_or_else(|| missing("outputs"))?,
+            outputs,
             tolerance: tolerance.ok_or_else(|| missing("tolerance"))?,
         })
     }
@@ -182,6 +186,13 @@ mod tests {
         };
         assert!(fault("\"label\"", "\"other\"").contains("outputs[1]"));
         assert!(fault("INT64", "INT32").contains("INT64"));
+        assert!(
+            fault(
+                r#""shape": [2], "datatype": "INT64", "data": [0, 1]"#,
+                r#""shape": [0], "datatype": "INT64", "data": []"#
+            )
+            .contains("outputs[0]: has no elements")
+        );
         assert!(fault("\"tolerance\": 1e-5", "\"tolerance\": 2").contains("tolerance"));
         assert!(fault(",\n        \"tolerance\": 1e-5", "").contains("tolerance"));
     }

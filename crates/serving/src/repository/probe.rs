@@ -1,6 +1,6 @@
 //! Loading a model in a child process first, where a hostile or broken file can do no harm.
 //!
-//! The child is this same program with the subcommand `probe-model`. It limits its own memory, CPU time and files,
+//! The child is this same program with the subcommand `probe-model`, and its job on standard input. It limits its own memory, CPU time and files,
 //! checks the digest of what it reads, loads it, compares the signature, runs the golden examples, and says its verdict
 //! on standard output. A child that dies, or that says nothing in time, is a verdict too.
 
@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     process::Command,
 };
 
@@ -31,6 +31,8 @@ use crate::{
 /// The subcommand under which the program is the child.
 pub const SUBCOMMAND: &str = "probe-model";
 
+/// A job is a signature and a few paths; `model.toml`, where the signature is from, is shorter than this.
+const JOB_BYTES_MAX: u64 = 16 << 20;
 /// A verdict is a line; a child that talks more is cut short.
 const OUTPUT_BYTES_MAX: u64 = 64 << 10;
 
@@ -57,7 +59,7 @@ pub(crate) struct Prober {
     pub(crate) limits: ProbeLimits,
 }
 
-/// What a child is told, as its one argument. Nothing in it is secret.
+/// What a child is told on its standard input: a signature may be longer than an argument can be.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct ProbeJob {
     pub(super) library: EngineConfig,
@@ -94,27 +96,35 @@ impl Prober {
 
     async fn run(&self, job: &ProbeJob) -> Result<(), LoadFault> {
         let internal = |detail: String| LoadFault::new(Reason::Internal, detail);
-        let argument = serde_json::to_string(job).map_err(|error| internal(error.to_string()))?;
+        let job = serde_json::to_vec(job).map_err(|error| internal(error.to_string()))?;
         let mut child = Command::new(&self.program)
-            .args([SUBCOMMAND, &argument])
+            .arg(SUBCOMMAND)
             .env_clear()
             .env(telemetry::SWITCH.0, telemetry::SWITCH.1)
             // See main.rs: else the library writes files, which the child must not, and calls home.
             .env("ORT_DISABLE_TELEMETRY", "1")
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| internal(format!("the probing process cannot be started: {error}")))?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (said, complained) = tokio::join!(read_capped(stdout), read_capped(stderr));
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let ((), said, complained) = tokio::join!(write(stdin, &job), read_capped(stdout), read_capped(stderr));
         let status = child.wait().await.map_err(|error| internal(error.to_string()))?;
         if !complained.is_empty() {
             tracing::debug!(stderr = %String::from_utf8_lossy(&complained), "the probing process complained");
         }
         judge(status, &said)
+    }
+}
+
+async fn write(pipe: Option<impl AsyncWrite + Unpin>, job: &[u8]) {
+    if let Some(mut pipe) = pipe
+        && let Err(error) = pipe.write_all(job).await
+    {
+        tracing::debug!(%error, "the probing process did not hear its job");
     }
 }
 

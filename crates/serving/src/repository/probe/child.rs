@@ -1,21 +1,28 @@
 //! The child's side: one thread, no network, as little as loading a model takes.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{Read, Write},
+    process::ExitCode,
+};
 
 use ort::session::RunOptions;
 use rlimit::Resource;
 
-use super::{ProbeJob, ProbeLimits, Verdict};
+use super::{JOB_BYTES_MAX, ProbeJob, ProbeLimits, Verdict};
 use crate::{
     engine::{Engine, RunFault, Session},
     repository::{LoadFault, Reason, artifact, golden::Golden, loader::check_signature},
 };
 
-/// The whole life of `rampart-serving probe-model JOB`.
-pub fn run(job: Option<&str>) -> ExitCode {
-    let judged = match job.map(serde_json::from_str::<ProbeJob>) {
-        Some(Ok(job)) => limit(&job.limits).and_then(|()| judge(&job)),
-        _ => Err(LoadFault::new(Reason::Internal, "probe-model is for the service itself and takes its job as JSON")),
+/// The whole life of `rampart-serving probe-model`.
+pub fn run() -> ExitCode {
+    let mut job = Vec::new();
+    let heard = std::io::stdin().take(JOB_BYTES_MAX).read_to_end(&mut job);
+    let judged = match heard.ok().and_then(|_| serde_json::from_slice::<ProbeJob>(&job).ok()) {
+        Some(job) => limit(&job.limits).and_then(|()| judge(&job)),
+        None => {
+            Err(LoadFault::new(Reason::Internal, "probe-model is for the service itself and hears its job as JSON"))
+        }
     };
     let (verdict, code) = match judged {
         Ok(()) => (Verdict::Accepted, ExitCode::SUCCESS),
