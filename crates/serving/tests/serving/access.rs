@@ -1,16 +1,20 @@
 //! Who gets in: the peer list first, then the passport, then the policy.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use authz::{Action, Role};
 use bytes::Bytes;
 use http::Method;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::json;
 use testkit::ca::Ca;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_rustls::TlsConnector;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
-    Client, Serving,
+    Serving,
     client::Answer,
     models::{tensor, write_steps},
 };
@@ -78,13 +82,33 @@ async fn strangers_end_at_the_handshake() {
     let serving = Serving::start(|models| write_steps(models, 1)).await;
     let gateway = serving.client("gateway").await;
     assert!(gateway.try_call(Method::GET, "/v2/health/live", &[], Bytes::new()).await.is_err());
-    let folder = serving.directory.path().join("foreign");
-    Ca::foreign().issue("balancer", "balancer-1", &folder);
-    std::fs::write(folder.join("ca.pem"), serving.ca.pem()).unwrap();
-    if let Ok(identity) = identity::Identity::load(&identity::IdentityConfig { directory: folder }) {
-        let client = Client::new(&identity, serving.address, None);
-        assert!(client.try_call(Method::GET, "/v2/health/live", &[], Bytes::new()).await.is_err());
-    }
+    // The same handshake by hand, since our own client would not even load the foreign certificate.
+    assert_eq!(handshake(&serving, &serving.ca).await, Ok(()));
+    let alert = handshake(&serving, &Ca::foreign()).await.unwrap_err();
+    assert!(alert.contains("UnknownCA"), "{alert}");
+}
+
+/// What a caller reads who shows a balancer's certificate of this authority: the server's first bytes, or its alert.
+async fn handshake(serving: &Serving, issuer: &Ca) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    issuer.issue("balancer", "balancer-1", folder.path());
+    let chain = CertificateDer::pem_file_iter(folder.path().join("certificate.pem")).unwrap().map(Result::unwrap);
+    let key = PrivateKeyDer::from_pem_file(folder.path().join("key.pem")).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(serving.ca.pem().as_bytes()).unwrap()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(identity::crypto_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.collect(), key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(serving.address).await.unwrap();
+    let name = ServerName::try_from("serving.rampart.internal").unwrap();
+    let mut stream =
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|error| error.to_string())?;
+    // A client has finished its handshake in TLS 1.3 before the server judges its certificate.
+    stream.read_u8().await.map(drop).map_err(|error| error.to_string())
 }
 
 /// The balancer's own question, which needs no passport.

@@ -34,16 +34,20 @@ pub(crate) fn model(nodes: &[NodeSpec<'_>], inputs: &[ValueSpec<'_>], outputs: &
     model_with(nodes, inputs, outputs, Vec::new())
 }
 
-/// A model whose one constant lies in another file.
-pub(crate) fn model_with_external_data(location: &str) -> Vec<u8> {
+/// A model that adds one constant, which lies in another file.
+pub(crate) fn plus_external(location: &str) -> Vec<u8> {
     let entry = |key: &str, value: &str| StringEntry { key: key.to_owned(), value: value.to_owned() };
-    let constant = TensorProto {
-        dims: vec![1],
-        data_type: element("FP32"),
-        name: "c".to_owned(),
-        external_data: vec![entry("location", location), entry("offset", "0"), entry("length", "4")],
-        data_location: 1,
-    };
+    let external_data = vec![entry("location", location), entry("offset", "0"), entry("length", "4")];
+    plus(TensorProto { external_data, data_location: 1, ..TensorProto::default() })
+}
+
+/// The same model with the constant in it.
+pub(crate) fn plus_one() -> Vec<u8> {
+    plus(TensorProto { float_data: vec![1.0], ..TensorProto::default() })
+}
+
+fn plus(constant: TensorProto) -> Vec<u8> {
+    let constant = TensorProto { dims: vec![1], data_type: element("FP32"), name: "c".to_owned(), ..constant };
     model_with(&[("Add", &["x", "c"], &["y"])], &[("x", "FP32", &[-1])], &[("y", "FP32", &[-1])], vec![constant])
 }
 
@@ -128,6 +132,8 @@ struct TensorProto {
     dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    float_data: Vec<f32>,
     #[prost(string, tag = "8")]
     name: String,
     #[prost(message, repeated, tag = "13")]
