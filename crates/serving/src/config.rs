@@ -53,6 +53,7 @@ pub(crate) struct ModelsConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct InferenceConfig {
     workers: usize,
+    pub(crate) memory_bytes_max: u64,
     pub(crate) queue_max: usize,
     pub(crate) queue_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
@@ -86,6 +87,7 @@ impl Configuration for Config {
         );
         demand(self.models.file_bytes_max > 0, "models.file_bytes_max", "must be at least 1");
         demand(inference.workers <= WORKERS_MAX, "inference.workers", "must be at most 256");
+        demand(inference.memory_bytes_max > 0, "inference.memory_bytes_max", "must be at least 1");
         demand((1..=QUEUE_MAX).contains(&inference.queue_max), "inference.queue_max", "must be from 1 to 65536");
         demand(inference.queue_bytes_max > 0, "inference.queue_bytes_max", "must be at least 1");
         demand(

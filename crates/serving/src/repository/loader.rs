@@ -26,6 +26,8 @@ pub(crate) struct Loader {
     pub(crate) prober: Prober,
     /// Sessions and threads for each model version.
     pub(crate) workers: usize,
+    /// What the sessions of one version may take together.
+    pub(crate) memory_bytes_max: u64,
     pub(crate) queue_max: usize,
     pub(crate) queue_bytes_max: usize,
     pub(crate) file_bytes_max: u64,
@@ -60,15 +62,28 @@ impl Loader {
         {
             return Ok(Arc::clone(serving));
         }
-        self.prober.probe(&self.job(manifest, declared, &folder)).await?;
+        let session_bytes = self.prober.probe(&self.job(manifest, declared, &folder)).await?;
+        self.admit(session_bytes)?;
         let identity =
             ModelIdentity { name: manifest.name.clone(), version, digest: declared, file_bytes: bytes.len() as u64 };
         let (loader, signature) = (self.clone(), manifest.signature.clone());
         let model = blocking(move || loader.build(identity, &signature, &bytes)).await?;
         let took = started.elapsed();
         metrics::record_load(&manifest.name, took);
-        tracing::info!(model = %manifest.name, %version, digest = %declared, ms = took.as_millis(), "model version serves");
+        tracing::info!(model = %manifest.name, %version, digest = %declared, session_bytes, ms = took.as_millis(), "model version serves");
         Ok(Arc::new(model))
+    }
+
+    /// Whether there is memory for a session in each worker, if each takes what one took.
+    fn admit(&self, session_bytes: u64) -> Result<(), LoadFault> {
+        let (workers, max) = (self.workers, self.memory_bytes_max);
+        if session_bytes.saturating_mul(workers as u64) <= max {
+            return Ok(());
+        }
+        let detail = format!(
+            "one session took {session_bytes} bytes of memory, and {workers} may take {max} (inference.memory_bytes_max)"
+        );
+        Err(LoadFault::new(Reason::Limits, detail))
     }
 
     fn job(&self, manifest: &Manifest, digest: Digest, folder: &Path) -> ProbeJob {

@@ -74,15 +74,21 @@ pub(super) struct ProbeJob {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 enum Verdict {
-    Accepted,
-    Refused { reason: Reason, detail: String },
+    /// With what the model took at its peak, beyond what the process took before.
+    Accepted {
+        memory_bytes: u64,
+    },
+    Refused {
+        reason: Reason,
+        detail: String,
+    },
 }
 
 // === impl Prober ===
 
 impl Prober {
-    /// Has a child judge a model version.
-    pub(super) async fn probe(&self, job: &ProbeJob) -> Result<(), LoadFault> {
+    /// Has a child judge a model version; returns the bytes of memory that one session took to give the golden outputs.
+    pub(super) async fn probe(&self, job: &ProbeJob) -> Result<u64, LoadFault> {
         let wall = Duration::from_secs(self.limits.wall_s_max);
         match tokio::time::timeout(wall, self.run(job)).await {
             Ok(judged) => judged,
@@ -94,7 +100,7 @@ impl Prober {
         }
     }
 
-    async fn run(&self, job: &ProbeJob) -> Result<(), LoadFault> {
+    async fn run(&self, job: &ProbeJob) -> Result<u64, LoadFault> {
         let internal = |detail: String| LoadFault::new(Reason::Internal, detail);
         let job = serde_json::to_vec(job).map_err(|error| internal(error.to_string()))?;
         let mut child = Command::new(&self.program)
@@ -138,7 +144,7 @@ async fn read_capped(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     bytes
 }
 
-fn judge(status: ExitStatus, said: &[u8]) -> Result<(), LoadFault> {
+fn judge(status: ExitStatus, said: &[u8]) -> Result<u64, LoadFault> {
     if let Some(signal) = status.signal() {
         let detail = format!(
             "the probing process died of signal {signal} while it loaded the model (memory, CPU time or a crash)"
@@ -146,7 +152,7 @@ fn judge(status: ExitStatus, said: &[u8]) -> Result<(), LoadFault> {
         return Err(LoadFault::new(Reason::Limits, detail));
     }
     match serde_json::from_slice(said) {
-        Ok(Verdict::Accepted) if status.success() => Ok(()),
+        Ok(Verdict::Accepted { memory_bytes }) if status.success() => Ok(memory_bytes),
         Ok(Verdict::Refused { reason, detail }) => Err(LoadFault::new(reason, detail)),
         _ => Err(LoadFault::new(Reason::Limits, format!("the probing process ended without a verdict ({status})"))),
     }

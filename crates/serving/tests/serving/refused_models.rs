@@ -284,6 +284,28 @@ async fn a_champion_that_does_not_serve_is_unavailable() {
     assert_eq!(client.infer("steps", &body).await.json()["model_version"], "2");
 }
 
+/// One session fits into the child, but one for each worker would not fit into the replica: refused before it is tried.
+#[tokio::test]
+async fn sessions_have_a_bound_together() {
+    let config = "[inference]\nworkers = 4\nmemory_bytes_max = 67108864\n";
+    let serving = Serving::start_with(config, |models| write_steps(models, 1)).await;
+    let client = serving.client("balancer").await;
+    let inputs = [("x", "INT64", &[2_i64][..])];
+    let outputs = [("y", "FP32", &[1_i64, 1][..])];
+    let fill = model(&[("ConstantOfShape", &["x"], &["z"]), ("ReduceSum", &["z"], &["y"])], &inputs, &outputs);
+    let folder = ModelFolder { name: "fill", inputs: &inputs, outputs: &outputs, champion: "1" };
+    for (size, status) in [(3000, 409), (10, 200)] {
+        let size = tensor("x", "INT64", &[2], json!([size, size]));
+        let golden = golden(&[size], &[tensor("y", "FP32", &[1, 1], json!([0]))]);
+        folder.write(&serving.models, &[("1", &fill, golden)]);
+        let answer = client.post("/v2/repository/models/fill/load", "").await;
+        assert_eq!(answer.status, status, "{:?}", answer.body);
+        assert!(status == 200 || answer.error().contains("inference.memory_bytes_max"), "{}", answer.error());
+        assert_version_1_serves(&client).await;
+    }
+    assert!(serving.metrics().await.contains("ml_model_load_failures_total{model=\"fill\",reason=\"limits\"} 1"));
+}
+
 fn write_without_golden(models: &Path) {
     ModelFolder { name: "plain", inputs: &INPUTS, outputs: &OUTPUTS, champion: "1" }
         .write(models, &[("1", &steps(1), steps_golden(1))]);

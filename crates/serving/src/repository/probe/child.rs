@@ -25,7 +25,7 @@ pub fn run() -> ExitCode {
         }
     };
     let (verdict, code) = match judged {
-        Ok(()) => (Verdict::Accepted, ExitCode::SUCCESS),
+        Ok(memory_bytes) => (Verdict::Accepted { memory_bytes }, ExitCode::SUCCESS),
         Err(LoadFault { reason, detail }) => (Verdict::Refused { reason, detail }, ExitCode::FAILURE),
     };
     let line = serde_json::to_vec(&verdict).unwrap_or_default();
@@ -53,10 +53,24 @@ fn limit(limits: &ProbeLimits) -> Result<(), LoadFault> {
     Ok(())
 }
 
-fn judge(job: &ProbeJob) -> Result<(), LoadFault> {
+/// Judges the model, and measures what it took.
+fn judge(job: &ProbeJob) -> Result<u64, LoadFault> {
     let bytes = artifact::read(&job.folder, job.digest, job.file_bytes_max)?;
     let engine = Engine::open(&job.library).map_err(|error| LoadFault::new(Reason::Internal, error.to_string()))?;
-    let session = Session::new(&engine, &bytes).map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
+    let before = memory_bytes("VmRSS:")?;
+    prove(job, &engine, &bytes)?;
+    Ok(memory_bytes("VmHWM:")?.saturating_sub(before))
+}
+
+/// A line of what the kernel says of this process's memory.
+fn memory_bytes(line: &str) -> Result<u64, LoadFault> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|each| each.strip_prefix(line)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| LoadFault::new(Reason::Internal, "the memory taken is not known"))
+}
+
+fn prove(job: &ProbeJob, engine: &Engine, bytes: &[u8]) -> Result<(), LoadFault> {
+    let session = Session::new(engine, bytes).map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
     let mut sessions = [session];
     let signature = check_signature(&sessions, &job.signature)?;
     let Some(golden) = Golden::read(&job.folder, &signature)? else {
