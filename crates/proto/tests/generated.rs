@@ -40,6 +40,7 @@ fn generate(proto: &Path, out: &Path) {
         .unwrap();
     tonic_prost_build::configure()
         .codec_path("crate::codec::BoundedCodec")
+        .bytes(".inference.InferTensorContents.bytes_contents")
         .bytes(".inference.ModelInferRequest.raw_input_contents")
         .bytes(".inference.ModelInferResponse.raw_output_contents")
         .build_transport(false)

@@ -111,8 +111,8 @@ pub struct InferTensorContents {
     pub fp32_contents: ::prost::alloc::vec::Vec<f32>,
     #[prost(double, repeated, tag = "7")]
     pub fp64_contents: ::prost::alloc::vec::Vec<f64>,
-    #[prost(bytes = "vec", repeated, tag = "8")]
-    pub bytes_contents: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "bytes", repeated, tag = "8")]
+    pub bytes_contents: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelInferRequest {

@@ -196,15 +196,11 @@ fn narrow<W: Copy, T: TryFrom<W>>(wide: Vec<W>, place: Place) -> Result<Vec<T>, 
     wide.into_iter().enumerate().map(narrow).collect()
 }
 
-fn texts(strings: Vec<Vec<u8>>, place: Place) -> Result<Vec<Bytes>, Problem> {
-    let text = |(index, string): (usize, Vec<u8>)| {
-        if is_text(&string) {
-            Ok(Bytes::from(string))
-        } else {
-            Err(wrong(BinaryFault::Text.to_string()).field(format!("{place}.contents[{index}]")))
-        }
-    };
-    strings.into_iter().enumerate().map(text).collect()
+fn texts(strings: Vec<Bytes>, place: Place) -> Result<Vec<Bytes>, Problem> {
+    match strings.iter().position(|string| !is_text(string)) {
+        None => Ok(strings),
+        Some(index) => Err(wrong(BinaryFault::Text.to_string()).field(format!("{place}.contents[{index}]"))),
+    }
 }
 
 fn typed(data: &Data) -> Option<InferTensorContents> {
@@ -221,7 +217,7 @@ fn typed(data: &Data) -> Option<InferTensorContents> {
         Data::Int64(values) => contents.int64_contents.clone_from(values),
         Data::Fp32(values) => contents.fp32_contents.clone_from(values),
         Data::Fp64(values) => contents.fp64_contents.clone_from(values),
-        Data::Bytes(strings) => contents.bytes_contents = strings.iter().map(|string| string.to_vec()).collect(),
+        Data::Bytes(strings) => contents.bytes_contents.clone_from(strings),
         Data::Fp16(_) | Data::Bf16(_) => return None,
     }
     Some(contents)

@@ -152,7 +152,7 @@ async fn raw_grpc(client: &Client, model: &str, datatype: &str) {
 }
 
 async fn typed_grpc(client: &Client) {
-    let bytes = |strings: &[&str]| strings.iter().map(|string| string.as_bytes().to_vec()).collect();
+    let bytes = |strings: &[&str]| strings.iter().map(|string| Bytes::copy_from_slice(string.as_bytes())).collect();
     let cases = [
         ("BOOL", InferTensorContents { bool_contents: vec![true, false, true], ..Default::default() }),
         ("UINT8", InferTensorContents { uint_contents: vec![0, 1, 255], ..Default::default() }),
