@@ -2,15 +2,15 @@
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use axum::{Router, body::Body, extract::DefaultBodyLimit, routing::future::RouteFuture};
-use futures::future::Either;
+use axum::{Router, body::Body, extract::DefaultBodyLimit};
+use futures::future::BoxFuture;
 use http::{Request, Response, header};
 use http_body_util::Limited;
 use hyper::body::{Body as _, Incoming};
@@ -18,7 +18,11 @@ use identity::{PeerList, PeerName};
 use problem::{Form, Kind, Problem};
 use tower::Service as _;
 
-use crate::{Limits, body::Paced, metrics};
+use crate::{
+    Limits,
+    body::{Paced, Returning},
+    metrics,
+};
 
 /// Answers the requests of one connection, all from the same peer.
 #[derive(Clone)]
@@ -42,21 +46,28 @@ pub(crate) struct Peer {
 impl hyper::service::Service<Request<Incoming>> for Handler {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response<Body>, Infallible>>, RouteFuture<Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     /// Peer, then size, then the router: a peer that may not call learns nothing else.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let peer = &self.connection;
         if let Err(problem) = peer.check(&request) {
             let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
-            return Either::Left(ready(Ok(problem.response(form).map(Body::from))));
+            return Box::pin(ready(Ok(problem.response(form).map(Body::from))));
         }
         request.extensions_mut().insert(peer.name.clone());
         let limits = &peer.limits;
         // axum's extractors have a limit of their own, 2 MiB unless told.
         DefaultBodyLimit::max(limits.body_bytes_max).apply(&mut request);
-        let request = request.map(|body| Limited::new(Paced::new(body, limits.body_pause_max), limits.body_bytes_max));
-        Either::Right(self.router.clone().call(request))
+        let (head, body) = request.into_parts();
+        let body = Limited::new(Paced::new(body, limits.body_pause_max), limits.body_bytes_max);
+        let (body, unread) = Returning::new(body);
+        let answer = self.router.clone().call(Request::from_parts(head, body));
+        Box::pin(async move {
+            let answer = answer.await;
+            unread.hear_out().await;
+            answer
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! One past every limit.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -129,6 +129,26 @@ async fn an_over_long_body_is_413() {
     let request = post_request("/length", "").map(|_| unannounced);
     let response = http1.send_request(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// An answer that nobody needed the body for waits for its end: a stream that were reset before would look, to a proxy that
+/// is still sending, like a request that was lost.
+#[tokio::test]
+async fn a_body_that_nobody_reads_is_heard_out() {
+    let world = World::with(Limits::default()).await;
+    let stream = world.tls(world.client("gateway")).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let _driver = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (mut answer, mut body) = client.send_request(post_request("/nowhere", "").map(drop), false).unwrap();
+    body.send_data(Bytes::from_static(b"half"), false).unwrap();
+    world.until_handled(1).await;
+    assert!(timeout(SHORT, &mut answer).await.is_err(), "the answer overtook the body");
+
+    body.send_data(Bytes::from_static(b"the rest"), true).unwrap();
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "12", "there is nothing at this path");
+    assert!(std::future::poll_fn(|cx| Poll::Ready(body.poll_reset(cx).is_pending())).await, "the stream was reset");
 }
 
 /// A body that stops halfway ends its request, not only when the peer is gone.
