@@ -29,17 +29,21 @@ pub struct Inference(pub Problem);
 // === impl Form ===
 
 impl Form {
-    /// The form of a route, by path and the request's `Content-Type`.
+    /// The form of a route. Where the path decides, the `Content-Type`, which is the client's to choose, does not.
     pub fn of(path: &str, content_type: Option<&HeaderValue>) -> Self {
-        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        if is_grpc {
-            Self::Grpc
-        } else if path == "/v2" || path.starts_with("/v2/") {
-            Self::Inference
-        } else {
-            Self::Api
+        if is_under("/api", path) {
+            return Self::Api;
         }
+        if is_under("/v2", path) {
+            return Self::Inference;
+        }
+        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc { Self::Grpc } else { Self::Api }
     }
+}
+
+fn is_under(root: &str, path: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 pub(crate) fn render(problem: &Problem, form: Form) -> Response<Bytes> {
@@ -144,6 +148,17 @@ mod tests {
         assert_eq!(Form::of("/v20", None), Form::Api);
         assert_eq!(Form::of("/api/admin/users", None), Form::Api);
         assert_eq!(Form::of("/inference.GRPCInferenceService/ModelInfer", Some(&grpc)), Form::Grpc);
+        assert_eq!(Form::of("/apis.v1.Service/Method", Some(&grpc)), Form::Grpc);
+    }
+
+    #[test]
+    fn a_content_type_does_not_turn_a_401_into_a_200() {
+        let grpc = HeaderValue::from_static("application/grpc");
+        for path in ["/api", "/api/", "/api/admin/users"] {
+            assert_eq!(Form::of(path, Some(&grpc)), Form::Api, "{path}");
+        }
+        assert_eq!(Form::of("/v2", Some(&grpc)), Form::Inference);
+        assert_eq!(Form::of("/v2/models/m/infer", Some(&grpc)), Form::Inference);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::{
     app::{App, SignedInUser},
@@ -24,10 +24,10 @@ pub struct Watch {
     pub guard: Arc<Guard>,
 }
 
-/// The token endpoint records its own refusals.
-const TOKEN_PATH: &str = "/api/auth/token";
+/// Proofs of identity are judged here, and what is wrong with them is recorded there, with more than could be said here.
+const OWN_RECORDS: [&str; 2] = ["/api/auth/token", "/rampart.auth.v1.Authorization/Authorize"];
 
-/// Passes a request on, and notes a 401 or 403.
+/// Passes a request on, and notes a 401 or 403, however it is written.
 pub async fn note_denied(State(watch): State<Watch>, request: Request, next: Next) -> Response {
     // The route's template and not the path: what a client makes up must not make ever new records.
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
@@ -35,17 +35,25 @@ pub async fn note_denied(State(watch): State<Watch>, request: Request, next: Nex
     let resource = route.as_deref().map(|route| format!("{} {route}", request.method()));
     let passport = passport(request.headers());
     let response = next.run(request).await;
-    let outcome = match response.status() {
-        StatusCode::UNAUTHORIZED => Outcome::Failure,
-        StatusCode::FORBIDDEN => Outcome::Denied,
-        _ => return response,
-    };
-    if route.as_deref() != Some(TOKEN_PATH) {
+    let Some(outcome) = refusal(&response) else { return response };
+    let is_recorded_there =
+        outcome == Outcome::Failure && route.as_deref().is_some_and(|route| OWN_RECORDS.contains(&route));
+    if !is_recorded_there {
         let actor = watch.actor(passport.as_deref());
         let reason = Some(if outcome == Outcome::Denied { "not_permitted" } else { "not_authenticated" });
         watch.app.denials.note(Denial { kind: Kind::Access, outcome, actor, resource, reason, source });
     }
     response
+}
+
+/// A refusal is a status of HTTP, or of gRPC under a 200.
+fn refusal(response: &Response) -> Option<Outcome> {
+    let grpc_status = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    match (response.status(), grpc_status) {
+        (StatusCode::UNAUTHORIZED, _) | (_, Some(b"16")) => Some(Outcome::Failure),
+        (StatusCode::FORBIDDEN, _) | (_, Some(b"7")) => Some(Outcome::Denied),
+        _ => None,
+    }
 }
 
 fn passport(headers: &HeaderMap) -> Option<String> {

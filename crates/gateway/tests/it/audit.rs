@@ -1,8 +1,12 @@
 //! The audit log: complete, provable, unchangeable, and without a secret in it.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use gateway::audit::{GENESIS, Stored, verify_chain};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
+use testkit::poll_until;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -104,6 +108,41 @@ async fn everything_is_recorded_and_proven() {
     ] {
         assert!(!everything.contains(secret), "{secret} was recorded or logged");
     }
+}
+
+/// A refusal cannot be hidden by calling it gRPC, which is answered 200 with the status beside it.
+#[tokio::test]
+async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let (_, viewer) = client.machine(&admin, "viewer", &["viewer"]).await;
+    let asks =
+        async |token| client.send(Method::GET, "/api/admin/users", token, "application/grpc", Bytes::new()).await;
+    for (token, status) in [(None, StatusCode::UNAUTHORIZED), (Some(viewer.as_str()), StatusCode::FORBIDDEN)] {
+        let answer = asks(token).await.expect_status(status);
+        assert_eq!(answer.headers[header::CONTENT_TYPE], "application/problem+json");
+    }
+    let request = http::Request::get("/.well-known/jwks.json")
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header("rampart-passport", "not a passport")
+        .body(tonic::body::Body::empty())
+        .unwrap();
+    assert_eq!(client.raw(request).await.headers["grpc-status"], "16");
+
+    let wanted = [
+        ("failure", "GET /api/admin/users"),
+        ("denied", "GET /api/admin/users"),
+        ("failure", "GET /.well-known/jwks.json"),
+    ];
+    poll_until("all three are recorded", Duration::from_secs(10), async || {
+        let records = world.audit_records().await;
+        wanted.iter().all(|(outcome, resource)| {
+            let is_it = |record: &Value| {
+                record["event"] == "access" && record["outcome"] == *outcome && record["resource"] == *resource
+            };
+            records.iter().any(is_it)
+        })
+    })
+    .await;
 }
 
 /// Not even the superuser's UPDATE gets through while the trigger stands; and when it does not, the proof finds it.
