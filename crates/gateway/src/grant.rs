@@ -6,7 +6,10 @@ mod bootstrap;
 mod login;
 mod refresh;
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use problem::{Kind, Problem};
 use secrets::Secret;
@@ -122,9 +125,14 @@ fn new_refresh_token() -> Result<(String, opaque::Digest), GrantError> {
     Ok((token, digest))
 }
 
-/// The name under which failures are counted together.
-fn address_of(source: &Source) -> &str {
-    source.address.as_deref().or(source.peer.as_deref()).unwrap_or("unknown")
+/// The name under which failures are counted together. Whoever has an IPv6 address has the 2^64 beside it, too.
+fn address_of(source: &Source) -> String {
+    let Some(address) = &source.address else { return source.peer.as_deref().unwrap_or("unknown").to_owned() };
+    match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.to_string(),
+        Ok(IpAddr::V6(address)) => format!("{}/64", Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        Err(_) => address.clone(),
+    }
 }
 
 // === impl Grant ===
@@ -189,5 +197,22 @@ impl From<HashError> for GrantError {
             HashError::Hash(_) => Problem::internal(error),
         };
         Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: Outcome::Unavailable }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_one_client_are_counted_as_one() {
+        let of = |address: &str| address_of(&Source { address: Some(address.to_owned()), ..Source::default() });
+        assert_eq!(of("192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("2001:db8:1:2::1"), "2001:db8:1:2::/64");
+        assert_eq!(of("2001:db8:1:2:ffff::9"), of("2001:db8:1:2::1"));
+        assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
+        assert_eq!(of("not an address"), "not an address");
+        assert_eq!(address_of(&Source { peer: Some("balancer-1".into()), ..Source::default() }), "balancer-1");
     }
 }

@@ -25,8 +25,11 @@ pub const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 /// The longest wait of an address: an office behind one address must be slowed down, not shut out.
 const DELAY_MAX_PER_ADDRESS: Duration = Duration::from_secs(1);
 
-/// Attempts with the same key that may be undecided at once, before and after there were too many failures.
+/// Attempts on one account from one address that may be undecided at once; and from an address with too many failures.
 const IN_FLIGHT_MAX: u32 = 16;
+
+/// Attempts from one address that may be undecided at once: half of the places that the password hasher has by default.
+pub const IN_FLIGHT_MAX_PER_ADDRESS: u32 = 32;
 
 /// Without a failure for so long, the failures are forgotten.
 const MEMORY: Duration = Duration::from_secs(60 * 60);
@@ -54,11 +57,14 @@ pub struct Throttle {
     entries: Mutex<HashMap<Key, Entry>>,
 }
 
-/// An attempt that may be made. Dropped undecided (the caller hung up, the database was away), it counts as nothing.
+/// An attempt that may be made. Dropped undecided (the caller hung up, the database was away), it counts as nothing; but
+/// as a failure of the address while a password is hashed for it, which costs as much when nobody waits for the answer.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     throttle: &'a Throttle,
     keys: [Key; 2],
+    /// When the hash began that is going on.
+    hashing_since: Option<Instant>,
 }
 
 /// That an attempt must wait.
@@ -86,7 +92,7 @@ impl Throttle {
             make_room(&mut entries, key, now);
             entries.entry(key.clone()).or_insert_with(|| Entry::new(now)).in_flight += 1;
         }
-        Ok(Attempt { throttle: self, keys })
+        Ok(Attempt { throttle: self, keys, hashing_since: None })
     }
 
     /// How many keys are remembered.
@@ -138,8 +144,8 @@ impl Key {
             Self::AccountAndAddress(..) if is_suspect => 1,
             Self::AccountAndAddress(..) => IN_FLIGHT_MAX,
             Self::Address(_) if is_suspect => IN_FLIGHT_MAX,
-            // What bounds people behind one address together is the queue of the password hasher.
-            Self::Address(_) => u32::MAX,
+            // One client must not take every place of the password hasher.
+            Self::Address(_) => IN_FLIGHT_MAX_PER_ADDRESS,
         }
     }
 
@@ -181,6 +187,16 @@ impl Entry {
 // === impl Attempt ===
 
 impl Attempt<'_> {
+    /// A password is about to be hashed.
+    pub fn hash_begins(&mut self, now: Instant) {
+        self.hashing_since = Some(now);
+    }
+
+    /// It was, or there was no place for it.
+    pub fn hash_ended(&mut self) {
+        self.hashing_since = None;
+    }
+
     /// The proof was right: the account's failures from this address are forgotten, the address keeps its own.
     pub fn succeeded(self) {
         let [account, _] = &self.keys;
@@ -208,6 +224,9 @@ impl Drop for Attempt<'_> {
         let mut entries = self.throttle.entries.lock();
         for key in &self.keys {
             let Some(entry) = entries.get_mut(key) else { continue };
+            if let (Some(since), Key::Address(_)) = (self.hashing_since, key) {
+                entry.fail(key, since);
+            }
             entry.in_flight = entry.in_flight.saturating_sub(1);
             if entry.in_flight == 0 && entry.failures == 0 {
                 entries.remove(key);
@@ -267,6 +286,34 @@ mod tests {
         let later = now + throttle.admit("ada", "a", now).unwrap_err().delay;
         let _one = throttle.admit("ada", "a", later).unwrap();
         assert!(throttle.admit("ada", "a", later).is_err(), "one at a time once there were failures");
+    }
+
+    #[test]
+    fn one_address_cannot_fill_the_password_hasher() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let admitted: Vec<_> =
+            (0..100).filter_map(|account| throttle.admit(&format!("{account}"), "a", now).ok()).collect();
+        assert_eq!(admitted.len(), 32);
+        assert_eq!(throttle.admit("another", "a", now).unwrap_err().reason, "address");
+        assert!(throttle.admit("another", "b", now).is_ok());
+    }
+
+    #[test]
+    fn hanging_up_during_the_hash_is_a_failure_of_the_address_alone() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        for _ in 0..FAILURES_FREE_PER_ADDRESS {
+            throttle.admit("ada", "a", now).unwrap().hash_begins(now);
+        }
+        assert_eq!(throttle.admit("another", "a", now).unwrap_err().reason, "address");
+        assert!(throttle.admit("ada", "b", now).is_ok());
+
+        let throttle = Throttle::default();
+        for _ in 0..FAILURES_FREE_PER_ADDRESS {
+            let mut attempt = throttle.admit("ada", "a", now).unwrap();
+            attempt.hash_begins(now);
+            attempt.hash_ended();
+        }
+        assert!(throttle.is_empty(), "whoever waits for the hash is judged by its outcome");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     app::App,
     audit::{self, Actor, Denial, Event, Source},
     metrics, opaque,
+    password::HashError,
     store::{NewSession, WithCredential},
     throttle::Attempt,
     user::{UserKind, UserName},
@@ -37,10 +38,10 @@ impl App {
     ) -> Result<Issued, GrantError> {
         let kind = audit::Kind::Password;
         let client_id = client_of(client_id)?;
-        let attempt = self.admit(kind, username, source)?;
+        let mut attempt = self.admit(kind, username, source)?;
         let found = self.find(username).await?;
         let person = found.as_ref().filter(|found| found.user.kind == UserKind::Person);
-        let matches = self.hasher.verify(password, person.map(|person| person.credential.clone())).await?;
+        let matches = self.verify(&mut attempt, password, person.map(|person| person.credential.clone())).await?;
         let Some(person) = person.filter(|_| matches) else {
             let reason = reason_of(found.as_ref(), UserKind::Person);
             let failure = Failure { kind, user: found.as_ref(), reason };
@@ -96,7 +97,7 @@ impl App {
     pub(super) fn admit(&self, kind: audit::Kind, name: &str, source: &Source) -> Result<Attempt<'_>, GrantError> {
         // Whatever is no name is counted as one account; its length is the caller's to choose otherwise.
         let account = name.parse::<UserName>().map_or_else(|_| String::new(), |name| name.as_str().to_lowercase());
-        self.throttle.admit(&account, address_of(source), Instant::now()).map_err(|wait| {
+        self.throttle.admit(&account, &address_of(source), Instant::now()).map_err(|wait| {
             metrics::lockout(wait.reason);
             self.denials.note(Denial {
                 kind,
@@ -108,6 +109,18 @@ impl App {
             });
             GrantError::throttled(wait.delay)
         })
+    }
+
+    async fn verify(
+        &self,
+        attempt: &mut Attempt<'_>,
+        password: Secret,
+        stored: Option<String>,
+    ) -> Result<bool, HashError> {
+        attempt.hash_begins(Instant::now());
+        let matches = self.hasher.verify(password, stored).await;
+        attempt.hash_ended();
+        matches
     }
 
     async fn find(&self, name: &str) -> Result<Option<WithCredential>, GrantError> {
