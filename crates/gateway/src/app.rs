@@ -5,16 +5,17 @@ use std::{collections::BTreeSet, sync::Arc};
 use authz::{Principal, UnixTime};
 use problem::{Kind, Problem};
 use secrets::SecretFile;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    audit::{self, Actor, Denial, Denials, Source},
+    audit::{self, Actor, Denials, Event, Source},
     clock::{WallClock, unix_seconds},
     error::StoreError,
     memory::Memory,
     password::Hasher,
-    store::{Caller, Store},
+    store::{Caller, Committed, Store},
     throttle::Throttle,
     token::Tokens,
 };
@@ -34,6 +35,8 @@ pub struct App {
     pub throttle: Throttle,
     /// Refusals on their way to the audit log.
     pub denials: Denials,
+    /// Turns at the database for those who prove who they are. Anybody can try, so they have half of the pool at most.
+    pub turns: Semaphore,
     /// The time.
     pub clock: WallClock,
     /// Services that a passport can be for.
@@ -69,38 +72,34 @@ impl App {
         Err(Problem::unavailable("users and revocations are not up to date here; nothing is changed until they are"))
     }
 
-    /// Notes that a change was not made, when that is the caller's doing, and says what to answer.
-    pub fn refuse(
+    /// What came of a change: known here once it is made, recorded when it was refused and that was the caller's doing.
+    pub async fn settle<T>(
         &self,
         kind: audit::Kind,
         user: &SignedInUser,
         about: Option<Uuid>,
-        source: &Source,
-        error: StoreError,
-    ) -> Problem {
+        source: Source,
+        change: Result<Committed<T>, StoreError>,
+    ) -> Result<T, Problem> {
+        let error = match change {
+            Ok(committed) => {
+                self.memory.catch_up(committed.seq).await;
+                return Ok(committed.value);
+            }
+            Err(error) => error,
+        };
         if let Some(reason) = error.reason() {
-            self.denials.note(Denial {
-                kind,
-                outcome: audit::Outcome::Failure,
-                actor: user.actor(),
-                resource: about.map(|id| format!("user:{id}")),
-                reason: Some(reason),
-                source: source.clone(),
-            });
+            let event = Event::new(kind, audit::Outcome::Failure, user.actor(), source).because(reason);
+            let event = about.into_iter().fold(event, Event::about_user);
+            self.store.record(&[event]).await?;
         }
-        error.into()
+        Err(error.into())
     }
 
-    /// Notes that something was read.
-    pub fn note_read(&self, kind: audit::Kind, user: &SignedInUser, source: &Source) {
-        self.denials.note(Denial {
-            kind,
-            outcome: audit::Outcome::Success,
-            actor: user.actor(),
-            resource: None,
-            reason: None,
-            source: source.clone(),
-        });
+    /// Records that something is read. No record, no answer.
+    pub async fn record_read(&self, kind: audit::Kind, user: &SignedInUser, source: Source) -> Result<(), Problem> {
+        let event = Event::new(kind, audit::Outcome::Success, user.actor(), source);
+        Ok(self.store.record(&[event]).await?)
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 
 use problem::{Kind, Problem};
 use secrets::Secret;
+use tokio::time::timeout;
 
 use crate::{
     app::App,
@@ -28,6 +29,9 @@ use crate::{clock::unix_seconds, metrics};
 
 /// The client of tokens whose request names none.
 const DEFAULT_CLIENT: &str = "rampart";
+
+/// How long a proof of identity waits for its turn at the database.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A proof of identity.
 #[derive(Debug)]
@@ -104,6 +108,14 @@ impl App {
         issued
     }
 
+    /// Runs what a proof of identity needs of the database when it is our turn, which comes soon or not at all.
+    async fn in_turn<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, GrantError> {
+        match timeout(TURN_WAIT_MAX, self.turns.acquire()).await {
+            Ok(Ok(_turn)) => Ok(work.await?),
+            Ok(Err(_)) | Err(_) => Err(GrantError::busy()),
+        }
+    }
+
     fn issue(&self, signed_in: &SignedIn, refresh_token: Option<String>) -> Result<Issued, GrantError> {
         let login = Login {
             session: signed_in.session.id,
@@ -175,6 +187,11 @@ impl GrantError {
         Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: Outcome::Throttled }
     }
 
+    fn busy() -> Self {
+        let problem = Box::new(Problem::unavailable("too many sign-ins at once"));
+        Self { code: "temporarily_unavailable", problem, outcome: Outcome::Unavailable }
+    }
+
     fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { code: "server_error", problem: Box::new(Problem::internal(cause)), outcome: Outcome::Unavailable }
     }
@@ -191,12 +208,10 @@ impl From<StoreError> for GrantError {
 
 impl From<HashError> for GrantError {
     fn from(error: HashError) -> Self {
-        let detail = "too many sign-ins at once";
-        let problem = match error {
-            HashError::Busy | HashError::Stopped => Problem::unavailable(detail),
-            HashError::Hash(_) => Problem::internal(error),
-        };
-        Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: Outcome::Unavailable }
+        match error {
+            HashError::Busy | HashError::Stopped => Self::busy(),
+            HashError::Hash(_) => Self::internal(error),
+        }
     }
 }
 

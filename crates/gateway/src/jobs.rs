@@ -15,6 +15,7 @@ use crate::{
     audit::{Denial, Event, GENESIS, Hash, Kind, QUEUE_MAX, verify_chain},
     memory::{Memory, follow, listen},
     metrics,
+    store::Store,
 };
 
 /// How long refusals are gathered before they are written.
@@ -29,9 +30,10 @@ const VERIFY_PERIOD: Duration = Duration::from_secs(5 * 60);
 /// Records that are proven at once.
 const VERIFY_BATCH: i64 = 1_000;
 
-/// Brings the schema to our state, then follows the changes and keeps house until stopped.
+/// Brings the schema to our state, then follows the changes, on the connections of `feed`, and keeps house until stopped.
 pub(crate) async fn run(
     app: Arc<App>,
+    feed: Store,
     known: Latch,
     readiness: Readiness,
     stop: CancellationToken,
@@ -40,7 +42,7 @@ pub(crate) async fn run(
         Err(_) if stop.is_cancelled() => return Ok(()),
         migrated => migrated?,
     }
-    let (memory, store) = (Arc::clone(&app.memory), app.store.clone());
+    let memory = Arc::clone(&app.memory);
     let open = async {
         if memory.loaded(&stop).await {
             known.open();
@@ -48,8 +50,8 @@ pub(crate) async fn run(
     };
     tokio::join!(
         open,
-        follow(Arc::clone(&memory), store.clone(), app.clock.clone(), stop.clone()),
-        listen(Arc::clone(&memory), store, stop.clone()),
+        follow(Arc::clone(&memory), feed.clone(), app.clock.clone(), stop.clone()),
+        listen(Arc::clone(&memory), feed, stop.clone()),
         report_age(Arc::clone(&memory), readiness, stop.clone()),
         prune(Arc::clone(&app), stop.clone()),
         verify_audit(Arc::clone(&app), stop.clone()),

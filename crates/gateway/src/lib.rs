@@ -20,13 +20,15 @@ pub mod token;
 pub mod user;
 mod watch;
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use ::http::Method;
 use authz::{Action, Caller, Declared, Guard, PassportKeys, Policy, Routes};
 use axum::{Router, extract::FromRef, middleware};
+use database::DatabaseConfig;
 use proto::auth::v1::authorization_server::{self, AuthorizationServer};
 use service::{BoxError, HEALTH_SERVICE, Lifecycle, ProcessHealth};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use transport::{Limits, Server};
 
@@ -37,6 +39,9 @@ use crate::{
 
 /// Our name as a service, and the audience of passports for us.
 const NAME: &str = "gateway";
+
+/// One that listens, one that looks, and one in place of one that hangs.
+const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
 /// What routes are mounted with.
 #[derive(Clone)]
@@ -50,15 +55,22 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     metrics::register();
     let (identity, stop, clock) = (lifecycle.identity(), lifecycle.soft_stop(), WallClock::system());
 
+    // What ends elsewhere is followed on connections of its own, or strangers could keep us from learning of it. Connected
+    // first: both pools set the same gauges, and those of the other one shall be seen.
+    let feed_config = DatabaseConfig { connections_max: FEED_CONNECTIONS_MAX, ..config.database.clone() };
+    let (writer, feed) = (identity.name().instance, database::connect(&feed_config)?);
+    let feed = Store::new(feed, writer.clone(), clock.clone());
+    let turns = (config.database.connections_max.get() / 2).max(1);
     let database = database::connect(&config.database)?;
     let (denials, refusals) = Denials::queue();
     let app = Arc::new(App {
-        store: Store::new(database, identity.name().instance, clock.clone()),
+        store: Store::new(database, writer, clock.clone()),
         memory: Arc::new(Memory::default()),
         tokens: Tokens::load(&config.tokens)?,
         hasher: Hasher::new(config.passwords.concurrency.get(), config.passwords.queue_max)?,
         throttle: Throttle::default(),
         denials,
+        turns: Semaphore::new(usize::try_from(turns)?),
         clock: clock.clone(),
         audiences: config.tokens.audiences.into_iter().collect(),
         bootstrap_token: config.bootstrap.token_file,
@@ -77,7 +89,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let known = lifecycle.latch("users and revocations");
     let served = CancellationToken::new();
     lifecycle.spawn("audit", jobs::write_denials(Arc::clone(&app), refusals, served.clone()));
-    lifecycle.spawn_critical("jobs", jobs::run(app, known, lifecycle.readiness(), stop.clone()));
+    lifecycle.spawn_critical("jobs", jobs::run(app, feed, known, lifecycle.readiness(), stop.clone()));
     lifecycle.spawn_critical("listener", async move {
         let result = server.serve(router, stop).await;
         // The last refusals are recorded after the last request.

@@ -20,11 +20,20 @@ pub const CLIENT_SECRET_PREFIX: &str = "rampart_cs_";
 
 const CREDENTIAL_PREFIX: &str = "sha256:";
 
+/// Length of 32 bytes in base64 without padding.
+const TEXT_LENGTH: usize = 43;
+
 /// A new secret. Fails only when the system has no randomness to give.
 pub fn generate(prefix: &str) -> Result<String, aws_lc_rs::error::Unspecified> {
     let mut bytes = [0_u8; 32];
     rand::fill(&mut bytes)?;
     Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// Whether a text could have come from [`generate`].
+pub fn has_form(text: &str, prefix: &str) -> bool {
+    let is_of_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.strip_prefix(prefix).is_some_and(|rest| rest.len() == TEXT_LENGTH && rest.bytes().all(is_of_base64url))
 }
 
 /// The SHA-256 of a secret.
@@ -47,6 +56,16 @@ pub fn matches_credential(secret: &str, stored: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_we_make_has_the_form_and_what_we_could_not_have_made_has_not() {
+        let secret = generate(REFRESH_PREFIX).unwrap();
+        assert!(has_form(&secret, REFRESH_PREFIX));
+        assert!(!has_form(&secret, CLIENT_SECRET_PREFIX));
+        for bad in ["", REFRESH_PREFIX, &secret[..secret.len() - 1], &format!("{secret}A"), &secret.replace('_', "=")] {
+            assert!(!has_form(bad, REFRESH_PREFIX), "{bad}");
+        }
+    }
 
     #[test]
     fn only_the_same_secret_matches() {

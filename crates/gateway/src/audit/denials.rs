@@ -3,6 +3,9 @@
 //! Whoever is refused chooses how often, so a refusal must neither wait for the database nor write a row each. They go
 //! through a bounded queue, and equal ones of the same second become one record with a count. What does not fit is
 //! counted and recorded as dropped.
+//!
+//! Only what strangers can cause at will goes this way: what the policies refused, texts that are no good token, and
+//! attempts that must wait. Everything else is recorded before it is answered.
 
 use std::{
     collections::HashMap,
@@ -19,7 +22,7 @@ pub const QUEUE_MAX: usize = 4_096;
 /// How many different records one batch makes at most.
 const BATCH_MAX: usize = 256;
 
-/// A refusal, or a read, that is recorded afterwards.
+/// A refusal that is recorded afterwards.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Denial {
     /// What was asked.

@@ -9,7 +9,7 @@ use secrets::Secret;
 use super::{DEFAULT_CLIENT, GrantError, Issued, new_refresh_token};
 use crate::{
     app::App,
-    audit::{self, Actor, Denial, Event, Source},
+    audit::{self, Actor, Event, Source},
     error::StoreError,
     password,
     store::{NewSession, NewUser},
@@ -30,7 +30,7 @@ impl App {
         let attempt = self.admit(kind, "bootstrap", source)?;
         if !self.is_bootstrap_token(token) {
             attempt.failed(Instant::now());
-            self.note_refusal("wrong_token", source);
+            self.record_refusal("wrong_token", source).await?;
             return Err(GrantError::refused("invalid_grant"));
         }
         attempt.succeeded();
@@ -39,8 +39,8 @@ impl App {
         };
         let name: UserName = username.parse().map_err(|error| invalid("username", format!("{error}")))?;
         password::check(&password, &name).map_err(|weak| invalid("password", weak.to_string()))?;
-        if self.store.bootstrap_is_over().await? {
-            return Err(self.over(source));
+        if self.in_turn(self.store.bootstrap_is_over()).await? {
+            return Err(self.over(source).await?);
         }
         let credential = self.hasher.hash(password).await?;
         let new = NewUser {
@@ -53,7 +53,7 @@ impl App {
         let event = Event::new(kind, audit::Outcome::Success, Actor::Anonymous, source.clone());
         let made = match self.store.bootstrap(&new, event).await {
             Ok(made) => made,
-            Err(StoreError::BootstrapOver) => return Err(self.over(source)),
+            Err(StoreError::BootstrapOver) => return Err(self.over(source).await?),
             Err(error) => return Err(error.into()),
         };
         self.memory.catch_up(made.seq).await;
@@ -87,20 +87,14 @@ impl App {
         }
     }
 
-    fn over(&self, source: &Source) -> GrantError {
-        self.note_refusal("bootstrap_over", source);
+    async fn over(&self, source: &Source) -> Result<GrantError, GrantError> {
+        self.record_refusal("bootstrap_over", source).await?;
         let problem = Box::new(Problem::from(StoreError::BootstrapOver));
-        GrantError { code: "invalid_grant", problem, outcome: crate::metrics::Outcome::Refused }
+        Ok(GrantError { code: "invalid_grant", problem, outcome: crate::metrics::Outcome::Refused })
     }
 
-    fn note_refusal(&self, reason: &'static str, source: &Source) {
-        self.denials.note(Denial {
-            kind: audit::Kind::Bootstrap,
-            outcome: audit::Outcome::Failure,
-            actor: Actor::Anonymous,
-            resource: None,
-            reason: Some(reason),
-            source: source.clone(),
-        });
+    async fn record_refusal(&self, reason: &'static str, source: &Source) -> Result<(), GrantError> {
+        let event = Event::new(audit::Kind::Bootstrap, audit::Outcome::Failure, Actor::Anonymous, source.clone());
+        self.in_turn(self.store.record(&[event.because(reason)])).await
     }
 }

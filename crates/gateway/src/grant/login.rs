@@ -54,7 +54,7 @@ impl App {
             client_id: &client_id,
             refresh: Some(&digest),
         };
-        let Some(signed_in) = self.store.begin_session(new, success(kind, source)).await? else {
+        let Some(signed_in) = self.in_turn(self.store.begin_session(new, success(kind, source))).await? else {
             let failure = Failure { kind, user: Some(person), reason: "disabled_or_changed" };
             return Err(self.fail(attempt, failure, source, "invalid_grant").await?);
         };
@@ -85,7 +85,7 @@ impl App {
             client_id: machine.user.name.as_str(),
             refresh: None,
         };
-        let Some(signed_in) = self.store.begin_session(new, success(kind, source)).await? else {
+        let Some(signed_in) = self.in_turn(self.store.begin_session(new, success(kind, source))).await? else {
             let failure = Failure { kind, user: Some(machine), reason: "disabled_or_changed" };
             return Err(self.fail(attempt, failure, source, "invalid_client").await?);
         };
@@ -125,7 +125,7 @@ impl App {
 
     async fn find(&self, name: &str) -> Result<Option<WithCredential>, GrantError> {
         let Ok(name) = name.parse::<UserName>() else { return Ok(None) };
-        Ok(self.store.user_by_name(&name).await?)
+        self.in_turn(self.store.user_by_name(&name)).await
     }
 
     /// Records a failed attempt before it is answered. An attempt that cannot be recorded has not failed, it was not made.
@@ -142,7 +142,7 @@ impl App {
         if let Some(known) = failure.user {
             event = event.about_user(known.user.id).in_tenant(&known.user.tenant);
         }
-        self.store.record(&[event]).await?;
+        self.in_turn(self.store.record(&[event])).await?;
         Ok(GrantError::refused(code))
     }
 }

@@ -79,7 +79,7 @@ pub async fn list(
         cursor.parse::<i64>().map_err(wrong)
     })?;
     let page = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
-    app.note_read(audit::Kind::ReadAudit, &user, &source);
+    app.record_read(audit::Kind::ReadAudit, &user, source).await?;
     let is_full = page.records.len() == usize::from(limit);
     let next_cursor = page.records.last().filter(|_| is_full).map(|last| last.id.to_string());
     Ok(Json(AuditPage { records: page.records.into_iter().map(ShownRecord::from).collect(), next_cursor }))

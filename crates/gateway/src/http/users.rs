@@ -73,7 +73,7 @@ pub async fn list(
     users.truncate(usize::from(limit));
     let last = users.last().filter(|_| has_more);
     let next_cursor = last.map(|last| URL_SAFE_NO_PAD.encode(last.name.as_str()));
-    app.note_read(audit::Kind::ReadUsers, &user, &source);
+    app.record_read(audit::Kind::ReadUsers, &user, source).await?;
     Ok(Json(UsersPage { users: users.into_iter().map(ShownUser::from).collect(), next_cursor }))
 }
 
@@ -93,7 +93,7 @@ pub async fn get(
 ) -> Answer<Json<ShownUser>> {
     let user = SignedInUser::try_from(&principal)?;
     let found = app.store.user(id).await.map_err(Problem::from)?;
-    app.note_read(audit::Kind::ReadUsers, &user, &source);
+    app.record_read(audit::Kind::ReadUsers, &user, source).await?;
     Ok(Json(found.ok_or(StoreError::NoUser).map_err(Problem::from)?.into()))
 }
 
@@ -122,10 +122,9 @@ pub async fn create(
         .with("kind", new.kind.as_str())
         .with("roles", serde_json::json!(new.roles));
     let made = app.store.create_user(user.caller, &new, event).await;
-    let made = made.map_err(|error| app.refuse(kind, &user, None, &source, error))?;
-    app.memory.catch_up(made.seq).await;
-    let location = HeaderValue::try_from(format!("/api/admin/users/{}", made.value.id)).map_err(Problem::internal)?;
-    let shown = UserWithSecret { user: made.value.into(), client_secret };
+    let made = app.settle(kind, &user, None, source, made).await?;
+    let location = HeaderValue::try_from(format!("/api/admin/users/{}", made.id)).map_err(Problem::internal)?;
+    let shown = UserWithSecret { user: made.into(), client_secret };
     Ok((StatusCode::CREATED, [(header::LOCATION, location), no_store()], Json(shown)).into_response())
 }
 
@@ -152,14 +151,13 @@ pub async fn change(
     let request: ChangeUserRequest = payload.json()?;
     let present = app.store.user(id).await.map_err(Problem::from)?;
     let Some(present) = present else {
-        return Err(app.refuse(kind, &user, Some(id), &source, StoreError::NoUser).into());
+        return Ok(app.settle(kind, &user, Some(id), source, Err(StoreError::NoUser)).await?);
     };
     let (change, client_secret) = request.into_change(&app, &present).await?;
     let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
     let changed = app.store.change_user(user.caller, id, &change, event).await;
-    let changed = changed.map_err(|error| app.refuse(kind, &user, Some(id), &source, error))?;
-    app.memory.catch_up(changed.seq).await;
-    Ok(([no_store()], Json(UserWithSecret { user: changed.value.into(), client_secret })).into_response())
+    let changed = app.settle(kind, &user, Some(id), source, changed).await?;
+    Ok(([no_store()], Json(UserWithSecret { user: changed.into(), client_secret })).into_response())
 }
 
 /// Remove a user, its logins and its tokens.
@@ -182,8 +180,7 @@ pub async fn delete(
     app.require_fresh()?;
     let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
     let deleted = app.store.delete_user(user.caller, id, event).await;
-    let deleted = deleted.map_err(|error| app.refuse(kind, &user, Some(id), &source, error))?;
-    app.memory.catch_up(deleted.seq).await;
+    app.settle(kind, &user, Some(id), source, deleted).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -206,8 +203,7 @@ pub async fn revoke(
     app.require_fresh()?;
     let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
     let revoked = app.store.revoke_user(user.caller, id, event).await;
-    let revoked = revoked.map_err(|error| app.refuse(kind, &user, Some(id), &source, error))?;
-    app.memory.catch_up(revoked.seq).await;
+    app.settle(kind, &user, Some(id), source, revoked).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -14,6 +14,8 @@ use crate::{
     world::{ADMIN_PASSWORD, BOOTSTRAP_TOKEN, World},
 };
 
+const USERS: &str = "/api/admin/users";
+
 /// Everything, oldest first, as an auditor reads it.
 async fn read_all(client: &Client, auditor: &str) -> Vec<Stored> {
     let mut records = Vec::new();
@@ -143,6 +145,47 @@ async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
         })
     })
     .await;
+}
+
+/// What an administrator reads, a change that is refused and a proof that fails are in the log before they are answered;
+/// and what cannot be recorded is not read.
+#[tokio::test]
+async fn no_record_no_answer() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let ada = client.person(&admin, "ada", &["viewer"]).await;
+    let refresh = client.sign_in("ada", &password_of("ada")).await.text("refresh_token");
+    let call = async |method, path: &str, body: Value| client.call(method, path, Some(&admin), Some(&body)).await;
+    call(Method::GET, USERS, json!({})).await.expect_status(StatusCode::OK);
+    call(Method::GET, "/api/admin/audit", json!({})).await.expect_status(StatusCode::OK);
+    let again = json!({ "name": "ada", "kind": "machine", "roles": [] });
+    call(Method::POST, USERS, again).await.expect_status(StatusCode::CONFLICT);
+    let path = format!("{USERS}/{ada}");
+    call(Method::PATCH, &path, json!({ "disabled": true })).await.expect_status(StatusCode::OK);
+    let refresh = json!({ "grant_type": "refresh_token", "refresh_token": refresh });
+    client.token(&refresh).await.expect_status(StatusCode::UNAUTHORIZED);
+    let bootstrap = json!({
+        "grant_type": "bootstrap", "bootstrap_token": "wrong", "username": "eve", "password": ADMIN_PASSWORD,
+    });
+    client.token(&bootstrap).await.expect_status(StatusCode::UNAUTHORIZED);
+
+    let records = world.audit_records().await;
+    for (event, outcome, reason) in [
+        ("users.read", "success", Value::Null),
+        ("audit.read", "success", Value::Null),
+        ("user.create", "failure", json!("name_taken")),
+        ("token.refresh", "failure", json!("user_disabled")),
+        ("token.bootstrap", "failure", json!("wrong_token")),
+    ] {
+        let is_it =
+            |record: &Value| record["event"] == event && record["outcome"] == outcome && record["reason"] == reason;
+        assert!(records.iter().any(is_it), "no {event} {outcome} {reason}");
+    }
+
+    world.lock("gateway.audit").await;
+    call(Method::GET, USERS, json!({})).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+    call(Method::GET, &path, json!({})).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+    world.unlock().await;
+    call(Method::GET, USERS, json!({})).await.expect_status(StatusCode::OK);
 }
 
 /// Not even the superuser's UPDATE gets through while the trigger stands; and when it does not, the proof finds it.

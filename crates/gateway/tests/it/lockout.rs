@@ -1,6 +1,9 @@
 //! Guessing gets slower, for the guesser alone.
 
+use std::time::{Duration, Instant};
+
 use http::{Method, StatusCode, header};
+use serde_json::json;
 
 use crate::world::{ADMIN_PASSWORD, World};
 
@@ -20,7 +23,7 @@ async fn five_failures_make_the_next_attempt_wait() {
     }
     client.sign_in("admin", ADMIN_PASSWORD).await.expect_status(StatusCode::OK);
     let mut answer = guesser.sign_in("admin", ADMIN_PASSWORD).await;
-    testkit::poll_until("the wait is over", std::time::Duration::from_secs(5), async || {
+    testkit::poll_until("the wait is over", Duration::from_secs(5), async || {
         answer = guesser.sign_in("admin", ADMIN_PASSWORD).await;
         answer.status == StatusCode::OK
     })
@@ -43,9 +46,9 @@ async fn a_crowd_at_the_door_does_not_keep_known_callers_out() {
         async move { client.sign_in(&format!("nobody-{number}"), "not the password of anybody").await }
     });
     let crowd = tokio::spawn(futures::future::join_all(crowd));
-    let mut slowest = std::time::Duration::ZERO;
+    let mut slowest = Duration::ZERO;
     while !crowd.is_finished() {
-        let asked = std::time::Instant::now();
+        let asked = Instant::now();
         client.authorize(&admin, "serving").await.unwrap();
         slowest = slowest.max(asked.elapsed());
     }
@@ -58,5 +61,54 @@ async fn a_crowd_at_the_door_does_not_keep_known_callers_out() {
             || answer.headers.contains_key(header::RETRY_AFTER))
     );
     println!("slowest passport meanwhile {slowest:?}");
-    assert!(slowest < std::time::Duration::from_secs(2), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+/// Strangers who make the database wait delay neither what ends on another gateway nor those who are known.
+#[tokio::test]
+async fn a_flood_of_proofs_leaves_the_database_to_the_others() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
+    let (here, there) = (world.client(&one), world.client(&two));
+    let admin = here.bootstrap().await;
+    let token = here.sign_in("admin", ADMIN_PASSWORD).await.text("access_token");
+    assert!(there.is_good(&token).await);
+
+    world.lock("gateway.refresh_tokens").await;
+    let unknown = format!("rampart_rt_{}", "A".repeat(43));
+    let grant = json!({ "grant_type": "refresh_token", "refresh_token": unknown });
+    let flood = (0..100).map(|_| {
+        let (client, grant) = (there.clone(), grant.clone());
+        async move { client.token(&grant).await }
+    });
+    let flood = tokio::spawn(futures::future::join_all(flood));
+    world.wait_for_lock("gateway.refresh_tokens", "NOT granted").await;
+
+    let body = json!({ "token": token });
+    here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
+    let limit = Duration::from_secs(1);
+    testkit::poll_until("the token is dead there too", limit, async || !there.is_good(&token).await).await;
+    let asked = Instant::now();
+    there.call(Method::GET, "/api/admin/users", Some(&admin), None).await.expect_status(StatusCode::OK);
+    assert!(asked.elapsed() < limit, "known callers have the rest of the pool: {:?}", asked.elapsed());
+    assert!(!flood.is_finished());
+
+    for answer in flood.await.unwrap() {
+        let answer = answer.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers.contains_key(header::RETRY_AFTER));
+    }
+    world.unlock().await;
+}
+
+/// What cannot be a refresh token of ours is refused without the database.
+#[tokio::test]
+async fn nonsense_does_not_reach_the_database() {
+    let (world, _gateway, client, _admin) = World::begin().await;
+    world.lock("gateway.refresh_tokens").await;
+    for nonsense in ["", "x", "rampart_rt_", "rampart_rt_short"] {
+        let grant = json!({ "grant_type": "refresh_token", "refresh_token": nonsense });
+        client.token(&grant).await.expect_status(StatusCode::UNAUTHORIZED);
+    }
+    world.unlock().await;
+    world.wait_for_record("token.refresh", "failure", Some("malformed")).await;
 }

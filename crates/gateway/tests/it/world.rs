@@ -119,6 +119,33 @@ impl World {
         found.unwrap()
     }
 
+    /// Keeps everybody from a table, until [`unlock`](Self::unlock).
+    pub(crate) async fn lock(&self, table: &str) {
+        let (postgres, name) = (Arc::clone(&self.postgres), self.database.name.clone());
+        let hold = format!("BEGIN; LOCK TABLE {table}; SELECT pg_sleep(60)");
+        tokio::spawn(async move { postgres.cluster().sql(&name, &hold).await });
+        self.wait_for_lock(table, "granted AND mode = 'AccessExclusiveLock'").await;
+    }
+
+    /// Waits until there is a lock on a table of which the condition is true.
+    pub(crate) async fn wait_for_lock(&self, table: &str, condition: &str) {
+        let sql = format!(
+            "SELECT count(*) > 0 FROM pg_locks WHERE relation = '{table}'::regclass AND {condition}
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        poll_until(&format!("{table}: lock {condition}"), Duration::from_secs(10), async || {
+            self.postgres.sql(&self.database.name, &sql).await.trim() == "t"
+        })
+        .await;
+    }
+
+    /// Ends what [`lock`](Self::lock) began.
+    pub(crate) async fn unlock(&self) {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        self.postgres.sql(&self.database.name, sql).await;
+    }
+
     fn config(&self, identity: &Path) -> Value {
         let database = &self.database;
         json!({
