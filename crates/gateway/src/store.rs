@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 pub use audit::{AuditPage, PagedRecord};
 pub use bootstrap::FirstAdmin;
-pub use changes::{Batch, Change, ChangeKind, Snapshot};
+pub use changes::{Batch, Change, ChangeKind, Entry, Snapshot};
 pub use sessions::{NewSession, Refresh, SignedIn};
 pub use users::{NewUser, WithCredential};
 

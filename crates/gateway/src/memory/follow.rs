@@ -6,7 +6,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{Memory, Revocation};
-use crate::{clock::WallClock, error::StoreError, store::Store};
+use crate::{
+    clock::WallClock,
+    error::StoreError,
+    store::{Entry, Store},
+};
 
 /// From when on our knowledge counts as stale: it is reported, and nothing is changed by its authority.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -27,15 +31,15 @@ struct Follower {
     memory: Arc<Memory>,
     store: Store,
     clock: WallClock,
-    /// The last number seen; `None` when everything must be loaded.
-    seq: Option<i64>,
+    /// The last entry seen, if there was any.
+    seen: Option<Entry>,
     is_failing: bool,
     swept: Instant,
 }
 
 /// Follows the feed until stopped.
 pub async fn follow(memory: Arc<Memory>, store: Store, clock: WallClock, stop: CancellationToken) {
-    let mut follower = Follower { memory, store, clock, seq: None, is_failing: false, swept: Instant::now() };
+    let mut follower = Follower { memory, store, clock, seen: None, is_failing: false, swept: Instant::now() };
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -85,9 +89,9 @@ impl Follower {
         let number = self.memory.begin_look();
         let looked = self.take_over().await;
         match looked {
-            Ok(seq) => {
-                self.seq = Some(seq);
-                self.memory.end_look(number, seq);
+            Ok(seen) => {
+                self.seen = seen;
+                self.memory.end_look(number, seen.map_or(0, |entry| entry.seq));
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("users and revocations are up to date again");
                 }
@@ -99,36 +103,39 @@ impl Follower {
                         "users and revocations cannot be followed; callers are judged by what is known"
                     );
                 }
-                if self.memory.age().is_none_or(|age| age > RELOAD_AFTER) {
-                    self.seq = None;
-                }
             }
         }
         self.sweep();
     }
 
-    async fn take_over(&self) -> Result<i64, StoreError> {
-        let Some(mut seq) = self.seq else { return self.load().await };
+    async fn take_over(&self) -> Result<Option<Entry>, StoreError> {
+        if self.memory.age().is_none_or(|age| age > RELOAD_AFTER) {
+            return self.load().await;
+        }
+        let mut seen = self.seen;
         loop {
-            let batch = self.store.changes_after(seq).await?;
-            seq = batch.seq;
+            let Some(batch) = self.store.changes_after(seen).await? else {
+                tracing::warn!("the feed of changes is not the one that was followed; everything is loaded anew");
+                return self.load().await;
+            };
+            seen = batch.last;
             if !batch.changes.is_empty() {
                 self.memory.write(|known| known.apply(&batch));
             }
             if !batch.is_partial {
-                return Ok(seq);
+                return Ok(seen);
             }
         }
     }
 
-    async fn load(&self) -> Result<i64, StoreError> {
+    async fn load(&self) -> Result<Option<Entry>, StoreError> {
         let snapshot = self.store.snapshot().await?;
         self.memory.write(|known| {
             known.replace(&snapshot);
             vec![Revocation::Reset]
         });
         tracing::info!(users = snapshot.users.len(), dead = snapshot.changes.len(), "users and revocations loaded");
-        Ok(snapshot.seq)
+        Ok(snapshot.last)
     }
 
     fn sweep(&mut self) {

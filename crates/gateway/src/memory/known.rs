@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn batch(changes: Vec<Change>, users: Vec<User>) -> Batch {
-        Batch { seq: 0, changes, users, is_partial: false }
+        Batch { last: None, changes, users, is_partial: false }
     }
 
     fn knowing(user: User) -> Known {
@@ -253,7 +253,7 @@ mod tests {
         let mut known = knowing(user(1, false));
         let other = User { id: Uuid::from_u128(9), ..user(1, false) };
         let gone = vec![change(ChangeKind::Subject, ADA)];
-        known.replace(&Snapshot { seq: 5, changes: gone, users: vec![other] });
+        known.replace(&Snapshot { last: None, changes: gone, users: vec![other] });
         assert_eq!(known.judge(&claims(1)), Judgement::Refused("revoked"));
         assert_eq!(known.users_len(), 1);
     }

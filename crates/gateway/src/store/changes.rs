@@ -43,11 +43,20 @@ pub struct Change {
     pub expires_at: OffsetDateTime,
 }
 
-/// What is new since a number.
+/// An entry at its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub seq: i64,
+    /// What it says.
+    pub change: Change,
+}
+
+/// What is new since an entry.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The last number in it, or the number asked with.
-    pub seq: i64,
+    /// The last entry in it, or the one asked with.
+    pub last: Option<Entry>,
     /// In commit order.
     pub changes: Vec<Change>,
     /// The users among them as they are now; who is not here is gone.
@@ -59,12 +68,20 @@ pub struct Batch {
 /// Everything, as of one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The last number of the feed.
-    pub seq: i64,
+    /// The last entry of the feed.
+    pub last: Option<Entry>,
     /// Tokens and logins that are dead but could still be presented, and users that are gone.
     pub changes: Vec<Change>,
     /// Every user.
     pub users: Vec<User>,
+}
+
+/// A row of `gateway.changes`.
+struct Row {
+    seq: i64,
+    kind: String,
+    id: Uuid,
+    expires_at: OffsetDateTime,
 }
 
 // === impl ChangeKind ===
@@ -90,6 +107,17 @@ impl ChangeKind {
     }
 }
 
+// === impl Entry ===
+
+impl TryFrom<Row> for Entry {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let change = Change { kind: ChangeKind::parse(&row.kind)?, id: row.id, expires_at: row.expires_at };
+        Ok(Self { seq: row.seq, change })
+    }
+}
+
 // === impl Store ===
 
 impl Store {
@@ -101,33 +129,32 @@ impl Store {
         Ok(listener)
     }
 
-    /// What happened after number `seq`.
-    pub async fn changes_after(&self, seq: i64) -> Result<Batch, StoreError> {
+    /// What happened after the last entry that was seen. `None`: that entry is not there any more, so the feed has gone
+    /// back in time (a restore, a failover that lost commits) or went on for too long, and nothing can follow from it.
+    pub async fn changes_after(&self, seen: Option<Entry>) -> Result<Option<Batch>, StoreError> {
         self.database
             .bounded("changes_after", async {
                 let mut connection = self.database.acquire().await?;
-                let rows = sqlx::query!(
-                    r#"SELECT seq, kind, id, expires_at FROM gateway.changes WHERE seq > $1 ORDER BY seq LIMIT $2"#,
-                    seq,
+                let rows = sqlx::query_as!(
+                    Row,
+                    "SELECT seq, kind, id, expires_at FROM gateway.changes WHERE seq >= $1 ORDER BY seq LIMIT $2",
+                    seen.map_or(0, |entry| entry.seq),
                     BATCH_MAX
                 )
                 .fetch_all(&mut *connection)
                 .await?;
                 let is_partial = i64::try_from(rows.len()) == Ok(BATCH_MAX);
-                let seq = rows.last().map_or(seq, |row| row.seq);
-                let mut changes = Vec::with_capacity(rows.len());
-                for row in rows {
-                    changes.push(Change {
-                        kind: ChangeKind::parse(&row.kind)?,
-                        id: row.id,
-                        expires_at: row.expires_at,
-                    });
+                let mut entries = rows.into_iter().map(Entry::try_from).collect::<Result<Vec<_>, _>>()?.into_iter();
+                if seen.is_some() && entries.next() != seen {
+                    return Ok(None);
                 }
+                let last = entries.as_slice().last().copied().or(seen);
+                let changes: Vec<Change> = entries.map(|entry| entry.change).collect();
                 let about_users = |change: &&Change| matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
                 let ids: Vec<Uuid> = changes.iter().filter(about_users).map(|change| change.id).collect();
                 let users =
                     if ids.is_empty() { Vec::new() } else { super::users::by_ids(&mut connection, &ids).await? };
-                Ok(Batch { seq, changes, users, is_partial })
+                Ok(Some(Batch { last, changes, users, is_partial }))
             })
             .await
     }
@@ -139,9 +166,13 @@ impl Store {
             .bounded("snapshot", async {
                 let mut transaction = self.database.begin().await?;
                 sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *transaction).await?;
-                let seq = sqlx::query_scalar!(r#"SELECT coalesce(max(seq), 0) AS "seq!" FROM gateway.changes"#)
-                    .fetch_one(&mut *transaction)
-                    .await?;
+                let last = sqlx::query_as!(
+                    Row,
+                    "SELECT seq, kind, id, expires_at FROM gateway.changes ORDER BY seq DESC LIMIT 1"
+                )
+                .fetch_optional(&mut *transaction)
+                .await?;
+                let last = last.map(Entry::try_from).transpose()?;
                 let rows = sqlx::query!(
                     r#"SELECT kind, id, expires_at FROM gateway.changes WHERE expires_at > $1 AND kind <> 'user' ORDER BY seq"#,
                     now
@@ -154,7 +185,7 @@ impl Store {
                 }
                 let users = super::users::all(&mut transaction).await?;
                 transaction.commit().await?;
-                Ok(Snapshot { seq, changes, users })
+                Ok(Snapshot { last, changes, users })
             })
             .await
     }
@@ -185,9 +216,14 @@ pub(super) fn change(kind: ChangeKind, id: Uuid, now: OffsetDateTime) -> Change 
     Change { kind, id, expires_at: now + crate::token::ACCESS_LIFETIME + Duration::MINUTE }
 }
 
-/// Deletes what everybody has seen and nobody can present any more.
+/// Deletes what everybody has seen and nobody can present any more; but never the last such entry, from which those go on
+/// who have seen nothing newer.
 pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) -> Result<u64, StoreError> {
-    let done =
-        sqlx::query!("DELETE FROM gateway.changes WHERE expires_at < $1", now - RETENTION).execute(connection).await?;
+    let done = sqlx::query!(
+        "DELETE FROM gateway.changes WHERE seq < (SELECT max(seq) FROM gateway.changes WHERE expires_at < $1)",
+        now - RETENTION
+    )
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected())
 }

@@ -131,3 +131,30 @@ async fn told(stream: &mut tonic::Streaming<proto::auth::v1::WatchRevocationsRes
     let heard = async { while stream.message().await.unwrap().unwrap().event.as_ref() != Some(wanted) {} };
     tokio::time::timeout(WITHIN, heard).await.unwrap_or_else(|_| panic!("not told of {wanted:?}"));
 }
+
+/// A restore, or a failover that loses commits, takes the feed back in time; from then on the database as it is counts.
+#[tokio::test]
+async fn a_feed_that_goes_back_in_time_is_noticed() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    client.person(&admin, "ada", &["analyst"]).await;
+    let token = client.sign_in("ada", &password_of("ada")).await.text("access_token");
+    let mut stream = client.watch().await;
+    let ada_is = async |disabled: bool, feed: &str| {
+        let user = format!("UPDATE gateway.users SET disabled = {disabled} WHERE name = 'ada'");
+        world.postgres.sql(&world.database.name, &format!("BEGIN; {user}; {feed}; COMMIT")).await;
+    };
+    let last = "(SELECT max(seq) FROM gateway.changes)";
+
+    ada_is(true, &format!("DELETE FROM gateway.changes WHERE seq = {last}")).await;
+    poll_until("a shorter feed is noticed", WITHIN, async || !client.is_good(&token).await).await;
+    let end = async {
+        while stream.message().await?.is_some() {}
+        Ok::<(), tonic::Status>(())
+    };
+    let end = tokio::time::timeout(WITHIN, end).await.expect("whoever remembers passports is told to forget them");
+    assert_eq!(end.unwrap_err().code(), tonic::Code::Aborted);
+
+    ada_is(false, &format!("UPDATE gateway.changes SET id = gen_random_uuid() WHERE seq = {last}")).await;
+    poll_until("a feed with another entry at the same place is noticed", WITHIN, async || client.is_good(&token).await)
+        .await;
+}
