@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use crate::{
-    client::{Answer, Client},
+    client::{Answer, Client, password_of},
     world::{ADMIN_PASSWORD, World},
 };
 
@@ -83,6 +83,11 @@ async fn one_ends_ones_own_tokens_and_nobody_elses() {
     revoke(&client, &access, &refresh).await.expect_status(StatusCode::OK);
     assert!(!client.is_good(&access).await, "a refresh token ends the whole login");
     exchange(&client, &refresh).await.expect_status(StatusCode::UNAUTHORIZED);
+
+    client.person(&admin, "nothing", &[]).await;
+    let nothing = client.sign_in("nothing", &password_of("nothing")).await.text("access_token");
+    revoke(&client, &nothing, &nothing).await.expect_status(StatusCode::OK);
+    assert!(!client.is_good(&nothing).await, "even without a role");
 
     let anonymous = client.call(Method::POST, "/api/auth/revoke", None, Some(&json!({ "token": admin }))).await;
     anonymous.expect_status(StatusCode::UNAUTHORIZED);
