@@ -72,7 +72,7 @@ pub enum PolicyError {
         /// What the parser says.
         message: String,
     },
-    /// A policy cannot be named in the audit log, or two have one name.
+    /// A policy has no name, or two have one.
     #[error("{file}: every policy needs an `@id` of its own, and templates are not used")]
     Unnamed {
         /// Which file.

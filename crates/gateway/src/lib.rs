@@ -62,7 +62,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let feed = Store::new(feed, writer.clone(), clock.clone());
     let turns = (config.database.connections_max.get() / 2).max(1);
     let database = database::connect(&config.database)?;
-    let (denials, refusals) = Denials::queue();
+    let policy = Arc::new(Policy::embedded()?);
+    let (denials, refusals) = Denials::queue(policy.policy_set_hash());
     let app = Arc::new(App {
         store: Store::new(database, writer, clock.clone()),
         memory: Arc::new(Memory::default()),
@@ -80,7 +81,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     // We believe passports like everybody else; only that we need not ask for the keys.
     let passport_keys = PassportKeys::default();
     passport_keys.replace(app.tokens.passport_jwks())?;
-    let guard = Arc::new(Guard::new(NAME, Arc::new(passport_keys), Arc::new(Policy::embedded()?), clock.unix()));
+    let guard = Arc::new(Guard::new(NAME, Arc::new(passport_keys), policy, clock.unix()));
 
     let router = router(&app, &guard, ProcessHealth::new(&lifecycle))?;
     let server = Server::bind(&config.listen, identity, limits()).await?;

@@ -44,15 +44,16 @@ pub struct Denial {
 pub struct Denials {
     sender: mpsc::Sender<Denial>,
     dropped: AtomicU64,
+    policy_set: String,
 }
 
 // === impl Denials ===
 
 impl Denials {
-    /// A queue and its other end.
-    pub fn queue() -> (Self, mpsc::Receiver<Denial>) {
+    /// A queue and its other end. `policy_set` is the hash of the policies that decide.
+    pub fn queue(policy_set: &str) -> (Self, mpsc::Receiver<Denial>) {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        (Self { sender, dropped: AtomicU64::new(0) }, receiver)
+        (Self { sender, dropped: AtomicU64::new(0), policy_set: policy_set.to_owned() }, receiver)
     }
 
     /// Takes a refusal to be recorded. Never waits. The trace is left out: it would make every one a different one.
@@ -75,7 +76,8 @@ impl Denials {
                 dropped += 1;
             }
         }
-        let mut events: Vec<Event> = counts.into_iter().map(|(denial, count)| denial.event(count)).collect();
+        let event = |(denial, count): (Denial, u64)| denial.event(count, &self.policy_set);
+        let mut events: Vec<Event> = counts.into_iter().map(event).collect();
         if dropped > 0 {
             let event = Event::new(Kind::DroppedRecords, Outcome::Denied, Actor::Anonymous, Source::default());
             events.push(event.with("count", dropped));
@@ -93,8 +95,11 @@ impl Denials {
 // === impl Denial ===
 
 impl Denial {
-    fn event(self, count: u64) -> Event {
+    fn event(self, count: u64, policy_set: &str) -> Event {
         let mut event = Event::new(self.kind, self.outcome, self.actor, self.source).with("count", count);
+        if self.kind == Kind::Access {
+            event = event.with("policy_set", policy_set);
+        }
         event.resource = self.resource;
         event.reason = self.reason;
         event
@@ -118,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_flood_becomes_few_records_and_nothing_is_forgotten() {
-        let (denials, mut receiver) = Denials::queue();
+        let (denials, mut receiver) = Denials::queue("hash");
         for _ in 0..QUEUE_MAX + 5 {
             denials.note(denial("a"));
         }
@@ -135,7 +140,7 @@ mod tests {
 
     #[test]
     fn varied_refusals_cannot_make_endless_records() {
-        let (denials, _receiver) = Denials::queue();
+        let (denials, _receiver) = Denials::queue("hash");
         let events = denials.batch((0..1_000).map(|number| denial(&number.to_string())));
         assert_eq!(events.len(), BATCH_MAX + 1);
     }

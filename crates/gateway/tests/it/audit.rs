@@ -130,6 +130,7 @@ async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
         .unwrap();
     assert_eq!(client.raw(request).await.headers["grpc-status"], "16");
 
+    let policy = authz::Policy::embedded().unwrap();
     let wanted = [
         ("failure", "GET /api/admin/users"),
         ("denied", "GET /api/admin/users"),
@@ -139,7 +140,10 @@ async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
         let records = world.audit_records().await;
         wanted.iter().all(|(outcome, resource)| {
             let is_it = |record: &Value| {
-                record["event"] == "access" && record["outcome"] == *outcome && record["resource"] == *resource
+                record["event"] == "access"
+                    && record["outcome"] == *outcome
+                    && record["resource"] == *resource
+                    && record["details"]["policy_set"] == policy.policy_set_hash()
             };
             records.iter().any(is_it)
         })
