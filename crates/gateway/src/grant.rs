@@ -65,8 +65,8 @@ pub enum Grant {
     },
 }
 
-/// What a proof is answered with.
-#[derive(Clone, Debug)]
+/// What a proof is answered with. Cannot be printed.
+#[derive(Clone)]
 pub struct Issued {
     /// The bearer token.
     pub access_token: String,

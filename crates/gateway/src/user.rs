@@ -54,8 +54,8 @@ pub struct User {
     pub updated_at: OffsetDateTime,
 }
 
-/// What an administrator alters; absent is unchanged.
-#[derive(Clone, Debug, Default)]
+/// What an administrator alters; absent is unchanged. Cannot be printed, because of the credential.
+#[derive(Clone, Default)]
 pub struct UserChange {
     /// The new tenant.
     pub tenant: Option<Tenant>,
@@ -254,10 +254,10 @@ mod tests {
             (UserChange { credential: Some("x".into()), ..Default::default() }, 8, 8),
             (UserChange { credential: Some("x".into()), roles: Some(Roles::default()), ..Default::default() }, 9, 9),
         ];
-        for (change, version, since) in cases {
+        for (case, (change, version, since)) in cases.into_iter().enumerate() {
             let after = change.applied_to(&user(), now);
-            assert_eq!((after.authz_version, after.tokens_since), (version, since), "{change:?}");
-            assert_eq!(change.ends_sessions(&user()), since > 3, "{change:?}");
+            assert_eq!((after.authz_version, after.tokens_since), (version, since), "case {case}");
+            assert_eq!(change.ends_sessions(&user()), since > 3, "case {case}");
         }
     }
 }

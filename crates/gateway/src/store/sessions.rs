@@ -16,8 +16,8 @@ use crate::{
 /// Rows that one pruning deletes at most.
 const PRUNE_MAX: i64 = 5_000;
 
-/// A login to be begun.
-#[derive(Clone, Copy, Debug)]
+/// A login to be begun. Cannot be printed.
+#[derive(Clone, Copy)]
 pub struct NewSession<'a> {
     /// Who signs in.
     pub user_id: Uuid,

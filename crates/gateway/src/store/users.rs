@@ -12,8 +12,8 @@ use crate::{
     user::{Tenant, USERS_MAX, User, UserChange, UserKind, UserName},
 };
 
-/// A user to be made.
-#[derive(Clone, Debug)]
+/// A user to be made. Cannot be printed, like everything with a credential in it.
+#[derive(Clone)]
 pub struct NewUser {
     /// To sign in with.
     pub name: UserName,
