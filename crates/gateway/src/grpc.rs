@@ -48,7 +48,7 @@ impl Service {
 
     async fn judge(&self, token: &str) -> Result<(AccessTokenClaims, KnownUser), Refusal> {
         let app = &self.app;
-        let claims = app.tokens.verify_access(token, app.unix_now()).map_err(Refusal::from)?;
+        let claims = app.tokens.verify_access(token, app.unix_now()).map_err(|reject| self.bad(token, reject))?;
         let mut judgement = app.memory.read(|known| known.judge(&claims));
         if judgement == Judgement::Behind {
             // Signed by us, but of a user or a version that this gateway has not heard of yet: another one made it.
@@ -60,6 +60,13 @@ impl Service {
             Judgement::Refused(reason) => Err(Refusal::of(&claims, reason)),
             Judgement::Behind => Err(Refusal::of(&claims, "unknown_user")),
         }
+    }
+
+    /// The text of a token that is not ours says nothing about anybody; one that is over was still somebody's.
+    fn bad(&self, token: &str, reject: Reject) -> Refusal {
+        let owner = if reject == Reject::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
+        let reason = reason_of(reject);
+        owner.map_or(Refusal::Bad { reason, actor: Actor::Anonymous }, |claims| Refusal::of(&claims, reason))
     }
 
     fn refuse(&self, refusal: Refusal, source: Source, started: Instant) -> Status {
@@ -103,8 +110,10 @@ impl Authorization for Service {
             Err(refusal) => return Err(self.refuse(refusal, source, started)),
         };
         let now = self.app.unix_now();
-        let (passport, expires_at) =
-            self.app.tokens.issue_passport(&claims, &user, &audience, now).map_err(Problem::internal)?;
+        let issued = self.app.tokens.issue_passport(&claims, &user, &audience, now).map_err(Problem::internal)?;
+        let Some((passport, expires_at)) = issued else {
+            return Err(self.refuse(Refusal::of(&claims, reason_of(Reject::Expired)), source, started));
+        };
         metrics::attempt(Method::AccessToken, Outcome::Ok, started.elapsed());
         Ok(Response::new(AuthorizeResponse {
             passport,
@@ -141,13 +150,6 @@ impl Refusal {
         let id = claims.sub.parse().ok();
         let actor = id.map_or(Actor::Anonymous, |id| Actor::User { id, session: claims.sid.parse().ok() });
         Self::Bad { reason, actor }
-    }
-}
-
-impl From<Reject> for Refusal {
-    /// The text of a token that is not ours says nothing about anybody.
-    fn from(reject: Reject) -> Self {
-        Self::Bad { reason: reason_of(reject), actor: Actor::Anonymous }
     }
 }
 

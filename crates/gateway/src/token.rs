@@ -111,14 +111,23 @@ impl Tokens {
         if now >= claims.exp { Err(Reject::Expired) } else { Ok(claims) }
     }
 
-    /// A passport to `audience` for who holds the token, as the user is now. Never outlives the token.
+    /// What a token says that we signed but that is over: for saying whose it was.
+    pub fn owner_of_access(&self, token: &str) -> Result<AccessTokenClaims, Reject> {
+        self.access_keys.owner(token)
+    }
+
+    /// A passport to `audience` for who holds the token, as the user is now. Never outlives the token; `None` when that is
+    /// over by now.
     pub fn issue_passport(
         &self,
         token: &AccessTokenClaims,
         user: &KnownUser,
         audience: &str,
         now: UnixTime,
-    ) -> Result<(String, UnixTime), KeyError> {
+    ) -> Result<Option<(String, UnixTime)>, KeyError> {
+        if now >= token.exp {
+            return Ok(None);
+        }
         let exp = token.exp.min(now + PASSPORT_LIFETIME_S);
         let passport = self.passport.sign(&PassportClaims {
             aud: audience.to_owned(),
@@ -134,7 +143,7 @@ impl Tokens {
             exp,
         })?;
         metrics::token_issued("passport");
-        Ok((passport, exp))
+        Ok(Some((passport, exp)))
     }
 }
 
@@ -220,10 +229,12 @@ mod tests {
         let keys = PassportKeys::default();
         keys.replace(tokens.passport_jwks()).unwrap();
         for (at, exp) in [(NOW, NOW + 60), (NOW + 540, NOW + 600), (NOW + 570, NOW + 600), (NOW + 599, NOW + 600)] {
-            let (passport, said) = tokens.issue_passport(&claims, &known, "serving", at).unwrap();
+            let (passport, said) = tokens.issue_passport(&claims, &known, "serving", at).unwrap().unwrap();
             let claims = keys.verify(&passport, "serving", at).unwrap();
             assert_eq!((claims.exp, said), (exp, exp));
         }
+        let too_late = tokens.issue_passport(&claims, &known, "serving", NOW + 600).unwrap();
+        assert_eq!(too_late, None, "judged in its last second, answered after it");
         assert_eq!(tokens.verify_access(&access(&tokens), NOW + 599).unwrap().exp, NOW + 600);
         assert_eq!(tokens.verify_access(&access(&tokens), NOW + 600), Err(Reject::Expired), "without leeway");
     }

@@ -19,6 +19,18 @@ fn what_is_signed_is_verified_and_says_the_same() {
 }
 
 #[test]
+fn a_token_that_is_over_still_says_whose_it_was_if_we_signed_it() {
+    let (gateway, other) = (Gateway::new(), Gateway::new());
+    let access_keys = AccessTokenKeys::default();
+    access_keys.replace(&jwks_json(&[gateway.key.public().clone()])).unwrap();
+    let token = gateway.key.sign(&access_claims()).unwrap();
+    assert_eq!(access_keys.verify(&token, NOW + 700), Err(Reject::Expired));
+    assert_eq!(access_keys.owner(&token), Ok(access_claims()));
+    assert_eq!(access_keys.owner(&other.key.sign(&access_claims()).unwrap()), Err(Reject::UnknownKey));
+    assert_eq!(access_keys.owner(&gateway.key.sign(&claims(Role::Viewer)).unwrap()), Err(Reject::WrongType));
+}
+
+#[test]
 fn a_hand_made_token_like_ours_is_believed() {
     // The attacks below start from this one, so it must be good.
     let gateway = Gateway::new();

@@ -124,7 +124,10 @@ async fn no_token_but_a_good_one_gets_a_passport() {
         assert_eq!(status.message(), "the token is not valid, or no longer", "{what}");
     }
     assert!(client.is_good(&good).await);
-    world.wait_for_record("token.authorize", "failure", Some("bad_signature")).await;
+    let record = world.wait_for_record("token.authorize", "failure", Some("bad_signature")).await;
+    assert_eq!(record["actor"], json!({ "type": "anonymous" }), "what is not ours says nothing about anybody");
+    let record = world.wait_for_record("token.authorize", "failure", Some("expired")).await;
+    assert_eq!((&record["actor"]["id"], &record["actor"]["session"]), (&forger.claims["sub"], &forger.claims["sid"]));
 }
 
 /// Other keys and other algorithms, ours misused among them.
