@@ -182,6 +182,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
     /// The router: each route behind the guard, everything else not found. Panics, as axum does, if two paths differ only
     /// in the names of their parameters.
+    #[expect(clippy::disallowed_methods, reason = "the one place where routes get their guard")]
     pub fn build(self, guard: &Arc<Guard>, state: S) -> Result<Router, RoutesError> {
         if let Some(error) = self.error {
             return Err(error);

@@ -75,6 +75,7 @@ async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "an example of this crate alone; a service uses `authz::Routes`")]
 fn router(work: Work) -> Router {
     let slow = move || async move {
         tracing::info!("the slow answer is waited for");

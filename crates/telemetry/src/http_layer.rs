@@ -315,6 +315,7 @@ mod tests {
         recorder.handle().render()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the routes of a test need no action")]
     fn router() -> Router {
         let status = async |Path(code): Path<u16>| StatusCode::from_u16(code).unwrap();
         let grpc = async |Path(code): Path<String>| [("grpc-status", code)];
