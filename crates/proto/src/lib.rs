@@ -8,6 +8,7 @@ pub mod auth {
     #[expect(
         missing_docs,
         clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         clippy::too_many_lines,
         unused_qualifications,
         reason = "generated"
@@ -20,14 +21,27 @@ pub mod auth {
 /// What the balancers report to the SLA tracker.
 pub mod sla {
     /// Version 1.
-    #[expect(missing_docs, clippy::allow_attributes, unused_qualifications, reason = "generated")]
+    #[expect(
+        missing_docs,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        unused_qualifications,
+        reason = "generated"
+    )]
     pub mod v1 {
         include!("generated/rampart.sla.v1.rs");
     }
 }
 
 /// Open Inference Protocol v2.
-#[expect(missing_docs, clippy::allow_attributes, clippy::too_many_lines, unused_qualifications, reason = "generated")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    unused_qualifications,
+    reason = "generated"
+)]
 pub mod inference {
     include!("generated/inference.rs");
 }
