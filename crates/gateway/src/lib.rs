@@ -58,10 +58,10 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     // What ends elsewhere is followed on connections of its own, or strangers could keep us from learning of it. Connected
     // first: both pools set the same gauges, and those of the other one shall be seen.
     let feed_config = DatabaseConfig { connections_max: FEED_CONNECTIONS_MAX, ..config.database.clone() };
-    let (writer, feed) = (identity.name().instance, database::connect(&feed_config)?);
-    let feed = Store::new(feed, writer.clone(), clock.clone());
-    let turns = (config.database.connections_max.get() / 2).max(1);
+    let writer = identity.name().instance;
+    let feed = Store::new(database::connect(&feed_config)?, writer.clone(), clock.clone());
     let database = database::connect(&config.database)?;
+    let turns_max = usize::try_from(config.database.connections_max.get() / 2)?.max(1);
     let policy = Arc::new(Policy::embedded()?);
     let (denials, refusals) = Denials::queue(policy.policy_set_hash());
     let app = Arc::new(App {
@@ -71,7 +71,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         hasher: Hasher::new(config.passwords.concurrency.get(), config.passwords.queue_max)?,
         throttle: Throttle::default(),
         denials,
-        turns: Semaphore::new(usize::try_from(turns)?),
+        turns: Semaphore::new(turns_max),
         clock: clock.clone(),
         audiences: config.tokens.audiences.into_iter().collect(),
         bootstrap_token: config.bootstrap.token_file,
