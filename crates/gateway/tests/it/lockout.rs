@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, header};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{ADMIN_PASSWORD, World};
 
@@ -77,26 +78,30 @@ async fn a_flood_of_proofs_leaves_the_database_to_the_others() {
     world.lock("gateway.refresh_tokens").await;
     let unknown = format!("rampart_rt_{}", "A".repeat(43));
     let grant = json!({ "grant_type": "refresh_token", "refresh_token": unknown });
+    let ebb = CancellationToken::new();
     let flood = (0..100).map(|_| {
-        let (client, grant) = (there.clone(), grant.clone());
-        async move { client.token(&grant).await }
+        let (client, grant, ebb) = (there.clone(), grant.clone(), ebb.clone());
+        async move {
+            loop {
+                let answer = client.token(&grant).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+                assert!(answer.headers.contains_key(header::RETRY_AFTER));
+                if ebb.is_cancelled() {
+                    return;
+                }
+            }
+        }
     });
     let flood = tokio::spawn(futures::future::join_all(flood));
     world.wait_for_lock("gateway.refresh_tokens", "NOT granted").await;
 
     let body = json!({ "token": token });
     here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
-    let limit = Duration::from_secs(1);
+    let limit = Duration::from_secs(2);
     testkit::poll_until("the token is dead there too", limit, async || !there.is_good(&token).await).await;
-    let asked = Instant::now();
+    // A connection that is not free within two seconds would be 503 here, too.
     there.call(Method::GET, "/api/admin/users", Some(&admin), None).await.expect_status(StatusCode::OK);
-    assert!(asked.elapsed() < limit, "known callers have the rest of the pool: {:?}", asked.elapsed());
-    assert!(!flood.is_finished());
-
-    for answer in flood.await.unwrap() {
-        let answer = answer.expect_status(StatusCode::SERVICE_UNAVAILABLE);
-        assert!(answer.headers.contains_key(header::RETRY_AFTER));
-    }
+    ebb.cancel();
+    flood.await.unwrap();
     world.unlock().await;
 }
 
