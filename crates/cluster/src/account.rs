@@ -1,6 +1,10 @@
 //! Whom the server runs as.
 
-use std::{fs, os::unix::fs::chown, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, chown},
+    path::{Path, PathBuf},
+};
 
 use crate::{ClusterError, io_error, make_private};
 
@@ -35,6 +39,16 @@ impl Account {
         make_private(directory, self.0)
     }
 
+    /// A program that may not get to the directory only says "Permission denied", and not of which. Asked after the
+    /// failure and not before: an access control list may open what the mode closes.
+    pub(crate) fn explain(self, directory: &Path, error: ClusterError) -> ClusterError {
+        let Some((user, group)) = self.0 else { return error };
+        match impassable(directory, user, group) {
+            Ok(Some(path)) => ClusterError::Impassable { path, user },
+            Ok(None) | Err(_) => error,
+        }
+    }
+
     pub(crate) fn own_file(self, file: &Path) -> Result<(), ClusterError> {
         match self.0 {
             Some((user, group)) => chown(file, Some(user), Some(group)).map_err(io_error(file)),
@@ -43,9 +57,56 @@ impl Account {
     }
 }
 
+/// The outermost directory above this one that a user of one group may not pass through.
+fn impassable(directory: &Path, user: u32, group: u32) -> io::Result<Option<PathBuf>> {
+    let directory = fs::canonicalize(directory)?;
+    let mut outermost = None;
+    for ancestor in directory.ancestors().skip(1) {
+        let metadata = fs::metadata(ancestor)?;
+        let needed = match (metadata.uid() == user, metadata.gid() == group) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        if metadata.mode() & needed == 0 {
+            outermost = Some(ancestor.to_owned());
+        }
+    }
+    Ok(outermost)
+}
+
 /// User and group id of a name in the text of /etc/passwd (passwd(5)).
 fn ids_of(passwd: &str, name: &str) -> Option<(u32, u32)> {
     let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut fields = line.split(':').skip(2);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Whoever is neither owner nor of the group needs the last bit, on every directory of the way.
+    #[test]
+    fn the_outermost_closed_directory_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (outer, inner) = (directory.path().join("outer"), directory.path().join("outer/inner"));
+        let cluster = inner.join("cluster");
+        fs::create_dir_all(&cluster).unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let (user, group) = (fs::metadata(&outer).unwrap().uid() + 1, fs::metadata(&outer).unwrap().gid() + 1);
+        let found = || impassable(&cluster, user, group).unwrap().map(|path| path.file_name().unwrap().to_owned());
+        set(directory.path(), 0o711);
+        set(&outer, 0o700);
+        set(&inner, 0o700);
+        assert_eq!(found(), Some("outer".into()));
+        set(&outer, 0o711);
+        assert_eq!(found(), Some("inner".into()));
+        set(&inner, 0o711);
+        assert_eq!(found(), None);
+        set(&outer, 0o710);
+        assert_eq!(impassable(&cluster, user, group - 1).unwrap(), None);
+    }
 }

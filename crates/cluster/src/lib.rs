@@ -2,7 +2,9 @@
 
 mod account;
 mod binaries;
+mod leftover;
 mod running;
+mod tied;
 
 use std::{
     fs,
@@ -17,11 +19,15 @@ use tokio::{process::Command, time::timeout};
 
 pub use account::Account;
 pub use binaries::Binaries;
+pub use leftover::end_leftover;
 pub use running::Running;
+pub use tied::tied_to_us;
 
 /// The superuser of every cluster made here.
 pub const SUPERUSER: &str = "postgres";
 
+/// Directories of sockets, directly in the temporary directory: the path of a socket may have 107 bytes.
+const SOCKETS_PREFIX: &str = "rampart-pg-";
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a cluster could not be made, started or asked.
@@ -42,6 +48,16 @@ pub enum ClusterError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// We are root, and the account that the server runs as does not get to its directory.
+    #[error(
+        "user {user}, whom PostgreSQL runs as, may not pass through {path}: let others pass (chmod o+x), or put the cluster elsewhere"
+    )]
+    Impassable {
+        /// The outermost directory that keeps it out.
+        path: PathBuf,
+        /// The account's user id.
+        user: u32,
     },
     /// A program of PostgreSQL failed.
     #[error("{program} failed: {output}")]
@@ -95,7 +111,7 @@ impl Cluster {
     pub async fn open(directory: &Path, tcp: Option<Tcp>, settings: &[(&str, &str)]) -> Result<Self, ClusterError> {
         let binaries = Binaries::find().await?;
         let account = Account::for_server()?;
-        let socket = tempfile::Builder::new().prefix("rampart-pg-").tempdir().map_err(io_error(Path::new("/tmp")))?;
+        let socket = tempfile::Builder::new().prefix(SOCKETS_PREFIX).tempdir().map_err(io_error(Path::new("/tmp")))?;
         account.own(socket.path())?;
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let cluster = Self { binaries, account, directory: directory.to_owned(), socket, tcp, settings };
@@ -148,7 +164,17 @@ impl Cluster {
     /// # Errors
     /// It does not start, or not in time.
     pub async fn start(self) -> Result<Running, ClusterError> {
-        Running::start(self).await
+        let (program, _) = self.server();
+        Running::start(self, std::process::Command::new(program)).await
+    }
+
+    /// The same, and the kernel kills the server also when the calling thread ends; see [`tied_to_us`].
+    ///
+    /// # Errors
+    /// It does not start, or not in time.
+    pub async fn start_tied(self) -> Result<Running, ClusterError> {
+        let (program, _) = self.server();
+        Running::start(self, tied_to_us(&program)).await
     }
 
     /// Waits until the server answers on its unix socket.
@@ -208,7 +234,8 @@ impl Cluster {
             }
             self.account.apply(&mut command);
             command.current_dir(&self.directory);
-            run("initdb", &mut command, None, INITDB_TIMEOUT).await?;
+            let made = run("initdb", &mut command, None, INITDB_TIMEOUT).await;
+            made.map_err(|error| self.account.explain(&self.directory, error))?;
         }
         let hba = self.data().join("pg_hba.conf");
         fs::write(&hba, "local all all trust\nhostssl all all all scram-sha-256\n").map_err(io_error(&hba))?;

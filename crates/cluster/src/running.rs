@@ -23,18 +23,19 @@ pub struct Running {
 // === impl Running ===
 
 impl Running {
-    pub(crate) async fn start(cluster: Cluster) -> Result<Self, ClusterError> {
-        let (program, arguments) = cluster.server();
+    /// `command` runs the server program, but for its arguments.
+    pub(crate) async fn start(cluster: Cluster, mut command: Command) -> Result<Self, ClusterError> {
+        let (_, arguments) = cluster.server();
         let log_path = cluster.directory.join("server.log");
         let log = File::create(&log_path).map_err(io_error(&log_path))?;
-        let mut command = Command::new(program);
         command.args(arguments).current_dir(&cluster.directory).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log);
         if let Some((user, group)) = cluster.account.ids() {
             std::os::unix::process::CommandExt::uid(&mut command, user);
             std::os::unix::process::CommandExt::gid(&mut command, group);
         }
-        let server = command.spawn().map_err(io_error(&log_path))?;
+        let spawned = command.spawn().map_err(io_error(&log_path));
+        let server = spawned.map_err(|error| cluster.account.explain(&cluster.directory, error))?;
         let mut running = Self { cluster, server };
         let limit = START_TIMEOUT;
         tokio::select! {

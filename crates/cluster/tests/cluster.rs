@@ -18,3 +18,15 @@ async fn data_outlives_the_server_and_the_server_does_not_outlive_us() {
     assert_eq!(again.sql("postgres", "SELECT n FROM t").await.unwrap(), "42");
     assert!(again.sql("postgres", "SELECT nonsense").await.unwrap_err().to_string().contains("nonsense"));
 }
+
+/// Proves that root is told which directory keeps PostgreSQL's user out, and whoever is not root is not kept out by it.
+#[tokio::test]
+async fn a_closed_directory_on_the_way_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let opened = Cluster::open(&directory.path().join("postgres"), None, &[("fsync", "off")]).await;
+    match opened {
+        Ok(cluster) => assert!(cluster.account().ids().is_none(), "root's temporary directory is closed to others"),
+        Err(error) => assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}"),
+    }
+}

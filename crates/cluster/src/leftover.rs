@@ -1,0 +1,61 @@
+//! What a process that was killed left running.
+
+use std::{
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::SOCKETS_PREFIX;
+
+const LOOKS_MAX: u32 = 100;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Ends the server that still works in a cluster's directory, and removes the directory of its socket. Whoever calls this
+/// knows that the cluster's owner is gone; that the process is the cluster's server is checked here.
+///
+/// Blocks until the server has ended, two seconds at most.
+pub fn end_leftover(directory: &Path) {
+    let Ok(data) = fs::canonicalize(directory.join("data")) else { return };
+    let Ok(lock) = fs::read_to_string(data.join("postmaster.pid")) else { return };
+    // The first line is the process, the fifth the directory of its socket. Of initdb's own server the number is negative.
+    let mut lines = lock.lines();
+    let server = lines.next().and_then(|line| line.trim().parse().ok()).filter(|process: &i32| *process > 0);
+    let sockets = lines.nth(3).map(Path::new);
+    if let Some(server) = server.and_then(Pid::from_raw) {
+        end(server, &data);
+    }
+    if let Some(sockets) = sockets
+        && sockets.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKETS_PREFIX))
+    {
+        // Gone already is what we want.
+        let _gone = fs::remove_dir_all(sockets);
+    }
+}
+
+/// SIGQUIT is an immediate shutdown; a frozen server needs waking for it.
+fn end(server: Pid, data: &Path) {
+    for signal in [Signal::QUIT, Signal::CONT] {
+        if serves(server, data) {
+            let _ended = kill_process(server, signal);
+        }
+    }
+    for _ in 0..LOOKS_MAX {
+        if !serves(server, data) {
+            return;
+        }
+        thread::sleep(LOOK_PAUSE);
+    }
+    let _ended = kill_process(server, Signal::KILL);
+}
+
+/// A process id may belong to another process by now.
+fn serves(server: Pid, data: &Path) -> bool {
+    let command = fs::read(format!("/proc/{}/cmdline", server.as_raw_nonzero())).unwrap_or_default();
+    let mut arguments = command.split(|byte| *byte == 0).map(|bytes| PathBuf::from(std::ffi::OsStr::from_bytes(bytes)));
+    arguments.any(|argument| fs::canonicalize(argument).is_ok_and(|path| path == data))
+}
