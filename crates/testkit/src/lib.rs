@@ -5,4 +5,4 @@ mod poll;
 mod postgres;
 
 pub use poll::poll_until;
-pub use postgres::Postgres;
+pub use postgres::{Lock, Postgres};

@@ -1,5 +1,6 @@
 //! A real PostgreSQL for tests: one cluster per test process, a database and a role per call.
 
+mod lock;
 mod port;
 mod sweep;
 
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use crate::ca::Ca;
+pub use lock::Lock;
 use port::Port;
 
 const MADE: &str = "a test's database can be made";
@@ -98,6 +100,11 @@ impl Postgres {
     /// Runs SQL as the superuser and returns what psql printed.
     pub async fn sql(&self, database: &str, sql: &str) -> String {
         self.running.sql(database, sql).await.expect("the superuser's SQL is right")
+    }
+
+    /// Locks a table, so that whoever reads or writes it waits, until the value is dropped.
+    pub fn lock(&self, database: &str, table: &str) -> Lock {
+        Lock::take(&self.running, self.port.address.port(), database, table)
     }
 
     /// The cluster below, for a signal to its process or its binaries.

@@ -1,0 +1,46 @@
+//! A table that nobody gets at for a while.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+use cluster::{Cluster, SUPERUSER};
+
+const TAKEN: &str = "a test's table can be locked";
+
+/// A table is locked while this lives.
+pub struct Lock {
+    psql: Child,
+    // Its end would be the end of the session.
+    _open: ChildStdin,
+}
+
+// === impl Lock ===
+
+impl Lock {
+    pub(super) fn take(cluster: &Cluster, port: u16, database: &str, table: &str) -> Self {
+        let mut psql = Command::new(cluster.binaries().program("psql"))
+            .args(["-X", "-q", "-A", "-t", "-U", SUPERUSER, "-d", database, "-p", &port.to_string(), "-h"])
+            .arg(cluster.socket_directory())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect(TAKEN);
+        let (mut stdin, stdout) = (psql.stdin.take().expect(TAKEN), psql.stdout.take().expect(TAKEN));
+        let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n");
+        stdin.write_all(sql.as_bytes()).expect(TAKEN);
+        let mut said = String::new();
+        BufReader::new(stdout).read_line(&mut said).expect(TAKEN);
+        assert_eq!(said.trim(), "locked");
+        Self { psql, _open: stdin }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Gone already is what we want.
+        let _killed = self.psql.kill();
+        let _reaped = self.psql.wait();
+    }
+}
