@@ -7,7 +7,7 @@ use std::{
 };
 
 use database::DatabaseConfig;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -87,8 +87,9 @@ impl Maker {
             let root = self.root.path().to_owned();
             return Err(CreateError::NoRoom { free, needed: self.free_bytes_min, root });
         }
-        let name = self.name(now, remembered.as_ref());
+        let remembered_at = remembered.as_ref().map(|(_, at)| *at);
         let previous = self.previous(remembered);
+        let (name, created_at) = self.name_and_time(now, remembered_at, previous.as_ref());
         let staging = self.root.stage(run)?;
         let stop = CancellationToken::new();
         let _stop_when_given_up = stop.clone().drop_guard();
@@ -99,7 +100,8 @@ impl Maker {
                 dump::dump(database, &staging.directory(), self.root.path(), &self.recipient, stop.clone()).await;
             objects.push(dumped.map_err(|source| CreateError::Dump { name: database.name.clone(), source })?);
         }
-        let manifest = Manifest::new(name, now, &self.signing_key.verifying_key(), previous, objects);
+        let manifest =
+            Manifest::new(name, created_at, &self.signing_key.verifying_key(), previous.map(|(link, _)| link), objects);
         let (bytes, signature) = manifest.sign(&self.signing_key);
         staging.write(MANIFEST_FILE, &bytes)?;
         staging.write(SIGNATURE_FILE, &signature)?;
@@ -119,21 +121,36 @@ impl Maker {
         Ok(sealing.await.expect("archiving does not panic")?)
     }
 
-    /// The first set of a day has the day's name. A name is never used twice, even if its set is gone.
-    fn name(&self, now: OffsetDateTime, remembered: Option<&(Link, OffsetDateTime)>) -> SetName {
-        let day = SetName::of_day(now);
-        let is_used = remembered.is_some_and(|(_, at)| at.date() == now.date())
-            || fs::symlink_metadata(day.top_directory(self.root.path())).is_ok();
-        if is_used { SetName::of_second(now) } else { day }
+    /// A set is newer than the one before it, whatever the clock says: a chain in another order is INVALID for good. The
+    /// first set of a day has the day's name. A name is never used twice, even if its set is gone.
+    fn name_and_time(
+        &self,
+        now: OffsetDateTime,
+        remembered_at: Option<OffsetDateTime>,
+        previous: Option<&(Link, OffsetDateTime)>,
+    ) -> (SetName, OffsetDateTime) {
+        let is_used = |name: &SetName| {
+            previous.is_some_and(|(link, _)| link.name == *name)
+                || fs::symlink_metadata(name.top_directory(self.root.path())).is_ok()
+        };
+        let mut time = previous.map_or(now, |(_, previous_at)| now.max(*previous_at + Duration::SECOND));
+        let day = SetName::of_day(time);
+        if remembered_at.is_none_or(|at| at.date() != time.date()) && !is_used(&day) {
+            return (day, time);
+        }
+        while is_used(&SetName::of_second(time)) {
+            time += Duration::SECOND;
+        }
+        (SetName::of_second(time), time)
     }
 
-    /// The set to chain to: the newest there is, by what the database remembers and what lies in the root.
-    fn previous(&self, remembered: Option<(Link, OffsetDateTime)>) -> Option<Link> {
-        let found = newest(self.root.path(), &self.signing_key);
-        match (remembered, found) {
-            (Some((link, at)), Some((_, found_at))) if at >= found_at => Some(link),
-            (_, Some((found, _))) => Some(found),
-            (remembered, None) => remembered.map(|(link, _)| link),
+    /// The set to chain to, and when it was made: the newest there is, by what the database remembers and what lies in the
+    /// root.
+    fn previous(&self, remembered: Option<(Link, OffsetDateTime)>) -> Option<(Link, OffsetDateTime)> {
+        match (remembered, newest(self.root.path(), &self.signing_key)) {
+            (Some(remembered), Some((_, found_at))) if remembered.1 >= found_at => Some(remembered),
+            (_, Some(found)) => Some(found),
+            (remembered, None) => remembered,
         }
     }
 }

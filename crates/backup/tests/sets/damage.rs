@@ -106,8 +106,11 @@ async fn chain_is_part_of_the_proof() {
     assert!(reasons(ground.verify(&three.name).await).contains("previous set ml-data-2026-11-21"));
     fs::remove_dir_all(top(&two.name)).unwrap();
     assert!(reasons(ground.verify(&three.name).await).contains("previous set ml-data-2026-11-21"));
+    // Made while the third is not there to follow.
+    fs::rename(top(&three.name), ground.path("aside")).unwrap();
     let again = make(&maker, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
     assert_eq!(again.name, two.name);
+    fs::rename(ground.path("aside"), top(&three.name)).unwrap();
     assert!(reasons(ground.verify(&three.name).await).contains("not the one that this set follows"));
     assert_eq!(ground.verify(&one.name).await, Verdict::Valid);
 
@@ -116,6 +119,26 @@ async fn chain_is_part_of_the_proof() {
     let four = make(&maker, remembered, datetime!(2026-11-23 02:00 UTC)).await.unwrap().link;
     assert!(four.name.to_string().ends_with("T020000Z"), "the day's name may be in use: {}", four.name);
     assert!(reasons(ground.verify(&four.name).await).contains("previous set"));
+}
+
+/// Proves that sets made in one second, and after the clock was set back, are each newer than the one before and VALID.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_that_stands_still_or_goes_back_breaks_no_chain() {
+    let ground = Ground::new().await;
+    let maker = ground.maker();
+    let now = datetime!(2026-11-22 02:00 UTC);
+    let mut remembered = None;
+    for (at, name) in [
+        (now, "ml-data-2026-11-22"),
+        (now, "ml-data-2026-11-22T020001Z"),
+        (now - time::Duration::DAY, "ml-data-2026-11-22T020002Z"),
+        (now + time::Duration::SECOND, "ml-data-2026-11-22T020003Z"),
+    ] {
+        let made = make(&maker, remembered.clone(), at).await.unwrap().link;
+        assert_eq!(made.name.to_string(), name);
+        assert_eq!(ground.verify(&made.name).await, Verdict::Valid, "{name}");
+        remembered = Some((made, at));
+    }
 }
 
 /// Proves that the signature alone is not enough: rows and digests that do not come out of the restore are INVALID, even
