@@ -115,15 +115,17 @@ impl Store {
         self.database.bounded("finish_run", work).await
     }
 
-    /// What was running when the process before us ended was interrupted. Only for a process that has the root alone.
-    pub async fn fail_interrupted(&self, now: OffsetDateTime) -> Result<u64, StoreError> {
+    /// Runs that nobody works on, because these are all that anybody works on, were interrupted. Only for a process that has
+    /// the root alone.
+    pub async fn fail_interrupted(&self, worked_on: &[Uuid], now: OffsetDateTime) -> Result<u64, StoreError> {
         let work = async {
             let mut connection = self.database.acquire().await?;
             let done = sqlx::query!(
                 "UPDATE backup.runs
-                 SET state = 'failed', error = 'interrupted: the worker was stopped while this ran', finished_at = $1
-                 WHERE state = 'running'",
-                now
+                 SET state = 'failed', error = 'interrupted: no worker is at work on this any more', finished_at = $1
+                 WHERE state = 'running' AND id <> ALL ($2)",
+                now,
+                worked_on
             )
             .execute(&mut *connection)
             .await?;

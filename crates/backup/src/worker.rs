@@ -1,6 +1,7 @@
 //! Runs: begun one at a time, worked on beside the calls that asked for them, and remembered to their end.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,10 +10,14 @@ use std::{
 };
 
 use authz::Clock;
+use parking_lot::Mutex;
 use problem::{Chain, Kind as ProblemKind, Problem};
 use service::Lifecycle;
 use time::OffsetDateTime;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -41,6 +46,14 @@ struct Inner {
     lifecycle: Lifecycle,
     /// Until what an earlier process left running is ended, a new run could be taken for one of those.
     is_prepared: AtomicBool,
+    /// Runs that a task of this process begins, does or remembers; what else runs by the database, nobody works on.
+    worked_on: Mutex<BTreeSet<Uuid>>,
+}
+
+/// A run is worked on while this lives.
+struct WorkedOn {
+    id: Uuid,
+    worker: Worker,
 }
 
 // === impl Worker ===
@@ -55,8 +68,8 @@ impl Worker {
         clock: Clock,
         lifecycle: Lifecycle,
     ) -> Self {
-        let is_prepared = AtomicBool::new(false);
-        Self(Arc::new(Inner { store, maker, verifier, run_timeout, clock, lifecycle, is_prepared }))
+        let (is_prepared, worked_on) = (AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(Inner { store, maker, verifier, run_timeout, clock, lifecycle, is_prepared, worked_on }))
     }
 
     /// Where runs are remembered.
@@ -66,14 +79,14 @@ impl Worker {
 
     /// Begins to make a set.
     pub async fn begin_create(&self, requested_by: String) -> Result<Run, Problem> {
-        let run = self.begin(Kind::Create, None, requested_by).await?;
+        let run = self.new_run(Kind::Create, None, requested_by);
         let (this, id, started_at) = (self.clone(), run.id, run.started_at);
-        self.work("create", &run, async move {
+        self.begin(run, async move {
             let remembered = this.0.store.last_made().await.map_err(|error| told(&error))?;
             let made = this.0.maker.make(id, remembered, started_at).await;
             made.map(Outcome::Made).map_err(|error| told(&error))
-        });
-        Ok(run)
+        })
+        .await
     }
 
     /// Begins to prove a set.
@@ -87,20 +100,17 @@ impl Worker {
         if recorded.is_none() && !set.directory(&verifier.root).is_dir() {
             return Err(Problem::new(ProblemKind::NotFound, format!("there is no set {set}, and none was made here")));
         }
-        let run = self.begin(Kind::Verify, Some(set.clone()), requested_by).await?;
-        self.work("verify", &run, async move {
+        let run = self.new_run(Kind::Verify, Some(set.clone()), requested_by);
+        self.begin(run, async move {
             let verdict = verifier.verify(&set, recorded).await;
             verdict.map(Outcome::Verified).map_err(|error| told(&error))
-        });
-        Ok(run)
+        })
+        .await
     }
 
     /// What was running when the process before us ended did not come to its end.
     pub async fn fail_interrupted(&self) -> Result<(), StoreError> {
-        let interrupted = self.0.store.fail_interrupted(self.now()).await?;
-        if interrupted > 0 {
-            tracing::warn!(runs = interrupted, "runs were interrupted by the end of the process before this one");
-        }
+        self.end_strays().await?;
         if let Some((_, at)) = self.0.store.last_made().await? {
             metrics::show_last_success(at);
         }
@@ -108,11 +118,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn begin(&self, kind: Kind, set: Option<SetName>, requested_by: String) -> Result<Run, Problem> {
-        if !self.0.is_prepared.load(Ordering::Acquire) {
-            return Err(Problem::unavailable("the worker is starting"));
-        }
-        let run = Run {
+    fn new_run(&self, kind: Kind, set: Option<SetName>, requested_by: String) -> Run {
+        Run {
             id: Uuid::now_v7(),
             kind,
             set,
@@ -123,33 +130,69 @@ impl Worker {
             started_at: self.now(),
             finished_at: None,
             size_bytes: None,
-        };
-        self.0.store.begin(&run).await.map_err(refuse)?;
-        tracing::info!(run = %run.id, kind = kind.as_str(), requested_by = run.requested_by, "run begun");
-        metrics::begun(kind);
-        Ok(run)
+        }
     }
 
-    /// Does the work of a run beside us, and remembers its end however it comes.
-    fn work(
+    /// Begins a run and does its work beside the caller, who may go away at any moment: what was begun is worked on all the
+    /// same, and remembered to its end.
+    async fn begin(
         &self,
-        task: &'static str,
-        run: &Run,
+        run: Run,
         work: impl Future<Output = Result<Outcome, String>> + Send + 'static,
-    ) {
-        let (this, id, kind, begun) = (self.clone(), run.id, run.kind, Instant::now());
-        self.0.lifecycle.spawn(task, async move {
-            let stop = this.0.lifecycle.soft_stop();
-            let outcome = match stop.run_until_cancelled(timeout(this.0.run_timeout, work)).await {
-                Some(Ok(Ok(outcome))) => outcome,
-                Some(Ok(Err(error))) => Outcome::Failed(error),
-                Some(Err(_)) => Outcome::Failed(format!("took longer than {} s", this.0.run_timeout.as_secs())),
-                None => Outcome::Failed("interrupted: the worker was stopped while this ran".to_owned()),
-            };
-            log(id, kind, &outcome);
-            metrics::ended(kind, &outcome, begun.elapsed(), this.now());
-            this.remember(id, &outcome).await;
+    ) -> Result<Run, Problem> {
+        if !self.0.is_prepared.load(Ordering::Acquire) {
+            return Err(Problem::unavailable("the worker is starting"));
+        }
+        let (answer, begun) = oneshot::channel();
+        let this = self.clone();
+        self.0.lifecycle.spawn(run.kind.as_str(), async move {
+            let _worked_on = WorkedOn::start(run.id, &this);
+            let (id, kind) = (run.id, run.kind);
+            let recorded = this.record(&run).await;
+            let is_begun = recorded.is_ok();
+            // A caller that went away does not need to know.
+            let _gone = answer.send(recorded.map(|()| run).map_err(refuse));
+            if is_begun {
+                this.work(id, kind, work).await;
+            }
         });
+        begun.await.unwrap_or_else(|_| Err(Problem::unavailable("the worker is stopping")))
+    }
+
+    /// A run may be in the database that nobody works on, because the answer to its beginning was lost.
+    async fn record(&self, run: &Run) -> Result<(), StoreError> {
+        let recorded = match self.0.store.begin(run).await {
+            Err(StoreError::Busy) if self.end_strays().await? > 0 => self.0.store.begin(run).await,
+            recorded => recorded,
+        };
+        if recorded.is_ok() {
+            tracing::info!(run = %run.id, kind = run.kind.as_str(), requested_by = run.requested_by, "run begun");
+            metrics::begun(run.kind);
+        }
+        recorded
+    }
+
+    async fn end_strays(&self) -> Result<u64, StoreError> {
+        let worked_on: Vec<Uuid> = self.0.worked_on.lock().iter().copied().collect();
+        let strays = self.0.store.fail_interrupted(&worked_on, self.now()).await?;
+        if strays > 0 {
+            tracing::warn!(runs = strays, "runs that nobody works on any more are ended");
+        }
+        Ok(strays)
+    }
+
+    /// Does the work of a run, and remembers its end however it comes.
+    async fn work(&self, id: Uuid, kind: Kind, work: impl Future<Output = Result<Outcome, String>>) {
+        let (begun, stop) = (Instant::now(), self.0.lifecycle.soft_stop());
+        let outcome = match stop.run_until_cancelled(timeout(self.0.run_timeout, work)).await {
+            Some(Ok(Ok(outcome))) => outcome,
+            Some(Ok(Err(error))) => Outcome::Failed(error),
+            Some(Err(_)) => Outcome::Failed(format!("took longer than {} s", self.0.run_timeout.as_secs())),
+            None => Outcome::Failed("interrupted: the worker was stopped while this ran".to_owned()),
+        };
+        log(id, kind, &outcome);
+        metrics::ended(kind, &outcome, begun.elapsed(), self.now());
+        self.remember(id, &outcome).await;
     }
 
     /// A run that is not remembered as ended would keep every other out, so this goes on until the database is back.
@@ -168,6 +211,21 @@ impl Worker {
     fn now(&self) -> OffsetDateTime {
         let seconds = i64::try_from(self.0.clock.now()).unwrap_or(i64::MAX);
         OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+// === impl WorkedOn ===
+
+impl WorkedOn {
+    fn start(id: Uuid, worker: &Worker) -> Self {
+        worker.0.worked_on.lock().insert(id);
+        Self { id, worker: worker.clone() }
+    }
+}
+
+impl Drop for WorkedOn {
+    fn drop(&mut self) {
+        self.worker.0.worked_on.lock().remove(&self.id);
     }
 }
 

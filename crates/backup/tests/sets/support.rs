@@ -2,10 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::Command,
     sync::Arc,
 };
 
@@ -116,40 +115,27 @@ impl Ground {
         DecryptionKey::read(&SecretFile::new(self.path("other-identity"))).unwrap()
     }
 
-    /// Locks a table, so that a dump waits for it, until the value is dropped.
-    pub(crate) fn hold_lock(&self) -> Lock {
-        let cluster = self.postgres.cluster();
-        let mut psql = Command::new(cluster.binaries().program("psql"))
-            .args([
-                "-X",
-                "-q",
-                "-A",
-                "-t",
-                "-U",
-                "postgres",
-                "-d",
-                &self.database.name,
-                "-p",
-                &self.database.port.to_string(),
-                "-h",
-            ])
-            .arg(cluster.socket_directory())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = psql.stdin.take().unwrap();
-        stdin.write_all(b"BEGIN; LOCK TABLE gateway.users IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n").unwrap();
-        let mut said = String::new();
-        BufReader::new(psql.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said.trim(), "locked");
-        Lock { psql, _open: stdin }
-    }
-
     /// What is in the root beside complete sets: nothing, if all is well.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let names = fs::read_dir(self.root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with('.') && name != ".lock").collect()
+    }
+
+    /// The program that proves a set without a worker, with all its arguments.
+    pub(crate) fn verify_command(&self, set: &str) -> Command {
+        let public = Command::new("openssl")
+            .args(["pkey", "-pubout", "-in"])
+            .arg(self.path("signing-key.pem"))
+            .arg("-out")
+            .arg(self.path("public.pem"))
+            .status();
+        assert!(public.unwrap().success());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rampart-backup"));
+        command.arg("verify").arg("--root").arg(self.root()).args(["--set", set]);
+        command.arg("--identity").arg(self.path("age-identity"));
+        command.arg("--public-key").arg(self.path("public.pem"));
+        command.arg("--scratch").arg(self.path("scratch"));
+        command
     }
 
     /// What is left in the scratch directory: nothing, if all is well.
@@ -163,19 +149,6 @@ impl Ground {
         let identity = age::x25519::Identity::generate();
         secret("age-identity", age::secrecy::ExposeSecret::expose_secret(&identity.to_string()));
         secret("age-recipient", &identity.to_public().to_string());
-    }
-}
-
-/// A table is locked while this lives.
-pub(crate) struct Lock {
-    psql: Child,
-    _open: ChildStdin,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _killed = self.psql.kill();
-        let _reaped = self.psql.wait();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker as a process: who may ask, one run at a time, what is remembered over its death.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use authz::Role;
 use axum::http::Method;
@@ -20,8 +20,11 @@ struct Worker {
 
 impl Worker {
     async fn start() -> Self {
-        let ground = Ground::new().await;
-        let harness = Harness::new("backup", env!("CARGO_BIN_EXE_rampart-backup")).await;
+        Self::start_as(Ground::new().await, env!("CARGO_BIN_EXE_rampart-backup")).await
+    }
+
+    async fn start_as(ground: Ground, binary: &str) -> Self {
+        let harness = Harness::new("backup", binary).await;
         let service = harness.start(&configuration(&ground)).await;
         Self { ground, harness, service }
     }
@@ -90,7 +93,7 @@ async fn operator_makes_and_proves_a_set() {
     assert_eq!(worker.run(&format!("/api/backups/{second}/verify")).await["verdict"], json!("VALID"));
 
     let name: backup::set::SetName = set.parse().unwrap();
-    std::fs::remove_dir_all(name.top_directory(&worker.ground.root())).unwrap();
+    fs::remove_dir_all(name.top_directory(&worker.ground.root())).unwrap();
     for (set, reason) in [(set.as_str(), "cannot be read"), (second, "previous set")] {
         let verified = worker.run(&format!("/api/backups/{set}/verify")).await;
         assert_eq!(verified["verdict"], json!("INVALID"), "{verified}");
@@ -132,7 +135,7 @@ async fn others_may_read_and_not_run() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn second_run_waits_and_a_killed_one_has_failed() {
     let worker = Worker::start().await;
-    let lock = worker.ground.hold_lock();
+    let lock = worker.ground.postgres.lock(&worker.ground.database.name, "gateway.users");
     let operator = worker.operator();
     let begun = operator.call(Method::POST, "/api/backups").await;
     assert_eq!(begun.status, 202);
@@ -153,4 +156,68 @@ async fn second_run_waits_and_a_killed_one_has_failed() {
     assert_eq!(run["state"], json!("failed"), "{run}");
     assert!(run["error"].as_str().unwrap().starts_with("interrupted"), "{run}");
     assert_eq!(worker.run("/api/backups").await["state"], json!("succeeded"));
+}
+
+/// Proves that a row which says running, because the answer to its beginning was lost, keeps the next run out no longer
+/// than until somebody asks for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_that_nobody_works_on_makes_way() {
+    let worker = Worker::start().await;
+    let stray = "0190a6b2-7d51-7e0c-a1c5-6b3d5f0e8f11";
+    let sql = format!(
+        "INSERT INTO backup.runs (id, kind, state, requested_by, started_at)
+         VALUES ('{stray}', 'create', 'running', 'user:u-1', now())"
+    );
+    worker.ground.postgres.sql(&worker.ground.database.name, &sql).await;
+    assert_eq!(worker.run("/api/backups").await["state"], json!("succeeded"));
+    let run = worker.wait(stray).await;
+    assert_eq!(run["state"], json!("failed"), "{run}");
+    assert!(run["error"].as_str().unwrap().starts_with("interrupted"), "{run}");
+}
+
+/// Proves that a caller who goes away while its run is being begun leaves a run that is worked on to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caller_that_goes_away_leaves_a_run_that_ends() {
+    let worker = Worker::start().await;
+    let (postgres, database) = (&worker.ground.postgres, &worker.ground.database.name);
+    let lock = postgres.lock(database, "backup.runs");
+    let operator = worker.operator();
+    let calling = tokio::spawn(async move { operator.try_call(Method::POST, "/api/backups").await.is_ok() });
+    let waits = async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT%'";
+        postgres.sql("postgres", waiting).await == "1"
+    };
+    poll_until("the run is being begun", RUN_TIMEOUT, waits).await;
+    calling.abort();
+    assert!(calling.await.unwrap_err().is_cancelled());
+    drop(lock);
+    let operator = worker.operator();
+    let is_made = async || {
+        let runs = operator.call(Method::GET, "/api/backups").await.json();
+        runs["runs"].as_array().is_some_and(|runs| runs.len() == 1 && runs[0]["state"] == json!("succeeded"))
+    };
+    poll_until("the run ends", RUN_TIMEOUT, is_made).await;
+}
+
+/// Proves that a disk which fills up in the middle fails the run and leaves nothing. The full disk is a limit of the size of
+/// a file: writing fails in the same way, and nobody needs to mount anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_disk_fails_the_run_and_leaves_nothing() {
+    let ground = Ground::new().await;
+    let rows = "INSERT INTO gateway.users SELECT n, md5(n::text) FROM generate_series(10000, 60000) AS n";
+    ground.postgres.sql(&ground.database.name, rows).await;
+    let small = ground.path("rampart-backup-on-a-small-disk");
+    let script = format!(
+        "#!/bin/sh\nexec env --ignore-signal=XFSZ prlimit --fsize={} {} \"$@\"\n",
+        64 << 10,
+        env!("CARGO_BIN_EXE_rampart-backup")
+    );
+    fs::write(&small, script).unwrap();
+    fs::set_permissions(&small, fs::Permissions::from_mode(0o755)).unwrap();
+    let worker = Worker::start_as(ground, small.to_str().unwrap()).await;
+    let run = worker.run("/api/backups").await;
+    assert_eq!(run["state"], json!("failed"), "{run}");
+    assert!(run["error"].as_str().unwrap().contains("File too large"), "{run}");
+    assert_eq!(worker.ground.leftovers(), Vec::<String>::new());
+    assert_eq!(backup::set::SetName::list(&worker.ground.root()).unwrap(), []);
 }
