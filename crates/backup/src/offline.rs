@@ -10,12 +10,13 @@ use std::{
 use clap::{Arg, ArgMatches, Command, value_parser};
 use problem::Chain;
 use secrets::SecretFile;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     keys::{DecryptionKey, VerifyingKey},
     run::Verdict,
     set::SetName,
-    verify::Verifier,
+    verify::{self, Verifier, VerifyError},
 };
 
 /// The word after the program's name.
@@ -46,10 +47,16 @@ fn verify(arguments: &ArgMatches) -> Result<Verdict, service::BoxError> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        let (mut interrupt, mut terminate, mut hang_up) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        let scratch = &verifier.scratch;
+        verify::sweep(scratch).map_err(|source| VerifyError::Scratch { path: scratch.clone(), source })?;
+        // When a signal comes, what was begun is given up, and so cleaned up.
         tokio::select! {
             verdict = verifier.verify(&set, None) => Ok(verdict?),
-            // What was begun is given up, and so cleaned up.
-            interrupted = tokio::signal::ctrl_c() => Err(interrupted.map_or_else(Into::into, |()| "interrupted".into())),
+            _ = interrupt.recv() => Err("interrupted".into()),
+            _ = terminate.recv() => Err("ended by SIGTERM".into()),
+            _ = hang_up.recv() => Err("ended by SIGHUP".into()),
         }
     })
 }

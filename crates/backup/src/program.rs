@@ -54,6 +54,13 @@ pub(crate) async fn wait(name: &'static str, mut child: Child, complaint: String
 // === impl ProgramError ===
 
 impl ProgramError {
+    /// Whether it ran out of disk: nothing about what it was given.
+    pub(crate) fn is_out_of_room(&self) -> bool {
+        ["No space left on device", "Disk quota exceeded", "File too large"]
+            .iter()
+            .any(|words| self.complaint.contains(words))
+    }
+
     fn new(program: &'static str, complaint: String) -> Self {
         Self { program, complaint }
     }

@@ -21,6 +21,7 @@ use crate::{
     keys::{DecryptionKey, VerifyingKey},
     manifest::{Content, Link, MANIFEST_FILE, Manifest, ManifestError, ModelFile, Object, SIGNATURE_FILE, Verified},
     models,
+    program::ProgramError,
     run::Verdict,
     sealed::{self, Opened},
     set::SetName,
@@ -48,6 +49,17 @@ pub enum VerifyError {
     /// The scratch cluster does not answer.
     #[error("cannot ask the scratch cluster")]
     Query(#[from] sqlx::Error),
+    /// `pg_restore` cannot be run.
+    #[error("cannot try the restore")]
+    Program(#[from] ProgramError),
+    /// The dump may be good, but there is no room for it.
+    #[error("cannot restore for want of room below {path}")]
+    NoRoom {
+        /// The scratch directory.
+        path: PathBuf,
+        /// What did not fit.
+        source: ProgramError,
+    },
     /// The scratch directory cannot be used.
     #[error("cannot use the scratch directory {path}")]
     Scratch {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, Running, SUPERUSER};
+use cluster::{Cluster, Running, SUPERUSER, end_leftover};
 use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
 use tempfile::TempDir;
 
@@ -17,7 +17,7 @@ use crate::{
     digest::Measured,
     keys::DecryptionKey,
     pipe::{Giver, pipe},
-    program,
+    program::{self, ProgramError},
     sealed::Opened,
     store::{Rows, count_rows},
 };
@@ -26,21 +26,26 @@ const PREFIX: &str = "rampart-restore-";
 const IN_USE_FILE: &str = "in-use";
 const BEING_MADE_MAX: Duration = Duration::from_secs(60);
 const PG_RESTORE: &str = "pg_restore";
+const CLUSTER_DIRECTORY: &str = "cluster";
+/// With less the disk is full for a server: it is one segment of its log.
+const FREE_BYTES_MIN: u64 = 16 << 20;
 /// Speed matters, durability does not; nothing but us works in it.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("fsync", "off"),
     ("full_page_writes", "off"),
     ("autovacuum", "off"),
     ("max_connections", "10"),
     ("shared_buffers", "32MB"),
     ("log_min_messages", "fatal"),
+    // A server that crashed under a dump stays away, and that is seen.
+    ("restart_after_crash", "off"),
 ];
 
 /// A running scratch cluster.
 pub(super) struct Scratch {
     // In this order when dropped: the server ends, then its directory goes.
     server: Running,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// A directory that says whether its process still lives.
@@ -50,24 +55,32 @@ struct Directory {
     _in_use: File,
 }
 
-/// Removes scratch clusters whose process is gone. A server that outlived it ends when its directory does.
+/// Removes scratch clusters whose process is gone, and ends their servers. What cannot be removed is no reason not to begin.
 pub(crate) fn sweep(scratch: &Path) -> io::Result<()> {
     for entry in fs::read_dir(scratch)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let path = entry?.path();
+        let is_ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if !is_ours || !is_abandoned(&path) {
             continue;
         }
-        let is_abandoned = match File::open(entry.path().join(IN_USE_FILE)) {
-            Ok(file) => file.try_lock().is_ok(),
-            // Another process may be about to make the file.
-            Err(_) => entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > BEING_MADE_MAX),
-        };
-        if is_abandoned {
-            tracing::warn!(path = %entry.path().display(), "removing a scratch cluster that was left behind");
-            fs::remove_dir_all(entry.path())?;
+        tracing::warn!(path = %path.display(), "removing a scratch cluster that was left behind");
+        end_leftover(&path.join(CLUSTER_DIRECTORY));
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "plaintext of a backup stays: remove this scratch cluster by hand");
         }
     }
     Ok(())
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    match File::open(path.join(IN_USE_FILE)) {
+        Ok(file) => file.try_lock().is_ok(),
+        // Another process may be about to make the file.
+        Err(_) => {
+            let made = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > BEING_MADE_MAX))
+        }
+    }
 }
 
 // === impl Scratch ===
@@ -77,7 +90,8 @@ impl Scratch {
         let failed = |source| VerifyError::Scratch { path: scratch.to_owned(), source };
         let directory = Directory::make(scratch).map_err(failed)?;
         let cluster = Cluster::open(&directory.cluster(), None, &SETTINGS).await?;
-        Ok(Self { server: cluster.start().await?, _directory: directory })
+        // Tied: what is restored is in the clear, and no server of ours may hold it longer than we live.
+        Ok(Self { server: cluster.start_tied().await?, directory })
     }
 
     /// Restores a dump into a fresh database of its name. The inner error is the set's fault: a reason for `INVALID`.
@@ -94,10 +108,7 @@ impl Scratch {
         command.args(["--no-owner", "--no-privileges", "--exit-on-error", "--no-password"]);
         command.arg("--host").arg(self.server.socket_directory());
         command.args(["--username", SUPERUSER, "--dbname", &connection_string(database)]);
-        let mut child = match program::spawn(PG_RESTORE, command.stdin(Stdio::piped())) {
-            Ok(child) => child,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
+        let mut child = program::spawn(PG_RESTORE, command.stdin(Stdio::piped()))?;
         let (giver, taker) = pipe();
         let opening = tokio::task::spawn_blocking({
             let (sealed, key) = (sealed.to_owned(), key.clone());
@@ -114,7 +125,23 @@ impl Scratch {
         let (_fed, complaint) = tokio::join!(feeding, program::complaint(stderr));
         let restored = program::wait(PG_RESTORE, child, complaint).await;
         let opened = opening.await.expect("opening a sealed file does not panic");
-        Ok(judge(opened, plain, restored))
+        if let Err(reason) = judge(opened, plain) {
+            return Ok(Err(reason));
+        }
+        match restored {
+            Ok(()) => Ok(Ok(())),
+            Err(error) => self.blame(error).await.map(Err),
+        }
+    }
+
+    /// The dump is as it was made, and cannot be restored: the set's fault only if nothing here is to blame.
+    async fn blame(&self, error: ProgramError) -> Result<String, VerifyError> {
+        let path = self.directory.path.path();
+        if error.is_out_of_room() || free_bytes(path).is_ok_and(|free| free < FREE_BYTES_MIN) {
+            return Err(VerifyError::NoRoom { path: path.to_owned(), source: error });
+        }
+        self.server.sql("template1", "SELECT 1").await?;
+        Ok(format!("cannot be restored: {error}"))
     }
 
     /// The rows of every table of a restored database.
@@ -136,16 +163,14 @@ fn open(sealed: &Path, key: &DecryptionKey, giver: Giver) -> io::Result<Measured
     opened.finish()
 }
 
-fn judge(
-    opened: io::Result<Measured>,
-    plain: Measured,
-    restored: Result<(), program::ProgramError>,
-) -> Result<(), String> {
+fn judge(opened: io::Result<Measured>, plain: Measured) -> Result<(), String> {
     let measured = opened.map_err(|error| format!("cannot be decrypted: {error}"))?;
-    if measured != plain {
-        return Err("decrypts to something else than was dumped".to_owned());
-    }
-    restored.map_err(|error| format!("cannot be restored: {error}"))
+    if measured == plain { Ok(()) } else { Err("decrypts to something else than was dumped".to_owned()) }
+}
+
+fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// `pg_restore` takes a name with `=` or a scheme in it for a connection string, so it gets a whole one.
@@ -160,12 +185,44 @@ impl Directory {
         let path = tempfile::Builder::new().prefix(PREFIX).tempdir_in(scratch)?;
         // The server may run as somebody else, who must get to its own directory in here.
         fs::set_permissions(path.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-        let in_use = File::create(path.path().join(IN_USE_FILE))?;
+        // Locked before it has its name: whoever finds it unlocked may take it for abandoned.
+        let (unlocked, locked) = (path.path().join("unlocked"), path.path().join(IN_USE_FILE));
+        let in_use = File::create(&unlocked)?;
         in_use.try_lock().map_err(io::Error::from)?;
+        fs::rename(unlocked, locked)?;
         Ok(Self { path, _in_use: in_use })
     }
 
     fn cluster(&self) -> PathBuf {
-        self.path.path().join("cluster")
+        self.path.path().join(CLUSTER_DIRECTORY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// Proves that one thing that cannot be removed keeps neither the rest nor the start of a worker, and that what is in use
+    /// or just being made stays.
+    #[test]
+    fn sweep_goes_on_after_what_it_cannot_remove() {
+        let scratch = tempfile::tempdir().unwrap();
+        let named = |name: &str| scratch.path().join(format!("{PREFIX}{name}"));
+        let long_ago = SystemTime::now() - 2 * BEING_MADE_MAX;
+        // No directory, and so nothing that is removed as one.
+        let odd = File::create(named("odd")).unwrap();
+        odd.set_modified(long_ago).unwrap();
+        for name in ["a", "z"] {
+            fs::create_dir_all(named(name).join("cluster/data")).unwrap();
+            File::create(named(name).join(IN_USE_FILE)).unwrap();
+        }
+        fs::create_dir(named("being-made")).unwrap();
+        let in_use = Directory::make(scratch.path()).unwrap();
+
+        sweep(scratch.path()).unwrap();
+        assert!(!named("a").exists() && !named("z").exists());
+        assert!(named("odd").exists() && named("being-made").exists() && in_use.path.path().exists());
     }
 }
