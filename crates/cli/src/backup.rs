@@ -9,8 +9,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::{client::Client, say};
 
-const RUN_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// A run of which nothing is heard for so long is given up. Until then it is asked after: a front door may be starting
+/// again, a token being renewed.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 const POLL_PERIOD: Duration = Duration::from_millis(250);
+/// It could not be tried, which says nothing about the set.
+const EXIT_NOT_VERIFIED: u8 = 2;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -39,7 +43,7 @@ pub(crate) struct Connection {
     token_file: PathBuf,
 }
 
-/// Exit code 0: made, or VALID. 1: INVALID or failed.
+/// Exit code 0: made, or VALID. 1: INVALID, or not made. 2: not verified, which is no verdict.
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Create(connection) => {
@@ -52,15 +56,23 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Command::Verify { connection, set } => {
-            let run = connection.start_and_wait(&format!("/api/backups/{set}/verify")).await?;
-            if text(&run, "verdict") == "VALID" {
-                say(&format!("VALID {set}"));
-                return Ok(ExitCode::SUCCESS);
-            }
-            let reason = [text(&run, "reason"), text(&run, "error")].join(" ");
-            say(&format!("INVALID {set}: {}", reason.trim()));
-            Ok(ExitCode::FAILURE)
+            let run = connection.start_and_wait(&format!("/api/backups/{set}/verify")).await;
+            let (line, code) = judge(&set, &run);
+            say(&line);
+            Ok(ExitCode::from(code))
         }
+    }
+}
+
+/// What is said of a verification, and the exit code.
+fn judge(set: &str, run: &anyhow::Result<Value>) -> (String, u8) {
+    match run {
+        Ok(run) => match text(run, "verdict") {
+            "VALID" => (format!("VALID {set}"), 0),
+            "INVALID" => (format!("INVALID {set}: {}", text(run, "reason")), 1),
+            _ => (format!("NOT VERIFIED {set}: {}", text(run, "error")), EXIT_NOT_VERIFIED),
+        },
+        Err(error) => (format!("NOT VERIFIED {set}: {error:#}"), EXIT_NOT_VERIFIED),
     }
 }
 
@@ -69,24 +81,82 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 impl Connection {
     async fn start_and_wait(&self, path: &str) -> anyhow::Result<Value> {
         let client = Client::new(&self.front, &self.ca_file)?;
+        let started = client.call(Method::POST, path, Some(&self.token()?), None).await?.expect_success("the run")?;
+        let id = text(&started, "id").to_owned();
+        let run = format!("/api/backups/{id}");
+        let ask = async || {
+            // Read anew each time: a run may take longer than a token lives, and whoever renews it replaces the file.
+            let answer = client.call(Method::GET, &run, Some(&self.token()?), None).await?;
+            answer.expect_success("asking after the run")
+        };
+        wait(ask, POLL_PERIOD, SILENCE_MAX)
+            .await
+            .with_context(|| format!("run {id} may go on, but nothing is heard of it any more"))
+    }
+
+    fn token(&self) -> anyhow::Result<String> {
         let token = std::fs::read_to_string(&self.token_file)
             .with_context(|| format!("cannot read {}", self.token_file.display()))?;
-        let token = token.trim();
-        let started = client.call(Method::POST, path, Some(token), None).await?.expect_success("the run")?;
-        let id = text(&started, "id").to_owned();
-        let deadline = Instant::now() + RUN_TIMEOUT;
-        loop {
-            let answer = client.call(Method::GET, &format!("/api/backups/{id}"), Some(token), None).await?;
-            let run = answer.expect_success("asking after the run")?;
-            if text(&run, "state") != "running" {
-                return Ok(run);
-            }
-            anyhow::ensure!(Instant::now() < deadline, "run {id} goes on after {} s", RUN_TIMEOUT.as_secs());
-            sleep(POLL_PERIOD).await;
+        Ok(token.trim().to_owned())
+    }
+}
+
+/// Asks after a run until it has ended; the worker sees to it that it does.
+async fn wait(
+    mut ask: impl AsyncFnMut() -> anyhow::Result<Value>,
+    period: Duration,
+    silence_max: Duration,
+) -> anyhow::Result<Value> {
+    let mut heard_at = Instant::now();
+    loop {
+        match ask().await {
+            Ok(run) if text(&run, "state") != "running" => return Ok(run),
+            Ok(_) => heard_at = Instant::now(),
+            Err(error) if heard_at.elapsed() > silence_max => return Err(error),
+            Err(_) => {}
         }
+        sleep(period).await;
     }
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Proves that only a verdict is called one: what could not be tried has an exit code of its own.
+    #[test]
+    fn failed_run_is_not_verified() {
+        let invalid = json!({ "state": "succeeded", "verdict": "INVALID", "reason": "a bit" });
+        let failed = json!({ "state": "failed", "verdict": null, "error": "no room" });
+        let valid = json!({ "state": "succeeded", "verdict": "VALID" });
+        assert_eq!(judge("s", &Ok(valid)), ("VALID s".to_owned(), 0));
+        assert_eq!(judge("s", &Ok(invalid)), ("INVALID s: a bit".to_owned(), 1));
+        assert_eq!(judge("s", &Ok(failed)), ("NOT VERIFIED s: no room".to_owned(), 2));
+        assert_eq!(judge("s", &Err(anyhow::anyhow!("403"))), ("NOT VERIFIED s: 403".to_owned(), 2));
+    }
+
+    /// Proves that a run is followed past refusals that pass, and given up when nothing else comes.
+    #[tokio::test]
+    async fn run_is_followed_past_refusals_that_pass() {
+        let mut asked = 0;
+        let ask = async || {
+            asked += 1;
+            match asked {
+                // Each second time the token has run out.
+                ..100 if asked % 2 == 0 => bail!("401"),
+                ..100 => Ok(json!({ "state": "running" })),
+                _ => Ok(json!({ "state": "succeeded" })),
+            }
+        };
+        let run = wait(ask, Duration::ZERO, SILENCE_MAX).await.unwrap();
+        assert_eq!(text(&run, "state"), "succeeded");
+        wait(async || bail!("401"), Duration::ZERO, Duration::from_millis(10)).await.unwrap_err();
+    }
 }
