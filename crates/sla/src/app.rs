@@ -6,14 +6,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use authz::{Clock, Guard};
-use problem::{Kind, Problem};
+use problem::{Chain, Kind, Problem};
 use proto::sla::v1::ReportMinutesRequest;
 use time::OffsetDateTime;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     metrics,
@@ -24,6 +27,12 @@ use crate::{
 
 /// A computed summary is good for this long, unless a report comes: anybody may ask, and asking must stay cheap.
 const REMEMBERED_FOR: Duration = Duration::from_secs(5);
+/// So is a failure, for a moment: a crowd must not queue for a database that is away.
+const FAILURE_REMEMBERED_FOR: Duration = Duration::from_secs(1);
+/// How long anybody who asks may wait for the figures.
+const ASKED_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long computing them for the metrics may take: after a long pause there are many hours to sum up.
+const KEPT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Hours shown in detail.
 const DETAIL_HOURS: time::Duration = time::Duration::hours(48);
 /// Minutes shown in detail.
@@ -54,7 +63,7 @@ struct Memory {
 struct Remembered {
     generation: u64,
     at: Instant,
-    answer: Arc<Answer>,
+    answer: Result<Arc<Answer>, Problem>,
 }
 
 /// A summary and when it was computed.
@@ -91,11 +100,6 @@ impl App {
         &self.0.guard
     }
 
-    /// The services that have a ledger.
-    pub fn services(&self) -> &[String] {
-        &self.0.services
-    }
-
     /// Takes a report of minutes from the replica of this name.
     pub async fn report(&self, request: ReportMinutesRequest, instance: &str) -> Result<usize, Problem> {
         let count = request.minutes.len();
@@ -114,30 +118,51 @@ impl App {
                 self.note(&report, &recorded);
                 Ok(count)
             }
-            Err(error) => Err(refuse(error, count)),
+            Err(error) => {
+                if matches!(error, StoreError::Database(_)) {
+                    metrics::count_failed(count);
+                }
+                Err(refuse(error))
+            }
         }
     }
 
-    /// The figures of a service, at most seconds old.
+    /// The figures of a service, at most seconds old, and in seconds.
     pub async fn current(&self, service: &str) -> Result<Arc<Answer>, Problem> {
+        self.figures(service, ASKED_WAIT_MAX).await
+    }
+
+    /// Computes the figures of every service for the metrics, unless somebody has just asked for them.
+    pub async fn keep_figures(&self) {
+        for service in &self.0.services {
+            // A failure shows in the metrics and in the log; the next round may do better.
+            let _shown = self.figures(service, KEPT_WAIT_MAX).await;
+        }
+    }
+
+    async fn figures(&self, service: &str, wait_max: Duration) -> Result<Arc<Answer>, Problem> {
+        let deadline = Instant::now() + wait_max;
+        let late = |_| Problem::unavailable("the figures cannot be computed in time now");
         let memory = self.0.memories.get(service).ok_or_else(|| {
             Problem::new(
                 Kind::NotFound,
                 format!("no SLA is kept for this service; there is: {}", self.0.services.join(", ")),
             )
         })?;
-        let mut remembered = memory.remembered.lock().await;
+        let mut remembered = timeout_at(deadline, memory.remembered.lock()).await.map_err(late)?;
         // Read before computing: a report that comes meanwhile makes this answer an old one.
         let generation = memory.generation.load(Ordering::Acquire);
-        if let Some(last) = remembered.as_ref()
-            && last.generation == generation
-            && last.at.elapsed() < REMEMBERED_FOR
-        {
-            return Ok(Arc::clone(&last.answer));
+        if let Some(last) = remembered.as_ref().filter(|last| last.is_good(generation)) {
+            return last.answer.clone();
         }
-        let answer = Arc::new(self.compute(service).await.map_err(|error| refuse(error, 0))?);
-        *remembered = Some(Remembered { generation, at: Instant::now(), answer: Arc::clone(&answer) });
-        Ok(answer)
+        let was_failing = remembered.as_ref().is_some_and(|last| last.answer.is_err());
+        let answer = match timeout_at(deadline, self.compute(service)).await {
+            Ok(computed) => computed.map(Arc::new).map_err(refuse),
+            Err(elapsed) => Err(late(elapsed)),
+        };
+        show(service, was_failing, &answer);
+        *remembered = Some(Remembered { generation, at: Instant::now(), answer: answer.clone() });
+        answer
     }
 
     /// What is behind the figures.
@@ -148,7 +173,7 @@ impl App {
             let sources = self.0.store.sources(service, now - DETAIL_HOURS).await?;
             Ok(Detail { minutes, sources })
         };
-        read.await.map_err(|error| refuse(error, 0))
+        read.await.map_err(refuse)
     }
 
     async fn compute(&self, service: &str) -> Result<Answer, StoreError> {
@@ -159,7 +184,6 @@ impl App {
             None => Ledger::empty(),
         };
         let summary = Summary::compute(&ledger, window, self.0.targets);
-        metrics::show(service, &summary);
         let shown_from = hour_of(now - DETAIL_HOURS);
         let hours = ledger.hours.into_iter().filter(|hour| hour.start >= shown_from).collect();
         Ok(Answer { summary, computed_at: now, hours })
@@ -190,16 +214,42 @@ impl App {
     }
 }
 
+// === impl Remembered ===
+
+impl Remembered {
+    fn is_good(&self, generation: u64) -> bool {
+        match &self.answer {
+            Ok(_) => self.generation == generation && self.at.elapsed() < REMEMBERED_FOR,
+            Err(_) => self.at.elapsed() < FAILURE_REMEMBERED_FOR,
+        }
+    }
+}
+
+/// Shows figures, or that there are none, in the metrics; a change between the two in the log, once.
+fn show(service: &str, was_failing: bool, answer: &Result<Arc<Answer>, Problem>) {
+    match answer {
+        Ok(answer) => {
+            metrics::show(service, &answer.summary);
+            if was_failing {
+                tracing::info!(ledger = service, "the figures can be computed again");
+            }
+        }
+        Err(problem) => {
+            metrics::show_unreadable(service);
+            if !was_failing {
+                tracing::warn!(ledger = service, error = %Chain(problem), "the figures cannot be computed, and are unknown");
+            }
+        }
+    }
+}
+
 /// The problem that a failed store is to the caller; counts what it says about the ledger.
-fn refuse(error: StoreError, minutes: usize) -> Problem {
+fn refuse(error: StoreError) -> Problem {
     match error {
         StoreError::Damaged { .. } => {
             metrics::count_damaged_row();
             Problem::internal(error)
         }
-        StoreError::Database(error) => {
-            metrics::count_failed(minutes);
-            database::map_error(error)
-        }
+        StoreError::Database(error) => database::map_error(error),
     }
 }

@@ -102,12 +102,7 @@ async fn keep_figures(database: database::Database, app: App, schema: Latch) {
     }
     schema.open();
     loop {
-        for service in app.services() {
-            // A failure is logged where it happens; the next round may do better.
-            if let Err(problem) = app.current(service).await {
-                tracing::debug!(ledger = service, error = %problem::Chain(&problem), "figures not computed");
-            }
-        }
+        app.keep_figures().await;
         sleep(SHOW_INTERVAL).await;
     }
 }

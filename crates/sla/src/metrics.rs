@@ -15,6 +15,7 @@ const LATENCY_GOOD_RATIO: &str = "ml_sla_latency_good_ratio";
 const OBJECTIVE_UPTIME_RATIO: &str = "ml_sla_objective_ratio";
 const OBJECTIVE_LATENCY_SECONDS: &str = "ml_sla_objective_latency_seconds";
 const LEDGER_WRITES_TOTAL: &str = "ml_sla_ledger_writes_total";
+const LEDGER_READ_FAILURES_TOTAL: &str = "ml_sla_ledger_read_failures_total";
 const CONSISTENCY_ERRORS_TOTAL: &str = "ml_sla_consistency_errors_total";
 
 /// The one window there is so far.
@@ -36,6 +37,7 @@ pub fn register(services: &[String], targets: Targets) {
     describe_gauge!(OBJECTIVE_UPTIME_RATIO, Unit::Count, "Uptime that was promised.");
     describe_gauge!(OBJECTIVE_LATENCY_SECONDS, Unit::Seconds, "95th percentile that was promised.");
     describe_counter!(LEDGER_WRITES_TOTAL, Unit::Count, "Reported minutes, by what became of them.");
+    describe_counter!(LEDGER_READ_FAILURES_TOTAL, Unit::Count, "Figures that could not be computed from the ledger.");
     describe_counter!(CONSISTENCY_ERRORS_TOTAL, Unit::Count, "Figures that contradict others.");
     for outcome in WRITE_OUTCOMES {
         counter!(LEDGER_WRITES_TOTAL, "outcome" => outcome).absolute(0);
@@ -44,6 +46,7 @@ pub fn register(services: &[String], targets: Targets) {
         counter!(CONSISTENCY_ERRORS_TOTAL, "check" => check).absolute(0);
     }
     for service in services {
+        counter!(LEDGER_READ_FAILURES_TOTAL, "service" => service.clone()).absolute(0);
         gauge!(OBJECTIVE_UPTIME_RATIO, "service" => service.clone(), "sli" => "uptime").set(targets.uptime.as_ratio());
         gauge!(OBJECTIVE_LATENCY_SECONDS, "service" => service.clone()).set(f64::from(targets.p95_ms) / 1000.0);
     }
@@ -51,14 +54,23 @@ pub fn register(services: &[String], targets: Targets) {
 
 /// Shows a summary. What is unknown is NaN: a gauge must not keep a figure that nothing supports any more.
 pub fn show(service: &str, summary: &Summary) {
-    let set = |name: &'static str, value: Option<f64>| {
-        gauge!(name, "service" => service.to_owned(), "window" => WINDOW).set(value.unwrap_or(f64::NAN));
-    };
-    set(UPTIME_RATIO, summary.uptime_percentage.map(|percentage| percentage.as_ratio()));
-    set(UPTIME_LOWER_RATIO, summary.uptime_percentage_lower.map(|percentage| percentage.as_ratio()));
-    set(UNKNOWN_RATIO, summary.coverage_percentage.map(|percentage| 1.0 - percentage.as_ratio()));
-    set(LATENCY_P95_SECONDS, summary.response_time_p95.map(|milliseconds| milliseconds / 1000.0));
-    set(LATENCY_GOOD_RATIO, summary.latency_good_percentage.map(|percentage| percentage.as_ratio()));
+    set(service, UPTIME_RATIO, summary.uptime_percentage.map(|percentage| percentage.as_ratio()));
+    set(service, UPTIME_LOWER_RATIO, summary.uptime_percentage_lower.map(|percentage| percentage.as_ratio()));
+    set(service, UNKNOWN_RATIO, summary.coverage_percentage.map(|percentage| 1.0 - percentage.as_ratio()));
+    set(service, LATENCY_P95_SECONDS, summary.response_time_p95.map(|milliseconds| milliseconds / 1000.0));
+    set(service, LATENCY_GOOD_RATIO, summary.latency_good_percentage.map(|percentage| percentage.as_ratio()));
+}
+
+/// Shows that nothing is known, because the ledger cannot be read.
+pub fn show_unreadable(service: &str) {
+    counter!(LEDGER_READ_FAILURES_TOTAL, "service" => service.to_owned()).increment(1);
+    for name in [UPTIME_RATIO, UPTIME_LOWER_RATIO, UNKNOWN_RATIO, LATENCY_P95_SECONDS, LATENCY_GOOD_RATIO] {
+        set(service, name, None);
+    }
+}
+
+fn set(service: &str, name: &'static str, value: Option<f64>) {
+    gauge!(name, "service" => service.to_owned(), "window" => WINDOW).set(value.unwrap_or(f64::NAN));
 }
 
 /// Counts the minutes of a report that was taken.

@@ -1,3 +1,5 @@
+//! The figures of small ledgers, and what holds for all of them: nothing unknown counts as up, nothing is rounded up.
+
 use proptest::{collection::vec, prelude::*};
 use time::macros::datetime;
 
