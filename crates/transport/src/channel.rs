@@ -18,21 +18,30 @@ use futures::{
 };
 use http::{Request, Response, Uri, uri::PathAndQuery};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use identity::Identity;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use identity::{Generation, Identity};
 use parking_lot::Mutex;
 use problem::Chain;
 use serde::Deserialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tonic::{Status, body::Body};
 use tower::Service;
 
 use crate::{
+    connection::time_left,
     connector::{ConnectError, Connector},
-    deadline, metrics,
+    deadline,
+    ending::Ending,
+    metrics,
 };
 
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is in flight when a connection has to end may take this long; then it is cut. Long streams are, and begin anew.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections one call may come upon that are just ending.
 const CONNECTIONS_MAX: usize = 4;
 
@@ -52,6 +61,7 @@ pub struct Channel {
 
 struct Upstream {
     service: String,
+    identity: Arc<Identity>,
     authority: Option<http::uri::Authority>,
     connector: Connector,
     http2: http2::Builder<TokioExecutor>,
@@ -62,14 +72,24 @@ struct Upstream {
     broke: Arc<Mutex<Option<String>>>,
 }
 
-type Sender = http2::SendRequest<Body>;
+/// A connection, and how long it may be used: no longer than the certificates and the trust that it was opened with.
+#[derive(Clone)]
+struct Connection {
+    sender: http2::SendRequest<Body>,
+    not_after: Instant,
+    /// As it was before the handshake, so that no change during it is missed.
+    trust: u64,
+    changes: watch::Receiver<Generation>,
+}
+
 /// Many calls may wait for one connection, and all of them get its failure too.
-type Connecting = Shared<BoxFuture<'static, Result<Sender, Arc<ConnectError>>>>;
+type Connecting = Shared<BoxFuture<'static, Result<Connection, Arc<ConnectError>>>>;
 
 /// A channel to a service by any of its addresses: mutual TLS, connected at the first call, and again when it breaks.
 ///
 /// A connection goes to the first address that answers, beginning with another one each time, so that a replica which is
-/// down or frozen costs no more than a moment. A broken connection is noticed within three seconds even if nothing is
+/// down or frozen costs no more than a moment. No call goes over a connection whose certificates have ended, or that was
+/// opened when other CAs were trusted; what is in flight on it may finish, for five seconds. A broken connection is noticed within three seconds even if nothing is
 /// sent. Calls have no deadline unless the caller sets one, and every caller should: `tonic::Request::set_timeout` bounds
 /// the time to the head of the answer, `tokio::time::timeout` around the call bounds all of it.
 ///
@@ -89,6 +109,7 @@ pub fn channel(identity: &Arc<Identity>, service: &str, addresses: &[String]) ->
         .keep_alive_while_idle(true);
     let upstream = Upstream {
         service: service.to_owned(),
+        identity: Arc::clone(identity),
         // A name that makes no authority makes no certificate's name either, and the connector says so.
         authority: identity::dns_name(service).parse().ok(),
         connector: Connector::new(service, addresses, identity.client_config(service), first),
@@ -139,8 +160,12 @@ impl Upstream {
         self.address(&mut request);
         for _ in 0..CONNECTIONS_MAX {
             let connecting = self.connection();
-            let mut sender = connecting.await.map_err(|error| unavailable(error.as_ref()))?;
-            let mut failure = match sender.try_send_request(request).await {
+            let mut connection = connecting.await.map_err(|error| unavailable(error.as_ref()))?;
+            if !connection.is_trusted() {
+                // The trust changed while it was being opened.
+                continue;
+            }
+            let mut failure = match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(Body::new)),
                 Err(failure) => failure,
             };
@@ -175,8 +200,13 @@ impl Upstream {
         newest.insert(connecting.boxed().shared()).clone()
     }
 
-    async fn connect(&self) -> Result<Sender, ConnectError> {
-        let stream = self.connector.connect().await?;
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let mut changes = self.identity.changes();
+        let trust = changes.borrow_and_update().trust;
+        let (stream, peer_not_after) = self.connector.connect().await?;
+        let not_after = Instant::now() + time_left(peer_not_after.min(self.identity.not_after()));
+        let end = retired(not_after, trust, changes.clone()).then(|()| sleep(DRAIN_TIMEOUT)).boxed();
+        let stream = TokioIo::new(Ending::at(end, stream));
         let (sender, connection) = self.http2.handshake(stream).await.map_err(ConnectError::Http)?;
         let (service, broke) = (self.service.clone(), self.broke.clone());
         // Ends when the channel is dropped or the peer closes; broken peers are found by pings.
@@ -187,7 +217,7 @@ impl Upstream {
                 *broke.lock() = Some(error);
             }
         });
-        Ok(sender)
+        Ok(Connection { sender, not_after, trust, changes })
     }
 
     fn lost(&self, error: &hyper::Error) -> Status {
@@ -195,10 +225,26 @@ impl Upstream {
     }
 }
 
+// === impl Connection ===
+
+impl Connection {
+    fn is_trusted(&self) -> bool {
+        self.changes.borrow().trust == self.trust && Instant::now() < self.not_after
+    }
+}
+
+/// Resolves when a connection must not be used any more.
+async fn retired(not_after: Instant, trust: u64, mut changes: watch::Receiver<Generation>) {
+    tokio::select! {
+        () = sleep_until(not_after) => {}
+        Ok(_) = changes.wait_for(|now| now.trust != trust) => {}
+    }
+}
+
 fn is_of_use(connecting: &Connecting) -> bool {
     match connecting.peek() {
         None => true,
-        Some(Ok(sender)) => sender.is_ready(),
+        Some(Ok(connection)) => connection.sender.is_ready() && connection.is_trusted(),
         Some(Err(_)) => false,
     }
 }

@@ -179,10 +179,14 @@ impl Listener {
     /// beyond the end of either certificate.
     fn age_max(&self, peer_not_after: OffsetDateTime, ordinal: u64) -> Duration {
         let spread = self.limits.connection_age_max.mul_f64(0.1 * fraction(ordinal));
-        let certified = peer_not_after.min(self.identity.not_after()) - OffsetDateTime::now_utc();
-        let certified = Duration::try_from(certified).unwrap_or(Duration::ZERO);
-        certified.min(self.limits.connection_age_max - spread)
+        time_left(peer_not_after.min(self.identity.not_after())).min(self.limits.connection_age_max - spread)
     }
+}
+
+/// How long a certificate still holds, the second that it names included. By the clock of the system and no other: rustls
+/// judges certificates by that one, and two clocks would disagree about an end.
+pub(crate) fn time_left(not_after: OffsetDateTime) -> Duration {
+    Duration::try_from(not_after + time::Duration::SECOND - OffsetDateTime::now_utc()).unwrap_or(Duration::ZERO)
 }
 
 /// Sends what is left to send (the alert), then waits for the peer to close. Closing with unread bytes would make the

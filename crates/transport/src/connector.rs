@@ -10,8 +10,9 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use hyper_util::rt::TokioIo;
+use identity::certificate_not_after;
 use rustls_pki_types::ServerName;
+use time::OffsetDateTime;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -59,7 +60,8 @@ pub(crate) enum ConnectError {
     Interrupted,
 }
 
-type Connection = TokioIo<TlsStream<TcpStream>>;
+/// What was connected, and when the certificate of the other side ends.
+type Connection = (TlsStream<TcpStream>, OffsetDateTime);
 
 // === impl Connector ===
 
@@ -116,9 +118,12 @@ impl Connector {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let stream = self.tls.connect(server_name.clone(), tcp).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(H2) {
+        let session = stream.get_ref().1;
+        if session.alpn_protocol() != Some(H2) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "server does not speak HTTP/2"));
         }
-        Ok(TokioIo::new(stream))
+        let leaf = session.peer_certificates().and_then(<[_]>::first).ok_or(io::ErrorKind::InvalidData)?;
+        let not_after = certificate_not_after(leaf).map_err(io::Error::other)?;
+        Ok((stream, not_after))
     }
 }

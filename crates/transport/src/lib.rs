@@ -5,6 +5,7 @@ mod channel;
 mod connection;
 mod connector;
 mod deadline;
+mod ending;
 mod error;
 mod handler;
 mod limits;

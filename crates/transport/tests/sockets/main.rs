@@ -8,4 +8,5 @@ mod counts;
 mod limits;
 mod peers;
 mod retirement;
+mod trust;
 mod world;

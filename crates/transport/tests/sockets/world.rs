@@ -16,8 +16,10 @@ use axum::{
     body::Bytes,
     extract::Request,
     middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::StreamExt;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -33,13 +35,13 @@ use testkit::ca::Ca;
 use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status};
+use tonic::Status;
 use transport::{Limits, ListenConfig, Server, TransportError};
 
 /// Long enough for a loaded machine, short enough to notice a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-const PEERS: &str = r#"
+pub(crate) const PEERS: &str = r#"
     address = "127.0.0.1:0"
     [peers]
     "/" = ["gateway"]
@@ -195,9 +197,16 @@ fn router(handled: Arc<AtomicUsize>, gate: Arc<Semaphore>) -> Router {
         .into_axum_router()
         .route("/slow", get(slow))
         .route("/who", get(who))
+        .route("/stream", get(stream))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
         .route("/admin/x", get(async || "reached"))
         .layer(middleware::from_fn(count))
+}
+
+/// One chunk, and then nothing more for ever.
+async fn stream() -> Response {
+    let chunks = futures::stream::iter([Ok::<_, io::Error>("first")]);
+    axum::body::Body::from_stream(chunks.chain(futures::stream::pending())).into_response()
 }
 
 #[tonic::async_trait]
@@ -205,11 +214,11 @@ impl Ledger for CountedLedger {
     async fn report_minutes(
         &self,
         request: tonic::Request<ReportMinutesRequest>,
-    ) -> Result<Response<ReportMinutesResponse>, Status> {
+    ) -> Result<tonic::Response<ReportMinutesResponse>, Status> {
         let peer = request.extensions().get::<PeerName>().ok_or_else(|| Status::internal("no peer name"))?;
         let trace = request.metadata().get("traceparent").map(|value| value.to_str().unwrap().to_owned());
         let recorded = u32::try_from(request.get_ref().minutes.len()).unwrap();
-        let mut response = Response::new(ReportMinutesResponse { recorded });
+        let mut response = tonic::Response::new(ReportMinutesResponse { recorded });
         response.metadata_mut().insert("seen-peer", peer.to_string().parse().unwrap());
         if let Some(trace) = trace {
             response.metadata_mut().insert("seen-trace", trace.parse().unwrap());
