@@ -46,7 +46,6 @@ pub(crate) struct Listener {
     pub(crate) http1: http1::Builder,
     pub(crate) http2: http2::Builder<TokioExecutor>,
     pub(crate) stop: CancellationToken,
-    pub(crate) cut: CancellationToken,
 }
 
 /// A peer that completed the handshake.
@@ -87,8 +86,6 @@ enum Interrupted {
     Http(#[from] hyper::Error),
     #[error("requests in flight took too long to end")]
     Drain,
-    #[error("server stopped before requests in flight ended")]
-    Cut,
 }
 
 // === impl Listener ===
@@ -162,7 +159,6 @@ impl Listener {
         tokio::select! {
             result = connection => Ok(result?),
             () = tokio::time::sleep(self.limits.drain_timeout) => Err(Interrupted::Drain),
-            () = self.cut.cancelled() => Err(Interrupted::Cut),
         }
     }
 

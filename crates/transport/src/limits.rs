@@ -42,7 +42,8 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             body_pause_max: Duration::from_secs(30),
             connection_age_max: Duration::from_secs(3600),
-            drain_timeout: Duration::from_secs(10),
+            // Less than the 10 s that a service's stop grants its tasks, which would be dropped and reported as hanging.
+            drain_timeout: Duration::from_secs(8),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(5),
         }

@@ -43,6 +43,13 @@ pub struct Server {
     limits: Limits,
 }
 
+/// The connections of one `serve`. None outlives it: they are tasks of their own, and would go on.
+#[derive(Default)]
+struct Connections {
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
 // === impl Server ===
 
 impl Server {
@@ -65,7 +72,8 @@ impl Server {
         self.address
     }
 
-    /// Answers until stopped, then finishes what is in flight, for `Limits::drain_timeout` at most.
+    /// Answers until stopped, then finishes what is in flight, for `Limits::drain_timeout` at most. Giving this future up cuts
+    /// every connection at once.
     ///
     /// The router sees only requests of peers whom the list admits, with their `PeerName` in the extensions.
     pub async fn serve(self, router: Router, stop: CancellationToken) -> Result<(), TransportError> {
@@ -82,23 +90,28 @@ impl Server {
             limits: Arc::new(limits),
             router,
             stop,
-            cut: CancellationToken::new(),
         });
-        let connections = TaskTracker::new();
+        let connections = Connections::default();
         let accepted = accept_until_stopped(&listener, &socket, &slots, &connections).await;
         drop(socket);
         listener.stop.cancel();
-        connections.close();
-        if timeout(drain_timeout, connections.wait()).await.is_err() {
+        connections.tasks.close();
+        if timeout(drain_timeout, connections.tasks.wait()).await.is_err() {
             tracing::warn!(
                 listener = name,
-                connections = connections.len(),
+                connections = connections.tasks.len(),
                 "connections are cut: they did not end in time"
             );
-            listener.cut.cancel();
-            connections.wait().await;
+            connections.cut.cancel();
+            connections.tasks.wait().await;
         }
         accepted.map_err(|source| TransportError::Accept { address, source })
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.cut.cancel();
     }
 }
 
@@ -106,7 +119,7 @@ async fn accept_until_stopped(
     listener: &Arc<Listener>,
     socket: &TcpListener,
     slots: &Arc<Semaphore>,
-    connections: &TaskTracker,
+    connections: &Connections,
 ) -> io::Result<()> {
     let mut failures = 0;
     let mut ordinal = 0_u64;
@@ -135,16 +148,16 @@ async fn accept_until_stopped(
     }
 }
 
-fn take(listener: &Arc<Listener>, slots: &Arc<Semaphore>, connections: &TaskTracker, tcp: TcpStream, ordinal: u64) {
+fn take(listener: &Arc<Listener>, slots: &Arc<Semaphore>, connections: &Connections, tcp: TcpStream, ordinal: u64) {
     let Ok(slot) = slots.clone().try_acquire_owned() else {
         metrics::count_accepted(listener.name, Accepted::Full);
         tracing::debug!(listener = listener.name, "connection closed unanswered: as many as allowed are open");
         return;
     };
     metrics::count_accepted(listener.name, Accepted::Taken);
-    let listener = listener.clone();
-    connections.spawn(async move {
-        listener.serve(tcp, ordinal).await;
+    let (listener, cut) = (listener.clone(), connections.cut.clone());
+    connections.tasks.spawn(async move {
+        let _cut = cut.run_until_cancelled(listener.serve(tcp, ordinal)).await;
         drop(slot);
     });
 }

@@ -65,6 +65,21 @@ async fn a_second_signal_means_now() {
     slow.abort();
 }
 
+/// What never ends is cut by its listener, which is a clean end, before the lifecycle would drop the listener itself.
+#[tokio::test]
+async fn a_request_that_never_ends_is_cut_in_good_order() {
+    let world = World::new();
+    let mut process = world.start();
+    let client = world.client("balancer", process.address("smallest").await);
+    let slow = tokio::spawn(async move { client.get("/slow").await });
+    process.until_logged("the slow answer is waited for").await;
+    process.signal(Signal::TERM);
+    process.until_logged("connections are cut: they did not end in time").await;
+    assert!(process.end().await.success());
+    assert!(process.logged("tasks did not end in time and are dropped").is_none());
+    slow.abort();
+}
+
 #[tokio::test]
 async fn a_task_that_panics_stops_the_process() {
     let world = World::new();

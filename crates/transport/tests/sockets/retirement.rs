@@ -53,6 +53,18 @@ async fn a_stop_is_bounded() {
     assert!(slow.await.unwrap().is_err());
 }
 
+/// Connections are tasks of their own, and must not go on when nobody serves them any more.
+#[tokio::test]
+async fn a_serve_that_is_given_up_cuts_its_connections() {
+    let world = World::with(Limits::default()).await;
+    let (mut http2, driver) = world.http2("gateway").await;
+    let slow = tokio::spawn(async move { http2.send_request(get_request("/slow")).await });
+    world.until_handled(1).await;
+    world.serving.abort();
+    assert!(timeout(PATIENCE, slow).await.expect("a request went on").unwrap().is_err());
+    let _ended = timeout(PATIENCE, driver).await.expect("a connection went on");
+}
+
 /// At its greatest age a connection finishes what it has and ends; the next one is as good.
 #[tokio::test]
 async fn an_old_connection_finishes_and_ends() {
