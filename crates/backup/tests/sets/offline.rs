@@ -1,7 +1,7 @@
 //! `rampart-backup verify`: the proof without a worker.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -42,10 +42,12 @@ async fn set_is_proved_by_command_line() {
 async fn proof_that_is_told_to_end_leaves_nothing() {
     let ground = Ground::new().await;
     let name = make(&ground.maker(), None, datetime!(2026-11-22 02:00 UTC)).await.unwrap().link.name;
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+    for (signal, reason) in [(Signal::TERM, "SIGTERM"), (Signal::HUP, "SIGHUP"), (Signal::INT, "interrupted")] {
         let mut proof = Proof::start(&ground, &name.to_string()).await;
         kill_process(Pid::from_child(&proof.child), signal).unwrap();
         assert_eq!(proof.child.wait().unwrap().code(), Some(2), "{signal:?}");
+        let said = io::read_to_string(proof.child.stderr.take().unwrap()).unwrap();
+        assert!(said.contains(reason), "{said}");
         assert!(ground.scratch_is_empty(), "{signal:?}");
         assert!(proof.server_is_gone() && !proof.sockets.exists(), "{signal:?}");
     }
@@ -75,7 +77,7 @@ struct Proof {
 
 impl Proof {
     async fn start(ground: &Ground, set: &str) -> Self {
-        let child = ground.verify_command(set).stdout(Stdio::null()).spawn().unwrap();
+        let child = ground.verify_command(set).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut found = None;
         poll_until("the scratch server starts", Duration::from_secs(30), async || {
             let mut clusters = fs::read_dir(ground.path("scratch")).unwrap();
