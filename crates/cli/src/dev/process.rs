@@ -129,7 +129,8 @@ fn say_ended(program: &Program, status: std::io::Result<ExitStatus>) {
 impl Program {
     fn spawn(&self) -> anyhow::Result<Child> {
         let log = open_log(&self.log)?;
-        let mut command = tied_to_us(&self.executable);
+        // Nothing may be left behind when the supervisor itself is killed.
+        let mut command = Command::from(cluster::tied_to_us(&self.executable));
         command.args(&self.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().context("log file handle")?).stderr(log);
         // Its own group: Ctrl-C reaches the supervisor alone, which stops everything in order.
@@ -139,19 +140,6 @@ impl Program {
         }
         command.spawn().with_context(|| format!("cannot start {}", self.executable.display()))
     }
-}
-
-/// The command, so wrapped that the kernel ends it when the supervisor is killed: nothing may be left behind.
-///
-/// `setpriv` is part of util-linux. Setting this ourselves would need unsafe code between fork and exec.
-fn tied_to_us(executable: &Path) -> Command {
-    let setpriv = Path::new("/usr/bin/setpriv");
-    if !setpriv.exists() {
-        return Command::new(executable);
-    }
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(executable);
-    command
 }
 
 fn open_log(path: &Path) -> anyhow::Result<File> {
