@@ -12,24 +12,39 @@ mod memory;
 mod revocations;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
+use telemetry::Trace;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant as Deadline, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 pub use gateways::Gateways;
 pub use revocations::watch;
 
-use self::memory::{Found, Memory};
+use self::{
+    gateways::Ask,
+    memory::{Found, Memory},
+};
 use crate::metrics::AccessMetrics;
 
 /// A longer token is not one of ours.
 pub const TOKEN_BYTES_MAX: usize = 4096;
+
+/// By this name services, the gateway's audit log among them, learn where a request came from.
+pub const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("rampart-client-address");
+
+/// How long a caller waits for a gateway while a stale passport is at hand: a gateway that has just started must not slow
+/// down those who are known. The call goes on without them.
+const STALE_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// The `[access]` section.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,6 +68,16 @@ pub struct Access {
     metrics: AccessMetrics,
 }
 
+/// The request for which a gateway is asked: what the gateway needs for its own records. Where several requests wait for
+/// one call, it is the first one's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'a> {
+    /// The trace that the call belongs to.
+    pub trace: Option<&'a Trace>,
+    /// Who sent the request.
+    pub client: Option<IpAddr>,
+}
+
 /// What a gateway said of a token.
 #[derive(Debug)]
 pub struct Grant {
@@ -64,6 +89,8 @@ pub struct Grant {
     token_id: String,
     /// The age of the memory when the call began; a grant of an older age is stale.
     epoch: u64,
+    /// The gateway is cut off from its database, and may have missed a revocation.
+    is_stale: bool,
 }
 
 /// Why there is no passport.
@@ -103,74 +130,79 @@ impl Access {
     }
 
     /// The passport for this token and audience.
-    pub async fn passport(self: &Arc<Self>, token: &str, audience: &'static str) -> Result<HeaderValue, AccessError> {
+    pub async fn passport(
+        self: &Arc<Self>,
+        token: &str,
+        audience: &'static str,
+        origin: Origin<'_>,
+    ) -> Result<HeaderValue, AccessError> {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Err(AccessError::Denied);
         }
         let key = Key::new(token, audience);
         let now = Instant::now();
-        let stale = match self.memory.find(&key, now) {
-            Found::Fresh(grant) => return Ok(grant.passport.clone()),
+        match self.memory.find(&key, now) {
+            Found::Fresh(grant) => Ok(grant.passport.clone()),
             Found::ToRenew(grant) => {
-                self.call(&key, token);
-                return Ok(grant.passport.clone());
+                self.call(&key, token, origin);
+                Ok(grant.passport.clone())
             }
-            Found::Denied => return Err(AccessError::Denied),
-            Found::Stale(grant) => Some(grant),
-            Found::Nothing => None,
-        };
-        match (self.ask(&key, token).await, stale) {
-            (Ok(grant), _) => Ok(grant.passport.clone()),
-            (Err(AccessError::Unavailable), Some(stale)) if stale.expires > Instant::now() => {
-                self.memory.excuse(&key, Instant::now());
-                Ok(stale.passport.clone())
+            Found::Denied => Err(AccessError::Denied),
+            Found::Stale => {
+                let asked = timeout(STALE_WAIT_MAX, self.ask(&key, token, origin)).await;
+                let granted = match asked.unwrap_or(Err(AccessError::Unavailable)) {
+                    // Looked for again: a revocation may have taken it away while we waited.
+                    Err(AccessError::Unavailable) => self.memory.excuse(&key, Instant::now()),
+                    answer => Some(answer?),
+                };
+                granted.map(|grant| grant.passport.clone()).ok_or(AccessError::Unavailable)
             }
-            (Err(error), _) => Err(error),
+            Found::Nothing => Ok(self.ask(&key, token, origin).await?.passport.clone()),
         }
     }
 
-    async fn ask(self: &Arc<Self>, key: &Key, token: &str) -> Answer {
-        let mut answer = self.call(key, token);
+    async fn ask(self: &Arc<Self>, key: &Key, token: &str, origin: Origin<'_>) -> Answer {
+        let mut answer = self.call(key, token, origin);
         let answered = answer.wait_for(Option::is_some).await;
         // The sender is dropped unanswered only if the call was aborted, when the process ends.
         answered.ok().and_then(|answer| (*answer).clone()).unwrap_or(Err(AccessError::Unavailable))
     }
 
     /// Joins the call that is on its way for this key, or begins one.
-    fn call(self: &Arc<Self>, key: &Key, token: &str) -> watch::Receiver<Option<Answer>> {
+    fn call(self: &Arc<Self>, key: &Key, token: &str, origin: Origin<'_>) -> watch::Receiver<Option<Answer>> {
         let (sender, receiver) = match self.memory.join_call(key) {
             Ok(receiver) => return receiver,
             Err(begun) => begun,
         };
-        let (access, key, token) = (Arc::clone(self), key.clone(), token.to_owned());
+        let ask = Ask::new(token, key.audience, origin.headers());
+        let (access, key) = (Arc::clone(self), key.clone());
         self.tracker.spawn(async move {
-            let answer = access.exchange(&key, &token).await;
-            access.memory.end_call(&key, &answer, Instant::now());
+            let deadline = Deadline::now() + access.call_timeout;
+            let answer = loop {
+                let began = access.memory.mark();
+                let answer = access.exchange(&ask, began.epoch(), deadline).await;
+                // A revocation that came while the call was under way may be newer than its answer: ask again.
+                if access.memory.end_call(&key, &answer, &began, Instant::now()) {
+                    break answer;
+                }
+            };
             let _ = sender.send(Some(answer));
         });
         receiver
     }
 
-    async fn exchange(&self, key: &Key, token: &str) -> Answer {
+    async fn exchange(&self, ask: &Ask, epoch: u64, deadline: Deadline) -> Answer {
         let Ok(_permit) = self.calls.try_acquire() else {
             self.metrics.limited.increment(1);
             return Err(AccessError::Unavailable);
         };
-        let deadline = tokio::time::Instant::now() + self.call_timeout;
-        loop {
-            let began = self.memory.mark();
-            let answer = self.gateways.authorize(token, key.audience, began.epoch(), deadline).await;
-            match &answer {
-                Ok(_) => self.metrics.granted.increment(1),
-                Err(AccessError::Denied) => self.metrics.denied.increment(1),
-                Err(AccessError::Unavailable) => self.metrics.failed.increment(1),
-            }
-            // A revocation that came while the call was under way may be newer than its answer: ask again.
-            match &answer {
-                Ok(grant) if self.memory.was_revoked_since(grant, &began) => {}
-                _ => return answer,
-            }
+        let answer = self.gateways.authorize(ask, epoch, deadline).await;
+        match &answer {
+            Ok(_) => self.metrics.granted.increment(1),
+            Err(AccessError::Denied) => self.metrics.denied.increment(1),
+            Err(AccessError::Unavailable) => self.metrics.failed.increment(1),
         }
+        answer
     }
 
     /// Throws away what the revocation names.
@@ -182,6 +214,22 @@ impl Access {
     /// Something may have been missed: everything must be asked anew.
     fn make_stale(&self) {
         self.memory.begin_epoch();
+    }
+}
+
+// === impl Origin ===
+
+impl Origin<'_> {
+    fn headers(self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(trace) = self.trace {
+            trace.inject(&mut headers);
+        }
+        let client = self.client.and_then(|client| HeaderValue::try_from(client.to_canonical().to_string()).ok());
+        if let Some(client) = client {
+            headers.insert(CLIENT_ADDRESS, client);
+        }
+        headers
     }
 }
 

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::HeaderValue;
+use http::{Extensions, HeaderMap, HeaderValue};
 use identity::Identity;
 use proto::auth::v1::{AuthorizeRequest, AuthorizeResponse, authorization_client::AuthorizationClient};
 use tokio::time::{Instant as Deadline, timeout_at};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status, metadata::MetadataMap};
 use transport::Channel;
 
 use super::{AccessError, Answer, Grant};
@@ -20,7 +20,7 @@ use crate::pool::{Pool, Replica, State};
 
 /// A passport never holds longer, whatever a gateway's clock says.
 const PASSPORT_LIFE_MAX: Duration = Duration::from_secs(60);
-/// How long one gateway may keep us waiting while there is another to ask.
+/// How long one gateway may keep us waiting while there is another to ask, or an answer that is better than none.
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(400);
 
 pub(super) type Client = AuthorizationClient<Channel>;
@@ -29,6 +29,25 @@ pub(super) type Client = AuthorizationClient<Channel>;
 pub struct Gateways {
     gateways: Vec<(Arc<Replica>, Client)>,
     turn: AtomicUsize,
+}
+
+/// What a gateway is asked, and for whom.
+pub(super) struct Ask {
+    request: AuthorizeRequest,
+    metadata: MetadataMap,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    pub(super) fn new(token: &str, audience: &str, headers: HeaderMap) -> Self {
+        let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned() };
+        Self { request, metadata: MetadataMap::from_headers(headers) }
+    }
+
+    fn request(&self) -> Request<AuthorizeRequest> {
+        Request::from_parts(self.metadata.clone(), Extensions::new(), self.request.clone())
+    }
 }
 
 // === impl Gateways ===
@@ -48,18 +67,20 @@ impl Gateways {
         self.gateways.iter().map(|(replica, client)| (replica.name.as_str(), client.clone()))
     }
 
-    /// Asks one gateway, and the next if it does not answer, until the deadline.
-    pub(super) async fn authorize(&self, token: &str, audience: &str, epoch: u64, deadline: Deadline) -> Answer {
+    /// Asks one gateway, and the next if it does not answer, until the deadline. The answer of a gateway that is cut off
+    /// from its database counts only if no other gives a better one.
+    pub(super) async fn authorize(&self, ask: &Ask, epoch: u64, deadline: Deadline) -> Answer {
+        let mut stale = None;
         let mut gateways = self.in_turn().peekable();
         while let Some((replica, mut client)) = gateways.next() {
-            let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned() };
             let until = match gateways.peek() {
-                Some(_) => deadline.min(Deadline::now() + FIRST_ATTEMPT_MAX),
-                None => deadline,
+                None if stale.is_none() => deadline,
+                _ => deadline.min(Deadline::now() + FIRST_ATTEMPT_MAX),
             };
-            let answered = timeout_at(until, client.authorize(request)).await;
+            let answered = timeout_at(until, client.authorize(ask.request())).await;
             let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
             match answered.map(|response| Grant::new(response.into_inner(), epoch)) {
+                Ok(Some(grant)) if grant.is_stale => stale = stale.or(Some(grant)),
                 Ok(Some(grant)) => return Ok(Arc::new(grant)),
                 Err(status) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
                     return Err(AccessError::Denied);
@@ -71,7 +92,7 @@ impl Gateways {
                 break;
             }
         }
-        Err(AccessError::Unavailable)
+        stale.map(Arc::new).ok_or(AccessError::Unavailable)
     }
 
     /// Those that may answer, the healthy first, each time beginning with another one. A gateway that is known to be down
@@ -115,6 +136,7 @@ impl Grant {
             session_id: response.session_id,
             token_id: response.token_id,
             epoch,
+            is_stale: response.stale,
         })
     }
 }

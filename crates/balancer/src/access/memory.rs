@@ -75,7 +75,7 @@ pub(super) enum Found {
     /// A passport to use and to renew. Said once in a while only, so that one request begins the renewal.
     ToRenew(Arc<Grant>),
     /// A passport that holds, but must be asked for anew first.
-    Stale(Arc<Grant>),
+    Stale,
     /// Refused a moment ago.
     Denied,
     /// Nothing.
@@ -102,7 +102,7 @@ impl Memory {
                 *used = now;
                 let is_due = *renew_at <= now;
                 if grant.epoch != epoch && is_due {
-                    return Found::Stale(Arc::clone(grant));
+                    return Found::Stale;
                 }
                 if is_due {
                     *renew_at = now + ASK_AGAIN_AFTER;
@@ -129,25 +129,46 @@ impl Memory {
         Err((sender, receiver))
     }
 
-    /// Remembers the answer and takes the call off the list.
-    pub(super) fn end_call(&self, key: &Key, answer: &Answer, now: Instant) {
+    /// Remembers the answer and takes the call off the list; or neither, if a revocation since the call began may be newer
+    /// than its answer. Decided under the shard's lock, which a revocation takes after it was noted: it either is seen
+    /// here or finds what was remembered.
+    #[must_use]
+    pub(super) fn end_call(&self, key: &Key, answer: &Answer, began: &Mark, now: Instant) -> bool {
         let mut shard = self.shard(key).lock();
+        if answer.as_ref().is_ok_and(|grant| self.was_revoked_since(grant, began)) {
+            return false;
+        }
         shard.calls.remove(key);
         let known = match answer {
-            Ok(grant) => Known::Granted { grant: Arc::clone(grant), renew_at: grant.half_life(), used: now },
+            Ok(grant) => Known::Granted { grant: Arc::clone(grant), renew_at: self.renew_at(grant, now), used: now },
             Err(AccessError::Denied) => Known::Denied { until: now + DENIED_FOR },
-            Err(AccessError::Unavailable) => return,
+            Err(AccessError::Unavailable) => return true,
         };
         if shard.known.len() >= self.shard_max && !shard.known.contains_key(key) {
             shard.make_room(now);
         }
         shard.known.insert(key.clone(), known);
+        true
     }
 
-    /// No gateway could be asked: a stale passport serves for another moment without asking.
-    pub(super) fn excuse(&self, key: &Key, now: Instant) {
-        if let Some(Known::Granted { renew_at, .. }) = self.shard(key).lock().known.get_mut(key) {
-            *renew_at = now + ASK_AGAIN_AFTER;
+    fn renew_at(&self, grant: &Grant, now: Instant) -> Instant {
+        if grant.epoch != self.epoch.load(Ordering::Acquire) {
+            return grant.received;
+        }
+        if grant.is_stale { now + ASK_AGAIN_AFTER } else { grant.half_life() }
+    }
+
+    /// No gateway could be asked: a stale passport serves for another moment without asking, if it is still there.
+    pub(super) fn excuse(&self, key: &Key, now: Instant) -> Option<Arc<Grant>> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        match self.shard(key).lock().known.get_mut(key) {
+            Some(Known::Granted { grant, renew_at, .. }) if grant.expires > now => {
+                if grant.epoch != epoch {
+                    *renew_at = now + ASK_AGAIN_AFTER;
+                }
+                Some(Arc::clone(grant))
+            }
+            _ => None,
         }
     }
 
@@ -157,7 +178,7 @@ impl Memory {
     }
 
     /// Whether a revocation since then names this grant, or may have.
-    pub(super) fn was_revoked_since(&self, grant: &Grant, mark: &Mark) -> bool {
+    fn was_revoked_since(&self, grant: &Grant, mark: &Mark) -> bool {
         let recent = self.recent.lock();
         let missed = usize::try_from(recent.count - mark.revocations).unwrap_or(usize::MAX);
         missed > recent.last.len() || recent.last.iter().rev().take(missed).any(|revoked| revoked.names(grant))
@@ -264,11 +285,13 @@ mod tests {
             session_id: format!("session of {subject}"),
             token_id: format!("token of {subject}"),
             epoch: memory.mark().epoch(),
+            is_stale: false,
         }))
     }
 
     fn remember(memory: &Memory, token: &str, subject: &str) {
-        memory.end_call(&key(token), &grant(memory, subject, Duration::from_secs(60)), Instant::now());
+        let answer = grant(memory, subject, Duration::from_secs(60));
+        assert!(memory.end_call(&key(token), &answer, &memory.mark(), Instant::now()));
     }
 
     #[test]
@@ -289,7 +312,7 @@ mod tests {
     fn a_refusal_is_remembered_for_a_second() {
         let memory = Memory::new(100);
         let now = Instant::now();
-        memory.end_call(&key("a"), &Err(AccessError::Denied), now);
+        assert!(memory.end_call(&key("a"), &Err(AccessError::Denied), &memory.mark(), now));
         assert!(matches!(memory.find(&key("a"), now + Duration::from_millis(900)), Found::Denied));
         assert!(matches!(memory.find(&key("a"), now + Duration::from_millis(1100)), Found::Nothing));
     }
@@ -328,22 +351,52 @@ mod tests {
         assert!(memory.was_revoked_since(&ann, &before), "more than are kept: it may have been among them");
     }
 
+    /// Neither remembered nor off the list: the same call asks once more.
+    #[test]
+    fn an_answer_that_a_revocation_overtook_is_not_remembered() {
+        let memory = Memory::new(100);
+        let (_sender, _receiver) = memory.join_call(&key("a")).unwrap_err();
+        let began = memory.mark();
+        let ann = grant(&memory, "ann", Duration::from_secs(60));
+        memory.revoke(Revoked::Subject("ann".into()));
+        assert!(!memory.end_call(&key("a"), &ann, &began, Instant::now()));
+        assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Nothing));
+        assert!(memory.join_call(&key("a")).is_ok(), "the call goes on");
+        assert!(memory.end_call(&key("a"), &ann, &memory.mark(), Instant::now()));
+        assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Fresh(_)));
+    }
+
     #[test]
     fn a_new_epoch_makes_everything_stale_until_it_is_asked_for_or_excused() {
         let memory = Memory::new(100);
+        let is_stale = |token: &str, now| matches!(memory.find(&key(token), now), Found::Stale);
         remember(&memory, "a", "ann");
-        let late = grant(&memory, "bob", Duration::from_secs(60));
+        let (late, began) = (grant(&memory, "bob", Duration::from_secs(60)), memory.mark());
         memory.begin_epoch();
-        memory.end_call(&key("b"), &late, Instant::now());
-        assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Stale(_)));
-        memory.excuse(&key("a"), Instant::now());
+        assert!(memory.end_call(&key("b"), &late, &began, Instant::now()));
+        assert!(is_stale("b", Instant::now()), "asked for before the epoch began");
+        assert!(is_stale("a", Instant::now()));
+        assert!(memory.excuse(&key("a"), Instant::now()).is_some());
         assert!(
             matches!(memory.find(&key("a"), Instant::now()), Found::Fresh(_)),
             "no gateway: it serves for a moment"
         );
-        assert!(matches!(memory.find(&key("a"), Instant::now() + ASK_AGAIN_AFTER), Found::Stale(_)));
+        assert!(is_stale("a", Instant::now() + ASK_AGAIN_AFTER));
+        memory.revoke(Revoked::Subject("ann".into()));
+        assert!(memory.excuse(&key("a"), Instant::now()).is_none(), "it was revoked while a gateway was asked");
         remember(&memory, "a", "ann");
         assert!(matches!(memory.find(&key("a"), Instant::now()), Found::Fresh(_)));
+    }
+
+    #[test]
+    fn what_a_gateway_says_from_old_knowledge_is_soon_asked_again() {
+        let memory = Memory::new(100);
+        let mut answer = grant(&memory, "ann", Duration::from_secs(60));
+        Arc::get_mut(answer.as_mut().unwrap()).unwrap().is_stale = true;
+        let now = Instant::now();
+        assert!(memory.end_call(&key("a"), &answer, &memory.mark(), now));
+        assert!(matches!(memory.find(&key("a"), now), Found::Fresh(_)));
+        assert!(matches!(memory.find(&key("a"), now + ASK_AGAIN_AFTER), Found::ToRenew(_)));
     }
 
     #[test]
@@ -364,7 +417,7 @@ mod tests {
         assert!(memory.join_call(&key("b")).is_err());
         sender.send(Some(Err(AccessError::Denied))).unwrap();
         assert!(joined.borrow().is_some());
-        memory.end_call(&key("a"), &Err(AccessError::Unavailable), Instant::now());
+        assert!(memory.end_call(&key("a"), &Err(AccessError::Unavailable), &memory.mark(), Instant::now()));
         assert!(memory.join_call(&key("a")).is_err(), "the call has ended");
     }
 }

@@ -35,7 +35,7 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
         Target::Status => {
             own_method(session)?;
             let passport = match bearer_token(session)? {
-                Some(token) => Some(exchange.access().passport(&token, status::AUDIENCE).await.map_err(refusal)?),
+                Some(token) => Some(exchange.ask_passport(&token, status::AUDIENCE).await.map_err(refusal)?),
                 None => None,
             };
             exchange.status(passport.as_ref()).map(Admission::Answer)
@@ -44,7 +44,7 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
             if route.takes_passport
                 && let Some(token) = bearer_token(session)?
             {
-                let passport = exchange.access().passport(&token, pool.as_str()).await.map_err(refusal)?;
+                let passport = exchange.ask_passport(&token, pool.as_str()).await.map_err(refusal)?;
                 exchange.set_passport(passport);
             }
             answer_expectation(session).await;

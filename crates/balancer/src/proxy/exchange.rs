@@ -16,7 +16,7 @@ use tracing::Level;
 
 use super::{Shared, failure, headers};
 use crate::{
-    access::Access,
+    access::{AccessError, Origin},
     front::connections::Connection,
     metrics::{Outcome, PoolMetrics, RetryReason},
     pool::{Lease, Pool, Replica, State, Tried},
@@ -103,8 +103,10 @@ impl Exchange {
         &self.shared.routes
     }
 
-    pub(super) fn access(&self) -> &Arc<Access> {
-        &self.shared.access
+    /// The passport for a token of this request.
+    pub(super) async fn ask_passport(&self, token: &str, audience: &'static str) -> Result<HeaderValue, AccessError> {
+        let origin = Origin { trace: self.trace.as_ref(), client: self.client().map(|client| client.ip()) };
+        self.shared.access.passport(token, audience, origin).await
     }
 
     pub(super) fn health(&self) -> Response<Bytes> {

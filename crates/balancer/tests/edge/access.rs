@@ -1,7 +1,7 @@
 //! Tokens, passports, revocations, and gateways that are not there.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use testkit::poll_until;
 
 use crate::{
     gateway::Gateway,
+    process::Balancer,
     world::{Platform, SOON},
 };
 
@@ -124,6 +125,80 @@ async fn passports_are_renewed_while_they_are_used() {
     poll_until("it was renewed", SOON, async || {
         assert_eq!(status_of(&platform, "good").await, StatusCode::OK);
         platform.gateway.calls() >= 3
+    })
+    .await;
+}
+
+/// The gateway learns for whom it is asked: its audit log names the client, and the trace has no gap.
+#[tokio::test]
+async fn the_gateway_learns_for_whom_it_is_asked() {
+    let platform = Platform::start(1).await;
+    platform.gateway.grant("good", Role::Analyst);
+    let request = platform.client.get(platform.url("/v2/echo")).bearer_auth("good");
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = request.header("traceparent", traceparent).header("rampart-client-address", "203.0.113.9");
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+    let origins = platform.gateway.state.origins.lock().unwrap().clone();
+    let [(client, trace)] = &origins[..] else { panic!("one call: {origins:?}") };
+    assert_eq!(client, "127.0.0.1");
+    assert!(trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{trace}");
+}
+
+/// A gateway that is cut off from its database is believed only where no other can be asked.
+#[tokio::test]
+async fn a_gateway_with_old_knowledge_comes_second() {
+    let platform = Platform::start(1).await;
+    let mut fresh = Gateway::start(&platform.world, "gateway-2", "127.0.0.1:0".parse().unwrap());
+    let old = &platform.gateway;
+    old.state.is_stale.store(true, Ordering::SeqCst);
+    let balancer = Balancer::start(
+        &platform.world,
+        &format!(
+            "pools.serving.replicas = [{{ name = \"serving-1\", address = \"{}\" }}]\n\
+             pools.gateway.replicas = [{{ name = \"gateway-1\", address = \"{}\" }}, \
+             {{ name = \"gateway-2\", address = \"{}\" }}]",
+            platform.serving[0].address, old.address, fresh.address
+        ),
+    )
+    .await;
+    let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
+    let states = async || {
+        let status = platform.client.get(url("/api/loadbalancer/status")).send().await.unwrap();
+        let status: serde_json::Value = status.json().await.unwrap();
+        ["serving", "gateway"].map(|pool| status["pools"][pool]["healthy"].as_u64().unwrap())
+    };
+    let status_of =
+        async |token: &str| platform.client.get(url("/v2/echo")).bearer_auth(token).send().await.unwrap().status();
+    poll_until("all are healthy", SOON, async || states().await == [1, 2]).await;
+    for n in 0..10 {
+        // Whom the old one still knows, the fresh one has revoked.
+        let (good, gone) = (format!("good {n}"), format!("gone {n}"));
+        old.grant(&good, Role::Analyst);
+        old.grant(&gone, Role::Analyst);
+        fresh.grant(&good, Role::Analyst);
+        assert_eq!(status_of(&good).await, StatusCode::OK);
+        assert_eq!(status_of(&gone).await, StatusCode::UNAUTHORIZED);
+    }
+    assert!(old.calls() > 0, "each is asked first now and then");
+    fresh.kill();
+    poll_until("the fresh one is noticed to be down", SOON, async || states().await == [1, 1]).await;
+    old.grant("alone", Role::Analyst);
+    assert_eq!(status_of("alone").await, StatusCode::OK, "better than nothing");
+}
+
+/// A gateway that is slow after its start does not slow down those who are known.
+#[tokio::test]
+async fn the_known_do_not_wait_for_a_slow_gateway() {
+    let platform = Platform::start(1).await;
+    platform.gateway.grant("known", Role::Analyst);
+    assert_eq!(status_of(&platform, "known").await, StatusCode::OK);
+    platform.gateway.state.delay_ms.store(60_000, Ordering::SeqCst);
+    poll_until("it is asked about anew", SOON, async || {
+        platform.gateway.begin_anew();
+        let began = Instant::now();
+        assert_eq!(status_of(&platform, "known").await, StatusCode::OK);
+        assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+        platform.gateway.calls() >= 2
     })
     .await;
 }

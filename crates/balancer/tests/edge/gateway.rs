@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +38,12 @@ pub struct State {
     tokens: Mutex<BTreeMap<String, Role>>,
     pub calls: AtomicUsize,
     pub passport_life_s: Mutex<u64>,
+    /// For whom it was asked: client address and trace.
+    pub origins: Mutex<Vec<(String, String)>>,
+    /// Says that it has not heard from its database for a while.
+    pub is_stale: AtomicBool,
+    /// How long it takes to answer.
+    pub delay_ms: AtomicU64,
     events: broadcast::Sender<Event>,
 }
 
@@ -49,6 +55,9 @@ impl Gateway {
             tokens: Mutex::default(),
             calls: AtomicUsize::new(0),
             passport_life_s: Mutex::new(60),
+            origins: Mutex::default(),
+            is_stale: AtomicBool::new(false),
+            delay_ms: AtomicU64::new(0),
             events: broadcast::Sender::new(100),
         };
         Self::start_with(world, instance, address, Arc::new(state))
@@ -70,6 +79,11 @@ impl Gateway {
     pub fn revoke(&self, token: &str) {
         self.forget(token);
         let _ = self.state.events.send(Event::TokenId(format!("id of {token}")));
+    }
+
+    /// Begins its stream of revocations anew, as if something might have been missed.
+    pub fn begin_anew(&self) {
+        let _ = self.state.events.send(Event::Snapshot(Snapshot {}));
     }
 
     /// Ends a token here, and tells nobody.
@@ -98,6 +112,11 @@ impl Drop for Gateway {
 impl Authorization for State {
     async fn authorize(&self, request: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let named =
+            |name: &str| request.metadata().get(name).map_or("none", |value| value.to_str().unwrap()).to_owned();
+        self.origins.lock().unwrap().push((named("rampart-client-address"), named("traceparent")));
+        // What a slow database takes; not a state that could be waited for.
+        tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
         let AuthorizeRequest { token, audience } = request.into_inner();
         let role = self.tokens.lock().unwrap().get(&token).copied();
         let role = role.ok_or_else(|| Status::unauthenticated("no such token"))?;
@@ -124,7 +143,7 @@ impl Authorization for State {
             subject: claims.sub,
             session_id: claims.sid,
             token_id: format!("id of {token}"),
-            stale: false,
+            stale: self.is_stale.load(Ordering::SeqCst),
         }))
     }
 
