@@ -160,7 +160,7 @@ impl Upstream {
         self.address(&mut request);
         for _ in 0..CONNECTIONS_MAX {
             let connecting = self.connection();
-            let mut connection = connecting.await.map_err(|error| unavailable(error.as_ref()))?;
+            let mut connection = connecting.await.map_err(unavailable)?;
             if !connection.is_trusted() {
                 // The trust changed while it was being opened.
                 continue;
@@ -249,6 +249,8 @@ fn is_of_use(connecting: &Connecting) -> bool {
     }
 }
 
-fn unavailable(error: &ConnectError) -> Status {
-    Status::unavailable(Chain(error).to_string())
+fn unavailable(error: Arc<ConnectError>) -> Status {
+    let mut status = Status::unavailable(Chain(error.as_ref()).to_string());
+    status.set_source(error);
+    status
 }
