@@ -6,15 +6,20 @@ mod peers;
 mod replica;
 mod sockets;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 pub use budget::Budget;
 pub use health::{HealthSettings, watch};
 pub use peers::{PeerSettings, maintain};
 pub use replica::{Lease, Replica, ReplicaConfig, State, Status};
+
+use replica::BREAKS_MAX;
 
 use crate::{metrics::PoolMetrics, routes::PoolName};
 
@@ -86,6 +91,15 @@ impl Pool {
     /// How many are healthy.
     pub fn healthy_count(&self) -> usize {
         self.replicas.iter().filter(|replica| replica.is_available()).count()
+    }
+
+    /// A connection could not be made, or broke under a request that was sent to it at `began`. Several in a row bring the
+    /// replica down before a health check does; but not the last one that is healthy, which only a check gives up.
+    pub fn note_break(&self, replica: &Replica, began: Instant, why: &str) {
+        let breaks = replica.count_break(began);
+        if breaks >= BREAKS_MAX && replica.is_available() && self.healthy_count() > 1 {
+            replica.set_down(why);
+        }
     }
 
     fn candidates(&self, is_wanted: impl Fn(&Replica) -> bool) -> Candidates<'_> {
@@ -210,6 +224,22 @@ mod tests {
         drop(leases);
         pool.replicas[0].set_down("gone");
         assert_eq!(pool.choose(Tried::default()).err(), Some(Shortage::Down));
+    }
+
+    #[test]
+    fn one_broken_connection_is_forgiven_and_two_in_a_row_are_not_but_the_last_replica_stays() {
+        let pool = pool(2, 1000);
+        let [first, last] = &pool.replicas[..] else { panic!("two replicas") };
+        pool.note_break(first, Instant::now(), "reset");
+        first.note_answer();
+        pool.note_break(first, Instant::now(), "reset");
+        assert!(first.is_available());
+        pool.note_break(first, Instant::now(), "refused");
+        assert_eq!((first.status().state, first.status().why.as_str()), (State::Unhealthy, "refused"));
+        for _ in 0..10 {
+            pool.note_break(last, Instant::now(), "reset");
+        }
+        assert!(last.is_available());
     }
 
     proptest! {

@@ -120,7 +120,7 @@ impl History {
             Finding::Failed { why, is_certain } => {
                 self.failures += 1;
                 if is_certain || self.failures >= FAILURES_MAX || !replica.is_available() {
-                    replica.set_down(&format!("health check failed: {why}"));
+                    replica.check_failed(&format!("health check failed: {why}"));
                 }
                 CheckOutcome::Failed
             }
@@ -210,6 +210,22 @@ mod tests {
             history.judge(&pool, &pool.replicas[0], timed_out(600), &SETTINGS);
             assert_eq!(pool.replicas[0].is_available(), expected);
         }
+    }
+
+    /// Where nobody listens the kernel says so, and our channel passes it on.
+    #[tokio::test]
+    async fn a_closed_port_is_refused_for_certain() {
+        identity::install_crypto_providers().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        testkit::ca::Ca::new().issue("balancer", "balancer-1", directory.path());
+        let identity = Identity::load(&identity::IdentityConfig { directory: directory.path().into() }).unwrap();
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let client = HealthClient::new(transport::channel(&identity, "serving", &[port.to_string()]));
+        let Finding::Failed { why, is_certain } = check(client, Duration::from_secs(5)).await else {
+            panic!("a closed port does not answer");
+        };
+        assert!(is_certain, "{why}");
+        assert!(why.contains("refused"), "{why}");
     }
 
     #[test]

@@ -22,9 +22,11 @@ use super::{Pool, Replica, sockets::Connector};
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// An answer may be this far ahead of a slow client, for one request and for all on a connection.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// An answer may be this far ahead of a slow client. A connection has this for each of its requests, so that clients that
+/// do not read hold up nobody else.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// What HTTP/2 allows.
+const CONNECTION_WINDOW_BYTES_MAX: u32 = i32::MAX.cast_unsigned();
 
 /// How connections to replicas are made.
 #[derive(Clone, Debug, Deserialize)]
@@ -113,7 +115,9 @@ fn make_peer(
     options.idle_timeout = Some(CONNECTION_IDLE_MAX);
     options.max_h2_streams = settings.streams_max;
     options.h2_stream_window_size = Some(STREAM_WINDOW_BYTES);
-    options.h2_connection_window_size = Some(CONNECTION_WINDOW_BYTES);
+    let streams = u32::try_from(settings.streams_max).unwrap_or(u32::MAX);
+    let window = STREAM_WINDOW_BYTES.saturating_mul(streams).min(CONNECTION_WINDOW_BYTES_MAX);
+    options.h2_connection_window_size = Some(window);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     options.custom_l4 = Some(Arc::new(Connector(Arc::clone(&replica.sockets))));
     options.tcp_keepalive = Some(TcpKeepalive {

@@ -4,7 +4,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -16,7 +16,10 @@ use super::sockets::Sockets;
 use crate::metrics::ReplicaMetrics;
 
 /// Connections that break in a row before the replica counts as down without waiting for a health check.
-const BREAKS_MAX: u32 = 2;
+pub(super) const BREAKS_MAX: u32 = 2;
+/// How long a replica that said it would end, and has closed its door, may take for what is in flight on it: the grace of
+/// our services, and a little.
+const LEAVING_MAX: Duration = Duration::from_secs(12);
 
 /// Where a replica is.
 #[derive(Clone, Debug, Deserialize)]
@@ -69,6 +72,8 @@ pub struct Replica {
     in_flight: AtomicUsize,
     is_available: AtomicBool,
     breaks: AtomicU32,
+    /// Nanoseconds after `epoch` of the last break that counted.
+    broke_ns: AtomicU64,
     epoch: Instant,
     /// Nanoseconds after `epoch` of the last sign of life.
     answered_ns: AtomicU64,
@@ -78,6 +83,8 @@ pub struct Replica {
 struct Belief {
     status: Status,
     good_checks: u32,
+    /// It is down but leaves in good order: its sockets stay until then.
+    leaves_by: Option<Instant>,
 }
 
 /// A request's place on a replica; given back when dropped.
@@ -116,9 +123,10 @@ impl Replica {
             in_flight: AtomicUsize::new(0),
             is_available: AtomicBool::new(false),
             breaks: AtomicU32::new(0),
+            broke_ns: AtomicU64::new(0),
             epoch: Instant::now(),
             answered_ns: AtomicU64::new(0),
-            belief: Mutex::new(Belief { status, good_checks: 0 }),
+            belief: Mutex::new(Belief { status, good_checks: 0, leaves_by: None }),
         })
     }
 
@@ -166,12 +174,16 @@ impl Replica {
         self.answered_ns.load(Ordering::Relaxed) > self.after_epoch(then)
     }
 
-    /// A connection could not be made, or broke under a request.
-    pub fn note_break(&self, why: &str) {
-        let breaks = self.breaks.fetch_add(1, Ordering::Relaxed) + 1;
-        if breaks >= BREAKS_MAX && self.is_available() {
-            self.set_down(why);
+    /// Counts a connection that could not be made, or broke under a request that was sent to it at `began`. Returns how many
+    /// that are in a row. All requests of one connection see it break, and none of them began after that: the break counts
+    /// once.
+    pub(super) fn count_break(&self, began: Instant) -> u32 {
+        let (began, now) = (self.after_epoch(began), self.after_epoch(Instant::now()));
+        let is_new = |last| (last <= began).then_some(now);
+        if self.broke_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_new).is_err() {
+            return self.breaks.load(Ordering::Relaxed);
         }
+        self.breaks.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A check passed. A replica that was out comes back after `good_checks` in a row; one that is new, after the first.
@@ -184,6 +196,7 @@ impl Replica {
         belief.good_checks += 1;
         if belief.status.state == State::Starting || belief.good_checks >= good_checks {
             self.sockets.reopen();
+            belief.leaves_by = None;
             self.become_state(&mut belief, State::Healthy, "health checks pass");
         }
     }
@@ -193,9 +206,27 @@ impl Replica {
         self.note_answer();
         let mut belief = self.belief.lock();
         belief.good_checks = 0;
+        belief.leaves_by = None;
         if belief.status.state != State::Draining {
             self.become_state(&mut belief, State::Draining, "it says that it does not serve");
         }
+    }
+
+    /// A check failed. Of a replica that has just said that it does not serve this is the end of its door and not of its
+    /// work: it gets nothing new, and its sockets stay for a while.
+    pub fn check_failed(&self, why: &str) {
+        {
+            let mut belief = self.belief.lock();
+            let now = Instant::now();
+            if belief.status.state == State::Draining {
+                belief.leaves_by = Some(now + LEAVING_MAX);
+                return self.become_state(&mut belief, State::Unhealthy, why);
+            }
+            if belief.leaves_by.is_some_and(|by| now < by) {
+                return;
+            }
+        }
+        self.set_down(why);
     }
 
     /// It is down. Requests in flight on it fail at once, and may be sent elsewhere.
@@ -203,11 +234,15 @@ impl Replica {
         {
             let mut belief = self.belief.lock();
             belief.good_checks = 0;
+            let was_leaving = belief.leaves_by.take().is_some();
             if belief.status.state == State::Unhealthy {
                 why.clone_into(&mut belief.status.why);
-                return;
+                if !was_leaving {
+                    return;
+                }
+            } else {
+                self.become_state(&mut belief, State::Unhealthy, why);
             }
-            self.become_state(&mut belief, State::Unhealthy, why);
         }
         let shut = self.sockets.shut();
         tracing::debug!(pool = self.pool, replica = %self.name, sockets = shut, "shut the sockets of a lost replica");
@@ -286,17 +321,42 @@ mod tests {
         assert!(!replica.is_available());
     }
 
+    /// A replica that drains, then closes its door, keeps its sockets for a while; one that does not answer loses them.
     #[test]
-    fn one_broken_connection_is_forgiven_and_two_in_a_row_are_not() {
+    fn who_leaves_in_good_order_keeps_its_sockets() {
         let replica = replica();
         replica.check_passed(2);
-        replica.note_break("reset");
-        replica.note_answer();
-        replica.note_break("reset");
-        assert!(replica.is_available());
-        replica.note_break("refused");
+        replica.set_draining();
+        replica.check_failed("refused");
         assert_eq!(replica.status().state, State::Unhealthy);
-        assert_eq!(replica.status().why, "refused");
+        replica.check_failed("refused");
+        assert!(!replica.sockets.is_shut());
+        let by = replica.belief.lock().leaves_by.unwrap();
+        replica.belief.lock().leaves_by = by.checked_sub(LEAVING_MAX);
+        replica.check_failed("refused");
+        assert!(replica.sockets.is_shut(), "its time is over");
+
+        replica.check_passed(1);
+        replica.set_draining();
+        replica.check_failed("refused");
+        replica.set_down("no answer");
+        assert!(replica.sockets.is_shut(), "it is frozen");
+
+        replica.check_passed(1);
+        replica.check_failed("refused");
+        assert!(replica.sockets.is_shut(), "it did not say that it would end");
+    }
+
+    #[test]
+    fn a_broken_connection_counts_once_however_many_requests_were_on_it() {
+        let replica = replica();
+        let began = Instant::now();
+        for _ in 0..5 {
+            assert_eq!(replica.count_break(began), 1);
+        }
+        assert_eq!(replica.count_break(Instant::now()), 2);
+        replica.note_answer();
+        assert_eq!(replica.count_break(Instant::now()), 1);
     }
 
     #[test]

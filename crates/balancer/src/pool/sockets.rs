@@ -21,6 +21,7 @@ use pingora::{
     upstreams::peer::{Tracer, Tracing},
 };
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// The open sockets of one replica. While it is down no new ones are made.
 #[derive(Debug, Default)]
@@ -28,7 +29,8 @@ pub struct Sockets(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    is_shut: bool,
+    /// Cancelled while the replica is down, and with it whatever is just connecting.
+    shut: CancellationToken,
     next_key: u64,
     open: HashMap<u64, StdStream>,
 }
@@ -51,7 +53,7 @@ impl Sockets {
     pub fn shut(&self) -> usize {
         let open = {
             let mut inner = self.0.lock();
-            inner.is_shut = true;
+            inner.shut.cancel();
             std::mem::take(&mut inner.open)
         };
         for socket in open.values() {
@@ -63,7 +65,16 @@ impl Sockets {
 
     /// Lets new sockets be made again.
     pub fn reopen(&self) {
-        self.0.lock().is_shut = false;
+        let mut inner = self.0.lock();
+        if inner.shut.is_cancelled() {
+            inner.shut = CancellationToken::new();
+        }
+    }
+
+    /// Whether it is down.
+    #[cfg(test)]
+    pub(super) fn is_shut(&self) -> bool {
+        self.0.lock().shut.is_cancelled()
     }
 
     /// How many there are.
@@ -74,8 +85,8 @@ impl Sockets {
     fn register(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Registered> {
         let duplicate = StdStream::from(stream.as_fd().try_clone_to_owned()?);
         let mut inner = self.0.lock();
-        if inner.is_shut {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "replica is down"));
+        if inner.shut.is_cancelled() {
+            return Err(is_down());
         }
         let key = inner.next_key;
         inner.next_key += 1;
@@ -92,8 +103,10 @@ impl L4Connect for Connector {
         let SocketAddr::Inet(address) = address else {
             return Error::e_explain(ErrorType::ConnectError, "upstreams are TCP addresses");
         };
+        let shut = self.0.0.lock().shut.clone();
         // The whole of connecting, TLS with it, is under the peer's total time-out.
-        let stream = TcpStream::connect(address).await.map_err(|error| {
+        let connected = shut.run_until_cancelled(TcpStream::connect(address)).await;
+        let stream = connected.unwrap_or_else(|| Err(is_down())).map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
                 _ => ErrorType::ConnectError,
@@ -105,6 +118,10 @@ impl L4Connect for Connector {
         stream.tracer = Some(Tracer(Box::new(registered)));
         Ok(stream)
     }
+}
+
+fn is_down() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "replica is down")
 }
 
 // === impl Registered ===
@@ -125,9 +142,12 @@ impl Tracing for Registered {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpSocket},
+        time::timeout,
     };
 
     use super::*;
@@ -155,6 +175,27 @@ mod tests {
         sockets.reopen();
         assert!(Connector(Arc::clone(&sockets)).connect(&address).await.is_ok());
         drop(listener);
+    }
+
+    /// A host that is gone does not even refuse: who is just connecting to it need not wait for the time-out either.
+    #[tokio::test]
+    async fn a_connect_in_progress_ends_at_once() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts, so that the kernel soon leaves the next one unanswered.
+        let mut queue = Vec::new();
+        while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queue.push(connected.unwrap());
+        }
+        let sockets = Arc::new(Sockets::default());
+        let connector = Connector(Arc::clone(&sockets));
+        let address = SocketAddr::Inet(address);
+        let mut connecting = std::pin::pin!(connector.connect(&address));
+        assert!(futures::poll!(&mut connecting).is_pending());
+        sockets.shut();
+        assert!(timeout(Duration::from_millis(200), connecting).await.expect("it ends").is_err());
     }
 
     /// The duplicate does not keep a connection open that pingora has closed.

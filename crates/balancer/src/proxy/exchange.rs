@@ -182,6 +182,13 @@ impl Exchange {
         self.lease.as_ref().map(Lease::replica)
     }
 
+    /// The connection to the replica could not be made, or broke.
+    pub(super) fn note_break(&self, why: &str) {
+        if let (Some(pool), Some(replica)) = (self.pool(), self.replica()) {
+            pool.note_break(replica, self.attempt_began, why);
+        }
+    }
+
     pub(super) fn has_fresh_replica(&self) -> bool {
         self.pool().is_some_and(|pool| pool.has_fresh(self.tried))
     }

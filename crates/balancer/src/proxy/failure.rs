@@ -16,7 +16,7 @@ pub(super) fn of_connecting(session: &Session, exchange: &mut Exchange, mut erro
     let why = reason(&error);
     if let Some(replica) = exchange.replica() {
         tracing::debug!(replica = %replica.name, why, "replica cannot be connected to");
-        replica.note_break(&format!("connection failed: {why}"));
+        exchange.note_break(&format!("connection failed: {why}"));
     }
     let again = !session.as_downstream().retry_buffer_truncated() && exchange.can_afford_attempt();
     if again {
@@ -37,7 +37,7 @@ pub(super) fn of_exchange(session: &Session, exchange: &mut Exchange, mut error:
     if is_lost && let Some(replica) = exchange.replica() {
         let why = reason(&error);
         tracing::debug!(replica = %replica.name, why, "replica was lost in the middle of a request");
-        replica.note_break(&format!("connection broke: {why}"));
+        exchange.note_break(&format!("connection broke: {why}"));
     }
     // RFC 9113, 8.7: a refused stream was not looked at, so even a request that changes something may be sent again.
     let is_refused = stream_error(&error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));

@@ -10,6 +10,10 @@ use http::StatusCode;
 use rustix::process::Signal;
 use serde_json::Value;
 use testkit::poll_until;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 use crate::{
     process::Balancer,
@@ -211,6 +215,24 @@ async fn a_draining_replica_finishes_what_it_has() {
     platform.wait_healthy(2).await;
 }
 
+/// A replica that says it ends, then closes its door: what it has in flight is finished, also what nobody could repeat.
+#[tokio::test]
+async fn a_stopping_replica_finishes_what_it_has() {
+    let platform = Platform::start(2).await;
+    let calls: Vec<_> = (0..6)
+        .map(|_| tokio::spawn(platform.client.post(platform.url("/v2/slow/4000/load")).body("{}").send()))
+        .collect();
+    poll_until("both are busy", SOON, async || platform.serving.iter().all(|replica| replica.seen.count() > 0)).await;
+    let state = async || platform.status().await["pools"]["serving"]["replicas"][0]["state"].clone();
+    platform.serving[0].set_serving(false).await;
+    poll_until("it drains", SOON, async || state().await == "draining").await;
+    platform.serving[0].stop();
+    poll_until("its door is closed", SOON, async || state().await == "unhealthy").await;
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+}
+
 /// A replica of a foreign CA, or under another service's name, is given nothing.
 #[tokio::test]
 async fn an_impostor_is_given_nothing() {
@@ -233,4 +255,57 @@ async fn an_impostor_is_given_nothing() {
     let response = platform.client.get(url("/v2/echo")).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(impostors.iter().all(|impostor| impostor.seen.count() == 0));
+}
+
+/// A host name that leads to the real replica when its health is checked, and to an impostor when requests are sent:
+/// connections that carry requests verify for themselves.
+#[tokio::test]
+async fn an_impostor_that_passes_health_checks_is_given_nothing() {
+    let platform = Platform::start(1).await;
+    let foreign = World::new();
+    for impostor in [Upstream::start(&foreign, "serving-9"), Upstream::start(&platform.world, "backup-1")] {
+        let relay = Relay::start(platform.serving[0].address).await;
+        let config = format!("pools.serving.replicas = [{{ name = \"serving-1\", address = \"{}\" }}]", relay.address);
+        let balancer = Balancer::start(&platform.world, &config).await;
+        let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
+        let is_healthy = async || {
+            let response = platform.client.get(url("/api/loadbalancer/status")).send().await.unwrap();
+            response.json::<Value>().await.unwrap()["healthy_backends"] == 1
+        };
+        poll_until("it is healthy", SOON, is_healthy).await;
+        relay.target.send_replace(impostor.address);
+        for _ in 0..5 {
+            let response = platform.client.post(url("/v2/models/m/infer")).body("{}").send().await.unwrap();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        }
+        assert_eq!(impostor.seen.count(), 0);
+        assert!(is_healthy().await, "its health is the real one's");
+        relay.target.send_replace(platform.serving[0].address);
+        let response = platform.client.post(url("/v2/models/m/infer")).body("{}").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
+/// Passes each new connection on to wherever its target is at that moment.
+struct Relay {
+    address: SocketAddr,
+    target: watch::Sender<SocketAddr>,
+}
+
+impl Relay {
+    async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(ANY_PORT).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (target, targets) = watch::channel(target);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let target = *targets.borrow();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(target).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        Self { address, target }
+    }
 }

@@ -39,6 +39,7 @@ pub struct Upstream {
     pub address: SocketAddr,
     pub seen: Arc<Seen>,
     health: HealthReporter,
+    stop: CancellationToken,
     runtime: Option<Runtime>,
 }
 
@@ -68,8 +69,14 @@ impl Upstream {
         let seen = Seen::new(instance);
         let router = Router::new().fallback(answer).with_state(Arc::clone(&seen));
         let identity = world.identity(instance);
-        let (runtime, address, health) = serve(identity, address, router);
-        Self { name: instance.into(), address, seen, health, runtime: Some(runtime) }
+        let stop = CancellationToken::new();
+        let (runtime, address, health) = serve_until(stop.clone(), identity, address, router);
+        Self { name: instance.into(), address, seen, health, stop, runtime: Some(runtime) }
+    }
+
+    /// Closes its door, and finishes what is in flight.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// Lost at once, with all its sockets.
@@ -92,8 +99,17 @@ impl Drop for Upstream {
     }
 }
 
-/// A server in a runtime of its own, with `grpc.health.v1` beside the router, for the balancer alone.
 pub fn serve(
+    identity: std::path::PathBuf,
+    address: SocketAddr,
+    router: Router,
+) -> (Runtime, SocketAddr, HealthReporter) {
+    serve_until(CancellationToken::new(), identity, address, router)
+}
+
+/// A server in a runtime of its own, with `grpc.health.v1` beside the router, for the balancer alone.
+fn serve_until(
+    stop: CancellationToken,
     identity: std::path::PathBuf,
     address: SocketAddr,
     router: Router,
@@ -114,7 +130,7 @@ pub fn serve(
         let limits = Limits { body_bytes_max: 64 << 20, ..Limits::default() };
         let server = Server::bind(&ListenConfig { address, peers }, identity, limits).await.unwrap();
         sender.send(server.local_addr()).unwrap();
-        server.serve(router, CancellationToken::new()).await.unwrap();
+        server.serve(router, stop).await.unwrap();
     });
     let address = receiver.recv().unwrap();
     (runtime, address, health)
@@ -133,6 +149,7 @@ async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
     }
     match path.as_str() {
         _ if path.contains("/unread/") => status(StatusCode::OK),
+        _ if path.contains("/large/") => Response::new(Body::from(vec![b'x'; 4 << 20])),
         _ if path.starts_with("/inference.GRPCInferenceService/") => grpc(request).await,
         _ => echo(&seen, request).await,
     }
