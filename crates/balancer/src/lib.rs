@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use authz::{Clock, Guard, PassportKeys, Policy};
 use service::{BoxError, Lifecycle};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::{Config, DEFAULTS};
 pub use status::declared_routes;
@@ -32,16 +32,18 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     metrics::describe();
     raise_file_limit(config.front.limits.connections_max);
     let identity = lifecycle.identity();
-    let stop = lifecycle.soft_stop();
+    // What serves requests in flight goes on until they have ended. Should the door not even open, nothing does.
+    let drained = CancellationToken::new();
+    let until_drained = drained.clone().drop_guard();
 
     // Pools: peers kept current, replicas checked.
     let pools = PoolName::ALL.map(|name| Pool::new(name, config.pools.replicas(name), config.peers.in_flight_max));
-    let peers = pool::maintain(pools.to_vec(), Arc::clone(&identity), config.peers, stop.clone());
+    let peers = pool::maintain(pools.to_vec(), Arc::clone(&identity), config.peers, drained.clone());
     lifecycle.spawn("peers", peers);
     for pool in &pools {
         for replica in &pool.replicas {
             let (pool, replica) = (Arc::clone(pool), Arc::clone(replica));
-            let watched = pool::watch(pool, replica, Arc::clone(&identity), config.health.clone(), stop.clone());
+            let watched = pool::watch(pool, replica, Arc::clone(&identity), config.health.clone(), drained.clone());
             lifecycle.spawn("health checks", watched);
         }
     }
@@ -50,19 +52,13 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     // Access: tokens to passports, revocations heard, and the keys for our own routes.
     let calls = TaskTracker::new();
     let access = Access::new(&config.access, Gateways::new(gateway_pool, &identity), calls);
-    lifecycle.spawn("revocations", access::watch(Arc::clone(&access), stop.clone()));
+    lifecycle.spawn("revocations", access::watch(Arc::clone(&access), drained.clone()));
     let keys = Arc::new(PassportKeys::default());
     service::passport_keys::follow(channel_to(gateway_pool, &identity), Arc::clone(&keys), &lifecycle);
     let guard = Arc::new(Guard::new(status::AUDIENCE, keys, Arc::new(Policy::embedded()?), Clock::system()));
 
-    // The SLA ledger.
-    let ledger = Ledger::new();
-    let tracker = channel_to(sla_pool, &identity);
-    let source = identity.name().instance;
-    lifecycle
-        .spawn("sla reports", sla::report_for_ever(Arc::clone(&ledger), tracker, source, config.sla, stop.clone()));
-
-    // The front door, last: from here on everything is there.
+    // The front door: from here on everything is there.
+    let (ledger, tracker) = (Ledger::new(), channel_to(sla_pool, &identity));
     let routes = Arc::new(Routes::new(&config.routes));
     let ca_file = config.identity.directory.join("ca.pem").to_string_lossy().into_owned();
     let shared = Shared {
@@ -70,15 +66,22 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         pools,
         access,
         status: StatusPage::new(guard, lifecycle.readiness()),
-        ledger,
+        ledger: Arc::clone(&ledger),
         own_metrics: metrics::PoolMetrics::new("balancer"),
         config: config.proxy,
     };
     let engine = proxy::engine(Arc::new(shared), ca_file);
-    let stops = Stops { drain: stop, cut: lifecycle.hard_stop() };
+    let stops = Stops { drain: lifecycle.soft_stop(), cut: lifecycle.hard_stop() };
     let front = Front::bind(config.front, identity::front_server_config(&identity), routes, engine, stops).await?;
     lifecycle.listening("front", front.local_addr());
-    lifecycle.spawn("front", front.serve());
+    lifecycle.spawn("front", async move {
+        front.serve().await;
+        drop(until_drained);
+    });
+
+    // The SLA ledger, which vouches for a door that is open, and reports for the last time when it is closed.
+    let source = identity.name().instance;
+    lifecycle.spawn("sla reports", sla::report_for_ever(ledger, tracker, source, config.sla, drained));
     Ok(())
 }
 

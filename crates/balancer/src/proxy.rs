@@ -109,13 +109,16 @@ impl ProxyHttp for Edge {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _is_end: bool,
+        is_end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        if is_end {
+            exchange.set_received();
+        }
         exchange.count_body(body.as_ref().map_or(0, Bytes::len))
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let Some(pool) = exchange.pool().cloned() else {
             return Error::e_explain(ErrorType::InternalError, "a request without a pool was forwarded");
         };
@@ -136,6 +139,10 @@ impl ProxyHttp for Edge {
             return exchange.fail(Problem::unavailable("the replica's address is not known yet"));
         };
         exchange.attempt(&pool, lease);
+        // The body filter is not asked about a body that there is not.
+        if session.is_body_empty() {
+            exchange.set_received();
+        }
         let mut peer = Box::new(HttpPeer::clone(&peer));
         peer.options.read_timeout = Some(time_left.max(Duration::from_millis(1)));
         Ok(peer)

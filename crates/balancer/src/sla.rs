@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use hdrhistogram::{
@@ -31,6 +32,8 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// Unacknowledged minutes that are kept: two hours.
 const BACKLOG_MAX: usize = 120;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A report that comes this much later than it should says that the process did not run meanwhile.
+const LATENESS_MAX: Duration = Duration::from_secs(10);
 
 /// The `[sla]` section.
 #[derive(Clone, Debug, Deserialize)]
@@ -83,6 +86,13 @@ impl Ledger {
         }
     }
 
+    /// An idle minute is a minute too: without it the tracker could not tell idle from lost.
+    fn vouch_for(&self, minutes: Range<u64>) {
+        for minute in minutes {
+            self.with_minute(minute, |_| {});
+        }
+    }
+
     /// The last unacknowledged minutes up to now, as the tracker wants them.
     fn report(&self) -> Vec<Report> {
         self.minutes.lock().iter().filter_map(|(minute, counts)| counts.report(*minute)).collect()
@@ -95,7 +105,15 @@ impl Ledger {
     }
 }
 
-/// Reports until stopped, and once more then.
+/// Which idle minutes this process may vouch for: those that it was there for from their first second to their last. For
+/// any other it cannot tell idle from deaf.
+struct Presence {
+    whole_from: u64,
+    looked: Instant,
+    pause_max: Duration,
+}
+
+/// Reports until stopped, and once more then. To be begun when the front door is open.
 pub async fn report_for_ever(
     ledger: Arc<Ledger>,
     channel: Channel,
@@ -105,7 +123,9 @@ pub async fn report_for_ever(
 ) {
     let boot_id = Uuid::new_v4().to_string();
     let mut client = LedgerClient::new(channel);
-    let mut ticks = tokio::time::interval(Duration::from_secs(config.report_interval_s.max(1)));
+    let interval = Duration::from_secs(config.report_interval_s.max(1));
+    let mut presence = Presence::from(current_minute(), interval + LATENESS_MAX);
+    let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_heard = true;
     loop {
@@ -113,7 +133,10 @@ pub async fn report_for_ever(
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
-        let reported = send(&ledger, &mut client, &source, &boot_id).await;
+        // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
+        let current = current_minute();
+        ledger.vouch_for(presence.idle_minutes(current, Instant::now()));
+        let reported = send(&ledger, current, &mut client, &source, &boot_id).await;
         if is_heard != reported.is_ok() {
             is_heard = reported.is_ok();
             match &reported {
@@ -127,11 +150,13 @@ pub async fn report_for_ever(
     }
 }
 
-async fn send(ledger: &Ledger, client: &mut LedgerClient<Channel>, source: &str, boot_id: &str) -> Result<(), String> {
-    // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
-    let current = current_minute();
-    // An idle minute is a minute too: without it the tracker could not tell idle from lost.
-    ledger.with_minute(current, |_| {});
+async fn send(
+    ledger: &Ledger,
+    current: u64,
+    client: &mut LedgerClient<Channel>,
+    source: &str,
+    boot_id: &str,
+) -> Result<(), String> {
     let minutes = ledger.report();
     let sent = minutes.len();
     let request = ReportMinutesRequest { source: source.into(), boot_id: boot_id.into(), minutes };
@@ -146,6 +171,25 @@ async fn send(ledger: &Ledger, client: &mut LedgerClient<Channel>, source: &str,
     }
     ledger.acknowledge_before(current);
     Ok(())
+}
+
+// === impl Presence ===
+
+impl Presence {
+    fn from(current: u64, pause_max: Duration) -> Self {
+        Self { whole_from: current + 1, looked: Instant::now(), pause_max }
+    }
+
+    /// The minutes that ended since it was last asked and that it was there for.
+    fn idle_minutes(&mut self, current: u64, now: Instant) -> Range<u64> {
+        if now.duration_since(self.looked) > self.pause_max {
+            self.whole_from = current + 1;
+        }
+        self.looked = now;
+        let ended = self.whole_from..current;
+        self.whole_from = self.whole_from.max(current);
+        ended
+    }
 }
 
 // === impl Minute ===
@@ -219,6 +263,24 @@ mod tests {
             Deserializer::new().deserialize(&mut minute.latency_histogram.as_slice()).unwrap();
         assert_eq!(latency.len(), 5);
         assert!(latency.max() >= LATENCY_MAX_US && latency.max() < LATENCY_MAX_US * 1001 / 1000);
+    }
+
+    /// Neither the minute in which it began nor one that is not over, nor one in which it was not running.
+    #[test]
+    fn idle_minutes_are_vouched_for_when_they_are_over_and_were_covered_whole() {
+        let pause_max = Duration::from_secs(15);
+        let mut presence = Presence::from(100, pause_max);
+        let began = Instant::now();
+        let mut at = |minute, after_s| presence.idle_minutes(minute, began + Duration::from_secs(after_s));
+        assert!(at(100, 1).is_empty());
+        for after_s in [10, 20, 30, 40, 50, 60] {
+            assert!(at(101, after_s).is_empty(), "it is not over");
+        }
+        assert_eq!(at(102, 70), 101..102);
+        assert!(at(102, 80).is_empty(), "once is enough");
+        assert!(at(103, 130).is_empty(), "frozen for 50 s, around the end of minute 102");
+        assert!(at(104, 140).is_empty() && at(104, 150).is_empty());
+        assert_eq!(at(105, 160), 104..105);
     }
 
     #[test]

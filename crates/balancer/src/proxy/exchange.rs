@@ -23,6 +23,9 @@ use crate::{
     routes::{Route, Routes, Target},
 };
 
+/// A client that left after having waited this long was not answered in time. Before, it changed its mind.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What the balancer knows of a request while it is under way.
 pub struct Exchange {
     shared: Arc<Shared>,
@@ -34,6 +37,7 @@ pub struct Exchange {
     is_repeatable: bool,
     passport: Option<HeaderValue>,
     body_bytes: u64,
+    is_received: bool,
 
     attempts: usize,
     attempt_began: Instant,
@@ -63,6 +67,7 @@ impl Exchange {
             is_repeatable: false,
             passport: None,
             body_bytes: 0,
+            is_received: false,
             attempts: 0,
             attempt_began: now,
             tried: Tried::default(),
@@ -157,6 +162,11 @@ impl Exchange {
         let Some(route) = self.route else { return Ok(()) };
         self.body_bytes = self.body_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         if self.body_bytes > route.body_bytes_max { Err(failure::of_body_over_limit(self, &route)) } else { Ok(()) }
+    }
+
+    /// The client has sent all of its request.
+    pub(super) fn set_received(&mut self) {
+        self.is_received = true;
     }
 
     // --- attempts ---
@@ -277,9 +287,11 @@ impl Exchange {
     fn outcome(&self, status: Option<StatusCode>, error: Option<&Error>) -> Outcome {
         let is_cut_short = error.is_some() && self.kind.is_none();
         let is_clients_doing = error.is_some_and(|error| error.esource == ErrorSource::Downstream);
+        let has_waited = self.is_received && status.is_none() && self.began.elapsed() >= PATIENCE;
         match (self.kind, status) {
             _ if self.is_shed => Outcome::Shed,
             (Some(Kind::DeadlineExceeded), _) => Outcome::Timeout,
+            _ if is_cut_short && is_clients_doing && has_waited => Outcome::Timeout,
             _ if is_cut_short && is_clients_doing => Outcome::ClientError,
             _ if is_cut_short => Outcome::Error,
             (Some(kind), _) => outcome_of_status(kind.http_status()),

@@ -21,5 +21,6 @@ mod limits;
 mod process;
 mod proxying;
 mod raw;
+mod reports;
 mod upstream;
 mod world;

@@ -1,0 +1,195 @@
+//! What the SLA tracker is told.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use proto::sla::v1::{
+    Minute, ReportMinutesRequest, ReportMinutesResponse,
+    ledger_server::{Ledger, LedgerServer},
+};
+use rustix::process::Signal;
+use testkit::poll_until;
+use tokio::runtime::Runtime;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    process::Balancer,
+    upstream::serve,
+    world::{Platform, SOON},
+};
+
+/// A tracker that keeps every report, and loses as many as it is told: every other one before it is written down, and
+/// every other one's acknowledgement.
+#[derive(Clone, Default)]
+struct Tracker(Arc<Mutex<Vec<ReportMinutesRequest>>>, Arc<AtomicUsize>);
+
+#[tonic::async_trait]
+impl Ledger for Tracker {
+    async fn report_minutes(
+        &self,
+        request: Request<ReportMinutesRequest>,
+    ) -> Result<Response<ReportMinutesResponse>, Status> {
+        let report = request.into_inner();
+        let recorded = report.minutes.len() as u32;
+        let to_lose =
+            self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1)).unwrap_or(0);
+        if to_lose % 2 == 0 {
+            self.0.lock().unwrap().push(report);
+        }
+        if to_lose > 0 {
+            Err(Status::unavailable("lost"))
+        } else {
+            Ok(Response::new(ReportMinutesResponse { recorded }))
+        }
+    }
+}
+
+/// Counts over all minutes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Totals {
+    good: u64,
+    bad: u64,
+    client_error: u64,
+    slow: u64,
+}
+
+impl Tracker {
+    /// What was reported last of each minute, added up.
+    fn totals(&self) -> Totals {
+        let reports = self.0.lock().unwrap().clone();
+        let mut minutes: BTreeMap<i64, Minute> = BTreeMap::new();
+        for report in &reports {
+            assert_eq!(report.source, "balancer-1");
+            assert_eq!(report.boot_id, reports[0].boot_id);
+            for minute in &report.minutes {
+                assert_eq!(minute.service, "ml-services");
+                minutes.insert(minute.minute.as_ref().unwrap().seconds, minute.clone());
+            }
+        }
+        let sum = |count: fn(&Minute) -> u64| minutes.values().map(count).sum::<u64>();
+        Totals {
+            good: sum(|minute| minute.good),
+            bad: sum(|minute| minute.bad),
+            client_error: sum(|minute| minute.client_error),
+            slow: sum(|minute| minute.slow),
+        }
+    }
+}
+
+/// A balancer before one replica and a tracker.
+struct Reporting {
+    platform: Platform,
+    tracker: Tracker,
+    balancer: Balancer,
+    runtime: Option<Runtime>,
+}
+
+impl Reporting {
+    async fn start() -> Self {
+        let platform = Platform::start(1).await;
+        let tracker = Tracker::default();
+        let service = LedgerServer::new(tracker.clone());
+        let router = tonic::service::Routes::new(service).into_axum_router().reset_fallback();
+        let any_port: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let (runtime, address, _) = serve(platform.world.identity("sla-1"), any_port, router);
+        let balancer = Balancer::start(
+            &platform.world,
+            &format!(
+                "sla.report_interval_s = 1\n\
+                 pools.serving.replicas = [{{ name = \"serving-1\", address = \"{}\" }}]\n\
+                 pools.sla.replicas = [{{ name = \"sla-1\", address = \"{address}\" }}]",
+                platform.serving[0].address
+            ),
+        )
+        .await;
+        let reporting = Self { platform, tracker, balancer, runtime: Some(runtime) };
+        poll_until("the replica is healthy", SOON, async || {
+            reporting.platform.client.get(reporting.url("/v2/health/live")).send().await.unwrap().status()
+                == StatusCode::OK
+        })
+        .await;
+        reporting
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.balancer.front.port())
+    }
+
+    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.platform.client.post(self.url(path)).body("{}")
+    }
+
+    async fn wait_for(&self, what: &str, is_met: impl Fn(&Totals) -> bool) {
+        poll_until(what, SOON, async || is_met(&self.tracker.totals())).await;
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The tracker hears of every prediction once, by whichever minute it ended in, also if reports and acknowledgements are
+/// lost.
+#[tokio::test]
+async fn minutes_are_reported() {
+    let reporting = Reporting::start().await;
+    reporting.tracker.1.store(3, Ordering::SeqCst);
+    for _ in 0..5 {
+        reporting.post("/v2/models/m/infer").send().await.unwrap();
+    }
+    reporting.post("/v2/slow/150/infer").send().await.unwrap();
+    // Not ours to promise anything for.
+    reporting.post("/nothing/here").send().await.unwrap();
+    let bad = reporting.post("/v2/models").header("authorization", "Basic x").send().await.unwrap();
+    assert_eq!(bad.status(), StatusCode::UNAUTHORIZED);
+    reporting
+        .wait_for("all were reported", |totals| {
+            (totals.good, totals.bad, totals.client_error) == (6, 0, 1) && (1..=6).contains(&totals.slow)
+        })
+        .await;
+    poll_until("nothing is lost any more", SOON, async || reporting.tracker.1.load(Ordering::SeqCst) == 0).await;
+    let before = reporting.tracker.0.lock().unwrap().len();
+    poll_until("two more reports", SOON, async || reporting.tracker.0.lock().unwrap().len() >= before + 2).await;
+    let totals = reporting.tracker.totals();
+    assert_eq!((totals.good, totals.bad, totals.client_error), (6, 0, 1), "and counted once");
+}
+
+/// Who leaves after a long wait was not served; who leaves at once has changed their mind.
+#[tokio::test]
+async fn who_waits_in_vain_counts_as_not_served() {
+    let reporting = Reporting::start().await;
+    for http in ["1", "2"] {
+        let builder = reporting.platform.world.client();
+        let client = if http == "1" { builder.http1_only() } else { builder }.build().unwrap();
+        for wait_ms in [100, 1500] {
+            let request = client.post(reporting.url("/v2/slow/60000/infer")).body("{}");
+            assert!(request.timeout(Duration::from_millis(wait_ms)).send().await.unwrap_err().is_timeout());
+        }
+    }
+    reporting.wait_for("both were reported", |totals| (totals.bad, totals.client_error) == (2, 2)).await;
+}
+
+/// What ends during the drain is in the last report.
+#[tokio::test]
+async fn the_last_report_comes_after_the_drain() {
+    let mut reporting = Reporting::start().await;
+    let before = reporting.platform.serving[0].seen.count();
+    let call = tokio::spawn(reporting.post("/v2/slow/3000/infer").send());
+    poll_until("it is under way", SOON, async || reporting.platform.serving[0].seen.count() > before).await;
+    reporting.balancer.signal(Signal::TERM);
+    assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert!(reporting.balancer.exit(Duration::from_secs(15)).await.success());
+    assert_eq!(reporting.tracker.totals().good, 1);
+}
