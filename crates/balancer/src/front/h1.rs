@@ -9,7 +9,7 @@ use pingora::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     connections::{CONNECTION, Connection},
     head::{self, Head},
     refusal,
-    stream::FrontStream,
+    stream::{FrontStream, LINGER},
 };
 
 /// Most heads fit; a larger one makes the buffer grow up to the limit.
@@ -38,21 +38,15 @@ impl Door {
         let limits = &self.config.limits;
         let mut pause_max = Duration::from_millis(limits.header_timeout_ms);
         loop {
-            let mut buffer = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
+            let mut buffer = stream.end_request();
             let head = match self.read_head(&mut stream, &mut buffer, pause_max).await {
                 Ok(head) => head,
                 Err(NoHead::Closed) => return close(stream).await,
-                Err(NoHead::Refused(answer)) => {
-                    // What else it sends is unread, and must not turn the answer into a reset.
-                    stream.set_body_pending(true);
-                    let _ = stream.write_all(&answer).await;
-                    let _ = stream.flush().await;
-                    return;
-                }
+                Err(NoHead::Refused(answer)) => return refuse(stream, &answer).await,
             };
             let path = std::str::from_utf8(buffer.get(head.path.clone()).unwrap_or_default()).unwrap_or_default();
             let time_max = self.time_max(path);
-            stream.set_body_pending(head.has_body);
+            stream.begin_request(&mut buffer, &head);
             let mut session = ServerSession::new_http1(stream);
             session.set_pipelined_prefix(buffer);
             session.set_read_timeout(Some(Duration::from_millis(limits.body_pause_max_ms)));
@@ -62,7 +56,7 @@ impl Door {
             }
             let exchange =
                 CONNECTION.scope(Arc::clone(&connection), self.proxy.process_new_http(session, &self.draining));
-            let Ok(Some(reused)) = tokio::time::timeout(time_max, exchange).await else { return };
+            let Ok(Some(reused)) = timeout(time_max, exchange).await else { return };
             let (reused, _) = reused.consume();
             let Ok(reused) = reused.into_any().downcast::<FrontStream>() else { return };
             stream = reused;
@@ -77,14 +71,18 @@ impl Door {
         pause_max: Duration,
     ) -> Result<Head, NoHead> {
         let limits = &self.config.limits;
-        tokio::select! {
-            biased;
-            read = tokio::time::timeout(pause_max, stream.read_buf(buffer)) => {
-                if !matches!(read, Ok(Ok(1..))) {
-                    return Err(NoHead::Closed);
+        // Not if the client was ahead of us.
+        if buffer.is_empty() {
+            buffer.reserve(HEAD_BUFFER_BYTES);
+            tokio::select! {
+                biased;
+                read = timeout(pause_max, stream.read_buf(buffer)) => {
+                    if !matches!(read, Ok(Ok(1..))) {
+                        return Err(NoHead::Closed);
+                    }
                 }
+                () = self.drain.cancelled() => return Err(NoHead::Closed),
             }
-            () = self.drain.cancelled() => return Err(NoHead::Closed),
         }
         // From the first byte on the whole head has one deadline: however it trickles, it ends.
         let deadline = Instant::now() + Duration::from_millis(limits.header_timeout_ms);
@@ -102,6 +100,17 @@ impl Door {
             }
         }
     }
+}
+
+async fn refuse(mut stream: Box<FrontStream>, answer: &[u8]) {
+    // What else it sends is unread, and must not turn the answer into a reset.
+    stream.set_body_pending();
+    let written = async {
+        stream.write_all(answer).await?;
+        stream.flush().await
+    };
+    // A client that reads nothing must not hold the connection open.
+    let _ = timeout(LINGER, written).await;
 }
 
 /// Says goodbye in TLS as well, so that the client knows that nothing was cut off.

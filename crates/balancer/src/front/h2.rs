@@ -19,7 +19,7 @@ use pingora::{
         },
     },
 };
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{
     Door, FrontLimits,
@@ -34,8 +34,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Requests that make no sense, on one connection.
 const MALFORMED_MAX: u32 = 32;
-/// Looks at age and idleness this often in an idle time-out.
+/// Looks at age and idleness this often in an idle time-out, and at a connection that shall end.
 const LOOKS_PER_IDLE_TIMEOUT: u32 = 4;
+const LOOK_AT_ENDING: Duration = Duration::from_millis(250);
+/// How long a client that was asked to end the connection may take for that when nothing of it is in flight.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// Counts the requests of one connection that are being handled.
 #[derive(Default)]
@@ -54,32 +57,36 @@ impl Door {
         let Ok(Ok(mut h2)) = handshake else { return };
 
         let idle_max = Duration::from_millis(limits.idle_timeout_ms);
-        let mut looks = tokio::time::interval(idle_max / LOOKS_PER_IDLE_TIMEOUT);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = looks_every(idle_max / LOOKS_PER_IDLE_TIMEOUT);
         let active = Active::default();
         let (mut accepted, mut malformed) = (0_u32, 0_u32);
-        let (mut is_draining, mut last_busy) = (false, Instant::now());
+        let (mut is_ending, mut last_busy) = (false, Instant::now());
         loop {
             let event = tokio::select! {
                 biased;
-                () = self.drain.cancelled(), if !is_draining => {
-                    is_draining = true;
-                    h2.graceful_shutdown();
-                    continue;
-                }
-                event = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => event,
+                () = self.drain.cancelled(), if !is_ending => None,
+                event = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => Some(event),
                 now = looks.tick() => {
-                    if active.count() > 0 {
+                    let is_busy = active.count() > 0;
+                    if is_busy {
                         last_busy = now;
-                    } else if now.duration_since(last_busy) >= idle_max {
+                    }
+                    let idle = now.duration_since(last_busy);
+                    if is_ending && idle >= GOODBYE_MAX {
                         return;
                     }
-                    if !is_draining && self.is_old(&connection) {
-                        is_draining = true;
-                        h2.graceful_shutdown();
+                    if is_ending || (idle < idle_max && !self.is_old(&connection)) {
+                        continue;
                     }
-                    continue;
+                    None
                 }
+            };
+            let Some(event) = event else {
+                // The goodbye is a second's business; what is in flight has its own time.
+                (is_ending, last_busy) = (true, Instant::now());
+                looks = looks_every(LOOK_AT_ENDING);
+                h2.graceful_shutdown();
+                continue;
             };
             match event {
                 Ok(Some(H2Accept::Session(session))) => {
@@ -119,6 +126,12 @@ impl Door {
             drop(entered);
         });
     }
+}
+
+fn looks_every(period: Duration) -> Interval {
+    let mut looks = tokio::time::interval(period);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 fn options(limits: &FrontLimits) -> H2Options {

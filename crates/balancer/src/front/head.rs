@@ -16,8 +16,8 @@ pub struct Head {
     pub length: usize,
     /// Where the path lies in the buffer, without the query.
     pub path: Range<usize>,
-    /// Whether a body follows.
-    pub has_body: bool,
+    /// Bytes of the body that follows; `None` if it says itself where it ends.
+    pub body_bytes: Option<u64>,
     /// Whether `Content-Type` begins with `application/grpc`.
     pub is_grpc: bool,
     /// Whether there is an `Authorization` field.
@@ -53,6 +53,13 @@ pub enum HeadError {
     /// More than one `Authorization`: which of them counts?
     #[error("more than one Authorization header field")]
     Credentials,
+}
+
+impl Head {
+    /// Whether a body follows.
+    pub fn has_body(&self) -> bool {
+        self.body_bytes != Some(0)
+    }
 }
 
 /// Looks for a whole head at the start of `buffer`. `scanned` is how much was looked at before, so that a head that
@@ -121,7 +128,7 @@ fn parse(head: &[u8]) -> Result<Head, HeadError> {
     Ok(Head {
         length: head.len(),
         path,
-        has_body: is_chunked || fields.content_length.is_some_and(|bytes| bytes > 0),
+        body_bytes: if is_chunked { None } else { Some(fields.content_length.unwrap_or(0)) },
         is_grpc: fields.is_grpc,
         has_credentials: fields.has_credentials,
         host: fields.host.ok_or(HeadError::Host)?,
@@ -250,7 +257,8 @@ mod tests {
         assert_eq!(&text[head.path.clone()], "/v2/models/m/infer");
         assert_eq!(&text[head.host.clone()], "localhost:8095");
         assert_eq!(&text[head.length..], "abcd");
-        assert!(head.has_body && head.has_credentials && !head.is_grpc);
+        assert_eq!(head.body_bytes, Some(3));
+        assert!(head.has_body() && head.has_credentials && !head.is_grpc);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Plain HTTP on the TLS port: shown the way to HTTPS, or, if it carried a token, told that the token is now exposed.
+//! Plain HTTP on the TLS port: shown the way to HTTPS, or, if it carried a token or a password, told that it is exposed now.
+//! A client that is shown the way sends the same again, which is right only for what was no secret.
 
 use http::StatusCode;
 use problem::{Form, Kind, Problem};
@@ -31,8 +32,12 @@ pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
     }
 }
 
+/// Below this, secrets are in the body.
+const SECRETS_PREFIX: &[u8] = b"/api/auth";
+
 fn answer_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
-    if head.has_credentials {
+    let path = received.get(head.path.clone()).unwrap_or_default();
+    if head.has_credentials || (head.has_body() && path.starts_with(SECRETS_PREFIX)) {
         return exposed_or("", true);
     }
     let target = received.get(head.path.start..).unwrap_or_default();
@@ -96,6 +101,8 @@ mod tests {
         let received = answer_of(b"GET /v2/models?x=1 HTTP/1.1\r\nHost: nebula:8095\r\n\r\n").await;
         assert!(received.starts_with("HTTP/1.1 308 "), "{received}");
         assert!(received.contains("location: https://nebula:8095/v2/models?x=1\r\n"), "{received}");
+        let received = answer_of(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}").await;
+        assert!(received.starts_with("HTTP/1.1 308 "), "{received}");
     }
 
     #[tokio::test]
@@ -103,6 +110,8 @@ mod tests {
         for request in [
             "GET / HTTP/1.1\r\nHost: a\r\nauthorization: Bearer x\r\n\r\n",
             "GET / HTTP/1.0\r\nAuthorization: Bearer x\r\n\r\n",
+            "POST /api/auth/token HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npassword=",
+            "POST /api/auth/token HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ] {
             let received = answer_of(request.as_bytes()).await;
             assert!(received.starts_with("HTTP/1.1 400 ") && received.contains("exposed"), "{received}");

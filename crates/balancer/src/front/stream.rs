@@ -5,11 +5,12 @@ use std::{
     os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest,
@@ -21,13 +22,18 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use super::connections::{Connection, Permit};
+use super::{
+    connections::{Connection, Permit},
+    head::Head,
+};
 
 /// pingora writes head and body apart; together they fit one TLS record and one packet.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// How long, and for how many bytes, we listen on after an answer that came before the end of the request.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What is taken in of the next request while one is under way.
+const AHEAD_BYTES: usize = 512;
 
 type Inner = BufWriter<TlsStream<TcpStream>>;
 
@@ -38,6 +44,11 @@ pub(super) struct FrontStream {
     digest: Arc<SocketDigest>,
     id: i32,
     is_body_pending: bool,
+    /// What the client sent after the request that is under way: the next one, which nobody may read before its head was
+    /// checked.
+    ahead: BytesMut,
+    /// Bytes of the body that are still to come; `None` while only their reader knows where it ends.
+    body_left: Option<u64>,
     farewell: Option<Farewell>,
 }
 
@@ -66,14 +77,57 @@ impl FrontStream {
             digest: Arc::new(digest),
             id,
             is_body_pending: false,
+            ahead: BytesMut::new(),
+            body_left: None,
             farewell: Some(Farewell { tracker, permit }),
         }
     }
 
-    /// Says whether bytes of a request may still be on their way. If so, a drop answers, then listens on for a moment:
-    /// closing a socket with unread bytes sends a reset, and the client would lose the answer with it.
-    pub(super) fn set_body_pending(&mut self, is_pending: bool) {
-        self.is_body_pending = is_pending;
+    /// The stream ends after this, and bytes of the client may still be on their way: a drop answers, then listens on for
+    /// a moment. Closing a socket with unread bytes sends a reset, and the client would lose the answer with it.
+    pub(super) fn set_body_pending(&mut self) {
+        self.is_body_pending = true;
+    }
+
+    /// Hands out one request whose head was found at the start of `received`: what is beyond it stays, there and on the
+    /// wire, so that its reader can read nothing of the next.
+    pub(super) fn begin_request(&mut self, received: &mut BytesMut, head: &Head) {
+        self.is_body_pending = head.has_body();
+        self.body_left = head.body_bytes.map(|bytes| {
+            let beyond_head = received.len().saturating_sub(head.length);
+            let here = usize::try_from(bytes).unwrap_or(usize::MAX).min(beyond_head);
+            self.ahead = received.split_off(head.length.saturating_add(here).min(received.len()));
+            bytes.saturating_sub(u64::try_from(here).unwrap_or(u64::MAX))
+        });
+    }
+
+    /// The request is over. Returns what was received of the next one.
+    pub(super) fn end_request(&mut self) -> BytesMut {
+        self.body_left = None;
+        std::mem::take(&mut self.ahead)
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
+        let left_here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(left_here));
+        ready!(self.inner()?.poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        self.body_left = Some(left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX)));
+        Poll::Ready(Ok(()))
+    }
+
+    /// After the end of a request its reader only wants to know whether the client has left.
+    fn poll_beyond(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            // It has not, and there is no more to be learnt: the reader has other things to wait for.
+            return Poll::Pending;
+        }
+        let mut bytes = [0; AHEAD_BYTES];
+        let mut part = ReadBuf::new(&mut bytes);
+        ready!(self.inner()?.poll_read(cx, &mut part))?;
+        self.ahead.extend_from_slice(part.filled());
+        if self.ahead.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn inner(&mut self) -> io::Result<Pin<&mut Inner>> {
@@ -86,7 +140,8 @@ impl Drop for FrontStream {
         let (Some(mut inner), Some(Farewell { tracker, permit })) = (self.inner.take(), self.farewell.take()) else {
             return;
         };
-        if !self.is_body_pending || tokio::runtime::Handle::try_current().is_err() {
+        let is_all_read = !self.is_body_pending && self.ahead.is_empty();
+        if is_all_read || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         tracker.spawn(async move {
@@ -109,7 +164,11 @@ impl fmt::Debug for FrontStream {
 
 impl AsyncRead for FrontStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.inner()?.poll_read(cx, buffer)
+        match self.body_left {
+            None => self.inner()?.poll_read(cx, buffer),
+            Some(0) => self.poll_beyond(cx),
+            Some(left) => self.poll_body(cx, buffer, left),
+        }
     }
 }
 

@@ -1,23 +1,18 @@
-//! Start, stop, renewal, and what is reported.
+//! Start, stop, and renewal.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use http::StatusCode;
-use proto::sla::v1::{
-    Minute, ReportMinutesRequest, ReportMinutesResponse,
-    ledger_server::{Ledger, LedgerServer},
-};
 use rustix::process::Signal;
 use testkit::poll_until;
-use tokio::net::TcpStream;
-use tonic::{Request, Response, Status};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
-    process::Balancer,
-    upstream::serve,
+    raw::{Raw, config, connect, shake_hands},
     world::{Platform, SOON},
 };
 
@@ -40,6 +35,64 @@ async fn a_stop_finishes_what_is_in_flight() {
         assert!(response.text().await.unwrap().contains("serving-1"));
     }
     assert!(platform.balancer.exit(Duration::from_secs(15)).await.success());
+}
+
+/// An HTTP/2 connection, frame by frame, of a client that answers nothing.
+struct Mute(Raw, Vec<u8>);
+
+impl Mute {
+    const GOAWAY: u8 = 7;
+    const SETTINGS: u8 = 4;
+
+    async fn open(platform: &Platform) -> Self {
+        let tls = config(platform, &[&rustls::version::TLS13], &[b"h2"]);
+        let mut raw = Raw(shake_hands(connect(platform.balancer.front).await, tls).await.unwrap());
+        raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        let mut mute = Self(raw, Vec::new());
+        assert!(mute.wait_for(Self::SETTINGS).await);
+        mute
+    }
+
+    /// Reads up to a frame of this kind, or to the end.
+    async fn wait_for(&mut self, kind: u8) -> bool {
+        loop {
+            while let Some([a, b, c, found, ..]) = self.1.first_chunk::<9>().copied() {
+                let length = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+                if self.1.len() < length {
+                    break;
+                }
+                self.1.drain(..length);
+                if found == kind {
+                    return true;
+                }
+            }
+            let read = timeout(SOON, self.0.0.read_buf(&mut self.1)).await.expect("a frame or the end");
+            if read.unwrap_or(0) == 0 {
+                return false;
+            }
+        }
+    }
+}
+
+/// A client that does not even answer a goodbye does not hold up a stop.
+#[tokio::test]
+async fn a_mute_client_does_not_hold_up_a_stop() {
+    let mut platform = Platform::start(1).await;
+    let mut mute = Mute::open(&platform).await;
+    platform.balancer.signal(Signal::TERM);
+    assert!(mute.wait_for(Mute::GOAWAY).await);
+    assert!(platform.balancer.exit(Duration::from_secs(6)).await.success());
+}
+
+/// An idle connection gets a goodbye before it is closed, so that a client does not lose the request it is just sending.
+#[tokio::test]
+async fn an_idle_connection_is_said_goodbye() {
+    let platform = Platform::start_with(1, "front.limits.idle_timeout_ms = 500").await;
+    let mut mute = Mute::open(&platform).await;
+    assert!(mute.wait_for(Mute::GOAWAY).await);
+    let mut rest = Vec::new();
+    let _ = timeout(SOON, mute.0.0.read_to_end(&mut rest)).await.expect("it is closed, though we said nothing");
+    let _ = mute.0.0.shutdown().await;
 }
 
 /// Every certificate is renewed while requests run, and none fails.
@@ -66,69 +119,6 @@ async fn renewed_certificates_fail_nothing() {
         .await;
     }
     platform.wait_healthy(2).await;
-}
-
-#[derive(Clone, Default)]
-struct Tracker(Arc<Mutex<Vec<ReportMinutesRequest>>>);
-
-#[tonic::async_trait]
-impl Ledger for Tracker {
-    async fn report_minutes(
-        &self,
-        request: Request<ReportMinutesRequest>,
-    ) -> Result<Response<ReportMinutesResponse>, Status> {
-        let report = request.into_inner();
-        let recorded = report.minutes.len() as u32;
-        self.0.lock().unwrap().push(report);
-        Ok(Response::new(ReportMinutesResponse { recorded }))
-    }
-}
-
-/// The tracker hears of every prediction once, by whichever minute it ended in.
-#[tokio::test]
-async fn minutes_are_reported() {
-    let platform = Platform::start(1).await;
-    let tracker = Tracker::default();
-    let router = tonic::service::Routes::new(LedgerServer::new(tracker.clone())).into_axum_router().reset_fallback();
-    let (runtime, address, _) = serve(platform.world.identity("sla-1"), "127.0.0.1:0".parse().unwrap(), router);
-    let balancer = Balancer::start(
-        &platform.world,
-        &format!(
-            "sla.report_interval_s = 1\n\
-             pools.serving.replicas = [{{ name = \"serving-1\", address = \"{}\" }}]\n\
-             pools.sla.replicas = [{{ name = \"sla-1\", address = \"{address}\" }}]",
-            platform.serving[0].address
-        ),
-    )
-    .await;
-    let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
-    poll_until("the replica is healthy", SOON, async || {
-        platform.client.get(url("/v2/health/live")).send().await.unwrap().status() == StatusCode::OK
-    })
-    .await;
-    for _ in 0..5 {
-        platform.client.post(url("/v2/models/m/infer")).body("{}").send().await.unwrap();
-    }
-    platform.client.post(url("/v2/slow/150/infer")).body("{}").send().await.unwrap();
-    platform.client.get(url("/v2/unread/..")).send().await.unwrap();
-    let bad = platform.client.get(url("/v2/models")).header("authorization", "Basic x").send().await.unwrap();
-    assert_eq!(bad.status(), StatusCode::UNAUTHORIZED);
-    poll_until("all were reported", SOON, async || {
-        let reports = tracker.0.lock().unwrap().clone();
-        let mut minutes: std::collections::BTreeMap<i64, Minute> = std::collections::BTreeMap::new();
-        for report in &reports {
-            assert_eq!(report.source, "balancer-1");
-            assert_eq!(report.boot_id, reports[0].boot_id);
-            for minute in &report.minutes {
-                minutes.insert(minute.minute.as_ref().unwrap().seconds, minute.clone());
-            }
-        }
-        let sum = |count: fn(&Minute) -> u64| minutes.values().map(count).sum::<u64>();
-        assert!(minutes.values().all(|minute| minute.service == "ml-services"));
-        sum(|minute| minute.good) >= 6 && sum(|minute| minute.slow) >= 1 && sum(|minute| minute.client_error) == 1
-    })
-    .await;
-    runtime.shutdown_background();
 }
 
 /// A configuration with faults is refused with all of them, and exit code 2.

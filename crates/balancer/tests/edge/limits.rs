@@ -148,3 +148,24 @@ async fn a_flood_of_resets_ends_its_connection() {
     assert!(sent < 2000 || ended.is_err(), "{sent} sent");
     assert_eq!(platform.get("/health").await.status(), 200);
 }
+
+/// Clients that do not read their answers hold up nobody else whose request goes over the same connection to the replica.
+#[tokio::test]
+async fn slow_readers_hold_up_nobody_else() {
+    let platform = Platform::start(1).await;
+    let tls = crate::raw::config(&platform, &[&rustls::version::TLS13], &[b"h2"]);
+    let stream = crate::raw::shake_hands(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _connection = tokio::spawn(connection);
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        sender = sender.ready().await.unwrap();
+        let request = http::Request::get("https://localhost/v2/large/x").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        unread.push(response.await.unwrap().into_body());
+    }
+    for _ in 0..100 {
+        let echo = tokio::time::timeout(crate::world::SOON / 4, platform.get("/v2/echo")).await;
+        assert_eq!(echo.expect("it is not held up").status(), 200);
+    }
+}

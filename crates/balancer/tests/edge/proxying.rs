@@ -6,12 +6,16 @@ use proto::inference::{
     ModelReadyRequest, ServerLiveRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use serde_json::Value;
+use testkit::poll_until;
 use tonic::{
     Code,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use crate::{raw::Raw, world::Platform};
+use crate::{
+    raw::Raw,
+    world::{Platform, SOON},
+};
 
 async fn grpc(platform: &Platform) -> Channel {
     let tls =
@@ -139,6 +143,38 @@ async fn http1_connections_are_kept() {
     raw.write("GET /v2/echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     let answer = raw.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+}
+
+/// Requests that are sent before their time are answered in turn, and each head is read as strictly as the first.
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_turn() {
+    let platform = Platform::start(1).await;
+    let first = "GET /v2/slow/300/first HTTP/1.1\r\nHost: a\r\n\r\n";
+    let with_body =
+        "POST /v2/second HTTP/1.1\r\nHost: a\r\nContent-Length: 36\r\n\r\nGET /v2/no HTTP/1.1\r\nHost: a\r\nX: y\r\n";
+    let third = "GET /v2/third HTTP/1.1\r\nHost: a\r\n\r\n";
+    let ambiguous =
+        "POST /v2/fourth HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for is_at_once in [true, false] {
+        let seen = platform.serving[0].seen.count();
+        let mut raw = Raw::open(&platform).await;
+        let rest = format!("{with_body}{third}{ambiguous}{third}");
+        if is_at_once {
+            raw.write(format!("{first}{rest}")).await;
+        } else {
+            raw.write(first).await;
+            poll_until("it is under way", SOON, async || platform.serving[0].seen.count() > seen).await;
+            let (some, more) = rest.split_at(100);
+            raw.write(some).await;
+            raw.write(more).await;
+        }
+        let answers = raw.read_to_end().await;
+        let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["200", "200", "200", "400"], "{answers}");
+        let place = |path: &str| answers.find(&format!("\"path\":\"/v2/{path}\"")).unwrap();
+        assert!(place("slow/300/first") < place("second") && place("second") < place("third"));
+        assert_eq!(platform.serving[0].seen.count(), seen + 3, "what is in a body is no request");
+    }
 }
 
 /// A body far over the replay buffer and the windows arrives whole.
