@@ -220,7 +220,8 @@ impl Access {
 // === impl Origin ===
 
 impl Origin<'_> {
-    fn headers(self) -> HeaderMap {
+    /// The headers that say it to a service.
+    pub fn headers(self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if let Some(trace) = self.trace {
             trace.inject(&mut headers);

@@ -22,7 +22,7 @@ pub use status::declared_routes;
 use access::{Access, Gateways};
 use front::{Front, Stops};
 use pool::Pool;
-use proxy::Shared;
+use proxy::{Everywhere, Shared};
 use routes::{PoolName, Routes};
 use sla::Ledger;
 use status::StatusPage;
@@ -47,7 +47,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
             lifecycle.spawn("health checks", watched);
         }
     }
-    let [_, gateway_pool, sla_pool, _] = &pools;
+    let [serving_pool, gateway_pool, sla_pool, _] = &pools;
 
     // Access: tokens to passports, revocations heard, and the keys for our own routes.
     let calls = TaskTracker::new();
@@ -63,6 +63,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let ca_file = config.identity.directory.join("ca.pem").to_string_lossy().into_owned();
     let shared = Shared {
         routes: Arc::clone(&routes),
+        everywhere: Everywhere::new(serving_pool, &identity),
         pools,
         access,
         status: StatusPage::new(guard, lifecycle.readiness()),

@@ -5,6 +5,7 @@
 
 mod admission;
 mod answer;
+mod everywhere;
 mod exchange;
 mod failure;
 mod headers;
@@ -24,6 +25,7 @@ use pingora::{
 use problem::{Kind, Problem};
 use serde::Deserialize;
 
+pub use everywhere::Everywhere;
 pub use exchange::Exchange;
 
 use crate::{
@@ -52,6 +54,8 @@ pub struct Shared {
     pub routes: Arc<Routes>,
     /// The pools, in the order of `PoolName::ALL`.
     pub pools: [Arc<Pool>; 4],
+    /// Every replica of the serving pool at once.
+    pub everywhere: Everywhere,
     /// Passports.
     pub access: Arc<Access>,
     /// What the balancer tells about itself.

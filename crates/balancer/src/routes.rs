@@ -54,6 +54,7 @@ pub struct Route {
     /// with an expired one can get the next, and health does not depend on a gateway.
     pub takes_passport: bool,
     repeatable: Repeatable,
+    is_for_all: bool,
     /// Bytes of body that are let through; the next one is 413.
     pub body_bytes_max: u64,
     /// From the head of the request to the end of its answer.
@@ -79,6 +80,9 @@ pub struct RouteLimits {
 /// The table.
 #[derive(Clone, Debug)]
 pub struct Routes(Vec<Route>);
+
+/// What says which model is to be loaded, is as much as a service reads of it.
+const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 const INFERENCE_RPCS: &[&str] =
     &["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "RepositoryIndex"];
@@ -111,20 +115,24 @@ impl Routes {
         let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
         let api = (limits.api_body_bytes_max, Duration::from_millis(limits.api_time_max_ms));
         let nothing = (0, api.1);
+        let control = (CONTROL_BODY_BYTES_MAX, inference.1);
         let row = |prefix, target, repeatable, (body_bytes_max, time_max)| Route {
             prefix,
             target,
             takes_passport: true,
             repeatable,
+            is_for_all: false,
             body_bytes_max,
             time_max,
             is_counted: false,
         };
         let open = |row: Route| Route { takes_passport: false, ..row };
+        let for_all = |row: Route| Route { is_for_all: true, ..row };
         let counted = |row: Route| Route { is_counted: true, ..row };
         Self(vec![
             // The first line that matches decides.
             open(row("/v2/health", Pool(Serving), Inference, nothing)),
+            counted(for_all(row("/v2/repository/models", Pool(Serving), SafeMethods, control))),
             counted(row("/v2", Pool(Serving), Inference, inference)),
             counted(row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference)),
             open(row("/api/auth/token", Pool(Gateway), SafeMethods, api)),
@@ -162,6 +170,11 @@ impl Route {
                 rpc.is_some_and(|rpc| methods.contains(&rpc))
             }
         }
+    }
+
+    /// Whether every replica must hear this request: what loads a model on one of them loads it for nobody.
+    pub fn is_for_all(&self, method: &Method) -> bool {
+        self.is_for_all && *method == Method::POST
     }
 
     /// The pool's name, or the balancer's own, for metrics.
@@ -212,6 +225,7 @@ mod tests {
             ("/v2", PoolName::Serving),
             ("/v2/", PoolName::Serving),
             ("/v2/models/m/infer", PoolName::Serving),
+            ("/v2/repository/models/m/load", PoolName::Serving),
             ("/inference.GRPCInferenceService/ModelInfer", PoolName::Serving),
             ("/api/auth/token", PoolName::Gateway),
             ("/api/admin/users", PoolName::Gateway),

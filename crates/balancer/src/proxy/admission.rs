@@ -1,6 +1,6 @@
 //! May this request go on, and with whose passport: everything that is decided before a replica is chosen.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Response, header};
 use pingora::proxy::Session;
 use problem::{Form, Kind, Problem};
@@ -28,6 +28,7 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
     let Some(route) = exchange.routes().find(path).copied() else {
         return Err(Problem::unknown_route("there is nothing at this path"));
     };
+    let is_for_all = route.is_for_all(&request.method);
     exchange.set_route(route, route.is_repeatable(&request.method, path));
     check_length(session, &route)?;
     match route.target {
@@ -48,7 +49,11 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
                 exchange.set_passport(passport);
             }
             answer_expectation(session).await;
-            Ok(Admission::Forward)
+            if !is_for_all {
+                return Ok(Admission::Forward);
+            }
+            let body = read_body(session, exchange).await?;
+            exchange.send_everywhere(session.req_header(), body).await.map(Admission::Answer)
         }
     }
 }
@@ -89,6 +94,20 @@ fn refusal(error: AccessError) -> Problem {
         AccessError::Denied => Problem::new(Kind::Unauthenticated, error.to_string()),
         AccessError::Unavailable => Problem::unavailable(error.to_string()),
     }
+}
+
+/// All of a body that is small by its route.
+async fn read_body(session: &mut Session, exchange: &mut Exchange) -> Result<Bytes, Problem> {
+    let mut body = BytesMut::new();
+    let broken = || Problem::new(Kind::InvalidArgument, "the body did not arrive");
+    while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(|_| broken())? {
+        if exchange.count_body(part.len()).is_err() {
+            return Err(exchange.take_problem().unwrap_or_else(broken));
+        }
+        body.extend_from_slice(&part);
+    }
+    exchange.set_received();
+    Ok(body.freeze())
 }
 
 /// `Expect: 100-continue` is between the client and us: by now we know that we want the body.

@@ -7,14 +7,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader, proxy::Session};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header::CONTENT_TYPE};
+use pingora::{
+    Error, ErrorSource, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    proxy::Session,
+};
 use problem::{Form, Kind, Problem};
 use telemetry::Trace;
 use tonic::Code;
 use tracing::Level;
 
-use super::{Shared, failure, headers};
+use super::{
+    Shared, failure,
+    headers::{self, PASSPORT},
+};
 use crate::{
     access::{AccessError, Origin},
     front::connections::Connection,
@@ -110,8 +117,30 @@ impl Exchange {
 
     /// The passport for a token of this request.
     pub(super) async fn ask_passport(&self, token: &str, audience: &'static str) -> Result<HeaderValue, AccessError> {
-        let origin = Origin { trace: self.trace.as_ref(), client: self.client().map(|client| client.ip()) };
-        self.shared.access.passport(token, audience, origin).await
+        self.shared.access.passport(token, audience, self.origin()).await
+    }
+
+    fn origin(&self) -> Origin<'_> {
+        Origin { trace: self.trace.as_ref(), client: self.client().map(|client| client.ip()) }
+    }
+
+    /// Brings the request to every replica, with the same passport and origin.
+    pub(super) async fn send_everywhere(&self, head: &RequestHeader, body: Bytes) -> Result<Response<Bytes>, Problem> {
+        let Some(time_left) = self.time_left() else {
+            return Err(Problem::new(Kind::DeadlineExceeded, "the request took too long to arrive"));
+        };
+        let mut headers = self.origin().headers();
+        if let Some(passport) = &self.passport {
+            headers.insert(PASSPORT, passport.clone());
+        }
+        if let Some(content_type) = head.headers.get(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, content_type.clone());
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = path_of(&head.uri)?;
+        *request.headers_mut() = headers;
+        self.shared.everywhere.send(request, time_left).await
     }
 
     pub(super) fn health(&self) -> Response<Bytes> {
@@ -345,6 +374,12 @@ impl Drop for Exchange {
             self.count(Outcome::Timeout, 0, 0);
         }
     }
+}
+
+/// The channel puts the service's authority before it.
+fn path_of(uri: &Uri) -> Result<Uri, Problem> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    path.parse().map_err(|_| Problem::new(Kind::InvalidArgument, "the request's target is not valid"))
 }
 
 fn outcome_of_status(status: StatusCode) -> Outcome {

@@ -9,7 +9,7 @@ use pingora::{
 use super::Exchange;
 use crate::access::CLIENT_ADDRESS;
 
-const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
+pub(super) const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_UNAVAILABLE: u16 = 14;
 

@@ -184,10 +184,11 @@ async fn an_unavailable_replica_is_passed_over() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "the replica's own answer when all say so");
     platform.serving[1].seen.is_unavailable.send_replace(false);
     let before = platform.serving[1].seen.count();
-    let statuses = join_all((0..10).map(async |_| {
-        platform.client.post(platform.url("/v2/repository/models/m/load")).send().await.unwrap().status()
-    }))
-    .await;
+    let statuses =
+        join_all((0..10).map(async |_| {
+            platform.client.post(platform.url("/v2/models/m/unrepeatable")).send().await.unwrap().status()
+        }))
+        .await;
     let passed = statuses.iter().filter(|status| **status == StatusCode::OK).count();
     assert_eq!(platform.serving[1].seen.count() - before, passed, "what is not repeatable is not passed over");
 }

@@ -177,6 +177,34 @@ async fn pipelined_requests_are_answered_in_turn() {
     }
 }
 
+/// Loading a model reaches every replica, one that drains too, with passport and body; the worst answer is the client's.
+#[tokio::test]
+async fn loading_a_model_reaches_every_replica() {
+    let platform = Platform::start(3).await;
+    platform.gateway.grant("good", Role::Engineer);
+    platform.serving[2].set_serving(false).await;
+    platform.wait_healthy(2).await;
+    let counts = || platform.serving.iter().map(|replica| replica.seen.count()).collect::<Vec<_>>();
+    let load = |body: Vec<u8>| {
+        let request = platform.client.post(platform.url("/v2/repository/models/m/load?x=1")).bearer_auth("good");
+        async move { request.body(body).send().await.unwrap() }
+    };
+    let response = load(b"{\"a\":1}".to_vec()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let echo: Value = response.json().await.unwrap();
+    assert_eq!((&echo["method"], &echo["query"], &echo["body"]), (&"POST".into(), &"x=1".into(), &"{\"a\":1}".into()));
+    assert_eq!(echo["path"], "/v2/repository/models/m/load");
+    assert_eq!(echo["headers"]["rampart-client-address"], "127.0.0.1");
+    assert_eq!(echo["headers"]["rampart-passport"].as_str().unwrap().split('.').count(), 3);
+    assert!(echo["headers"]["authorization"].is_null());
+    assert_eq!(counts(), [1, 1, 1]);
+    platform.serving[1].seen.is_unavailable.send_replace(true);
+    assert_eq!(load(Vec::new()).await.status(), StatusCode::SERVICE_UNAVAILABLE, "one of three has not done it");
+    assert_eq!(counts(), [2, 2, 2]);
+    assert_eq!(load(vec![b'x'; (64 << 10) + 1]).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(counts(), [2, 2, 2]);
+}
+
 /// A body far over the replay buffer and the windows arrives whole.
 #[tokio::test]
 async fn large_bodies_pass() {

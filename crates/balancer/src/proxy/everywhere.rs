@@ -1,0 +1,73 @@
+//! Requests that every replica must hear, not just one: a model that one of three has loaded is not loaded.
+//!
+//! They go over our own channels and not through pingora, which sends a request to one replica. Each is asked once, all at
+//! the same time, and the client gets the worst answer: whatever did not happen everywhere is to be tried again.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use identity::Identity;
+use problem::Problem;
+use tokio::time::timeout;
+use tonic::{body::Body, codegen::Service};
+use transport::Channel;
+
+use crate::pool::{Pool, Replica, State};
+
+/// These answers are short.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// A channel to each replica of a pool.
+pub struct Everywhere(Vec<(Arc<Replica>, Channel)>);
+
+// === impl Everywhere ===
+
+impl Everywhere {
+    /// Channels to every replica of a pool. They connect when they are used.
+    pub fn new(pool: &Pool, identity: &Arc<Identity>) -> Self {
+        let channel = |replica: &Arc<Replica>| {
+            let address = std::slice::from_ref(&replica.address);
+            (Arc::clone(replica), transport::channel(identity, pool.name.as_str(), address))
+        };
+        Self(pool.replicas.iter().map(channel).collect())
+    }
+
+    /// Brings a request to every replica that is not down; those find out for themselves when they come back.
+    pub(super) async fn send(&self, request: Request<Bytes>, time_max: Duration) -> Result<Response<Bytes>, Problem> {
+        let present = self.0.iter().filter(|(replica, _)| replica.status().state != State::Unhealthy);
+        let asked = present.map(|(replica, channel)| ask(replica, channel.clone(), request.clone(), time_max));
+        let answers = join_all(asked).await.into_iter();
+        answers.max_by_key(severity).unwrap_or_else(|| Err(Problem::unavailable("no replica is there")))
+    }
+}
+
+async fn ask(
+    replica: &Arc<Replica>,
+    mut channel: Channel,
+    request: Request<Bytes>,
+    time_max: Duration,
+) -> Result<Response<Bytes>, Problem> {
+    let _lease = replica.lease();
+    let exchange = async {
+        let request = request.map(|body| Body::new(Full::new(body)));
+        let response = channel.call(request).await.map_err(|status| crate::describe(&status))?;
+        let (mut parts, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+        let is_kept = |name| [header::CONTENT_TYPE, header::RETRY_AFTER, header::WWW_AUTHENTICATE].contains(name);
+        parts.headers =
+            parts.headers.iter().filter(|(name, _)| is_kept(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+        Ok(Response::from_parts(parts, body.to_bytes()))
+    };
+    timeout(time_max, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|why: String| {
+        tracing::info!(replica = %replica.name, why, "a replica did not answer a request that all must hear");
+        Problem::unavailable(format!("{} did not answer; others may have", replica.name))
+    })
+}
+
+fn severity(answer: &Result<Response<Bytes>, Problem>) -> u16 {
+    let status = answer.as_ref().map_or_else(|problem| problem.kind().http_status(), Response::status);
+    status.as_u16()
+}
