@@ -41,7 +41,7 @@ impl Ledger for Tracker {
         let recorded = report.minutes.len() as u32;
         let to_lose =
             self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1)).unwrap_or(0);
-        if to_lose % 2 == 0 {
+        if to_lose.is_multiple_of(2) {
             self.0.lock().unwrap().push(report);
         }
         if to_lose > 0 {
