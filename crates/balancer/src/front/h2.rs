@@ -37,7 +37,7 @@ const MALFORMED_MAX: u32 = 32;
 /// Looks at age and idleness this often in an idle time-out, and at a connection that shall end.
 const LOOKS_PER_IDLE_TIMEOUT: u32 = 4;
 const LOOK_AT_ENDING: Duration = Duration::from_millis(250);
-/// How long a client that was asked to end the connection may take for that when nothing of it is in flight.
+/// How long a client that was asked to end the connection may take for that during a stop, when nothing of it is in flight.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// Counts the requests of one connection that are being handled.
@@ -67,12 +67,13 @@ impl Door {
                 () = self.drain.cancelled(), if !is_ending => None,
                 event = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => Some(event),
                 now = looks.tick() => {
-                    let is_busy = active.count() > 0;
-                    if is_busy {
+                    if active.count() > 0 {
                         last_busy = now;
                     }
                     let idle = now.duration_since(last_busy);
-                    if is_ending && idle >= GOODBYE_MAX {
+                    // What was answered may still be on its way to a slow reader, for which only a stop has no time.
+                    let goodbye_max = if self.drain.is_cancelled() { GOODBYE_MAX } else { idle_max };
+                    if is_ending && idle >= goodbye_max {
                         return;
                     }
                     if is_ending || (idle < idle_max && !self.is_old(&connection)) {
@@ -82,7 +83,6 @@ impl Door {
                 }
             };
             let Some(event) = event else {
-                // The goodbye is a second's business; what is in flight has its own time.
                 (is_ending, last_busy) = (true, Instant::now());
                 looks = looks_every(LOOK_AT_ENDING);
                 h2.graceful_shutdown();

@@ -103,6 +103,7 @@ impl FrontStream {
 
     /// The request is over. Returns what was received of the next one.
     pub(super) fn end_request(&mut self) -> BytesMut {
+        self.is_body_pending = false;
         self.body_left = None;
         std::mem::take(&mut self.ahead)
     }
