@@ -173,7 +173,9 @@ async fn who_waits_in_vain_counts_as_not_served() {
     for http in ["1", "2"] {
         let builder = reporting.platform.world.client();
         let client = if http == "1" { builder.http1_only() } else { builder }.build().unwrap();
-        for wait_ms in [100, 1500] {
+        for wait_ms in [400, 2000] {
+            // The connection is made before the clock runs.
+            client.get(reporting.url("/v2/health/live")).send().await.unwrap();
             let request = client.post(reporting.url("/v2/slow/60000/infer")).body("{}");
             assert!(request.timeout(Duration::from_millis(wait_ms)).send().await.unwrap_err().is_timeout());
         }
