@@ -16,7 +16,10 @@ pub(super) fn of_connecting(session: &Session, exchange: &mut Exchange, mut erro
     let why = reason(&error);
     if let Some(replica) = exchange.replica() {
         tracing::debug!(replica = %replica.name, why, "replica cannot be connected to");
-        exchange.note_break(&format!("connection failed: {why}"));
+        // Silence may mean that the machine is busy, which health checks tell from death; they come as fast.
+        if !matches!(error.etype, ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout) {
+            exchange.note_break(&format!("connection failed: {why}"));
+        }
     }
     let again = !session.as_downstream().retry_buffer_truncated() && exchange.can_afford_attempt();
     if again {
