@@ -73,7 +73,7 @@ async fn closed_worker(
         if started >= end {
             return Ok(report);
         }
-        let outcome = connection.call(&template).await.and_then(|answer| answer.expect_good());
+        let outcome = connection.call(&template).await.and_then(|answer| template.check(&answer));
         if started >= begin {
             report.record(outcome.as_ref().err(), started.elapsed(), started - begin);
         }
@@ -134,7 +134,7 @@ impl Pool {
         if matches!(connection, Connection::Http1(_)) {
             self.put(connection);
         }
-        answer.expect_good()
+        template.check(&answer)
     }
 
     fn take(&self) -> Option<Connection> {

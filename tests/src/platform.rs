@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,10 +15,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::request::{Protocol, Server, Template};
+use crate::{
+    complaints::complaints,
+    inference::{MODEL, expect_golden, grpc_request},
+    request::{Protocol, Server, Template},
+};
 
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+/// Files and folders in the test's directory.
+const OUTPUT: &str = "output";
+const TEMPORARY: &str = "tmp";
 
 /// `state.json` of `rampart dev`.
 #[derive(Debug, Deserialize)]
@@ -48,11 +55,101 @@ pub struct Listeners {
     pub admin: SocketAddr,
 }
 
+/// How a platform is started; the default is what most tests want.
+#[derive(Clone, Copy, Default)]
+pub struct Setup<'a> {
+    /// Further arguments of `rampart dev`.
+    pub arguments: &'a [&'a str],
+    /// Further environment, which its services inherit: `RAMPART_<SERVICE>__SECTION__KEY`.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Where its data is.
+    pub data: Data<'a>,
+}
+
+/// Where a platform has its data.
+#[derive(Clone, Copy, Default)]
+pub enum Data<'a> {
+    /// In a directory of the test's own.
+    #[default]
+    Own,
+    /// In this one, which stays.
+    At(&'a Path),
+    /// Wherever `rampart dev` puts it when it is not told.
+    Untold,
+}
+
 /// A running platform.
 pub struct Platform {
     state: State,
     child: Child,
     directory: tempfile::TempDir,
+}
+
+// === impl Setup ===
+
+impl Setup<'_> {
+    /// Starts `rampart dev` and waits for its first prediction.
+    ///
+    /// # Errors
+    /// It does not come up; the message ends with what it printed.
+    pub fn start(self) -> anyhow::Result<Platform> {
+        identity::install_crypto_providers()?;
+        let directory = tempfile::Builder::new().prefix("rampart-e2e-").tempdir()?;
+        // PostgreSQL may run under an account of its own, which must be able to pass through and to make its socket.
+        set_mode(directory.path(), 0o711)?;
+        fs::create_dir(directory.path().join(TEMPORARY))?;
+        set_mode(&directory.path().join(TEMPORARY), 0o1777)?;
+        let mut child = self.command(directory.path())?.spawn().context("cannot start rampart dev")?;
+        match wait_until_up(&mut child, &directory.path().join(OUTPUT)) {
+            Ok(state) => Ok(Platform { state, child, directory }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error.context(format!("rampart dev did not come up (logs in {})", directory.keep().display())))
+            }
+        }
+    }
+
+    fn command(&self, directory: &Path) -> anyhow::Result<Command> {
+        let output = fs::File::create(directory.join(OUTPUT))?;
+        let (library, digest) = onnxruntime()?;
+        let mut command = tied_to_us(&binary("rampart")?);
+        command.args(["dev", "--port", "0", "--models"]).arg(repository().join("examples/models"));
+        command.arg("--onnxruntime").arg(library).args(["--onnxruntime-sha256", &digest]).args(self.arguments);
+        match self.data {
+            Data::Own => command.arg("--data").arg(directory.join("data")),
+            Data::At(data) => command.arg("--data").arg(data),
+            Data::Untold => &mut command,
+        };
+        command.env("TMPDIR", directory.join(TEMPORARY)).envs(self.environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        Ok(command)
+    }
+}
+
+/// The command, so wrapped that the kernel ends it when this process is killed: a test that is cut off leaves nothing.
+fn tied_to_us(executable: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    if !setpriv.exists() {
+        return Command::new(executable);
+    }
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "TERM", "--"]).arg(executable);
+    command
+}
+
+fn wait_until_up(child: &mut Child, output: &Path) -> anyhow::Result<State> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        let said = fs::read_to_string(output).unwrap_or_default();
+        if said.contains("running; Ctrl-C") {
+            let data = said.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
+            let data = Path::new(data.trim_end_matches(" (removed at the end)"));
+            return serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json");
+        }
+        ensure!(child.try_wait()?.is_none() && Instant::now() < deadline, "{said}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 // === impl Platform ===
@@ -63,32 +160,7 @@ impl Platform {
     /// # Errors
     /// It does not come up; the message ends with what it printed.
     pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
-        identity::install_crypto_providers()?;
-        let directory = tempfile::Builder::new().prefix("rampart-e2e-").tempdir()?;
-        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-        let data = directory.path().join("data");
-        let output = directory.path().join("output");
-        let log = fs::File::create(&output)?;
-        let (library, digest) = onnxruntime()?;
-        let mut command = Command::new(binary("rampart")?);
-        command.args(["dev", "--port", "0", "--data"]).arg(&data);
-        command.arg("--models").arg(repository().join("examples/models"));
-        command.arg("--onnxruntime").arg(library).args(["--onnxruntime-sha256", &digest]).args(arguments);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut child = command.spawn().context("cannot start rampart dev")?;
-        let deadline = Instant::now() + START_TIMEOUT;
-        while !fs::read_to_string(&output).unwrap_or_default().contains("running; Ctrl-C") {
-            let ended = child.try_wait()?.is_some();
-            if ended || Instant::now() > deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                let kept = directory.keep();
-                bail!("rampart dev did not come up: {} (logs in {})", fs::read_to_string(output)?, kept.display());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let state = serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json")?;
-        Ok(Self { state, child, directory })
+        Setup { arguments, ..Setup::default() }.start()
     }
 
     /// Where everything is.
@@ -150,11 +222,18 @@ impl Platform {
         ensure!(status.is_success(), "making {name}: {status} {made}");
         let secret = made.get("client_secret").and_then(Value::as_str).context("no client_secret")?;
         let id = made.pointer("/user/id").or(made.get("id")).and_then(Value::as_str).context("no id")?;
+        Ok((id.to_owned(), self.login(name, secret).await?))
+    }
+
+    /// Logs a machine account in through the front door: its access token.
+    ///
+    /// # Errors
+    /// The platform refused.
+    pub async fn login(&self, name: &str, secret: &str) -> anyhow::Result<String> {
         let grant = json!({ "grant_type": "client_credentials", "client_id": name, "client_secret": secret });
         let (status, body) = self.call(Method::POST, "/api/auth/token", None, Some(&grant)).await?;
         ensure!(status.is_success(), "logging {name} in: {status} {body}");
-        let token = body.get("access_token").and_then(Value::as_str).context("no access_token")?;
-        Ok((id.to_owned(), token.to_owned()))
+        Ok(body.get("access_token").and_then(Value::as_str).context("no access_token")?.to_owned())
     }
 
     /// How many serving replicas the balancer calls healthy.
@@ -172,7 +251,29 @@ impl Platform {
     /// The example file is not there.
     pub fn prediction(&self, token: &str) -> anyhow::Result<Template> {
         let request = fs::read(self.state.data.join("example-request.json"))?;
-        Template::json(Method::POST, "/v2/models/breast-cancer-forest/infer", Some(token), request)
+        Template::json(Method::POST, &format!("/v2/models/{MODEL}/infer"), Some(token), request)
+    }
+
+    /// The same by gRPC.
+    ///
+    /// # Errors
+    /// The example file is not there.
+    pub fn grpc_prediction(&self, token: &str) -> anyhow::Result<Template> {
+        let request = fs::read(self.state.data.join("example-request.json"))?;
+        Template::grpc("/inference.GRPCInferenceService/ModelInfer", Some(token), &grpc_request(MODEL, &request)?)
+    }
+
+    /// A prediction that is only good if it is right: its answer was compared with the golden example, and every other
+    /// answer must be the same.
+    ///
+    /// # Errors
+    /// The platform answers something else.
+    pub async fn golden_prediction(&self, token: &str) -> anyhow::Result<Template> {
+        let prediction = self.prediction(token)?;
+        let answer = self.front(Protocol::Http1)?.connect().await?.call(&prediction).await?;
+        answer.expect_good()?;
+        expect_golden(&answer.body)?;
+        Ok(Template { expected: Some(answer.body), ..prediction })
     }
 
     /// A secret that the platform made: `secrets/<service>/<name>`.
@@ -190,7 +291,7 @@ impl Platform {
 
     /// What `rampart dev` printed so far.
     pub fn output(&self) -> String {
-        fs::read_to_string(self.directory.path().join("output")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join(OUTPUT)).unwrap_or_default()
     }
 
     /// The process of an instance, found by its configuration file on the command line.
@@ -220,12 +321,36 @@ impl Platform {
         Ok(kill_process(self.pid(instance)?, signal)?)
     }
 
-    /// Stops it as Ctrl-C would and returns the exit code.
+    /// The process of `rampart dev` itself.
+    pub fn supervisor(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `rampart backup` with these arguments, with the token of a role.
     ///
     /// # Errors
-    /// It does not stop in time.
-    pub fn stop(mut self) -> anyhow::Result<Option<i32>> {
-        self.interrupt()
+    /// It cannot be run.
+    pub fn backup(&self, arguments: &[&str], role: &str) -> anyhow::Result<Output> {
+        let mut command = Command::new(binary("rampart")?);
+        command.arg("backup").args(arguments).args(["--front", &self.state.front]);
+        command.arg("--ca-file").arg(&self.state.ca_file);
+        command.arg("--token-file").arg(self.state.tokens.get(role).with_context(|| format!("no token for {role}"))?);
+        Ok(command.output()?)
+    }
+
+    /// Stops it as Ctrl-C would. `expected` are the beginnings of what the test made it complain about.
+    ///
+    /// # Errors
+    /// It does not stop in time and with success, its logs have other complaints, or it left temporary files.
+    pub fn stop(mut self, expected: &[&str]) -> anyhow::Result<()> {
+        let code = self.interrupt()?;
+        ensure!(code == Some(0), "rampart dev ended with {code:?} after Ctrl-C: {}", self.output());
+        let logs = self.state.data.join("logs");
+        let complaints = if logs.exists() { complaints(&logs, expected)? } else { Vec::new() };
+        ensure!(complaints.is_empty(), "unexpected complaints:\n{}", complaints.join("\n"));
+        let left: Vec<_> = fs::read_dir(self.directory.path().join(TEMPORARY))?.flatten().map(|it| it.path()).collect();
+        ensure!(left.is_empty(), "temporary files were left: {left:?}");
+        Ok(())
     }
 
     fn interrupt(&mut self) -> anyhow::Result<Option<i32>> {
@@ -257,6 +382,15 @@ impl Drop for Platform {
 /// The root of the checkout.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The service that an instance is of: `serving-1` is of `serving`.
+pub fn service_of(instance: &str) -> &str {
+    instance.rsplit_once('-').map_or(instance, |(service, _)| service)
+}
+
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
 
 /// A binary of the workspace, beside the running test.

@@ -53,6 +53,8 @@ pub struct Template {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// What the body of a good answer is, where that is known: a wrong answer with status 200 is a failure.
+    pub expected: Option<Bytes>,
 }
 
 /// An open connection.
@@ -198,7 +200,7 @@ impl Template {
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, bearer(token)?);
         }
-        Ok(Self { method, path: path.to_owned(), headers, body: body.into() })
+        Ok(Self { method, path: path.to_owned(), headers, body: body.into(), expected: None })
     }
 
     /// A unary gRPC call with a bearer token.
@@ -214,6 +216,17 @@ impl Template {
         template.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         template.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         Ok(template)
+    }
+
+    /// Whether the call was served, and with the answer that was expected.
+    ///
+    /// # Errors
+    /// What came instead.
+    pub fn check(&self, answer: &Answer) -> anyhow::Result<()> {
+        answer.expect_good()?;
+        let is_right = self.expected.as_ref().is_none_or(|expected| *expected == answer.body);
+        ensure!(is_right, "another answer than expected: {}", String::from_utf8_lossy(&answer.body));
+        Ok(())
     }
 
     fn request(&self, host: &str, absolute: bool) -> anyhow::Result<Request<Full<Bytes>>> {

@@ -2,54 +2,94 @@
 
 use std::time::Duration;
 
-use end_to_end::{load::open_loop, platform::Platform, request::Protocol};
+use end_to_end::{
+    load::open_loop,
+    platform::Platform,
+    request::{Protocol, Template},
+};
+use http::Method;
 use rustix::process::Signal;
-use tokio::time::Instant;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 const RATE: u32 = 200;
 const LOAD: Duration = Duration::from_secs(60);
 const LATEST: Duration = Duration::from_secs(1);
+/// Promised: how soon a lost replica is out of `healthy_backends`.
+const FALL: Duration = Duration::from_secs(1);
+/// A process is started again and loads its models; a thawed one only has to answer.
+const RESTART: Duration = Duration::from_secs(15);
+const THAW: Duration = Duration::from_secs(5);
+const POLL_PERIOD: Duration = Duration::from_millis(20);
+
+/// What the balancer and others say of the processes that this test kills and freezes.
+const COMPLAINTS: &[&str] = &["replica is down", "users and revocations cannot be followed", "passport keys could not be"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     let platform = Platform::start(&[]).unwrap();
     let server = platform.front(Protocol::Http1).unwrap();
-    let prediction = platform.prediction(&platform.token("analyst").unwrap()).unwrap();
+    let prediction = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
     let load = tokio::spawn(async move { open_loop(&server, &prediction, RATE, LOAD).await });
 
     pause(Duration::from_secs(3)).await;
     platform.signal("serving-1", Signal::KILL).unwrap();
-    assert_seen(&platform, "fall after a kill", Duration::from_secs(1), |healthy| healthy < 3).await;
-    assert_seen(&platform, "return after a kill", Duration::from_secs(15), |healthy| healthy == 3).await;
+    assert_seen(&platform, "fall after a kill", FALL, |healthy| healthy < 3).await;
+    assert_seen(&platform, "return after a kill", RESTART, |healthy| healthy == 3).await;
 
     platform.signal("serving-2", Signal::STOP).unwrap();
-    assert_seen(&platform, "fall after a freeze", Duration::from_secs(1), |healthy| healthy < 3).await;
+    assert_seen(&platform, "fall after a freeze", FALL, |healthy| healthy < 3).await;
     pause(Duration::from_secs(4)).await;
+    assert_eq!(platform.healthy_backends().await.unwrap(), 2, "who is frozen stays out");
     platform.signal("serving-2", Signal::CONT).unwrap();
-    assert_seen(&platform, "return after a freeze", Duration::from_secs(5), |healthy| healthy == 3).await;
+    assert_seen(&platform, "return after a freeze", THAW, |healthy| healthy == 3).await;
 
-    platform.signal("gateway-1", Signal::KILL).unwrap();
+    kill_gateway_and_wait_for_the_next(&platform).await;
+    assert!(!load.is_finished(), "everything happened under load");
 
     let report = load.await.unwrap().unwrap();
     assert_eq!(report.failed, 0, "{:?}", report.failures);
     assert_eq!(report.good, u64::from(RATE) * LOAD.as_secs(), "every call that was due was made");
     assert!(report.max() <= LATEST, "the latest answer took {:?}", report.max());
-    assert_eq!(platform.stop().unwrap(), Some(0));
+    platform.stop(COMPLAINTS).unwrap();
 }
 
 /// Time in which the load goes on undisturbed; no state is waited for.
 async fn pause(duration: Duration) {
-    tokio::time::sleep(duration).await;
+    sleep(duration).await;
 }
 
+/// Polls the front door until `healthy_backends` is so. An answer that comes after the limit does not count, whatever it says.
 async fn assert_seen(platform: &Platform, what: &str, limit: Duration, is_so: impl Fn(u64) -> bool) {
-    let deadline = Instant::now() + limit;
+    let started = Instant::now();
+    let template = Template::json(Method::GET, "/api/loadbalancer/status", None, "").unwrap();
+    let mut connection = platform.front(Protocol::Http2).unwrap().connect().await.unwrap();
     loop {
-        let healthy = platform.healthy_backends().await.unwrap();
-        if is_so(healthy) {
+        let answer = connection.call(&template).await.unwrap();
+        let elapsed = started.elapsed();
+        let status: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(elapsed <= limit, "healthy_backends did not {what} within {limit:?}: after {elapsed:?} {status}");
+        if is_so(status["healthy_backends"].as_u64().unwrap()) {
             return;
         }
-        assert!(Instant::now() < deadline, "healthy_backends did not {what} within {limit:?}: {healthy}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(POLL_PERIOD).await;
+    }
+}
+
+/// The next gateway is another process, and answers a login through the front door.
+async fn kill_gateway_and_wait_for_the_next(platform: &Platform) {
+    let secret = platform.secret("operator", "analyst-client-secret").unwrap();
+    platform.login("dev-analyst", &secret).await.unwrap();
+    let killed = platform.pid("gateway-1").unwrap();
+    platform.signal("gateway-1", Signal::KILL).unwrap();
+    let started = Instant::now();
+    loop {
+        let is_another = platform.pid("gateway-1").is_ok_and(|pid| pid != killed);
+        let login = platform.login("dev-analyst", &secret).await;
+        assert!(started.elapsed() <= RESTART, "no gateway after {RESTART:?}: another {is_another}, login {login:?}");
+        if is_another && login.is_ok() {
+            return;
+        }
+        sleep(POLL_PERIOD).await;
     }
 }

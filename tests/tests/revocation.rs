@@ -1,111 +1,197 @@
-//! Proves that a revoked token and a taken role are dead within two seconds, and that new certificates cost no call.
+//! Proves that a revoked token and a taken role are dead within two seconds, on every replica, by REST and by gRPC.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use end_to_end::{
-    load::open_loop,
+    counters::Counters,
     platform::Platform,
-    request::{Protocol, Server, Template},
+    request::{Answer, Connection, Protocol, Server, Template},
 };
 use http::{Method, StatusCode};
 use serde_json::json;
-use tokio::time::{Instant, interval};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, interval, sleep, timeout},
+};
 
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const POLL_PERIOD: Duration = Duration::from_millis(50);
-/// As many as there are replicas, so that each of them is asked all the time.
-const POLLERS: usize = 3;
+/// So many calls at a time that each replica is asked all the time.
+const REST_POLLERS: usize = 3;
+const REPLICAS: [&str; 3] = ["serving-1", "serving-2", "serving-3"];
+/// Calls that each replica must have had before the change, and denials after it.
+const ENOUGH: u64 = 5;
+const REST_ANSWERS: [(&str, &str); 2] = [("route", "/v2/models/{model}/infer"), ("outcome", "ok")];
+const GRPC_ANSWERS: [(&str, &str); 2] =
+    [("route", "/inference.GRPCInferenceService/ModelInfer"), ("outcome", "ok")];
+const DENIALS: [(&str, &str); 2] = [("route", "/v2/models/{model}/infer"), ("outcome", "client_error")];
+/// How long states are waited for that nothing is promised about.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a call is refused: as an HTTP status, or as a gRPC status.
+#[derive(Clone, Copy)]
+struct Refusal {
+    http: StatusCode,
+    grpc: i32,
+}
+
+const UNAUTHENTICATED: Refusal = Refusal { http: StatusCode::UNAUTHORIZED, grpc: 16 };
+const DENIED: Refusal = Refusal { http: StatusCode::FORBIDDEN, grpc: 7 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_token_and_a_taken_role_are_dead_within_two_seconds() {
-    let platform = Platform::start(&["--certificate-lifetime-s", "40"]).unwrap();
+    let platform = Platform::start(&[]).unwrap();
     let admin = platform.token("admin").unwrap();
-
-    let (_, token) = platform.account("to-be-revoked", &["analyst"]).await.unwrap();
-    let revoke = async {
-        let body = json!({ "token": token });
-        platform.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.unwrap().0
-    };
-    let lag = last_success_after(&platform, &token, revoke, StatusCode::UNAUTHORIZED).await.unwrap();
-    assert!(lag <= REVOKED_WITHIN, "the last 200 came {lag:?} after the revoke was answered");
-
-    let (id, token) = platform.account("to-be-demoted", &["analyst"]).await.unwrap();
-    let demote = async {
-        let body = json!({ "roles": ["viewer"] });
-        let path = format!("/api/admin/users/{id}");
+    let take_role = async |id: &str| {
+        let (path, body) = (format!("/api/admin/users/{id}"), json!({ "roles": ["viewer"] }));
         platform.call(Method::PATCH, &path, Some(&admin), Some(&body)).await.unwrap().0
     };
-    let lag = last_success_after(&platform, &token, demote, StatusCode::FORBIDDEN).await.unwrap();
-    assert!(lag <= REVOKED_WITHIN, "the last 200 came {lag:?} after the role was taken");
 
-    certificates_are_renewed_without_a_failed_call(&platform).await;
+    let (_, token) = platform.account("to-be-revoked", &["analyst"]).await.unwrap();
+    let mut polls = predictions(&platform, &token, UNAUTHENTICATED).await.unwrap();
+    every_replica_is_asked(&platform).await;
+    let body = json!({ "token": token });
+    let (status, _) = platform.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.unwrap();
+    polls.assert_dead_after(status, "revoked").await;
+
+    let (id, token) = platform.account("to-be-demoted", &["analyst"]).await.unwrap();
+    let mut polls = predictions(&platform, &token, DENIED).await.unwrap();
+    every_replica_is_asked(&platform).await;
+    let denied_before = counts(&platform, DENIALS).await;
+    let status = take_role(&id).await;
+    polls.assert_dead_after(status, "role taken").await;
+    // The token is still good, so it is the replicas themselves that deny, each of them.
+    for (before, after) in denied_before.iter().zip(counts(&platform, DENIALS).await) {
+        assert!(after >= before + ENOUGH, "every replica denied: {denied_before:?}, then {after}");
+    }
+
+    let (id, token) = platform.account("to-be-an-admin-no-more", &["admin"]).await.unwrap();
+    let users = Template::json(Method::GET, "/api/admin/users", Some(&token), "").unwrap();
+    let mut polls = Polls::default();
+    polls.start(platform.front(Protocol::Http1).unwrap(), users, DENIED);
+    polls.wait_for_success().await;
+    let status = take_role(&id).await;
+    polls.assert_dead_after(status, "admin's role taken").await;
+
+    platform.stop(&[]).unwrap();
 }
 
-/// The platform was started with certificates of 40 s, renewed every 20.
-async fn certificates_are_renewed_without_a_failed_call(platform: &Platform) {
-    let files = ["balancer-1", "gateway-1", "serving-1", "serving-2", "serving-3"];
-    let read = || -> BTreeMap<&str, Vec<u8>> {
-        let path = |name| platform.state().identities.join(name).join("certificate.pem");
-        files.iter().map(|name| (*name, std::fs::read(path(name)).unwrap())).collect()
-    };
-    let before = read();
-    let token = platform.token("analyst").unwrap();
-    let server = platform.front(Protocol::Http1).unwrap();
-    let report = open_loop(&server, &platform.prediction(&token).unwrap(), 100, Duration::from_secs(45)).await.unwrap();
-    assert_eq!(report.failed, 0, "{:?}", report.failures);
-    let after = read();
-    for name in files {
-        assert_ne!(before[name], after[name], "{name} had no new certificate during the load");
+/// Polls of a prediction: three by REST, one by gRPC, all of which must be right as long as they are served.
+async fn predictions(platform: &Platform, token: &str, refusal: Refusal) -> anyhow::Result<Polls> {
+    let mut polls = Polls::default();
+    let prediction = platform.golden_prediction(token).await?;
+    for _ in 0..REST_POLLERS {
+        polls.start(platform.front(Protocol::Http1)?, prediction.clone(), refusal);
+    }
+    polls.start(platform.front(Protocol::Http2)?, platform.grpc_prediction(token)?, refusal);
+    polls.wait_for_success().await;
+    Ok(polls)
+}
+
+/// Waits until each replica has answered some more predictions than now, by REST and by gRPC.
+async fn every_replica_is_asked(platform: &Platform) {
+    for answers in [REST_ANSWERS, GRPC_ANSWERS] {
+        let (before, started) = (counts(platform, answers).await, Instant::now());
+        loop {
+            let now = counts(platform, answers).await;
+            if before.iter().zip(&now).all(|(before, now)| *now >= before + ENOUGH) {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "not every replica is asked: {answers:?} {before:?}, now {now:?}");
+            sleep(POLL_PERIOD).await;
+        }
     }
 }
 
-/// Polls at 20 Hz on several connections, does `act` in the middle, and waits until every poller sees `refused`.
-/// How long after the answer to `act` the last success came.
-async fn last_success_after(
-    platform: &Platform,
-    token: &str,
-    act: impl Future<Output = StatusCode>,
-    refused: StatusCode,
-) -> anyhow::Result<Duration> {
-    let prediction = platform.prediction(token)?;
-    let mut pollers = Vec::new();
-    for _ in 0..POLLERS {
-        let server = platform.front(Protocol::Http1)?;
-        pollers.push(tokio::spawn(poll(server, prediction.clone(), refused)));
+/// What each replica has counted of requests with these labels.
+async fn counts(platform: &Platform, labels: [(&str, &str); 2]) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for replica in REPLICAS {
+        let counters = Counters::of(platform, replica).await.unwrap();
+        counts.push(counters.sum("ml_serving_requests_total", &labels).unwrap());
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let status = act.await;
-    let answered = Instant::now();
-    anyhow::ensure!(status.is_success(), "the change was refused with {status}");
-    let mut last = None;
-    for poller in pollers {
-        last = last.max(tokio::time::timeout(Duration::from_secs(10), poller).await.context("never refused")???);
-    }
-    let last = last.context("no poll ever succeeded")?;
-    Ok(last.saturating_duration_since(answered))
+    counts
 }
 
-/// The time of the last 200, once the refusals have gone on for a second.
-async fn poll(server: Server, prediction: Template, refused: StatusCode) -> anyhow::Result<Option<Instant>> {
+/// Calls that go on until they are refused for good.
+#[derive(Default)]
+struct Polls {
+    pollers: JoinSet<anyhow::Result<Instant>>,
+    successes: Vec<tokio::sync::watch::Receiver<bool>>,
+}
+
+// === impl Polls ===
+
+impl Polls {
+    fn start(&mut self, server: Server, template: Template, refusal: Refusal) {
+        let (succeeded, success) = tokio::sync::watch::channel(false);
+        self.successes.push(success);
+        self.pollers.spawn(poll(server, template, refusal, succeeded));
+    }
+
+    /// Until each of them was served at least once.
+    async fn wait_for_success(&mut self) {
+        for success in &mut self.successes {
+            timeout(PATIENCE, success.wait_for(|succeeded| *succeeded)).await.unwrap().unwrap();
+        }
+    }
+
+    /// The change was answered with `status` just now: how late was the last success?
+    async fn assert_dead_after(&mut self, status: StatusCode, what: &str) {
+        let answered = Instant::now();
+        assert!(status.is_success(), "{what}: the change was refused with {status}");
+        while let Some(last) = timeout(PATIENCE, self.pollers.join_next()).await.expect("refused in the end") {
+            let lag = last.unwrap().unwrap().saturating_duration_since(answered);
+            assert!(lag <= REVOKED_WITHIN, "{what}: the last success came {lag:?} after the change was answered");
+        }
+    }
+}
+
+/// Calls at 20 Hz; the time of the last success, once the refusals have gone on for longer than the promise.
+async fn poll(
+    server: Server,
+    template: Template,
+    refusal: Refusal,
+    succeeded: tokio::sync::watch::Sender<bool>,
+) -> anyhow::Result<Instant> {
     let mut connection = server.connect().await?;
     let mut ticks = interval(POLL_PERIOD);
     let (mut last_success, mut first_refusal) = (None, None::<Instant>);
     loop {
         ticks.tick().await;
-        if !connection.is_usable() {
-            // A refusal may end the connection; a client opens the next.
-            connection = server.connect().await?;
-        }
-        let answer = connection.call(&prediction).await?;
-        if answer.status == StatusCode::OK {
+        let answer = call(&server, &mut connection, &template).await?;
+        if template.check(&answer).is_ok() {
             (last_success, first_refusal) = (Some(Instant::now()), None);
-        } else {
-            anyhow::ensure!(answer.status == refused, "expected {refused}, got {}", answer.status);
-            let since = *first_refusal.get_or_insert_with(Instant::now);
-            if since.elapsed() > Duration::from_secs(1) {
-                return Ok(last_success);
-            }
+            succeeded.send_replace(true);
+            continue;
+        }
+        ensure!(refusal.is(&answer), "neither served nor refused: {} {:?}", answer.status, answer.grpc_status());
+        let since = *first_refusal.get_or_insert_with(Instant::now);
+        if since.elapsed() > REVOKED_WITHIN {
+            return last_success.context("no poll ever succeeded");
+        }
+    }
+}
+
+/// A refusal may end the connection, also in the moment of the next call; a client opens another.
+async fn call(server: &Server, connection: &mut Connection, template: &Template) -> anyhow::Result<Answer> {
+    if connection.is_usable()
+        && let Ok(answer) = connection.call(template).await
+    {
+        return Ok(answer);
+    }
+    *connection = server.connect().await?;
+    connection.call(template).await
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    fn is(self, answer: &Answer) -> bool {
+        match answer.grpc_status() {
+            Some(code) => code == self.grpc,
+            None => answer.status == self.http,
         }
     }
 }

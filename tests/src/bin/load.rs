@@ -5,13 +5,14 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use end_to_end::{
+    inference::grpc_request,
     load::{Report, closed_loop},
     platform::State,
     request::{Protocol, Server, Template},
 };
 use http::{HeaderValue, Method, header};
 use identity::{Identity, IdentityConfig};
-use proto::{auth::v1 as auth, inference};
+use proto::auth::v1 as auth;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 
@@ -142,26 +143,4 @@ async fn replica(state: &State, path: &str, body: Vec<u8>) -> anyhow::Result<(Se
     let name = ServerName::try_from("serving.rampart.internal")?;
     let tls = Arc::clone(&identity.client_config("serving"));
     Ok((Server { address, name, tls: Some(tls), protocol: Protocol::Http2 }, template))
-}
-
-/// The same request in gRPC, with raw tensors, as clients send it. Only FP32 is needed here.
-fn grpc_request(model: &str, body: &[u8]) -> anyhow::Result<inference::ModelInferRequest> {
-    let request: Value = serde_json::from_slice(body).context("the request is no JSON")?;
-    let input = request.pointer("/inputs/0").context("the request has no input")?;
-    ensure!(input.get("datatype").and_then(Value::as_str) == Some("FP32"), "only FP32 inputs");
-    let shape = input.get("shape").and_then(Value::as_array).context("no shape")?;
-    let data = input.get("data").and_then(Value::as_array).context("no data")?;
-    #[expect(clippy::cast_possible_truncation, reason = "the values are FP32 written in decimal")]
-    let raw: Vec<u8> = data.iter().filter_map(Value::as_f64).flat_map(|value| (value as f32).to_le_bytes()).collect();
-    Ok(inference::ModelInferRequest {
-        model_name: model.to_owned(),
-        inputs: vec![inference::model_infer_request::InferInputTensor {
-            name: input.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            datatype: "FP32".into(),
-            shape: shape.iter().filter_map(Value::as_i64).collect(),
-            ..Default::default()
-        }],
-        raw_input_contents: vec![raw.into()],
-        ..Default::default()
-    })
 }

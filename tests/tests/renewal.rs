@@ -1,0 +1,123 @@
+//! Proves that new certificates cost no call: under load, with logins, and past the end of the first ones.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use end_to_end::{load::open_loop, platform::Platform, request::Protocol};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, interval, sleep},
+};
+use tokio_rustls::TlsConnector;
+
+/// Certificates live 40 s and are renewed every 20; the load sees two renewals and the end of the first ones.
+const LIFETIME_S: &str = "40";
+const LOAD: Duration = Duration::from_secs(45);
+const RATE: u32 = 100;
+const LOGIN_PERIOD: Duration = Duration::from_secs(1);
+/// Files are looked at every few seconds.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(15);
+/// The `SSLRequest` of PostgreSQL's protocol: its length, and a number that is no version.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// Something that presents a certificate.
+struct Listener {
+    instance: String,
+    address: SocketAddr,
+    is_postgres: bool,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_renewed_without_a_failed_call() {
+    let platform = Platform::start(&["--certificate-lifetime-s", LIFETIME_S]).unwrap();
+    let listeners = listeners(&platform);
+    assert_eq!(listeners.len(), 15, "every listener is looked at: two a service, the front door, PostgreSQL");
+    let mut first = Vec::new();
+    for listener in &listeners {
+        first.push(presented(&platform, listener).await.unwrap());
+    }
+
+    let server = platform.front(Protocol::Http1).unwrap();
+    let prediction = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
+    let load = open_loop(&server, &prediction, RATE, LOAD);
+    let (report, logins) = tokio::join!(load, log_in_again_and_again(&platform));
+    let report = report.unwrap();
+    assert_eq!(report.failed, 0, "{:?}", report.failures);
+    assert!(logins > 20, "there were logins during the load: {logins}");
+
+    for (listener, first) in listeners.iter().zip(first) {
+        let now = presents_its_file(&platform, listener).await;
+        assert_ne!(now, first, "{} at {} presents its first certificate", listener.instance, listener.address);
+    }
+    platform.stop(&[]).unwrap();
+}
+
+/// Each login is a write to the database. Every one must succeed.
+async fn log_in_again_and_again(platform: &Platform) -> u32 {
+    let secret = platform.secret("operator", "analyst-client-secret").unwrap();
+    let started = Instant::now();
+    let mut ticks = interval(LOGIN_PERIOD);
+    let mut count = 0;
+    while started.elapsed() < LOAD {
+        ticks.tick().await;
+        let login = platform.login("dev-analyst", &secret).await;
+        assert!(login.is_ok(), "a login failed {:?} after the load began: {login:?}", started.elapsed());
+        count += 1;
+    }
+    count
+}
+
+fn listeners(platform: &Platform) -> Vec<Listener> {
+    let state = platform.state();
+    let listener = |instance: &str, address, is_postgres| Listener { instance: instance.to_owned(), address, is_postgres };
+    let front = platform.front_address().unwrap();
+    let mut all = vec![listener("postgres-1", state.database, true), listener("balancer-1", front, false)];
+    for (instance, listeners) in &state.listeners {
+        all.push(listener(instance, listeners.admin, false));
+        if instance != "balancer-1" {
+            all.push(listener(instance, listeners.main, false));
+        }
+    }
+    all
+}
+
+/// Waits until a listener presents what is in its file now, and returns that.
+async fn presents_its_file(platform: &Platform, listener: &Listener) -> CertificateDer<'static> {
+    let file = platform.state().identities.join(&listener.instance).join("certificate.pem");
+    let started = Instant::now();
+    loop {
+        let now = presented(platform, listener).await.unwrap();
+        if CertificateDer::from_pem_file(&file).is_ok_and(|leaf| leaf == now) {
+            return now;
+        }
+        let place = (&listener.instance, listener.address);
+        assert!(started.elapsed() < TAKEN_UP_WITHIN, "{place:?} does not present the certificate in its file");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The certificate that a listener shows to whoever connects; who we are it asks only afterwards.
+async fn presented(platform: &Platform, listener: &Listener) -> anyhow::Result<CertificateDer<'static>> {
+    let tls = ClientConfig::builder().with_root_certificates(trust(&platform.state().ca_file)?).with_no_client_auth();
+    let mut tcp = TcpStream::connect(listener.address).await?;
+    if listener.is_postgres {
+        tcp.write_all(&SSL_REQUEST).await?;
+        ensure!(tcp.read_u8().await? == b'S', "PostgreSQL speaks no TLS");
+    }
+    let name = end_to_end::platform::service_of(&listener.instance);
+    let name = ServerName::try_from(format!("{name}.rampart.internal"))?;
+    let stream = TlsConnector::from(std::sync::Arc::new(tls)).connect(name, tcp).await?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no certificate")?;
+    Ok(leaf.clone().into_owned())
+}
+
+fn trust(ca_file: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca_file)? {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
+}
