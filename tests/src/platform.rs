@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    complaints::complaints,
+    complaints::{Lengths, complaints, lengths},
     inference::{MODEL, expect_golden, grpc_request},
     request::{Protocol, Server, Template},
 };
@@ -83,6 +83,7 @@ pub struct Platform {
     state: State,
     child: Child,
     directory: tempfile::TempDir,
+    logs: Lengths,
 }
 
 // === impl Setup ===
@@ -101,7 +102,7 @@ impl Setup<'_> {
         set_mode(&directory.path().join(TEMPORARY), 0o1777)?;
         let mut child = self.command(directory.path())?.spawn().context("cannot start rampart dev")?;
         match wait_until_up(&mut child, &directory.path().join(OUTPUT)) {
-            Ok(state) => Ok(Platform { state, child, directory }),
+            Ok(state) => Ok(Platform { logs: lengths(&state.data.join("logs"))?, state, child, directory }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -143,7 +144,8 @@ fn wait_until_up(child: &mut Child, output: &Path) -> anyhow::Result<State> {
     loop {
         let said = fs::read_to_string(output).unwrap_or_default();
         if said.contains("running; Ctrl-C") {
-            let data = said.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
+            let data =
+                said.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
             let data = Path::new(data.trim_end_matches(" (removed at the end)"));
             return serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json");
         }
@@ -345,8 +347,8 @@ impl Platform {
     pub fn stop(mut self, expected: &[&str]) -> anyhow::Result<()> {
         let code = self.interrupt()?;
         ensure!(code == Some(0), "rampart dev ended with {code:?} after Ctrl-C: {}", self.output());
-        let logs = self.state.data.join("logs");
-        let complaints = if logs.exists() { complaints(&logs, expected)? } else { Vec::new() };
+        let has_logs = self.state.data.exists();
+        let complaints = if has_logs { complaints(&self.logs, expected)? } else { Vec::new() };
         ensure!(complaints.is_empty(), "unexpected complaints:\n{}", complaints.join("\n"));
         let left: Vec<_> = fs::read_dir(self.directory.path().join(TEMPORARY))?.flatten().map(|it| it.path()).collect();
         ensure!(left.is_empty(), "temporary files were left: {left:?}");

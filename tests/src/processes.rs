@@ -5,7 +5,8 @@ use std::fs;
 /// A process, told apart from a later one with the same id by when it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    id: u32,
+    /// Its id.
+    pub id: u32,
     started: String,
     /// What it is, as the kernel says it.
     pub name: String,

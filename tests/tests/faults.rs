@@ -23,7 +23,8 @@ const THAW: Duration = Duration::from_secs(5);
 const POLL_PERIOD: Duration = Duration::from_millis(20);
 
 /// What the balancer and others say of the processes that this test kills and freezes.
-const COMPLAINTS: &[&str] = &["replica is down", "users and revocations cannot be followed", "passport keys could not be"];
+const COMPLAINTS: &[&str] =
+    &["replica is down", "users and revocations cannot be followed", "passport keys could not be"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {

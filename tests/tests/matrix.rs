@@ -1,7 +1,11 @@
 //! Proves who may call what: every route and RPC of every service, out of the code, against one committed table and
 //! against a running platform, for every role, for nobody, and with every kind of bad token.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use authz::{AccessTokenClaims, Caller, Declared, Policy, Role, SigningKey, Subject, render_matrix};
@@ -15,16 +19,50 @@ use serde_json::{Value, json};
 
 const UNAUTHENTICATED: i32 = 16;
 const PERMISSION_DENIED: i32 = 7;
+/// The name of the admin port's table, and the crate that declares it.
+const ADMIN: (&str, &str) = ("admin", "service");
+
+/// What the balancer answers where nobody is behind a path, and a service where it has no route.
+const NOWHERE: [&str; 2] = ["there is nothing at this path", "nothing answers "];
 
 fn tables() -> Vec<(&'static str, Vec<Declared>)> {
     vec![
-        ("admin", service::declared_routes()),
+        // The admin port, which every service has from this crate.
+        (ADMIN.0, service::declared_routes()),
         ("balancer", balancer::declared_routes()),
         ("gateway", gateway::declared_routes()),
         ("serving", serving::declared_routes()),
         ("sla", sla::declared_routes()),
         ("backup", backup::declared_routes()),
     ]
+}
+
+/// The list above is written by hand; a crate that declares routes and is not in it would be forgotten.
+#[test]
+fn every_crate_that_declares_routes_is_in_the_matrix() {
+    let mut declaring = BTreeSet::new();
+    for entry in fs::read_dir(repository().join("crates")).unwrap().flatten() {
+        let sources = rust_files(&entry.path().join("src"));
+        if sources.iter().any(|path| fs::read_to_string(path).unwrap().contains("pub fn declared_routes(")) {
+            declaring.insert(entry.file_name().into_string().unwrap());
+        }
+    }
+    let listed: BTreeSet<_> =
+        tables().into_iter().map(|(name, _)| if name == ADMIN.0 { ADMIN.1 } else { name }.to_owned()).collect();
+    assert_eq!(declaring, listed);
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
 }
 
 /// `UPDATE=1 cargo test -p end-to-end --test matrix` writes it.
@@ -47,6 +85,7 @@ async fn every_route_answers_every_role_as_the_policies_say() {
     let platform = Platform::start(&[]).unwrap();
     let policy = Policy::embedded().unwrap();
     let bad_tokens = bad_tokens(&platform).unwrap();
+    assert_nowhere_is_told_apart(&platform).await;
     let mut faults = Vec::new();
     let mut calls = 0;
     for (service, declared) in tables() {
@@ -75,13 +114,23 @@ async fn every_route_answers_every_role_as_the_policies_say() {
         }
         for route in declared.iter().filter(|route| route.caller == Caller::Peer) {
             let got = call(&platform, route, Some(&platform.token("admin").unwrap())).await.unwrap();
-            if got.is_served() && got.http != StatusCode::NOT_FOUND {
+            if got.is_served() {
                 faults.push(format!("{service} {}: a call between services can be made from outside", route.path));
             }
         }
     }
     assert!(faults.is_empty(), "{} of {calls} calls:\n{}", faults.len(), faults.join("\n"));
     assert!(calls > 300, "the routes are found: {calls} calls");
+    platform.stop(&[]).unwrap();
+}
+
+/// The control of [`NOWHERE`]: without it a reworded answer would let every lost route pass.
+async fn assert_nowhere_is_told_apart(platform: &Platform) {
+    let token = platform.token("analyst").unwrap();
+    for (path, token) in [("/nowhere", None), ("/v2/nowhere", Some(token.as_str()))] {
+        let template = Template::json(Method::GET, path, token, "").unwrap();
+        assert!(!seen(platform, &template, false).await.unwrap().is_served(), "{path} is told apart from a route");
+    }
 }
 
 /// What must come of a call.
@@ -95,11 +144,12 @@ enum Expected {
     Denied,
 }
 
-/// What came: HTTP status, and gRPC status if it was gRPC.
+/// What came: HTTP status, gRPC status if it was gRPC, and whether it says that there is no such route.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     http: StatusCode,
     grpc: Option<i32>,
+    is_nowhere: bool,
 }
 
 // === impl Expected ===
@@ -136,7 +186,8 @@ impl Seen {
     fn is_served(self) -> bool {
         let is_grpc_fault = matches!(self.grpc, Some(12 | 13 | 14 | 2));
         let is_unknown_route = self.grpc.is_none() && self.http == StatusCode::METHOD_NOT_ALLOWED;
-        self.refusal().is_none() && !self.http.is_server_error() && !is_grpc_fault && !is_unknown_route
+        let is_fault = self.http.is_server_error() || is_grpc_fault || is_unknown_route || self.is_nowhere;
+        self.refusal().is_none() && !is_fault
     }
 }
 
@@ -157,9 +208,14 @@ async fn call(platform: &Platform, route: &Declared, token: Option<&str>) -> any
         let body = if matches!(route.method, Method::POST | Method::PATCH) { "{}" } else { "" };
         Template::json(route.method.clone(), &path, token, body)?
     };
-    let answer = platform.front(Protocol::Http2)?.connect().await?.call(&template).await;
-    let answer = answer.with_context(|| format!("{} {}", route.method, route.path))?;
-    Ok(Seen { http: answer.status, grpc: if is_grpc { answer.grpc_status() } else { None } })
+    seen(platform, &template, is_grpc).await.with_context(|| format!("{} {}", route.method, route.path))
+}
+
+async fn seen(platform: &Platform, template: &Template, is_grpc: bool) -> anyhow::Result<Seen> {
+    let answer = platform.front(Protocol::Http2)?.connect().await?.call(template).await?;
+    let body = String::from_utf8_lossy(&answer.body);
+    let is_nowhere = answer.status == StatusCode::NOT_FOUND && NOWHERE.iter().any(|words| body.contains(words));
+    Ok(Seen { http: answer.status, grpc: if is_grpc { answer.grpc_status() } else { None }, is_nowhere })
 }
 
 /// Tokens that must be good for nothing, made from the admin's good one.

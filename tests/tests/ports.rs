@@ -4,23 +4,32 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use authority::{Authority, Leaf};
 use end_to_end::{
-    platform::Platform,
-    request::{Protocol, Server, Template},
+    counters::Counters,
+    platform::{Platform, service_of},
+    request::{Answer, Protocol, Server, Template},
 };
-use http::Method;
-use identity::{Identity, IdentityConfig, PeerName};
-use rustls::{ClientConfig, NamedGroup, RootCertStore, crypto::aws_lc_rs};
+use http::{Method, StatusCode};
+use identity::PeerName;
+use rustls::{AlertDescription, ClientConfig, NamedGroup, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_rustls::TlsConnector;
+
+const PERMISSION_DENIED: i32 = 7;
+
+/// What the tests of this file make services complain about. The second is of rustls, about `sslscan`.
+const COMPLAINTS: &[&str] = &["peer called what its list does not open", "Illegal SNI extension"];
 
 /// A listener that wants a client certificate.
 struct Inner {
@@ -30,37 +39,53 @@ struct Inner {
     is_admin: bool,
 }
 
+/// What is called on a service's own listener: by its peer, and by a peer that is on the list for something else.
+struct Calls {
+    path: &'static str,
+    route: &'static str,
+    rpc: Option<&'static str>,
+    /// On the list, but not for these.
+    others: &'static [&'static str],
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_port_speaks_tls_1_3_only_and_inner_ports_only_with_listed_peers() {
     let platform = Platform::start(&[]).unwrap();
     let inner = inner_listeners(&platform);
     assert_eq!(inner.len(), 13, "every service's listener and every admin listener is looked at");
 
+    let mut faults = Vec::new();
     let front = platform.front_address().unwrap();
-    for address in inner.iter().map(|listener| listener.address).chain([front]) {
-        assert_tls_1_3_only(address, &[]);
+    let mut ports: Vec<(String, SocketAddr)> = inner.iter().map(|it| (it.service.clone(), it.address)).collect();
+    ports.push(("balancer".to_owned(), front));
+    for (service, address) in ports {
+        note(&mut faults, address, only_tls_1_3(address, &[], &[]));
+        note(&mut faults, address, negotiates_hybrid_group(address, &service, &platform.state().ca_file).await);
     }
-    assert_tls_1_3_only(platform.state().database, &["-starttls", "postgres"]);
-    assert_sslscan(front);
-    assert_hybrid_group(front, &platform.state().ca_file).await.unwrap();
+    let database = platform.state().database;
+    note(&mut faults, database, only_tls_1_3(database, &["-starttls", "postgres"], &["--starttls-psql"]));
+    note(&mut faults, database, refuses_plain_postgres(database).await);
 
     let strangers = Strangers::make(&platform);
     for listener in &inner {
-        let before = requests_handled(&platform, listener).await;
-        assert_refused(&platform, listener, None).await.unwrap();
-        assert_refused(&platform, listener, Some(&strangers.foreign)).await.unwrap();
-        assert_refused(&platform, listener, Some(&platform.state().identities.join("postgres-1"))).await.unwrap();
-        let after = requests_handled(&platform, listener).await;
-        assert_eq!(before, after, "a stranger's request reached a handler of {}", listener.instance);
-        // The instrument works: who is on the list gets an answer.
-        assert!(answer(&platform, listener, Some(&listed_peer(&platform, listener))).await.is_ok());
+        let place = format!("{} {}", listener.instance, if listener.is_admin { "admin" } else { "service" });
+        note(&mut faults, &place, keeps_strangers_out(&platform, listener, &strangers).await);
+        if !listener.is_admin {
+            note(&mut faults, &place, keeps_peers_to_their_paths(&platform, listener).await);
+        }
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    platform.stop(COMPLAINTS).unwrap();
+}
+
+fn note(faults: &mut Vec<String>, place: impl std::fmt::Display, outcome: anyhow::Result<()>) {
+    faults.extend(outcome.err().map(|error| format!("{place}: {error:#}")));
 }
 
 fn inner_listeners(platform: &Platform) -> Vec<Inner> {
     let mut inner = Vec::new();
     for (instance, listeners) in &platform.state().listeners {
-        let service = instance.rsplit_once('-').unwrap().0.to_owned();
+        let service = service_of(instance).to_owned();
         let mut add = |address, is_admin| {
             inner.push(Inner { instance: instance.clone(), service: service.clone(), address, is_admin });
         };
@@ -94,90 +119,206 @@ impl Strangers {
     }
 }
 
-fn listed_peer(platform: &Platform, listener: &Inner) -> PathBuf {
-    platform.state().identities.join(if listener.is_admin { "operator-1" } else { "balancer-1" })
+// === who comes through ===
+
+/// Whoever is not on the list reads an alert, is counted as refused, and is seen by no route; who is on it comes through.
+async fn keeps_strangers_out(platform: &Platform, listener: &Inner, strangers: &Strangers) -> anyhow::Result<()> {
+    let identities = &platform.state().identities;
+    let mut tries = vec![
+        (None, AlertDescription::CertificateRequired),
+        // The foreign CA has the name of ours and another key, so it is a signature that does not hold.
+        (Some(strangers.foreign.clone()), AlertDescription::DecryptError),
+        (Some(identities.join("postgres-1")), AlertDescription::AccessDenied),
+    ];
+    if listener.is_admin {
+        // Who may call the service is not thereby an operator.
+        tries.push((Some(identities.join("backup-1")), AlertDescription::AccessDenied));
+    }
+    // Of an admin port we ask what it counted, which it counts.
+    let question = u64::from(listener.is_admin);
+    let before = Seen::of(platform, listener).await?;
+    for (identity, alert) in &tries {
+        reads_alert(platform, listener, identity.as_deref(), *alert).await?;
+    }
+    let after = Seen::of(platform, listener).await?;
+    let refused = after.refused - before.refused;
+    ensure!(refused == tries.len() as u64, "{} strangers, and {refused} handshakes counted as refused", tries.len());
+    ensure!(after.handled == before.handled + question, "a stranger's request was handled: {before:?}, {after:?}");
+
+    // The instrument works: the same request of who is on the list is handled and counted.
+    let (peer, path) =
+        if listener.is_admin { ("operator-1", "/live") } else { ("balancer-1", calls(&listener.service)?.path) };
+    let answer = ask(platform, listener, peer, &Template::json(Method::GET, path, None, "")?).await?;
+    ensure!(answer.status != StatusCode::FORBIDDEN, "{peer} is on the list and was refused");
+    let last = Seen::of(platform, listener).await?;
+    ensure!(last.handled == after.handled + question + 1, "a handled request was not counted: {after:?}, {last:?}");
+    ensure!(last.refused == after.refused, "a listed peer's handshake was counted as refused");
+    Ok(())
 }
 
-/// Tries a request; the TLS alert of a refused certificate comes with the first read (RFC 8446 §4.4.2.4).
-async fn answer(platform: &Platform, listener: &Inner, identity: Option<&Path>) -> anyhow::Result<http::StatusCode> {
-    let roots = trust(&platform.state().ca_file)?;
-    let builder = ClientConfig::builder().with_root_certificates(roots);
-    let mut tls = match identity {
+/// What an instance has counted about one of its listeners.
+#[derive(Debug)]
+struct Seen {
+    /// Handshakes.
+    refused: u64,
+    /// Requests of the path that strangers try; on an admin port, all that its guard decided.
+    handled: u64,
+}
+
+/// A peer that is on the list, on the path of another: told so, and never handled.
+async fn keeps_peers_to_their_paths(platform: &Platform, listener: &Inner) -> anyhow::Result<()> {
+    let calls = calls(&listener.service)?;
+    let before = Seen::of(platform, listener).await?;
+    for peer in calls.others {
+        let answer = ask(platform, listener, peer, &Template::json(Method::GET, calls.path, None, "")?).await?;
+        ensure!(answer.status == StatusCode::FORBIDDEN, "{peer} on {}: {}", calls.path, answer.status);
+        if let Some(rpc) = calls.rpc {
+            let answer = ask(platform, listener, peer, &Template::grpc(rpc, None, &())?).await?;
+            ensure!(answer.grpc_status() == Some(PERMISSION_DENIED), "{peer} on {rpc}: {:?}", answer.grpc_status());
+        }
+    }
+    let after = Seen::of(platform, listener).await?;
+    ensure!(after.handled == before.handled, "it was handled: {before:?}, {after:?}");
+    Ok(())
+}
+
+fn calls(service: &str) -> anyhow::Result<Calls> {
+    Ok(match service {
+        "serving" => Calls {
+            path: "/v2",
+            route: "/v2",
+            rpc: Some("/inference.GRPCInferenceService/ServerMetadata"),
+            others: &["operator-1"],
+        },
+        "gateway" => Calls {
+            path: "/api/admin/users",
+            route: "/api/admin/users",
+            rpc: Some("/rampart.auth.v1.Authorization/Authorize"),
+            others: &["operator-1", "serving-1", "sla-1", "backup-1"],
+        },
+        "sla" => Calls {
+            path: "/api/sla/ml-services/current",
+            route: "/api/sla/{service}/current",
+            rpc: Some("/rampart.sla.v1.Ledger/ReportMinutes"),
+            others: &["operator-1"],
+        },
+        "backup" => Calls { path: "/api/backups", route: "/api/backups", rpc: None, others: &["operator-1"] },
+        _ => bail!("what does {service} answer? say so here"),
+    })
+}
+
+// === impl Seen ===
+
+impl Seen {
+    async fn of(platform: &Platform, listener: &Inner) -> anyhow::Result<Self> {
+        let counters = Counters::of(platform, &listener.instance).await?;
+        let name = if listener.is_admin { "admin" } else { "service" };
+        let handled = if listener.is_admin {
+            counters.sum("ml_authz_decisions_total", &[("action", "read-admin-port")])?
+        } else {
+            let route = calls(&listener.service)?.route;
+            counters.sum(&format!("ml_{}_requests_total", listener.service), &[("route", route)])?
+        };
+        let refused = [("listener", name), ("outcome", "refused")];
+        Ok(Self { refused: counters.sum("ml_transport_handshakes_total", &refused)?, handled })
+    }
+}
+
+async fn ask(platform: &Platform, listener: &Inner, peer: &str, template: &Template) -> anyhow::Result<Answer> {
+    let mut tls = client(platform, Some(&platform.state().identities.join(peer)))?;
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from(format!("{}.rampart.internal", listener.service))?;
+    let server = Server { address: listener.address, name, tls: Some(Arc::new(tls)), protocol: Protocol::Http2 };
+    server.connect().await?.call(template).await
+}
+
+/// Sends a whole request; the alert of a refused certificate comes with the first read (RFC 8446 §4.4.2.4).
+async fn reads_alert(
+    platform: &Platform,
+    listener: &Inner,
+    identity: Option<&Path>,
+    alert: AlertDescription,
+) -> anyhow::Result<()> {
+    let path = if listener.is_admin { "/live" } else { calls(&listener.service)?.path };
+    let name = ServerName::try_from(format!("{}.rampart.internal", listener.service))?;
+    let tcp = TcpStream::connect(listener.address).await?;
+    let mut stream = TlsConnector::from(Arc::new(client(platform, identity)?)).connect(name, tcp).await?;
+    // Refused already, perhaps; then the read says why.
+    let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+    let Err(error) = stream.read_u8().await else { bail!("{identity:?} was answered") };
+    let read = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    ensure!(read == Some(&rustls::Error::AlertReceived(alert)), "{identity:?} read {error} and not {alert:?}");
+    Ok(())
+}
+
+fn client(platform: &Platform, identity: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let builder = ClientConfig::builder().with_root_certificates(trust(&platform.state().ca_file)?);
+    Ok(match identity {
         None => builder.with_no_client_auth(),
         Some(directory) => {
             let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(directory.join("certificate.pem"))?.collect();
             let key = rustls_pki_types::PrivateKeyDer::from_pem_file(directory.join("key.pem"))?;
             builder.with_client_auth_cert(chain?, key)?
         }
-    };
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let name = ServerName::try_from(format!("{}.rampart.internal", listener.service))?;
-    let server = Server { address: listener.address, name, tls: Some(Arc::new(tls)), protocol: Protocol::Http2 };
-    let path = if listener.is_admin { "/live" } else { "/v2" };
-    Ok(server.connect().await?.call(&Template::json(Method::GET, path, None, "")?).await?.status)
+    })
 }
 
-async fn assert_refused(platform: &Platform, listener: &Inner, identity: Option<&Path>) -> anyhow::Result<()> {
-    let outcome = answer(platform, listener, identity).await;
-    ensure!(outcome.is_err(), "{} answered {:?} to {identity:?}", listener.instance, outcome.ok());
-    Ok(())
-}
+// === what is spoken ===
 
-/// The sum of a service's request counters, read from its admin port as an operator.
-async fn requests_handled(platform: &Platform, listener: &Inner) -> f64 {
-    let identity =
-        Identity::load(&IdentityConfig { directory: platform.state().identities.join("operator-1") }).unwrap();
-    let server = Server {
-        address: platform.state().listeners[&listener.instance].admin,
-        name: ServerName::try_from(format!("{}.rampart.internal", listener.service)).unwrap(),
-        tls: Some(identity.client_config(&listener.service)),
-        protocol: Protocol::Http2,
-    };
-    let template = Template::json(Method::GET, "/metrics", None, "").unwrap();
-    let answer = server.connect().await.unwrap().call(&template).await.unwrap();
-    let text = String::from_utf8(answer.body.to_vec()).unwrap();
-    assert!(text.contains("ml_build_info"), "metrics of {}: {text}", listener.instance);
-    // Health checks and scrapes go on meanwhile, and are of peers on the list.
-    let background = ["/grpc.health.v1.Health/", "/rampart.", "/metrics", "/live", "/ready"];
-    let name = format!("ml_{}_requests_total", listener.service);
-    let counters =
-        text.lines().filter(|line| line.starts_with(&name) && !background.iter().any(|path| line.contains(path)));
-    counters.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
-fn assert_tls_1_3_only(address: SocketAddr, extra: &[&str]) {
+fn only_tls_1_3(address: SocketAddr, openssl: &[&str], sslscan: &[&str]) -> anyhow::Result<()> {
     let speaks = |version: &str| {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-brief", "-connect", &address.to_string(), version]).args(extra);
-        let output = command.stdin(std::process::Stdio::null()).output().expect("openssl is installed");
+        command.args(["s_client", "-brief", "-connect", &address.to_string(), version]).args(openssl);
+        let output = command.stdin(Stdio::null()).output().expect("openssl is installed");
         let said = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&said).contains("Protocol version: TLSv1")
     };
-    assert!(speaks("-tls1_3"), "{address} does not speak TLS 1.3");
-    assert!(!speaks("-tls1_2"), "{address} speaks TLS 1.2");
-}
+    ensure!(speaks("-tls1_3"), "it does not speak TLS 1.3");
+    ensure!(!speaks("-tls1_2"), "it speaks TLS 1.2");
 
-fn assert_sslscan(address: SocketAddr) {
-    let output =
-        Command::new("sslscan").args(["--no-colour", &address.to_string()]).output().expect("sslscan is installed");
+    let output = Command::new("sslscan").arg("--no-colour").args(sslscan).arg(address.to_string()).output();
+    let output = output.expect("sslscan is installed");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     for version in ["SSLv2", "SSLv3", "TLSv1.0", "TLSv1.1", "TLSv1.2"] {
-        let line = said.lines().find(|line| line.starts_with(version)).unwrap_or(version);
-        assert!(line.contains("disabled"), "{line}: {said}");
+        let line = said.lines().find(|line| line.starts_with(version)).context(version)?;
+        ensure!(line.contains("disabled"), "{line}");
     }
-    assert!(said.lines().any(|line| line.starts_with("TLSv1.3") && line.contains("enabled")), "{said}");
+    ensure!(said.lines().any(|line| line.starts_with("TLSv1.3") && line.contains("enabled")), "{said}");
+    let ciphers: Vec<_> = said.lines().filter(|line| is_cipher(line)).collect();
+    ensure!(!ciphers.is_empty() && ciphers.iter().all(|line| line.contains("TLSv1.3")), "{ciphers:?}");
+    Ok(())
+}
+
+fn is_cipher(line: &str) -> bool {
+    line.starts_with("Preferred") || line.starts_with("Accepted")
 }
 
 /// A client that offers nothing but the hybrid group gets through.
-async fn assert_hybrid_group(front: SocketAddr, ca_file: &Path) -> anyhow::Result<()> {
+async fn negotiates_hybrid_group(address: SocketAddr, service: &str, ca_file: &Path) -> anyhow::Result<()> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768];
     let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions()?;
     let tls = builder.with_root_certificates(trust(ca_file)?).with_no_client_auth();
-    let tcp = TcpStream::connect(front).await?;
-    let stream = TlsConnector::from(Arc::new(tls)).connect(ServerName::try_from("localhost")?, tcp).await?;
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(format!("{service}.rampart.internal"))?;
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
     let group = stream.get_ref().1.negotiated_key_exchange_group().context("no group")?.name();
     ensure!(group == NamedGroup::X25519MLKEM768, "negotiated {group:?}");
+    Ok(())
+}
+
+/// A start-up message without TLS before it: the database answers with an error that says so, and asks for no password.
+async fn refuses_plain_postgres(address: SocketAddr) -> anyhow::Result<()> {
+    const VERSION_3: i32 = 196_608;
+    let parameters = b"user\0gateway\0database\0detektor\0\0";
+    let mut tcp = TcpStream::connect(address).await?;
+    tcp.write_i32(i32::try_from(parameters.len())? + 8).await?;
+    tcp.write_i32(VERSION_3).await?;
+    tcp.write_all(parameters).await?;
+    let mut answer = Vec::new();
+    tcp.read_to_end(&mut answer).await?;
+    let said = String::from_utf8_lossy(&answer);
+    ensure!(said.starts_with('E') && said.contains("no encryption"), "a plain connection was answered with {said:?}");
     Ok(())
 }
 

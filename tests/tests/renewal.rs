@@ -72,7 +72,8 @@ async fn log_in_again_and_again(platform: &Platform) -> u32 {
 
 fn listeners(platform: &Platform) -> Vec<Listener> {
     let state = platform.state();
-    let listener = |instance: &str, address, is_postgres| Listener { instance: instance.to_owned(), address, is_postgres };
+    let listener =
+        |instance: &str, address, is_postgres| Listener { instance: instance.to_owned(), address, is_postgres };
     let front = platform.front_address().unwrap();
     let mut all = vec![listener("postgres-1", state.database, true), listener("balancer-1", front, false)];
     for (instance, listeners) in &state.listeners {

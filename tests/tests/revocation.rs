@@ -23,8 +23,7 @@ const REPLICAS: [&str; 3] = ["serving-1", "serving-2", "serving-3"];
 /// Calls that each replica must have had before the change, and denials after it.
 const ENOUGH: u64 = 5;
 const REST_ANSWERS: [(&str, &str); 2] = [("route", "/v2/models/{model}/infer"), ("outcome", "ok")];
-const GRPC_ANSWERS: [(&str, &str); 2] =
-    [("route", "/inference.GRPCInferenceService/ModelInfer"), ("outcome", "ok")];
+const GRPC_ANSWERS: [(&str, &str); 2] = [("route", "/inference.GRPCInferenceService/ModelInfer"), ("outcome", "ok")];
 const DENIALS: [(&str, &str); 2] = [("route", "/v2/models/{model}/infer"), ("outcome", "client_error")];
 /// How long states are waited for that nothing is promised about.
 const PATIENCE: Duration = Duration::from_secs(20);
