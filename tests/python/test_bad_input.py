@@ -285,6 +285,13 @@ def test_unknown_model_or_version_is_not_found_by_rpc(grpc, platform, name, vers
     assert refusal.value.status() == "StatusCode.NOT_FOUND"
 
 
+def test_message_beyond_the_limit_is_resource_exhausted(channel, platform):
+    with pytest.raises(grpc_library.RpcError) as refusal:
+        call(channel, platform, b"\0" * (17 * 2**20))
+    assert refusal.value.code() == grpc_library.StatusCode.RESOURCE_EXHAUSTED
+    assert "limit" in refusal.value.details()
+
+
 @pytest.mark.parametrize("method", ["inference.GRPCInferenceService/Nothing", "grpc.nobody.Service/Call"])
 def test_unknown_rpc_is_unimplemented(channel, platform, method):
     with pytest.raises(grpc_library.RpcError) as refusal:
