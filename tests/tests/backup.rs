@@ -1,5 +1,7 @@
 //! Proves the command line's promise: a set is VALID only after it was restored, and one flipped bit makes it INVALID.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! Proves that `rampart dev` leaves nothing behind when it is stopped or killed, and keeps what it was told to keep.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     path::Path,
     time::{Duration, Instant},

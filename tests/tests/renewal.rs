@@ -1,5 +1,7 @@
 //! Proves that new certificates cost no call: under load, with logins, and past the end of the first ones.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};

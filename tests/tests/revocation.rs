@@ -1,5 +1,7 @@
 //! Proves that a revoked token and a taken role are dead within two seconds, on every replica, by REST and by gRPC.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
