@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -374,6 +375,11 @@ impl Platform {
 
 impl Drop for Platform {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What the services said is the first thing to know about a test that failed.
+            let said = complaints(&self.logs, &[]).unwrap_or_default().join("\n");
+            let _ = writeln!(std::io::stderr(), "the services complained:\n{said}");
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             // Its children die with it (see rampart dev), so a failed stop leaves nothing either.
             let _ = self.interrupt();
