@@ -66,3 +66,25 @@ fn numbers(output: &Value) -> anyhow::Result<Vec<f64>> {
     let data = output.get("data").and_then(Value::as_array).context("an output without data")?;
     data.iter().map(|value| value.as_f64().context("an output that is no number")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(label: i64, probability: f64) -> Vec<u8> {
+        let label = json!({ "name": "label", "data": [label] });
+        let probabilities = json!({ "name": "probabilities", "data": [probability, 1.0 - probability] });
+        json!({ "outputs": [label, probabilities] }).to_string().into_bytes()
+    }
+
+    #[test]
+    fn only_the_golden_answer_is_golden() {
+        expect_golden(&answer(0, 1.0)).unwrap();
+        expect_golden(&answer(0, 0.999_995)).unwrap();
+        for wrong in [answer(1, 1.0), answer(0, 0.99), br#"{"outputs":[]}"#.to_vec(), b"".to_vec()] {
+            expect_golden(&wrong).unwrap_err();
+        }
+    }
+}
