@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    complaints::{Lengths, complaints, lengths},
+    complaints::{self, Lengths},
     inference::{MODEL, expect_golden, grpc_request},
     request::{Protocol, Server, Template},
 };
@@ -103,7 +103,7 @@ impl Setup<'_> {
         set_mode(&directory.path().join(TEMPORARY), 0o1777)?;
         let mut child = self.command(directory.path())?.spawn().context("cannot start rampart dev")?;
         match wait_until_up(&mut child, &directory.path().join(OUTPUT)) {
-            Ok(state) => Ok(Platform { logs: lengths(&state.data.join("logs"))?, state, child, directory }),
+            Ok(state) => Ok(Platform { logs: complaints::lengths(&state.data.join("logs"))?, state, child, directory }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -346,11 +346,14 @@ impl Platform {
     /// # Errors
     /// It does not stop in time and with success, its logs have other complaints, or it left temporary files.
     pub fn stop(mut self, expected: &[&str]) -> anyhow::Result<()> {
+        // Logs that nobody wanted to keep go with the platform, so these are read before, and those that stay at the end.
+        let mut found = complaints::complaints(&self.logs, expected)?;
         let code = self.interrupt()?;
         ensure!(code == Some(0), "rampart dev ended with {code:?} after Ctrl-C: {}", self.output());
-        let has_logs = self.state.data.exists();
-        let complaints = if has_logs { complaints(&self.logs, expected)? } else { Vec::new() };
-        ensure!(complaints.is_empty(), "unexpected complaints:\n{}", complaints.join("\n"));
+        if self.state.data.exists() {
+            found = complaints::complaints(&self.logs, expected)?;
+        }
+        ensure!(found.is_empty(), "unexpected complaints:\n{}", found.join("\n"));
         let left: Vec<_> = fs::read_dir(self.directory.path().join(TEMPORARY))?.flatten().map(|it| it.path()).collect();
         ensure!(left.is_empty(), "temporary files were left: {left:?}");
         Ok(())
@@ -377,7 +380,7 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // What the services said is the first thing to know about a test that failed.
-            let said = complaints(&self.logs, &[]).unwrap_or_default().join("\n");
+            let said = complaints::complaints(&self.logs, &[]).unwrap_or_default().join("\n");
             let _ = writeln!(std::io::stderr(), "the services complained:\n{said}");
         }
         if matches!(self.child.try_wait(), Ok(None)) {
