@@ -30,8 +30,8 @@ use tokio_rustls::TlsConnector;
 
 const PERMISSION_DENIED: i32 = 7;
 
-/// What the tests of this file make services complain about. The second is of rustls, about `sslscan`.
-const COMPLAINTS: &[&str] = &["peer called what its list does not open", "Illegal SNI extension"];
+/// What the tests of this file make services complain about.
+const COMPLAINTS: &[&str] = &["peer called what its list does not open"];
 
 /// A listener that wants a client certificate.
 struct Inner {

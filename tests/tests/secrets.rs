@@ -24,8 +24,7 @@ use serde_json::json;
 const COMPLAINTS: &[&str] = &["replica is down"];
 
 const LOUDEST: &[(&str, &str)] = &[
-    // pingora_proxy writes whole requests at TRACE. It is off by default, and whoever turns it on turns that on.
-    ("RAMPART_BALANCER__TELEMETRY__LOG_FILTER", "trace,pingora_proxy=off"),
+    ("RAMPART_BALANCER__TELEMETRY__LOG_FILTER", "trace"),
     ("RAMPART_GATEWAY__TELEMETRY__LOG_FILTER", "trace"),
     ("RAMPART_SERVING__TELEMETRY__LOG_FILTER", "trace"),
     ("RAMPART_SLA__TELEMETRY__LOG_FILTER", "trace"),

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::BuildError;
-use tracing::Level;
-use tracing_subscriber::filter::filter_fn;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -16,6 +16,11 @@ use crate::export::{Collector, Export};
 use crate::log_line::LogLine;
 use crate::prometheus::{self, MetricsHandle};
 use crate::trace;
+
+/// What of these libraries reaches the log at most, whatever the filter says: below that they write headers with tokens
+/// (pingora, h2), or a WARN whenever some client wishes (rustls).
+const LOUDEST: [(&str, LevelFilter); 3] =
+    [("pingora_proxy", LevelFilter::OFF), ("h2", LevelFilter::INFO), ("rustls", LevelFilter::ERROR)];
 
 /// The service's name, which is part of the names of its request metrics.
 static SERVICE: OnceLock<&'static str> = OnceLock::new();
@@ -67,6 +72,7 @@ pub fn init(
         let is_own_span = filter_fn(|metadata| metadata.is_span() && *metadata.level() <= Level::INFO);
         tracing_opentelemetry::layer().with_tracer(export.tracer()).with_filter(is_own_span)
     });
+    let filter = filter.and(filter_fn(is_fit_to_print));
     tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
 
     trace::set_exporting(export.is_some());
@@ -77,6 +83,12 @@ pub fn init(
 /// The service's name; before `install_recorder` (in a test) there is none.
 pub(crate) fn service_name() -> &'static str {
     SERVICE.get().copied().unwrap_or("unnamed")
+}
+
+fn is_fit_to_print(metadata: &Metadata<'_>) -> bool {
+    let library = metadata.target().split("::").next().unwrap_or_default();
+    let loudest = LOUDEST.iter().find(|(name, _)| *name == library);
+    loudest.is_none_or(|(_, loudest)| metadata.level() <= loudest)
 }
 
 /// A panic is a bug that a human must see. Its message is ours, from the source, and holds no secret.
