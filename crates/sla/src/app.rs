@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,6 +49,7 @@ struct Inner {
     targets: Targets,
     services: Vec<String>,
     memories: BTreeMap<String, Memory>,
+    open: OnceLock<()>,
 }
 
 /// The last answer about one service.
@@ -92,7 +93,17 @@ impl App {
     /// A tracker for these services.
     pub fn new(store: Store, guard: Arc<Guard>, clock: Clock, services: Vec<String>, targets: Targets) -> Self {
         let memories = services.iter().map(|service| (service.clone(), Memory::default())).collect();
-        Self(Arc::new(Inner { store, guard, clock, targets, services, memories }))
+        Self(Arc::new(Inner { store, guard, clock, targets, services, memories, open: OnceLock::new() }))
+    }
+
+    /// Says that the ledger's tables are there; until then nothing is taken and nothing answered.
+    pub fn open(&self) {
+        let _again = self.0.open.set(());
+    }
+
+    fn check_open(&self) -> Result<(), Problem> {
+        let late = || Problem::unavailable("the ledger is not open yet: its tables are being made");
+        self.0.open.get().copied().ok_or_else(late)
     }
 
     /// Decides who may see details.
@@ -108,6 +119,7 @@ impl App {
             let detail = format!("a replica reports for itself: the certificate says {instance:?}");
             return Err(Problem::new(Kind::PermissionDenied, detail).field("source"));
         }
+        self.check_open()?;
         let now = self.now();
         let report = Report::check(request, &self.0.services, now).map_err(|error| {
             metrics::count_refused(count);
@@ -141,6 +153,7 @@ impl App {
     }
 
     async fn figures(&self, service: &str, wait_max: Duration) -> Result<Arc<Answer>, Problem> {
+        self.check_open()?;
         let deadline = Instant::now() + wait_max;
         let late = |_| Problem::unavailable("the figures cannot be computed in time now");
         let memory = self.0.memories.get(service).ok_or_else(|| {

@@ -100,6 +100,7 @@ async fn keep_figures(database: database::Database, app: App, schema: Latch) {
         tracing::warn!(error = %problem::Chain(&error), "the schema cannot be brought up, trying again");
         sleep(MIGRATION_PAUSE).await;
     }
+    app.open();
     schema.open();
     loop {
         app.keep_figures().await;
