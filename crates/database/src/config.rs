@@ -40,6 +40,9 @@ pub struct DatabaseConfig {
     /// How long one statement may take in the server, and one `bounded` operation as a whole.
     #[serde(default = "default_operation_timeout_ms")]
     pub operation_timeout_ms: u64,
+    /// What the pool is called in metrics, for a process that has more than one. Set by code, not by configuration.
+    #[serde(skip, default = "default_pool")]
+    pub pool: &'static str,
 }
 
 /// Why there is no pool.
@@ -140,6 +143,10 @@ impl DatabaseConfig {
             .log_statements(log::LevelFilter::Trace)
             .log_slow_statements(log::LevelFilter::Warn, SLOW_STATEMENT))
     }
+}
+
+fn default_pool() -> &'static str {
+    "main"
 }
 
 fn default_port() -> u16 {

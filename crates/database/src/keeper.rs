@@ -32,9 +32,9 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Starts with `password` as the one that the pool's options hold already.
     pub(crate) fn start(config: DatabaseConfig, pool: PgPool, password: Secret) -> Self {
-        describe_gauge!(CONNECTIONS, Unit::Count, "Connections of the pool, by state.");
-        describe_gauge!(CONNECTIONS_MAX, Unit::Count, "Connections that the pool may open.");
-        gauge!(CONNECTIONS_MAX).set(f64::from(config.connections_max.get()));
+        describe_gauge!(CONNECTIONS, Unit::Count, "Connections of each pool, by state.");
+        describe_gauge!(CONNECTIONS_MAX, Unit::Count, "Connections that each pool may open.");
+        gauge!(CONNECTIONS_MAX, "pool" => config.pool).set(f64::from(config.connections_max.get()));
         let task = tokio::spawn(keep(config.clone(), pool.clone(), password)).abort_handle();
         Self { config, pool, task }
     }
@@ -73,7 +73,7 @@ async fn keep(config: DatabaseConfig, pool: PgPool, mut password: Secret) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        measure(&pool);
+        measure(&pool, config.pool);
         // A file that cannot be read now is in the middle of being replaced; the server's refusal is reported elsewhere.
         let Ok(found) = config.password_file.read() else { continue };
         if found == password {
@@ -95,8 +95,8 @@ fn apply(config: &DatabaseConfig, pool: &PgPool, password: &Secret) -> Result<()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a pool has far fewer connections than f64 has integers")]
-fn measure(pool: &PgPool) {
+fn measure(pool: &PgPool, name: &'static str) {
     let (size, idle) = (f64::from(pool.size()), pool.num_idle() as f64);
-    gauge!(CONNECTIONS, "state" => "idle").set(idle);
-    gauge!(CONNECTIONS, "state" => "used").set((size - idle).max(0.0));
+    gauge!(CONNECTIONS, "pool" => name, "state" => "idle").set(idle);
+    gauge!(CONNECTIONS, "pool" => name, "state" => "used").set((size - idle).max(0.0));
 }

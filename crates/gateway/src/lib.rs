@@ -55,9 +55,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     metrics::register();
     let (identity, stop, clock) = (lifecycle.identity(), lifecycle.soft_stop(), WallClock::system());
 
-    // What ends elsewhere is followed on connections of its own, or strangers could keep us from learning of it. Connected
-    // first: both pools set the same gauges, and those of the other one shall be seen.
-    let feed_config = DatabaseConfig { connections_max: FEED_CONNECTIONS_MAX, ..config.database.clone() };
+    // What ends elsewhere is followed on connections of its own, or strangers could keep us from learning of it.
+    let feed_config = DatabaseConfig { pool: "feed", connections_max: FEED_CONNECTIONS_MAX, ..config.database.clone() };
     let writer = identity.name().instance;
     let feed = Store::new(database::connect(&feed_config)?, writer.clone(), clock.clone());
     let database = database::connect(&config.database)?;
