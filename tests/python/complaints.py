@@ -8,9 +8,7 @@ from pathlib import Path
 # What may be said while everything starts at once, in no order. The same list is in `tests/src/complaints.rs`; it only
 # shrinks.
 START_UP = [
-    "replica is down",
     "users and revocations cannot be followed",
-    'relation \\"sla.minutes\\" does not exist',
     "the database cannot be reached now",
     "acquired connection, but time to acquire exceeded slow threshold",
     "there is no transaction in progress",
