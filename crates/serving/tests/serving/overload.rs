@@ -67,11 +67,12 @@ async fn a_full_queue_is_503_with_retry_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_end_the_wait_and_the_work() {
     let (serving, client) = replica().await;
-    let long = square(800);
+    let long = square(1000);
     let whole = timed(client.infer("chain", &long)).await;
     assert_eq!(whole.0.status, 200);
     let mut with_parameter = long.clone();
-    with_parameter["parameters"] = json!({ "timeout": 300_000 });
+    // In microseconds, of what this machine takes for the whole.
+    with_parameter["parameters"] = json!({ "timeout": u64::try_from(whole.1.as_micros()).unwrap() / 8 });
     let (answer, took) = timed(client.infer("chain", &with_parameter)).await;
     assert_eq!(answer.status, 504, "{:?}", answer.body);
     assert!(took < whole.1 / 2, "an answer after {took:?} of {:?}", whole.1);
@@ -80,7 +81,7 @@ async fn deadlines_end_the_wait_and_the_work() {
     assert!(took < whole.1 / 2, "the only worker was free after {took:?} of {:?}", whole.1);
     serving.until_measured("ml_serving_executions_total{model=\"chain\",version=\"1\"} 3").await;
 
-    let contents = InferTensorContents { int64_contents: vec![800, 800], ..Default::default() };
+    let contents = InferTensorContents { int64_contents: vec![1000, 1000], ..Default::default() };
     let input = InferInputTensor {
         name: "size".to_owned(),
         datatype: "INT64".to_owned(),
