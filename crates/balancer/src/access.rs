@@ -40,7 +40,7 @@ use crate::metrics::AccessMetrics;
 pub const TOKEN_BYTES_MAX: usize = 4096;
 
 /// By this name services, the gateway's audit log among them, learn where a request came from.
-pub const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("rampart-client-address");
+const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("rampart-client-address");
 
 /// How long a caller waits for a gateway while a stale passport is at hand: a gateway that has just started must not slow
 /// down those who are known. The call goes on without them.

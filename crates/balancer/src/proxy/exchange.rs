@@ -120,7 +120,7 @@ impl Exchange {
         self.shared.access.passport(token, audience, self.origin()).await
     }
 
-    fn origin(&self) -> Origin<'_> {
+    pub(super) fn origin(&self) -> Origin<'_> {
         Origin { trace: self.trace.as_ref(), client: self.client().map(|client| client.ip()) }
     }
 
@@ -161,12 +161,6 @@ impl Exchange {
 
     pub(super) fn client(&self) -> Option<SocketAddr> {
         self.connection.as_ref().map(|connection| connection.client)
-    }
-
-    pub(super) fn inject_trace(&self, headers: &mut HeaderMap) {
-        if let Some(trace) = &self.trace {
-            trace.inject(headers);
-        }
     }
 
     pub(super) fn is_repeatable(&self) -> bool {

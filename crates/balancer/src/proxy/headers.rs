@@ -7,7 +7,6 @@ use pingora::{
 };
 
 use super::Exchange;
-use crate::access::CLIENT_ADDRESS;
 
 pub(super) const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -36,16 +35,11 @@ pub(super) fn to_upstream(request: &mut RequestHeader, exchange: &mut Exchange) 
     if let Some(passport) = exchange.passport() {
         request.insert_header(PASSPORT, passport.clone())?;
     }
-    if let Some(client) = exchange.client() {
-        request.insert_header(CLIENT_ADDRESS, client.ip().to_canonical().to_string())?;
-    }
-    let mut trace = HeaderMap::new();
-    exchange.inject_trace(&mut trace);
     for name in ["traceparent", "tracestate"] {
-        match trace.remove(name) {
-            Some(value) => request.insert_header(name, value)?,
-            None => drop(request.remove_header(name)),
-        }
+        request.remove_header(name);
+    }
+    for (name, value) in &exchange.origin().headers() {
+        request.insert_header(name.clone(), value.clone())?;
     }
     Ok(())
 }
