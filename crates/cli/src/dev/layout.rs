@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Mutex,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,7 @@ use anyhow::{Context as _, bail};
 /// Held by whoever uses the directory; also the mark by which we know a directory of ours.
 const LOCK: &str = "lock";
 const TEMPORARY_PREFIX: &str = "rampart-dev-";
+const BEING_MADE_MAX: Duration = Duration::from_secs(60);
 
 /// The directory of one `rampart dev`, kept or temporary.
 pub(super) struct Layout {
@@ -134,10 +136,17 @@ fn sweep_leftovers() {
     for entry in entries.flatten() {
         let is_named_so = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
         let lock = entry.path().join(LOCK);
-        if is_named_so && fs::File::options().write(true).open(lock).is_ok_and(|lock| lock.try_lock().is_ok()) {
+        if is_named_so && fs::File::options().write(true).open(lock).is_ok_and(|lock| is_abandoned(&lock)) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Nobody holds the lock, and it is not just being made: between the two there is a moment.
+fn is_abandoned(lock: &fs::File) -> bool {
+    let made = lock.metadata().and_then(|metadata| metadata.modified());
+    let is_old = made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > BEING_MADE_MAX));
+    is_old && lock.try_lock().is_ok()
 }
 
 /// A directory with exactly this mode.
