@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform as machine
+import re
 import subprocess
 import sys
 import tempfile
@@ -135,7 +136,9 @@ def profile(arguments) -> str:
             text = subprocess.run(
                 report, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             ).stdout
-            reports.append("\n".join(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
+            lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+            # perf pads to the longest name and ends with columns that are empty here.
+            reports.append("\n".join(re.sub(r"\s+-\s+-\s*$", "", line).rstrip() for line in lines))
         return "\n\n".join(reports)
 
 
