@@ -151,14 +151,16 @@ impl Listener {
         retirement: impl Future<Output = Retirement>,
     ) -> Result<(), Interrupted> {
         let mut connection = pin!(connection);
-        tokio::select! {
+        let reason = tokio::select! {
             result = connection.as_mut() => return Ok(result?),
-            reason = retirement => metrics::count_retirement(self.name, reason),
-        }
+            reason = retirement => reason,
+        };
+        metrics::count_retirement(self.name, reason);
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             result = connection => Ok(result?),
-            () = tokio::time::sleep(self.limits.drain_timeout) => Err(Interrupted::Drain),
+            // At a stop the server itself counts the time, for all connections together, and says what it cut.
+            () = tokio::time::sleep(self.limits.drain_timeout), if reason != Retirement::Stop => Err(Interrupted::Drain),
         }
     }
 

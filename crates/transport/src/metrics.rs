@@ -35,7 +35,7 @@ pub(crate) enum Refusal {
 }
 
 /// Why a connection was asked to end.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retirement {
     Age,
     Trust,
