@@ -6,7 +6,7 @@ use database::DatabaseConfig;
 use identity::IdentityConfig;
 use secrets::SecretFile;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault};
+use service::{Common, Configuration, Fault, RuntimeConfig};
 use telemetry::TelemetryConfig;
 use transport::{ListenConfig, UpstreamConfig};
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+    /// `[runtime]`
+    pub runtime: RuntimeConfig,
     /// Where runs are remembered, and how to reach what is dumped.
     pub database: DatabaseConfig,
     /// Where the keys of passports come from.
@@ -72,7 +74,7 @@ impl Config {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
     }
 
     fn validate(&self) -> Vec<Fault> {

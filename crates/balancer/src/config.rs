@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault};
+use service::{Common, Configuration, Fault, RuntimeConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -30,6 +30,8 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+    /// `[runtime]`
+    pub runtime: RuntimeConfig,
     /// The front door.
     pub front: FrontConfig,
     /// Limits by kind of route.
@@ -105,7 +107,7 @@ impl PoolsConfig {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
     }
 
     fn validate(&self) -> Vec<Fault> {

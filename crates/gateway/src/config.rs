@@ -6,7 +6,7 @@ use database::DatabaseConfig;
 use identity::IdentityConfig;
 use secrets::SecretFile;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault};
+use service::{Common, Configuration, Fault, RuntimeConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -68,6 +68,8 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Logs, traces, metrics.
     pub telemetry: TelemetryConfig,
+    /// `[runtime]`
+    pub runtime: RuntimeConfig,
     /// Where users, logins and the audit log are.
     pub database: DatabaseConfig,
     /// Keys.
@@ -83,7 +85,7 @@ pub struct Config {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
     }
 
     fn validate(&self) -> Vec<Fault> {

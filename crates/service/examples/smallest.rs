@@ -11,7 +11,7 @@ use axum::Router;
 use axum::routing::get;
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{BoxError, Common, Configuration, Fault, Lifecycle};
+use service::{BoxError, Common, Configuration, Fault, Lifecycle, RuntimeConfig};
 use telemetry::TelemetryConfig;
 use transport::{Limits, ListenConfig, Server};
 
@@ -25,6 +25,8 @@ peers = { "/" = ["operator"] }
 [identity]
 directory = "identity"
 [telemetry]
+[runtime]
+workers = 0
 [work]
 directory = "work"
 size = 1
@@ -37,6 +39,7 @@ struct Config {
     admin: ListenConfig,
     identity: IdentityConfig,
     telemetry: TelemetryConfig,
+    runtime: RuntimeConfig,
     work: Work,
 }
 
@@ -89,7 +92,7 @@ fn router(work: Work) -> Router {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
     }
 
     fn validate(&self) -> Vec<Fault> {

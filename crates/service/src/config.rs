@@ -6,6 +6,7 @@ use std::path::Path;
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use identity::IdentityConfig;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
@@ -28,6 +29,16 @@ pub struct Common<'a> {
     pub identity: &'a IdentityConfig,
     /// `[telemetry]`
     pub telemetry: &'a TelemetryConfig,
+    /// `[runtime]`
+    pub runtime: RuntimeConfig,
+}
+
+/// The `[runtime]` section: the threads that serve requests.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// How many, up to 1,024; 0 is half of the cores that the process may use, and at least one.
+    pub workers: usize,
 }
 
 /// One thing that is wrong with a configuration.
@@ -56,12 +67,31 @@ pub fn load<C: Configuration>(name: &str, defaults: &str, file: Option<&Path>) -
 fn checked<C: Configuration>(layers: Figment) -> Result<C, ConfigError> {
     let config: C = layers.extract().map_err(|errors| ConfigError(errors.into_iter().map(Fault::from).collect()))?;
     let mut faults = Fault::under("telemetry", config.common().telemetry.faults());
+    faults.extend(Fault::under("runtime", config.common().runtime.faults()));
     faults.extend(config.validate());
     if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
 }
 
 fn lines(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}
+
+// === impl RuntimeConfig ===
+
+impl RuntimeConfig {
+    const WORKERS_MAX: usize = 1_024;
+
+    /// How many threads that is here. Half of the cores, because the services share a machine: threads beyond what the work
+    /// needs take it from each other, and every time a request changes threads costs more than most of its steps.
+    pub(crate) fn threads(self) -> usize {
+        let half = || std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        if self.workers == 0 { half() } else { self.workers }
+    }
+
+    fn faults(self) -> Vec<(&'static str, String)> {
+        let is_too_many = self.workers > Self::WORKERS_MAX;
+        if is_too_many { vec![("workers", format!("must not be more than {}", Self::WORKERS_MAX))] } else { Vec::new() }
+    }
 }
 
 // === impl Fault ===
@@ -101,8 +131,6 @@ impl From<figment::Error> for Fault {
 mod tests {
     use std::num::NonZeroU32;
 
-    use serde::Deserialize;
-
     use super::*;
 
     const DEFAULTS: &str = r#"
@@ -112,6 +140,8 @@ mod tests {
         [identity]
         directory = "identity"
         [telemetry]
+        [runtime]
+        workers = 0
         [work]
         size = 1
     "#;
@@ -122,6 +152,7 @@ mod tests {
         admin: ListenConfig,
         identity: IdentityConfig,
         telemetry: TelemetryConfig,
+        runtime: RuntimeConfig,
         work: Work,
     }
 
@@ -133,7 +164,7 @@ mod tests {
 
     impl Configuration for Config {
         fn common(&self) -> Common<'_> {
-            Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+            Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
         }
 
         fn validate(&self) -> Vec<Fault> {
@@ -176,8 +207,13 @@ mod tests {
 
     #[test]
     fn all_faults_are_reported_at_once() {
-        let message = loaded("[work]\nsize = 2\n[telemetry]\nlog_filter = \"=,\"\ntrace_sample_ratio = 2").unwrap_err();
-        for path in ["work.size: must be odd", "telemetry.log_filter: ", "telemetry.trace_sample_ratio: "] {
+        let message = loaded(
+            "[work]\nsize = 2\n[telemetry]\nlog_filter = \"=,\"\ntrace_sample_ratio = 2\n[runtime]\nworkers = 2000",
+        )
+        .unwrap_err();
+        for path in
+            ["work.size: must be odd", "telemetry.log_filter: ", "telemetry.trace_sample_ratio: ", "runtime.workers: "]
+        {
             assert!(message.contains(path), "{path} in {message}");
         }
     }

@@ -33,6 +33,10 @@ const ADMIN_STOP: Duration = Duration::from_secs(1);
 /// What blocks a thread after everything else has ended is left behind.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 
+/// Requests are many small allocations; what this saves of them is in `docs/PERFORMANCE.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What every service has before its own wiring begins.
 struct Process {
     lifecycle: Lifecycle,
@@ -115,7 +119,9 @@ fn serve<C: Configuration>(
 ) -> Result<ExitCode, BoxError> {
     identity::install_crypto_providers()?;
     let metrics = telemetry::install_recorder(name)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build()?;
+    let workers = config.common().runtime.threads();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().thread_name(name).worker_threads(workers).build()?;
     let code = runtime.block_on(async {
         let mut signals = StopSignals::catch()?;
         let process = begin(name, config.common(), metrics).await?;

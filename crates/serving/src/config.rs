@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault};
+use service::{Common, Configuration, Fault, RuntimeConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -26,6 +26,7 @@ pub struct Config {
     pub(crate) admin: ListenConfig,
     pub(crate) identity: IdentityConfig,
     pub(crate) telemetry: TelemetryConfig,
+    pub(crate) runtime: RuntimeConfig,
     pub(crate) gateway: GatewayConfig,
     pub(crate) models: ModelsConfig,
     pub(crate) onnxruntime: EngineConfig,
@@ -64,7 +65,7 @@ pub(crate) struct InferenceConfig {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
     }
 
     fn validate(&self) -> Vec<Fault> {

@@ -5,7 +5,7 @@ mod metadata;
 mod request;
 mod response;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{FromRequestParts, RawPathParams, Request, State},
@@ -21,6 +21,7 @@ use crate::{
     inference::Measured,
     json::{Fault, Reader},
     model::Model,
+    tensor::Tensor,
     wire::{once, read_parameters},
 };
 
@@ -33,6 +34,10 @@ type Answer = Result<Response, Inference>;
 
 /// Bodies that only steer are small.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
+
+/// What is longer is read and written beside the threads that serve requests: a few milliseconds of JSON would hold up all
+/// others, health checks included.
+const SMALL_BYTES_MAX: usize = 256 << 10;
 
 /// The model and version that a path names; both are empty where the path has none.
 pub(crate) struct Target {
@@ -93,24 +98,37 @@ pub(crate) async fn infer(State(app): State<App>, target: Target, request: Reque
     let model = app.repository.resolve(&target.model, &target.version)?;
     let (parts, body) = request.into_parts();
     let body = body::read(&parts.headers, body, app.limits.body_bytes_max).await?;
-    let mut measured = Measured::start(std::sync::Arc::clone(&model), arrived);
+    let mut measured = Measured::start(Arc::clone(&model), arrived);
     let answer = predict(&app, &model, &parts.headers, body, &mut measured).await;
     Ok(measured.finish(answer)?)
 }
 
 async fn predict(
     app: &App,
-    model: &Model,
+    model: &Arc<Model>,
     headers: &HeaderMap,
     body: Bytes,
     measured: &mut Measured,
 ) -> Result<Response, Problem> {
-    let mut request = InferRequest::read(body, json_length(headers)?, &model.signature)?;
+    let (bytes, json_length, signed) = (body.len(), json_length(headers)?, Arc::clone(model));
+    let mut request = aside(bytes, move || InferRequest::read(body, json_length, &signed.signature)).await?;
     let reply = Reply::of(&mut request);
     let mut call = request.call;
     call.timeout = deadline::shorter(call.timeout, deadline::of_headers(headers)?);
     let outputs = measured.compute(call, app.limits.timeout_max).await?;
-    reply.write(model, &outputs)
+    let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
+    aside(bytes, move || reply.write(&model, &outputs)).await
+}
+
+/// Does the work at once if it is small, else on a thread where it may take its time.
+async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes <= SMALL_BYTES_MAX {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Problem::internal(error)))
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {

@@ -3,7 +3,7 @@
 use database::DatabaseConfig;
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault};
+use service::{Common, Configuration, Fault, RuntimeConfig};
 use telemetry::TelemetryConfig;
 use transport::{ListenConfig, UpstreamConfig};
 
@@ -27,6 +27,8 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+    /// `[runtime]`
+    pub runtime: RuntimeConfig,
     /// Where the ledger is.
     pub database: DatabaseConfig,
     /// Where the keys of passports come from.
@@ -49,7 +51,7 @@ pub struct LedgerConfig {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry }
+        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
     }
 
     fn validate(&self) -> Vec<Fault> {

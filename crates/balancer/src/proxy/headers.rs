@@ -33,7 +33,10 @@ pub(super) fn to_upstream(request: &mut RequestHeader, exchange: &mut Exchange) 
         request.remove_header(&name);
     }
     if let Some(passport) = exchange.passport() {
-        request.insert_header(PASSPORT, passport.clone())?;
+        let mut passport = passport.clone();
+        // Else HPACK would spell it out every time. It is too long to be guessed by what compresses well (RFC 7541, 7.1.3).
+        passport.set_sensitive(false);
+        request.insert_header(PASSPORT, passport)?;
     }
     for name in ["traceparent", "tracestate"] {
         request.remove_header(name);
