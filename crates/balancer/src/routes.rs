@@ -134,6 +134,18 @@ impl Routes {
             open(row("/v2/health", Pool(Serving), Inference, nothing)),
             counted(for_all(row("/v2/repository/models", Pool(Serving), SafeMethods, control))),
             counted(row("/v2", Pool(Serving), Inference, inference)),
+            counted(for_all(row(
+                "/inference.GRPCInferenceService/RepositoryModelLoad",
+                Pool(Serving),
+                SafeMethods,
+                control,
+            ))),
+            counted(for_all(row(
+                "/inference.GRPCInferenceService/RepositoryModelUnload",
+                Pool(Serving),
+                SafeMethods,
+                control,
+            ))),
             counted(row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference)),
             open(row("/api/auth/token", Pool(Gateway), SafeMethods, api)),
             row("/api/auth", Pool(Gateway), SafeMethods, api),

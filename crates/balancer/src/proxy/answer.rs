@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, Response, header};
 use pingora::{Result, http::ResponseHeader, protocols::http::ServerSession, proxy::Session};
 use problem::Problem;
 
-use super::Exchange;
+use super::{Exchange, everywhere::Trailers, headers::GRPC_STATUS};
 
 /// Writes a problem in the form of its route.
 pub(super) async fn write_problem(session: &mut Session, exchange: &mut Exchange, problem: &Problem) -> Result<()> {
@@ -15,13 +15,14 @@ pub(super) async fn write_problem(session: &mut Session, exchange: &mut Exchange
 
 /// Writes a whole response.
 pub(super) async fn write(session: &mut Session, response: Response<Bytes>) -> Result<()> {
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    let trailers = parts.extensions.remove::<Trailers>();
     let mut head = ResponseHeader::build(parts.status, Some(parts.headers.len() + 2))?;
     for (name, value) in &parts.headers {
         head.append_header(name.clone(), value.clone())?;
     }
     let is_head_only = session.req_header().method == Method::HEAD;
-    if !parts.headers.contains_key("grpc-status") {
+    if trailers.is_none() && !parts.headers.contains_key(GRPC_STATUS) {
         head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
     // What the balancer says of itself or of a failure holds for this moment.
@@ -29,10 +30,16 @@ pub(super) async fn write(session: &mut Session, response: Response<Bytes>) -> R
     let body = if is_head_only { Bytes::new() } else { body };
     match session.as_downstream_mut() {
         // A gRPC status in the head counts only if the head is also the end.
-        ServerSession::H2(h2) if body.is_empty() => h2.write_response_header(Box::new(head), true),
+        ServerSession::H2(h2) if body.is_empty() && trailers.is_none() => {
+            h2.write_response_header(Box::new(head), true)
+        }
         downstream => {
             downstream.write_response_header(Box::new(head)).await?;
-            downstream.write_response_body(body, true).await
+            downstream.write_response_body(body, trailers.is_none()).await?;
+            match trailers {
+                Some(Trailers(trailers)) => downstream.write_response_trailers(trailers).await,
+                None => Ok(()),
+            }
         }
     }
 }

@@ -7,18 +7,27 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use http::{Request, Response, header};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use identity::Identity;
 use problem::Problem;
 use tokio::time::timeout;
-use tonic::{body::Body, codegen::Service};
+use tonic::{Code, body::Body, codegen::Service};
 use transport::Channel;
 
+use super::headers::{GRPC_STATUS, grpc_status};
 use crate::pool::{Pool, Replica, State};
 
 /// These answers are short.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const KEPT: [HeaderName; 5] =
+    [header::CONTENT_TYPE, header::RETRY_AFTER, header::WWW_AUTHENTICATE, GRPC_STATUS, GRPC_MESSAGE];
+
+/// What comes after the body of a gRPC answer; an extension of the response.
+#[derive(Clone)]
+pub(super) struct Trailers(pub(super) HeaderMap);
 
 /// A channel to each replica of a pool.
 pub struct Everywhere(Vec<(Arc<Replica>, Channel)>);
@@ -56,9 +65,10 @@ async fn ask(
         let response = channel.call(request).await.map_err(|status| crate::describe(&status))?;
         let (mut parts, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-        let is_kept = |name| [header::CONTENT_TYPE, header::RETRY_AFTER, header::WWW_AUTHENTICATE].contains(name);
-        parts.headers =
-            parts.headers.iter().filter(|(name, _)| is_kept(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+        parts.headers = kept(&parts.headers);
+        if let Some(trailers) = body.trailers() {
+            parts.extensions.insert(Trailers(kept(trailers)));
+        }
         Ok(Response::from_parts(parts, body.to_bytes()))
     };
     timeout(time_max, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|why: String| {
@@ -67,7 +77,26 @@ async fn ask(
     })
 }
 
+fn kept(headers: &HeaderMap) -> HeaderMap {
+    headers.iter().filter(|(name, _)| KEPT.contains(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The gRPC status of a whole answer, wherever it stands.
+pub(super) fn status_of(response: &Response<Bytes>) -> Option<u16> {
+    let trailers = response.extensions().get::<Trailers>();
+    grpc_status(response.headers()).or_else(|| grpc_status(&trailers?.0))
+}
+
+/// The greater, the worse, for both kinds of answers.
 fn severity(answer: &Result<Response<Bytes>, Problem>) -> u16 {
-    let status = answer.as_ref().map_or_else(|problem| problem.kind().http_status(), Response::status);
+    let response = match answer {
+        Ok(response) => response,
+        Err(problem) => return problem.kind().http_status().as_u16(),
+    };
+    let status = match status_of(response).map(|code| Code::from(i32::from(code))) {
+        None | Some(Code::Ok) => response.status(),
+        Some(Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss) => StatusCode::SERVICE_UNAVAILABLE,
+        Some(_) => StatusCode::BAD_REQUEST,
+    };
     status.as_u16()
 }

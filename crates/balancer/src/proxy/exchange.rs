@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+    header::{CONTENT_TYPE, TE},
+};
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -19,7 +22,7 @@ use tonic::Code;
 use tracing::Level;
 
 use super::{
-    Shared, failure,
+    Shared, everywhere, failure,
     headers::{self, PASSPORT},
 };
 use crate::{
@@ -125,7 +128,11 @@ impl Exchange {
     }
 
     /// Brings the request to every replica, with the same passport and origin.
-    pub(super) async fn send_everywhere(&self, head: &RequestHeader, body: Bytes) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn send_everywhere(
+        &mut self,
+        head: &RequestHeader,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, Problem> {
         let Some(time_left) = self.time_left() else {
             return Err(Problem::new(Kind::DeadlineExceeded, "the request took too long to arrive"));
         };
@@ -136,11 +143,16 @@ impl Exchange {
         if let Some(content_type) = head.headers.get(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, content_type.clone());
         }
+        if self.form == Form::Grpc {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = path_of(&head.uri)?;
         *request.headers_mut() = headers;
-        self.shared.everywhere.send(request, time_left).await
+        let answer = self.shared.everywhere.send(request, time_left).await?;
+        self.grpc_status = everywhere::status_of(&answer);
+        Ok(answer)
     }
 
     pub(super) fn health(&self) -> Response<Bytes> {

@@ -9,7 +9,7 @@ use pingora::{
 use super::Exchange;
 
 pub(super) const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_UNAVAILABLE: u16 = 14;
 
 /// Names by which somebody might say who they are, to a service that believed them.

@@ -3,7 +3,8 @@
 use authz::Role;
 use http::{HeaderMap, StatusCode};
 use proto::inference::{
-    ModelReadyRequest, ServerLiveRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+    ModelReadyRequest, RepositoryModelLoadRequest, ServerLiveRequest,
+    grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use serde_json::Value;
 use testkit::poll_until;
@@ -202,6 +203,26 @@ async fn loading_a_model_reaches_every_replica() {
     assert_eq!(load(Vec::new()).await.status(), StatusCode::SERVICE_UNAVAILABLE, "one of three has not done it");
     assert_eq!(counts(), [2, 2, 2]);
     assert_eq!(load(vec![b'x'; (64 << 10) + 1]).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(counts(), [2, 2, 2]);
+}
+
+/// The same over gRPC, where the answer's status comes after its message.
+#[tokio::test]
+async fn loading_a_model_over_grpc_reaches_every_replica() {
+    let platform = Platform::start(3).await;
+    platform.gateway.grant("good", Role::Engineer);
+    let mut client = GrpcInferenceServiceClient::new(grpc(&platform).await);
+    let mut load = async || {
+        let message = RepositoryModelLoadRequest { model_name: "m".into(), ..Default::default() };
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("authorization", "Bearer good".parse().unwrap());
+        client.repository_model_load(request).await
+    };
+    let counts = || platform.serving.iter().map(|replica| replica.seen.count()).collect::<Vec<_>>();
+    load().await.unwrap();
+    assert_eq!(counts(), [1, 1, 1]);
+    platform.serving[1].seen.is_unavailable.send_replace(true);
+    assert_eq!(load().await.unwrap_err().code(), Code::Unavailable, "one of three has not done it");
     assert_eq!(counts(), [2, 2, 2]);
 }
 
