@@ -82,13 +82,13 @@ async fn assert_seen(platform: &Platform, what: &str, limit: Duration, is_so: im
 /// The next gateway is another process, and answers a login through the front door.
 async fn kill_gateway_and_wait_for_the_next(platform: &Platform) {
     let secret = platform.secret("operator", "analyst-client-secret").unwrap();
-    platform.login("dev-analyst", &secret).await.unwrap();
+    platform.login("example-analyst", &secret).await.unwrap();
     let killed = platform.pid("gateway-1").unwrap();
     platform.signal("gateway-1", Signal::KILL).unwrap();
     let started = Instant::now();
     loop {
         let is_another = platform.pid("gateway-1").is_ok_and(|pid| pid != killed);
-        let login = platform.login("dev-analyst", &secret).await;
+        let login = platform.login("example-analyst", &secret).await;
         assert!(started.elapsed() <= RESTART, "no gateway after {RESTART:?}: another {is_another}, login {login:?}");
         if is_another && login.is_ok() {
             return;

@@ -65,7 +65,7 @@ async fn log_in_again_and_again(platform: &Platform) -> u32 {
     let mut count = 0;
     while started.elapsed() < LOAD {
         ticks.tick().await;
-        let login = platform.login("dev-analyst", &secret).await;
+        let login = platform.login("example-analyst", &secret).await;
         assert!(login.is_ok(), "a login failed {:?} after the load began: {login:?}", started.elapsed());
         count += 1;
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     io::Write as _,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -47,6 +47,7 @@ pub struct Leaf {
     lifetime: Duration,
     dns_names: Vec<String>,
     not_before: OffsetDateTime,
+    group: Option<u32>,
 }
 
 // === impl Authority ===
@@ -82,8 +83,8 @@ impl Authority {
         }
         let made = Self::generate(now)?;
         fs::create_dir_all(directory).map_err(io_error(directory))?;
-        write_file(&key, &made.issuer.key().serialize_pem(), 0o600)?;
-        write_file(&certificate, &made.pem, 0o644)?;
+        write_file(&key, &made.issuer.key().serialize_pem(), 0o600, None)?;
+        write_file(&certificate, &made.pem, 0o644, None)?;
         Ok(made)
     }
 
@@ -92,7 +93,7 @@ impl Authority {
         &self.pem
     }
 
-    /// Signs a leaf with a new key and writes `certificate.pem`, `key.pem` (0600) and `ca.pem` into `directory`.
+    /// Signs a leaf with a new key and writes `certificate.pem`, `key.pem` (0600, or 0640 for a group) and `ca.pem` into `directory`.
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -100,9 +101,10 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = leaf.params()?.signed_by(&key, &self.issuer)?;
         fs::create_dir_all(directory).map_err(io_error(directory))?;
-        write_file(&directory.join("ca.pem"), &self.pem, 0o644)?;
-        write_file(&directory.join("key.pem"), &key.serialize_pem(), 0o600)?;
-        write_file(&directory.join("certificate.pem"), &certificate.pem(), 0o644)
+        write_file(&directory.join("ca.pem"), &self.pem, 0o644, None)?;
+        let key_mode = if leaf.group.is_some() { 0o640 } else { 0o600 };
+        write_file(&directory.join("key.pem"), &key.serialize_pem(), key_mode, leaf.group)?;
+        write_file(&directory.join("certificate.pem"), &certificate.pem(), 0o644, None)
     }
 }
 
@@ -112,13 +114,20 @@ impl Leaf {
     /// A certificate for one instance of a service, from now on.
     pub fn new(name: PeerName, now: OffsetDateTime, lifetime: Duration) -> Self {
         let dns_names = vec![format!("{}.{TRUST_DOMAIN}", name.service)];
-        Self { name, lifetime, dns_names, not_before: now - BACKDATE }
+        Self { name, lifetime, dns_names, not_before: now - BACKDATE, group: None }
     }
 
     /// Also good for these DNS names or IP addresses, as the front door and PostgreSQL need.
     #[must_use]
     pub fn also_for(mut self, names: &[&str]) -> Self {
         self.dns_names.extend(names.iter().map(|name| (*name).to_owned()));
+        self
+    }
+
+    /// The key can also be read by this group: by a process that is not us, and whose key it is.
+    #[must_use]
+    pub fn readable_by(mut self, group: u32) -> Self {
+        self.group = Some(group);
         self
     }
 
@@ -153,10 +162,14 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
 }
 
 /// Writes beside the file and renames, so that a reader never sees half of one.
-fn write_file(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
+fn write_file(path: &Path, content: &str, mode: u32, group: Option<u32>) -> Result<(), AuthorityError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io_error(path))?;
     file.write_all(content.as_bytes()).map_err(io_error(path))?;
+    // The group first: a file must never be readable by one that it is not meant for.
+    if group.is_some() {
+        chown(file.path(), None, group).map_err(io_error(path))?;
+    }
     file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(io_error(path))?;
     file.persist(path).map_err(|error| io_error(path)(error.error))?;
     Ok(())

@@ -8,7 +8,7 @@ use std::{
 
 use cluster::{Binaries, ClusterError};
 use database::{DatabaseConfig, DatabaseError};
-use secrets::SecretError;
+use secrets::{SecretError, SecretFile};
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +34,8 @@ pub enum DumpError {
     /// The connection's files are wrong.
     #[error("cannot connect to the database")]
     Connect(#[from] DatabaseError),
-    /// The password cannot be read.
-    #[error("no password for the database")]
+    /// The password or the key of our certificate cannot be read.
+    #[error("no password or key for the database")]
     Password(#[from] SecretError),
     /// A query failed, or the database is away.
     #[error("cannot read the database")]
@@ -77,10 +77,11 @@ pub async fn dump(
     let (giver, taker) = pipe();
     let sealing = tokio::task::spawn_blocking(move || seal(sealer, taker));
     let password_file = password_file(config, beside)?;
+    let key_file = key_file(config, beside)?;
     let mut command = program::command(&binaries.program(PG_DUMP));
     command.args(["--format=custom", "--compress=0", "--no-password", "--lock-wait-timeout=10s"]);
     command.arg(format!("--snapshot={}", snapshot.name));
-    command.arg(format!("--dbname={}", connection_string(config, password_file.path())));
+    command.arg(format!("--dbname={}", connection_string(config, password_file.path(), key_file.path())));
     let mut child = program::spawn(PG_DUMP, command.stdout(Stdio::piped()))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let pumping = async {
@@ -127,14 +128,24 @@ fn password_file(config: &DatabaseConfig, directory: &Path) -> Result<NamedTempF
         }
         line.push(*byte);
     }
-    let prefix = format!("{INCOMPLETE_PREFIX}pgpass-");
+    private_file("pgpass", &line, directory)
+}
+
+/// The key in a file of our own: libpq refuses one that somebody else keeps for us.
+fn key_file(config: &DatabaseConfig, directory: &Path) -> Result<NamedTempFile, DumpError> {
+    let key = SecretFile::new(&config.key_file).read()?;
+    private_file("key", key.expose(), directory)
+}
+
+fn private_file(name: &str, content: &[u8], directory: &Path) -> Result<NamedTempFile, DumpError> {
+    let prefix = format!("{INCOMPLETE_PREFIX}{name}-");
     let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(directory).map_err(DumpError::Pipe)?;
-    file.write_all(&line).map_err(DumpError::Pipe)?;
+    file.write_all(content).map_err(DumpError::Pipe)?;
     Ok(file)
 }
 
 /// A connection string of libpq: the server must prove itself to our CA, by TLS 1.3.
-fn connection_string(config: &DatabaseConfig, password_file: &Path) -> String {
+fn connection_string(config: &DatabaseConfig, password_file: &Path, key_file: &Path) -> String {
     let parameters = [
         ("host", config.host.clone()),
         ("port", config.port.to_string()),
@@ -142,6 +153,8 @@ fn connection_string(config: &DatabaseConfig, password_file: &Path) -> String {
         ("dbname", config.name.clone()),
         ("sslmode", "verify-full".to_owned()),
         ("sslrootcert", config.ca_file.display().to_string()),
+        ("sslcert", config.certificate_file.display().to_string()),
+        ("sslkey", key_file.display().to_string()),
         ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
         ("passfile", password_file.display().to_string()),
         ("connect_timeout", "5".to_owned()),

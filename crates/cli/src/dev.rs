@@ -1,14 +1,14 @@
 //! `rampart dev`: the five services, as the same binaries and on the same protocols as between containers, on loopback.
 
-mod accounts;
+pub(crate) mod accounts;
 mod certificates;
 mod configs;
-mod layout;
+pub(crate) mod layout;
 mod platform;
 mod ports;
-mod prediction;
+pub(crate) mod prediction;
 mod process;
-mod secrets;
+pub(crate) mod readiness;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -77,11 +77,17 @@ async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) 
     let started = tokio::time::Instant::now();
     platform.start(layout).await?;
     let client = platform.client(layout)?;
-    platform.wait_ready(&client, READY_TIMEOUT).await?;
+    readiness::wait(&client, READY_TIMEOUT).await?;
     say(&format!("ready after {:.1} s", started.elapsed().as_secs_f64()));
-    let accounts = Accounts::open(layout, &client).await?;
+    let accounts = Accounts::open(layout, &client, &accounts::ALL_ROLES).await?;
     platform.write_state(layout)?;
-    prediction::first(layout, &arguments.models, &client, platform.front(), started).await?;
+    let token = layout.token("admin");
+    let notes = [
+        ("admin token", format!("{} (renewed every 4 min; one file per role beside it)", token.display())),
+        ("logs", layout.root().join("logs").display().to_string()),
+    ];
+    let ca_file = layout.ca_file();
+    prediction::first(layout, &arguments.models, &client, platform.front(), &ca_file, started, &notes).await?;
     if arguments.once {
         return Ok(());
     }

@@ -2,11 +2,19 @@
 
 mod backup;
 mod client;
+mod command;
 mod dev;
+mod files;
+mod probe;
+mod secrets;
+mod steward;
+mod welcome;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+
+use command::Command;
 
 #[derive(Parser)]
 // `scripts/dev` gives options of its own first; the reader's come after them and win.
@@ -16,36 +24,15 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Run the whole platform on this machine, without containers, until Ctrl-C.
-    Dev(dev::Arguments),
-    /// Make and verify backup sets.
-    #[command(subcommand)]
-    Backup(backup::Command),
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments.command) {
+    match command::run(arguments.command) {
         Ok(code) => code,
         Err(error) => {
             say_error(&format!("rampart: {error:#}"));
             ExitCode::FAILURE
         }
     }
-}
-
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    identity::install_crypto_providers()?;
-    // One thread: the kernel ties a child's life to the thread that started it (see dev/process.rs).
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match command {
-            Command::Dev(arguments) => dev::run(arguments).await.map(|()| ExitCode::SUCCESS),
-            Command::Backup(command) => backup::run(command).await,
-        }
-    })
 }
 
 /// A line for the person at the terminal. A closed pipe is no reason to die.

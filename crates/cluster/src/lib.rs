@@ -238,7 +238,8 @@ impl Cluster {
             made.map_err(|error| self.account.explain(&self.directory, error))?;
         }
         let hba = self.data().join("pg_hba.conf");
-        fs::write(&hba, "local all all trust\nhostssl all all all scram-sha-256\n").map_err(io_error(&hba))?;
+        fs::write(&hba, "local all all trust\nhostssl all all all scram-sha-256 clientcert=verify-ca\n")
+            .map_err(io_error(&hba))?;
         self.copy_certificates()
     }
 

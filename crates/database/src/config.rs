@@ -31,6 +31,10 @@ pub struct DatabaseConfig {
     pub password_file: SecretFile,
     /// Certificates (PEM) of the authorities that may vouch for the server.
     pub ca_file: PathBuf,
+    /// Our own certificate for it, PEM, and its key.
+    pub certificate_file: PathBuf,
+    /// The key of the certificate.
+    pub key_file: PathBuf,
     /// Size of the pool.
     #[serde(default = "default_connections_max")]
     pub connections_max: NonZeroU32,
@@ -134,6 +138,8 @@ impl DatabaseConfig {
             .password(password)
             .ssl_mode(PgSslMode::VerifyFull)
             .ssl_root_cert(&self.ca_file)
+            .ssl_client_cert(&self.certificate_file)
+            .ssl_client_key(&self.key_file)
             .application_name(&self.user)
             .options([
                 ("statement_timeout", bound_ms.as_str()),

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -13,8 +13,11 @@ use crate::Secret;
 /// The largest secret file that is read.
 pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
-/// Permission bits that let anybody but the owner at the file.
+/// Permission bits that let anybody but the owner at a file of ours.
 const FOREIGN_ACCESS: u32 = 0o077;
+
+/// The same for a file that somebody else keeps for us, who lets us read it through our group (PostgreSQL's rule for keys).
+const FOREIGN_ACCESS_KEPT: u32 = 0o037;
 
 /// Where a secret lies; in a configuration file simply the path as a string.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -40,7 +43,7 @@ pub enum SecretError {
         /// The file.
         path: PathBuf,
     },
-    /// Its group or others may read or write it.
+    /// Others may read or write it, or its group, unless it only may read what another user keeps for us.
     #[error("secret file {path} has mode {mode:04o}, others can reach it; run: chmod 600 {path}")]
     Exposed {
         /// The file.
@@ -86,7 +89,7 @@ impl SecretFile {
         let file = File::open(&self.path).map_err(|source| self.unreadable(source))?;
         let opened = file.metadata().map_err(|source| self.unreadable(source))?;
         let mode = opened.permissions().mode() & 0o7777;
-        if mode & FOREIGN_ACCESS != 0 {
+        if is_exposed(mode, opened.uid() == rustix::process::geteuid().as_raw()) {
             return Err(SecretError::Exposed { path: self.path.clone(), mode });
         }
         self.read_opened(&file)
@@ -116,6 +119,11 @@ impl From<PathBuf> for SecretFile {
     fn from(path: PathBuf) -> Self {
         Self::new(path)
     }
+}
+
+fn is_exposed(mode: u32, is_ours: bool) -> bool {
+    let foreign = if is_ours { FOREIGN_ACCESS } else { FOREIGN_ACCESS_KEPT };
+    mode & foreign != 0
 }
 
 /// Editors and `echo` end a file with one line break; more than one is part of the secret.
@@ -155,6 +163,14 @@ mod tests {
         }
         let (_directory, file) = written(b"a", 0o400);
         assert!(file.read().is_ok());
+    }
+
+    #[test]
+    fn only_what_another_user_keeps_for_us_may_be_read_by_our_group() {
+        assert!(!is_exposed(0o640, false) && is_exposed(0o640, true));
+        for mode in [0o644, 0o660, 0o650, 0o604, 0o777] {
+            assert!(is_exposed(mode, false), "{mode:o}");
+        }
     }
 
     #[test]

@@ -93,6 +93,8 @@ impl Postgres {
             "user": user,
             "password_file": password_file,
             "ca_file": self.directory.path().join("identity/ca.pem"),
+            "certificate_file": self.directory.path().join("identity/certificate.pem"),
+            "key_file": self.directory.path().join("identity/key.pem"),
         }))
         .expect(MADE)
     }

@@ -67,7 +67,12 @@ async fn run_given_up_in_the_middle_leaves_nothing() {
         connected.await != "0"
     };
     poll_until("pg_dump is connected", Duration::from_secs(20), is_in_the_middle).await;
-    assert_eq!(ground.leftovers().len(), 2, "a set in the making and a password file: {:?}", ground.leftovers());
+    assert_eq!(
+        ground.leftovers().len(),
+        3,
+        "a set in the making, a password file and a key file: {:?}",
+        ground.leftovers()
+    );
     making.abort();
     assert!(making.await.unwrap_err().is_cancelled());
     assert_eq!(ground.leftovers(), Vec::<String>::new());

@@ -58,6 +58,7 @@ fn configuration(ground: &Ground) -> String {
     let database = &ground.database;
     format!(
         "[database]\nhost = {:?}\nport = {}\nname = {:?}\nuser = {:?}\npassword_file = {:?}\nca_file = {:?}\n\
+         certificate_file = {:?}\nkey_file = {:?}\n\
          [backup]\ndirectory = {:?}\nmodels = {:?}\nscratch = {:?}\nage_recipient_file = {:?}\n\
          age_identity_file = {:?}\nsigning_key_file = {:?}\nfree_bytes_min = 1\n",
         database.host,
@@ -66,6 +67,8 @@ fn configuration(ground: &Ground) -> String {
         database.user,
         database.password_file.path(),
         database.ca_file,
+        database.certificate_file,
+        database.key_file,
         ground.root(),
         ground.models(),
         ground.path("scratch"),

@@ -254,10 +254,10 @@ impl Replica {
         self.is_available.store(state == State::Healthy, Ordering::Release);
         self.breaks.store(0, Ordering::Relaxed);
         self.metrics.transition(state);
-        let was_up = matches!(before, State::Healthy | State::Draining);
+        let is_lost = before == State::Healthy && state == State::Unhealthy;
         let (before, after) = (before.as_str(), state.as_str());
-        // One that was never up is not lost: at a start everybody waits for somebody.
-        if was_up && state == State::Unhealthy {
+        // One that said that it would end is not lost, nor one that was never up: at a start everybody waits for somebody.
+        if is_lost {
             tracing::warn!(pool = self.pool, replica = %self.name, before, after, why, "replica is down");
         } else {
             tracing::info!(pool = self.pool, replica = %self.name, before, after, why, "replica changed state");

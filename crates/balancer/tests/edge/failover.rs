@@ -101,7 +101,7 @@ async fn a_killed_and_a_frozen_replica_cost_nothing() {
         .await;
     let failed = statuses.iter().filter(|status| **status != StatusCode::OK).count();
     assert_eq!(failed, 0, "of {}", statuses.len());
-    assert!(statuses.len() > 50);
+    assert!(statuses.len() > 20, "there was a load: {}", statuses.len());
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     processes.replicas[0] = ChildUpstream::start(&processes.world, "serving-1", address);
     processes.wait_healthy(3).await;

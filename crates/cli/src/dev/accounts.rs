@@ -3,23 +3,27 @@
 //! Tokens live ten minutes. Whoever tries the platform out should not have to log in for every `curl`, so the
 //! supervisor holds the accounts' secrets (files, 0600) and writes a new token every few minutes.
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::layout::{Layout, make, write_private};
-use crate::{client::Client, say};
+use super::layout::Layout;
+use crate::{
+    client::Client,
+    files::{make, write_private},
+    say,
+};
 
-/// Roles that get an account, besides the admin.
-const ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
+/// Every role but the admin's: who gets an account when everything is to be tried out.
+pub(super) const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
 const ADMIN: &str = "admin";
 const TOKEN_PERIOD: Duration = Duration::from_secs(4 * 60);
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
 
 /// The accounts of a development platform.
-pub(super) struct Accounts {
+pub(crate) struct Accounts {
     grants: Vec<(&'static str, Value)>,
 }
 
@@ -27,15 +31,15 @@ pub(super) struct Accounts {
 
 impl Accounts {
     /// Makes the accounts at the first start, finds them at later ones, and writes everybody's token.
-    pub(super) async fn open(layout: &Layout, client: &Client) -> anyhow::Result<Self> {
+    pub(crate) async fn open(layout: &Layout, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
         let password = read(&layout.secret("operator", "admin-password"))?;
         let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
-        if !layout.secret("operator", "viewer-client-secret").exists() {
-            bootstrap(layout, client, &password).await?;
+        if roles.iter().any(|role| !client_secret(layout, role).exists()) {
+            bootstrap(layout, client, &password, roles).await?;
         }
         let mut grants = vec![(ADMIN, admin)];
-        for role in ROLES {
-            let secret = read(&layout.secret("operator", &format!("{role}-client-secret")))?;
+        for role in roles.iter().copied() {
+            let secret = read(&client_secret(layout, role))?;
             let grant =
                 json!({ "grant_type": "client_credentials", "client_id": account(role), "client_secret": secret });
             grants.push((role, grant));
@@ -71,7 +75,7 @@ impl Accounts {
 }
 
 /// Trades the one-time token for the first admin, who then makes an account for each role.
-async fn bootstrap(layout: &Layout, client: &Client, password: &str) -> anyhow::Result<()> {
+async fn bootstrap(layout: &Layout, client: &Client, password: &str, roles: &[&str]) -> anyhow::Result<()> {
     let once = read(&layout.secret("gateway", "bootstrap-token"))?;
     let grant = json!({ "grant_type": "bootstrap", "bootstrap_token": once, "username": ADMIN, "password": password });
     let admin = match client.token(&grant).await {
@@ -80,10 +84,10 @@ async fn bootstrap(layout: &Layout, client: &Client, password: &str) -> anyhow::
         Err(_) => client.token(&json!({ "grant_type": "password", "username": ADMIN, "password": password })).await?,
     };
     make(&layout.root().join("secrets/operator"), 0o700)?;
-    for role in ROLES.iter().rev() {
+    for role in roles {
         let body = open_account(client, &admin, role).await?;
         let secret = body.get("client_secret").and_then(Value::as_str).context("the answer has no client_secret")?;
-        write_private(&layout.secret("operator", &format!("{role}-client-secret")), secret)?;
+        write_private(&client_secret(layout, role), secret)?;
     }
     Ok(())
 }
@@ -105,8 +109,12 @@ async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Resul
     answer.expect_success(&format!("giving {name} a new secret"))
 }
 
+fn client_secret(layout: &Layout, role: &str) -> PathBuf {
+    layout.secret("operator", &format!("{role}-client-secret"))
+}
+
 fn account(role: &str) -> String {
-    format!("dev-{}", role.replace('_', "-"))
+    format!("example-{}", role.replace('_', "-"))
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<String> {

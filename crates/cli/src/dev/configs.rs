@@ -6,13 +6,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{
-    Arguments,
-    certificates::IDENTITIES,
-    layout::{Layout, write_private},
-    platform::text,
-    ports::Ports,
-};
+use super::{Arguments, certificates::IDENTITIES, layout::Layout, platform::text, ports::Ports};
+use crate::files::write_private;
 
 /// Where everybody listens.
 pub(super) struct Addresses {
@@ -117,6 +112,7 @@ fn own_sections(
 }
 
 fn database(service: &str, layout: &Layout, addresses: &Addresses) -> Value {
+    let identity = layout.identity(&format!("{service}-1"));
     json!({
         "host": "localhost",
         "port": addresses.database.port(),
@@ -124,6 +120,8 @@ fn database(service: &str, layout: &Layout, addresses: &Addresses) -> Value {
         "user": service,
         "password_file": layout.secret(service, "database-password"),
         "ca_file": layout.ca_file(),
+        "certificate_file": identity.join("certificate.pem"),
+        "key_file": identity.join("key.pem"),
     })
 }
 

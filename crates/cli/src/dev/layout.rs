@@ -1,8 +1,7 @@
 //! The data directory: who finds what where.
 
 use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    fs,
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
@@ -10,13 +9,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::files::make;
+
 /// Held by whoever uses the directory; also the mark by which we know a directory of ours.
 const LOCK: &str = "lock";
 const TEMPORARY_PREFIX: &str = "rampart-dev-";
 const BEING_MADE_MAX: Duration = Duration::from_secs(60);
 
 /// The directory of one `rampart dev`, kept or temporary.
-pub(super) struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
     temporary: Mutex<Option<tempfile::TempDir>>,
 }
@@ -54,7 +55,19 @@ impl Layout {
         Ok(layout)
     }
 
-    pub(super) fn root(&self) -> &Path {
+    /// A folder for accounts and their tokens alone, of a platform that keeps everything else itself.
+    pub(crate) fn of_accounts(path: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+        refuse_foreign(path)?;
+        let layout = Self { root: path.to_owned(), temporary: Mutex::new(None) };
+        layout.lock()?;
+        for name in ["tokens", "secrets"] {
+            make(&path.join(name), 0o700)?;
+        }
+        Ok(layout)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -93,12 +106,17 @@ impl Layout {
         self.root.join("logs").join(format!("{instance}.log"))
     }
 
-    /// A secret of one service, made before by [`super::secrets`].
-    pub(super) fn secret(&self, service: &str, name: &str) -> PathBuf {
-        self.root.join("secrets").join(service).join(name)
+    /// The folder of [`crate::secrets`].
+    pub(super) fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
     }
 
-    pub(super) fn token(&self, role: &str) -> PathBuf {
+    /// A secret of one service, made before by [`crate::secrets`].
+    pub(crate) fn secret(&self, service: &str, name: &str) -> PathBuf {
+        self.secrets().join(service).join(name)
+    }
+
+    pub(crate) fn token(&self, role: &str) -> PathBuf {
         self.root.join("tokens").join(format!("{role}.token"))
     }
 
@@ -147,20 +165,4 @@ fn is_abandoned(lock: &fs::File) -> bool {
     let made = lock.metadata().and_then(|metadata| metadata.modified());
     let is_old = made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > BEING_MADE_MAX));
     is_old && lock.try_lock().is_ok()
-}
-
-/// A directory with exactly this mode.
-pub(super) fn make(path: &Path, mode: u32) -> anyhow::Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-    fs::set_permissions(path, Permissions::from_mode(mode))
-        .with_context(|| format!("cannot protect {}", path.display()))
-}
-
-/// Writes a file that only we can read, whole or not at all.
-pub(super) fn write_private(path: &Path, content: &str) -> anyhow::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let file =
-        tempfile::NamedTempFile::new_in(directory).with_context(|| format!("cannot write {}", path.display()))?;
-    fs::write(file.path(), content).with_context(|| format!("cannot write {}", path.display()))?;
-    file.persist(path).map(drop).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -4,10 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use cluster::{Cluster, Tcp};
-use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{
     Arguments,
@@ -16,12 +15,10 @@ use super::{
     layout::Layout,
     ports::Ports,
     process::{Program, Supervised},
-    secrets,
 };
-use crate::{client::Client, say};
+use crate::{client::Client, files, say, secrets};
 
 const POSTGRES_START_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL_PERIOD: Duration = Duration::from_millis(100);
 
 /// The database server and the services.
 pub(super) struct Platform {
@@ -39,7 +36,7 @@ impl Platform {
     /// Makes keys and certificates, chooses ports. Starts nothing yet.
     pub(super) fn prepare(arguments: &Arguments, layout: &Layout) -> anyhow::Result<Self> {
         let options = configs::Options::new(arguments)?;
-        secrets::ensure(layout)?;
+        secrets::ensure(&layout.secrets())?;
         let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
         let certificates = Certificates::open(layout, lifetime)?;
         let addresses = Addresses::choose(&mut Ports::default(), arguments.port)?;
@@ -66,23 +63,6 @@ impl Platform {
             })?);
         }
         Ok(())
-    }
-
-    /// Waits until the balancer says that every replica of every pool is healthy.
-    pub(super) async fn wait_ready(&self, client: &Client, limit: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + limit;
-        let mut last = String::from("the front door did not answer");
-        while Instant::now() < deadline {
-            match client.call(Method::GET, "/api/loadbalancer/status", None, None).await {
-                Ok(answer) => match waiting_for(&answer.body) {
-                    None => return Ok(()),
-                    Some(missing) => last = missing,
-                },
-                Err(error) => last = format!("{error:#}"),
-            }
-            sleep(POLL_PERIOD).await;
-        }
-        bail!("not ready after {} s: {last}; look at the newest lines of the logs", limit.as_secs())
     }
 
     pub(super) fn client(&self, layout: &Layout) -> anyhow::Result<Client> {
@@ -124,7 +104,7 @@ impl Platform {
             "pids": pids,
         });
         let path = layout.root().join("state.json");
-        super::layout::write_private(&path, &format!("{state:#}\n"))
+        files::write_private(&path, &format!("{state:#}\n"))
     }
 
     /// Stops the services together, and the database after them.
@@ -190,19 +170,6 @@ async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
     // A dump needs to read everything, and nothing more.
     sql.push_str("GRANT pg_read_all_data TO backup;\n");
     cluster.sql("detektor", &sql).await.map(drop).context("cannot make the database roles")
-}
-
-/// What is not healthy yet, in the balancer's own words.
-fn waiting_for(status: &Value) -> Option<String> {
-    let pools = status.get("pools").and_then(Value::as_object)?;
-    let mut missing = Vec::new();
-    for (pool, body) in pools {
-        let replicas = body.get("replicas").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let unhealthy =
-            replicas.iter().filter(|replica| replica.get("state").and_then(Value::as_str) != Some("healthy"));
-        missing.extend(unhealthy.map(|replica| format!("{pool}: {replica}")));
-    }
-    if missing.is_empty() { None } else { Some(missing.join("; ")) }
 }
 
 /// The services' binaries lie beside ours.

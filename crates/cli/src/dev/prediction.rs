@@ -16,12 +16,14 @@ use crate::{client::Client, say};
 const PREFERRED: &str = "breast-cancer-forest";
 
 /// Predicts with a real model over HTTPS with a bearer token, and prints the way to do it again.
-pub(super) async fn first(
+pub(crate) async fn first(
     layout: &Layout,
     models: &Path,
     client: &Client,
     front: &str,
+    ca_file: &Path,
     started: tokio::time::Instant,
+    notes: &[(&str, String)],
 ) -> anyhow::Result<()> {
     let Some(golden) = golden(models) else {
         say(&format!("no model in {} has a golden.json: nothing is asked", models.display()));
@@ -41,15 +43,13 @@ pub(super) async fn first(
     say(&format!("  status         {front}/api/loadbalancer/status"));
     say(&format!("  API            {front}/api/openapi.json"));
     say(&format!("  SLA            {front}/api/sla/ml-services/current"));
-    say(&format!(
-        "  admin token    {} (renewed every 4 min; one file per role beside it)",
-        layout.token("admin").display()
-    ));
-    say(&format!("  logs           {}", layout.root().join("logs").display()));
+    for (what, note) in notes {
+        say(&format!("  {what:<14} {note}"));
+    }
     say("");
     say(&format!(
         "curl --cacert {} -H @{} -d @{} {front}{path}",
-        layout.ca_file().display(),
+        ca_file.display(),
         layout.header("analyst").display(),
         file.display()
     ));

@@ -30,6 +30,17 @@ async fn a_server_of_a_foreign_ca_is_refused() {
     assert!(is_refused(&world.config).await);
 }
 
+/// The password alone does not open the database.
+#[tokio::test]
+async fn a_client_of_a_foreign_ca_is_refused() {
+    let mut world = World::new().await;
+    let foreign = world.config.password_file.path().with_file_name("foreign");
+    Ca::foreign().issue("gateway", "gateway-1", &foreign);
+    world.config.certificate_file = foreign.join("certificate.pem");
+    world.config.key_file = foreign.join("key.pem");
+    assert!(is_refused(&world.config).await);
+}
+
 /// The server gets a certificate of the same authority for another name than the one that we call it by.
 #[tokio::test]
 async fn a_server_under_a_name_that_its_certificate_lacks_is_refused() {

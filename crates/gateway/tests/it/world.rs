@@ -160,6 +160,8 @@ impl World {
                 "user": database.user,
                 "password_file": database.password_file.path(),
                 "ca_file": database.ca_file,
+                "certificate_file": database.certificate_file,
+                "key_file": database.key_file,
                 "operation_timeout_ms": 3_000,
             },
             "tokens": {

@@ -29,13 +29,16 @@ impl Tracker {
         let postgres = Postgres::start().await;
         let database = postgres.database("sla").await;
         let config = format!(
-            "[database]\nhost = {:?}\nport = {}\nname = {:?}\nuser = {:?}\npassword_file = {:?}\nca_file = {:?}\n",
+            "[database]\nhost = {:?}\nport = {}\nname = {:?}\nuser = {:?}\npassword_file = {:?}\nca_file = {:?}\n\
+             certificate_file = {:?}\nkey_file = {:?}\n",
             database.host,
             database.port,
             database.name,
             database.user,
             database.password_file.path(),
-            database.ca_file
+            database.ca_file,
+            database.certificate_file,
+            database.key_file,
         );
         let harness = Harness::new("sla", env!("CARGO_BIN_EXE_rampart-sla")).await;
         let service = harness.start(&config).await;

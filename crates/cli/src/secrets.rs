@@ -1,39 +1,40 @@
-//! The secrets of a development platform: made once, as files that only their owner can read.
+//! The secrets of a platform: made once, as files that only their owner can read, `<folder>/<service>/<name>`.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::layout::{Layout, make, write_private};
+use crate::files::{make, write_private};
 
 /// Services that log in to the database, each as its own role.
-pub(super) const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
+pub(crate) const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
 
 /// Makes what is missing; leaves what is there.
-pub(super) fn ensure(layout: &Layout) -> anyhow::Result<()> {
+pub(crate) fn ensure(folder: &Path) -> anyhow::Result<()> {
+    let path = |service: &str, name: &str| folder.join(service).join(name);
     for service in DATABASE_ROLES {
-        ensure_random(&layout.secret(service, "database-password"))?;
+        ensure_random(&path(service, "database-password"))?;
     }
     for name in ["access-signing-key.pem", "passport-signing-key.pem"] {
-        ensure_with(&layout.secret("gateway", name), signing_key)?;
+        ensure_with(&path("gateway", name), signing_key)?;
     }
-    ensure_random(&layout.secret("gateway", "bootstrap-token"))?;
-    ensure_with(&layout.secret("backup", "manifest-signing-key.pem"), signing_key)?;
-    let identity = layout.secret("backup", "age-identity");
+    ensure_random(&path("gateway", "bootstrap-token"))?;
+    ensure_with(&path("backup", "manifest-signing-key.pem"), signing_key)?;
+    let identity = path("backup", "age-identity");
     ensure_with(&identity, || Ok(age_identity()))?;
-    ensure_with(&layout.secret("backup", "age-recipient"), || age_recipient(&identity))?;
-    ensure_random(&layout.secret("operator", "admin-password"))
+    ensure_with(&path("backup", "age-recipient"), || age_recipient(&identity))?;
+    ensure_random(&path("operator", "admin-password"))
 }
 
-/// 256 random bits, base64url.
-pub(super) fn random() -> anyhow::Result<String> {
+fn random() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).ok().context("the system gave no random bytes")?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-fn ensure_random(path: &Path) -> anyhow::Result<()> {
+/// Makes the file with 256 random bits, base64url, unless it is there.
+pub(crate) fn ensure_random(path: &Path) -> anyhow::Result<()> {
     ensure_with(path, random)
 }
 

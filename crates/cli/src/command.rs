@@ -1,0 +1,38 @@
+//! What `rampart` can be asked to do.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::{backup, dev, probe, steward, welcome};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole platform on this machine, without containers, until Ctrl-C.
+    Dev(dev::Arguments),
+    /// Keep certificates and secrets of the containers where each finds its own.
+    Steward(steward::Arguments),
+    /// Ask the service in this container whether it is ready, for the health check.
+    Probe(probe::Arguments),
+    /// Make the first admin of a platform of containers, predict once, and say how to go on.
+    Welcome(welcome::Arguments),
+    /// Make and verify backup sets.
+    #[command(subcommand)]
+    Backup(backup::Command),
+}
+
+/// Does it.
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    identity::install_crypto_providers()?;
+    // One thread: the kernel ties a child's life to the thread that started it (see dev/process.rs).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Dev(arguments) => dev::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Steward(arguments) => steward::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Probe(arguments) => probe::run(arguments).await,
+            Command::Welcome(arguments) => welcome::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Backup(command) => backup::run(command).await,
+        }
+    })
+}

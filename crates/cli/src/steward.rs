@@ -1,0 +1,158 @@
+//! `rampart steward`: keeps the certificates and secrets of the containers, each in a volume that only its container has.
+//!
+//! It is the one process that sees them all. It has no port; what it knows lies in its own volume, and the key of the root
+//! CA outside of all volumes.
+
+mod containers;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use authority::{Authority, Leaf};
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    files::{make, write_for_group},
+    say,
+};
+use containers::{ALL, Container};
+
+/// Third parties read their certificate when they start, so theirs lives longer.
+const THIRD_PARTY_LIFETIME: time::Duration = time::Duration::days(90);
+
+/// What `rampart steward` can be told.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The folder with a volume for each container, named like it.
+    #[arg(long, default_value = "/state")]
+    state: PathBuf,
+    /// Where the root CA lies: `ca.pem` for everybody, `ca-key.pem` for nobody.
+    #[arg(long, default_value = "/certs")]
+    certs: PathBuf,
+    /// Written once everything is in its place, for the health check.
+    #[arg(long, default_value = "/run/ready")]
+    ready: PathBuf,
+    /// How long the certificates of our services live; they are renewed at half of it. Seconds, at least 60.
+    #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(60..))]
+    certificate_lifetime_s: u32,
+}
+
+/// Makes what is missing, gives everybody theirs, then renews certificates until SIGTERM.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
+    let kept = arguments.state.join("steward");
+    containers::ensure_secrets(&kept)?;
+    let authority = Authority::open(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
+    for container in &ALL {
+        give_secrets(container, &kept, &arguments.state)?;
+        give_certificate(container, &authority, &arguments.state, lifetime)?;
+    }
+    fs::write(&arguments.ready, "").with_context(|| format!("cannot write {}", arguments.ready.display()))?;
+    say(&format!("{} containers have their certificates and secrets", ALL.len()));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(lifetime / 2) => {}
+            _ = terminate.recv() => return Ok(()),
+        }
+        for container in ALL.iter().filter(|container| container.is_ours) {
+            give_certificate(container, &authority, &arguments.state, lifetime)?;
+        }
+        say("certificates of the services are renewed");
+    }
+}
+
+fn give_secrets(container: &Container, kept: &Path, state: &Path) -> anyhow::Result<()> {
+    for (from, to) in container.secrets {
+        let (from, to) = (kept.join(from), state.join(container.name).join("secrets").join(to));
+        let secret = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        if let Some(folder) = to.parent() {
+            // The volume is the container's alone; whoever is in it may look around.
+            make(folder, 0o755)?;
+        }
+        write_for_group(&to, &secret, container.group)?;
+    }
+    Ok(())
+}
+
+fn give_certificate(
+    container: &Container,
+    authority: &Authority,
+    state: &Path,
+    lifetime: Duration,
+) -> anyhow::Result<()> {
+    let own = time::Duration::try_from(lifetime).context("certificate lifetime")?;
+    let lifetime = if container.is_ours { own } else { THIRD_PARTY_LIFETIME };
+    let leaf = Leaf::new(container.peer_name(), OffsetDateTime::now_utc(), lifetime)
+        .also_for(&[container.name])
+        .also_for(container.dns_names)
+        .readable_by(container.group);
+    let folder = state.join(container.name).join("identity");
+    make(&folder, 0o755)?;
+    authority.issue(&leaf, &folder).with_context(|| format!("cannot sign a certificate for {}", container.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
+
+    use identity::{Identity, IdentityConfig};
+
+    use super::*;
+
+    /// What a service of ours accepts, and nobody but the steward and its own group can read.
+    #[tokio::test]
+    async fn each_container_gets_its_own() {
+        identity::install_crypto_providers().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let kept = state.path().join("steward");
+        containers::ensure_secrets(&kept).unwrap();
+        let authority = Authority::generate(OffsetDateTime::now_utc()).unwrap();
+        // Nobody but root may give a file to a group of others.
+        let group = fs::metadata(state.path()).unwrap().gid();
+        for container in ALL {
+            let container = Container { group, ..container };
+            give_secrets(&container, &kept, state.path()).unwrap();
+            give_certificate(&container, &authority, state.path(), Duration::from_secs(3600)).unwrap();
+            let folder = state.path().join(container.name);
+            let directory = folder.join("identity");
+            let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+            assert_eq!(mode(&directory.join("key.pem")), 0o640, "{}", container.name);
+            // Here owner and reader are one, for whom that mode would be too much.
+            fs::set_permissions(directory.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), container.peer_name());
+            for (_, to) in container.secrets {
+                assert_eq!(mode(&folder.join("secrets").join(to)), 0o640, "{}: {to}", container.name);
+            }
+        }
+        let password = |of: &str| fs::read(state.path().join(of)).unwrap();
+        assert_eq!(
+            password("gateway-b/secrets/database-password"),
+            password("detektor-postgres-slave/secrets/roles/gateway")
+        );
+        assert!(!state.path().join("ml-serving-primary/secrets").exists());
+    }
+
+    /// The compose file and the image must know exactly the containers that the steward knows.
+    #[test]
+    fn every_container_has_a_volume_of_its_own() {
+        let compose = include_str!("../../../docker-compose.yml");
+        let image = include_str!("../../../docker/rampart/Dockerfile");
+        for container in &ALL {
+            let (given, taken) =
+                (format!("state-{0}:/state/{0}\n", container.name), format!("\"state-{}:/state:ro\"", container.name));
+            assert_eq!(compose.matches(&given).count(), 1, "{given}");
+            assert_eq!(compose.matches(&taken).count(), 1, "{taken}");
+            assert!(image.contains(&format!(" {}", container.name)), "{} has no folder in the image", container.name);
+        }
+        assert_eq!(compose.matches(":/state:ro\"").count(), ALL.len(), "somebody has a volume that nobody fills");
+    }
+}

@@ -1,0 +1,60 @@
+//! `rampart welcome`: what comes after the first start of the containers. May be run again: it finds what it made.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+
+use crate::{
+    client::Client,
+    dev::{accounts::Accounts, layout::Layout, prediction, readiness},
+    files::{make, write_private},
+    say,
+};
+
+/// Whose right a prediction needs.
+const ROLES: [&str; 1] = ["analyst"];
+
+/// What `rampart welcome` can be told.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The front door, as clients on this machine see it.
+    #[arg(long, default_value = "https://localhost:8095")]
+    front: String,
+    /// The CA that signed its certificate.
+    #[arg(long, default_value = "certs/ca.pem")]
+    ca_file: PathBuf,
+    /// The folder with the one-time token and the admin's password.
+    #[arg(long, default_value = "/state/secrets")]
+    secrets: PathBuf,
+    /// Where accounts and tokens are kept, for us alone.
+    #[arg(long, default_value = "access")]
+    access: PathBuf,
+    /// The folder of models, for a golden example.
+    #[arg(long, default_value = "/models")]
+    models: PathBuf,
+    /// How long the platform may take to become ready. Seconds.
+    #[arg(long, default_value_t = 180)]
+    timeout_s: u32,
+}
+
+/// Waits, makes the accounts at the first time, predicts.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let started = tokio::time::Instant::now();
+    let layout = Layout::of_accounts(&arguments.access)?;
+    for (name, service) in [("bootstrap-token", "gateway"), ("admin-password", "operator")] {
+        let (from, to) = (arguments.secrets.join(name), layout.secret(service, name));
+        let secret = fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        make(to.parent().context("a secret lies in a folder")?, 0o700)?;
+        write_private(&to, &secret)?;
+    }
+    let client = Client::new(&arguments.front, &arguments.ca_file)?;
+    readiness::wait(&client, Duration::from_secs(arguments.timeout_s.into())).await?;
+    say(&format!("everything is healthy after {:.1} s", started.elapsed().as_secs_f64()));
+    Accounts::open(&layout, &client, &ROLES).await?;
+    let notes = [
+        ("admin", format!("password in {}", layout.secret("operator", "admin-password").display())),
+        ("tokens", format!("{} (good for 10 min; scripts/up writes new ones)", layout.root().join("tokens").display())),
+        ("logs", "docker compose logs".to_owned()),
+    ];
+    prediction::first(&layout, &arguments.models, &client, &arguments.front, &arguments.ca_file, started, &notes).await
+}
