@@ -31,6 +31,11 @@ make_debian_base() {
     quietly "debootstrap failed" "check the network, then start again" \
         as_root debootstrap --variant=minbase --include=ca-certificates trixie "$folder"
     trust_what_we_trust "$folder"
+    # As in the official image: what apt keeps for next time would be in every layer.
+    as_root tee "$folder/etc/apt/apt.conf.d/docker-clean" >/dev/null <<-'EOF'
+		Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";
+		DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb || true"; };
+	EOF
     as_root rm -rf "$folder"/var/cache/apt/archives/*.deb "$folder"/var/lib/apt/lists/* "$folder"/usr/share/{doc,man,locale,info}/*
     as_root tar --create --numeric-owner --directory "$folder" --exclude ./proc/* --exclude ./sys/* --exclude ./dev/* . |
         docker import --change 'CMD ["bash"]' --change 'LABEL rampart.base=made-here' - "$name" >/dev/null ||

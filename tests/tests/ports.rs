@@ -216,7 +216,8 @@ impl Seen {
         let counters = Counters::of(platform, &listener.instance).await?;
         let name = if listener.is_admin { "admin" } else { "service" };
         let handled = if listener.is_admin {
-            counters.sum("ml_authz_decisions_total", &[("action", "read-admin-port")])?
+            let decisions = |action| counters.sum("ml_authz_decisions_total", &[("action", action)]);
+            decisions("read-readiness")? + decisions("read-admin-port")?
         } else {
             let route = calls(&listener.service)?.route;
             counters.sum(&format!("ml_{}_requests_total", listener.service), &[("route", route)])?

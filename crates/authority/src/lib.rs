@@ -46,6 +46,7 @@ pub struct Leaf {
     name: PeerName,
     lifetime: Duration,
     dns_names: Vec<String>,
+    common_name: String,
     not_before: OffsetDateTime,
     group: Option<u32>,
 }
@@ -114,13 +115,21 @@ impl Leaf {
     /// A certificate for one instance of a service, from now on.
     pub fn new(name: PeerName, now: OffsetDateTime, lifetime: Duration) -> Self {
         let dns_names = vec![format!("{}.{TRUST_DOMAIN}", name.service)];
-        Self { name, lifetime, dns_names, not_before: now - BACKDATE, group: None }
+        let common_name = name.service.clone();
+        Self { name, lifetime, dns_names, common_name, not_before: now - BACKDATE, group: None }
     }
 
     /// Also good for these DNS names or IP addresses, as the front door and PostgreSQL need.
     #[must_use]
     pub fn also_for(mut self, names: &[&str]) -> Self {
         self.dns_names.extend(names.iter().map(|name| (*name).to_owned()));
+        self
+    }
+
+    /// With another common name than the service's, which is all that some read of a certificate.
+    #[must_use]
+    pub fn common_name(mut self, common_name: &str) -> Self {
+        common_name.clone_into(&mut self.common_name);
         self
     }
 
@@ -141,7 +150,7 @@ impl Leaf {
     fn params(&self) -> Result<CertificateParams, AuthorityError> {
         let mut params = CertificateParams::new(self.dns_names.clone())?;
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(self.name.to_string())?));
-        params.distinguished_name = named(&self.name.service);
+        params.distinguished_name = named(&self.common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;

@@ -145,7 +145,9 @@ actions! {
     ReportMinutes = "report-minutes",
     /// `grpc.health.v1.Health` on a service's own port.
     CheckHealth = "check-health",
-    /// `/live`, `/ready` and `/metrics` of an admin port.
+    /// `/live` and `/ready` of an admin port.
+    ReadReadiness = "read-readiness",
+    /// `/metrics` of an admin port.
     ReadAdminPort = "read-admin-port",
 }
 

@@ -92,6 +92,10 @@ fn give_certificate(
         .also_for(&[container.name])
         .also_for(container.dns_names)
         .readable_by(container.group);
+    let leaf = match container.common_name {
+        Some(common_name) => leaf.common_name(common_name),
+        None => leaf,
+    };
     let folder = state.join(container.name).join("identity");
     make(&folder, 0o755)?;
     authority.issue(&leaf, &folder).with_context(|| format!("cannot sign a certificate for {}", container.name))

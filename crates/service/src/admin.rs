@@ -35,8 +35,8 @@ pub(crate) fn router(readiness: Readiness, metrics: MetricsHandle) -> Result<Rou
 
 fn routes() -> Routes<Shown> {
     Routes::new()
-        .peer_route(Method::GET, "/live", Action::ReadAdminPort, async || "OK\n")
-        .peer_route(Method::GET, "/ready", Action::ReadAdminPort, ready)
+        .peer_route(Method::GET, "/live", Action::ReadReadiness, async || "OK\n")
+        .peer_route(Method::GET, "/ready", Action::ReadReadiness, ready)
         .peer_route(Method::GET, "/metrics", Action::ReadAdminPort, render)
 }
 

@@ -77,12 +77,16 @@ const ANONYMOUS: &[&str] = &[
 
 /// The calls of each service.
 const CALLS: &[(&str, &[&str])] = &[
-    ("balancer", &["authorize", "watch-revocations", "read-passport-keys", "report-minutes", "check-health"]),
-    ("gateway", &["read-passport-keys"]),
-    ("serving", &["read-passport-keys"]),
-    ("sla", &["read-passport-keys"]),
-    ("backup", &["read-passport-keys"]),
-    ("operator", &["check-health", "read-admin-port"]),
+    (
+        "balancer",
+        &["authorize", "watch-revocations", "read-passport-keys", "report-minutes", "check-health", "read-readiness"],
+    ),
+    ("gateway", &["read-passport-keys", "read-readiness"]),
+    ("serving", &["read-passport-keys", "read-readiness"]),
+    ("sla", &["read-passport-keys", "read-readiness"]),
+    ("backup", &["read-passport-keys", "read-readiness"]),
+    ("operator", &["check-health", "read-readiness", "read-admin-port"]),
+    ("prometheus", &["read-admin-port"]),
 ];
 
 fn expected(roles: Roles, fresh_login: bool, action: &str) -> bool {

@@ -18,13 +18,16 @@ pub(super) struct Container {
     pub(super) is_ours: bool,
     /// Names by which clients know it, besides its own.
     pub(super) dns_names: &'static [&'static str],
+    /// The common name in its certificate, where that matters.
+    pub(super) common_name: Option<&'static str>,
     /// What the steward keeps, and the file that it is in the container.
     pub(super) secrets: &'static [(&'static str, &'static str)],
 }
 
 const FRONT_NAMES: &[&str] = &["localhost", "nebula", "127.0.0.1", "front"];
-const LOCAL_NAMES: &[&str] = &["localhost", "127.0.0.1"];
-const POSTGRES_NAMES: &[&str] = &["detektor-postgres", "localhost", "127.0.0.1"];
+/// etcd lets in whose certificate has one of these names.
+const ETCD_NAMES: &[&str] = &["etcd", "etcd-client", "localhost", "127.0.0.1"];
+const POSTGRES_NAMES: &[&str] = &["detektor-postgres", "etcd-client", "localhost", "127.0.0.1"];
 
 const GATEWAY_SECRETS: &[(&str, &str)] = &[
     ("gateway/database-password", "database-password"),
@@ -51,7 +54,7 @@ const POSTGRES_SECRETS: &[(&str, &str)] = &[
 ];
 
 /// All of them.
-pub(super) const ALL: [Container; 17] = [
+pub(super) const ALL: [Container; 19] = [
     ours("balancer-a", "balancer", 10_101).names(FRONT_NAMES),
     ours("balancer-b", "balancer", 10_101).names(FRONT_NAMES),
     ours("gateway-a", "gateway", 10_102).secrets(GATEWAY_SECRETS),
@@ -62,22 +65,31 @@ pub(super) const ALL: [Container; 17] = [
     ours("backup-worker", "backup", 10_104).secrets(BACKUP_SECRETS),
     ours("sla-tracker", "sla", 10_105).secrets(&[("sla/database-password", "database-password")]),
     ours("operator", "operator", 10_106).secrets(OPERATOR_SECRETS),
-    third_party("detektor-postgres-master", "postgres", 10_010).names(POSTGRES_NAMES).secrets(POSTGRES_SECRETS),
-    third_party("detektor-postgres-slave", "postgres", 10_010).names(POSTGRES_NAMES).secrets(POSTGRES_SECRETS),
+    postgres("detektor-postgres-master"),
+    postgres("detektor-postgres-slave"),
     third_party("detektor-postgres", "postgres-proxy", 10_012)
         .secrets(&[("postgres/detektor-password", "detektor-password")]),
     third_party("front", "front", 10_012),
-    third_party("etcd-1", "etcd", 10_011).names(LOCAL_NAMES),
-    third_party("etcd-2", "etcd", 10_011).names(LOCAL_NAMES),
-    third_party("etcd-3", "etcd", 10_011).names(LOCAL_NAMES),
+    third_party("prometheus", "prometheus", 10_040),
+    third_party("alertmanager", "alertmanager", 10_040),
+    third_party("etcd-1", "etcd", 10_011).names(ETCD_NAMES),
+    third_party("etcd-2", "etcd", 10_011).names(ETCD_NAMES),
+    third_party("etcd-3", "etcd", 10_011).names(ETCD_NAMES),
 ];
 
 const fn ours(name: &'static str, service: &'static str, group: u32) -> Container {
-    Container { name, service, group, is_ours: true, dns_names: &[], secrets: &[] }
+    Container { name, service, group, is_ours: true, dns_names: &[], common_name: None, secrets: &[] }
 }
 
 const fn third_party(name: &'static str, service: &'static str, group: u32) -> Container {
-    Container { name, service, group, is_ours: false, dns_names: &[], secrets: &[] }
+    Container { name, service, group, is_ours: false, dns_names: &[], common_name: None, secrets: &[] }
+}
+
+/// A node replicates as the user that its common name says.
+const fn postgres(name: &'static str) -> Container {
+    let mut node = third_party(name, "postgres", 10_010).names(POSTGRES_NAMES).secrets(POSTGRES_SECRETS);
+    node.common_name = Some("replicator");
+    node
 }
 
 /// Makes every secret that is missing in the steward's own folder.

@@ -1,0 +1,37 @@
+-- Ends the sessions of a server that is lost, a moment after it left the rotation.
+--
+-- HAProxy's own `on-marked-down shutdown-sessions` does so at once. A session that is just connecting to the server then
+-- is caught half-way: it never ends, and its client waits for ever (seen in 3.0.11 with a killed container). Once
+-- `timeout connect` has passed nothing is connecting any more, so the grace is longer than that time-out.
+
+local look_every_ms = 25
+local grace_ms = 150
+
+local function now_ms()
+    local now = core.now()
+    return now.sec * 1000 + math.floor(now.usec / 1000)
+end
+
+local function is_lost(server)
+    local status = server:get_stats().status
+    return status:find("^DOWN") ~= nil or status:find("^MAINT") ~= nil
+end
+
+core.register_task(function()
+    local lost_since, ended = {}, {}
+    while true do
+        for _, backend in pairs(core.backends) do
+            for name, server in pairs(backend.servers) do
+                if not is_lost(server) then
+                    lost_since[name], ended[name] = nil, nil
+                elseif lost_since[name] == nil then
+                    lost_since[name] = now_ms()
+                elseif not ended[name] and now_ms() - lost_since[name] >= grace_ms then
+                    server:shut_sess()
+                    ended[name] = true
+                end
+            end
+        end
+        core.msleep(look_every_ms)
+    end
+end)
