@@ -72,6 +72,8 @@ impl Identity {
             generation.reload += 1;
             generation.trust += u64::from(trust_changed);
         });
+        // Before it is counted: whoever has seen the count finds the new times.
+        metrics::set_validity(&self.material.load());
         metrics::count_reload();
         tracing::info!(identity = %self.name, %not_after, trust_changed, "new certificate files are in use");
     }
