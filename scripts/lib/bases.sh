@@ -6,12 +6,6 @@ debian_base=debian:trixie-slim
 rust_base=rust:1.95-slim-trixie
 go_base=golang:1.26-trixie
 
-provide_bases() {
-    provide_base "$debian_base" make_debian_base
-    provide_base "$rust_base" make_rust_base
-    provide_base "$go_base" make_go_base
-}
-
 # provide_base NAME MAKE: what is there, else what a registry has, else what MAKE makes.
 provide_base() {
     local name=$1 make=$2
@@ -86,8 +80,4 @@ toolchain_image() {
 	EOF
     quietly "$name could not be built" "try it by hand: docker build $folder" docker build --quiet --tag "$name" "$folder"
     rm -rf "$folder"
-}
-
-as_root() {
-    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }

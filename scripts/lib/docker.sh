@@ -1,6 +1,10 @@
 # shellcheck shell=bash
 # Docker Engine with compose and buildx: what is on the machine, else Debian's packages.
 
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
 engine_answers() {
     docker info
 }
@@ -12,14 +16,12 @@ provide_engine() {
     want iptables "gives the containers a network" have iptables
     install_packages
     say "starting Docker Engine"
-    local as_root=()
-    ((EUID == 0)) || as_root=(sudo)
     if [[ -d /run/systemd/system ]]; then
         quietly "Docker Engine does not start" "see why: journalctl -u docker" \
-            ${as_root[@]+"${as_root[@]}"} systemctl enable --now docker
+            as_root systemctl enable --now docker
     else
         # Without systemd nothing else would start it. A session of its own, so that Ctrl-C here does not end it.
-        ${as_root[@]+"${as_root[@]}"} setsid dockerd >"${cache:?}/dockerd.log" 2>&1 </dev/null 9>&- &
+        as_root setsid dockerd >"${cache:?}/dockerd.log" 2>&1 </dev/null 9>&- &
         disown
     fi
     within 60 engine_answers ||

@@ -24,6 +24,14 @@ pub enum AuthorityError {
     /// The certificate itself.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
+    /// A root whose key is gone. Another root in its place would be trusted by nobody who has this one.
+    #[error("{certificate} is there and its key {key} is not; bring the key back, or remove both to begin anew")]
+    KeyMissing {
+        /// The root.
+        certificate: PathBuf,
+        /// Where its key should be.
+        key: PathBuf,
+    },
     /// A file.
     #[error("cannot write or read {path}")]
     Io {
@@ -74,13 +82,16 @@ impl Authority {
     /// The root in `directory` (`ca.pem`, `ca-key.pem`), made there first if there is none.
     ///
     /// # Errors
-    /// The files cannot be read, written or understood.
+    /// The files cannot be read, written or understood, or the root has lost its key.
     pub fn open(directory: &Path, now: OffsetDateTime) -> Result<Self, AuthorityError> {
         let (certificate, key) = (directory.join("ca.pem"), directory.join("ca-key.pem"));
         if certificate.exists() && key.exists() {
             let pem = read(&certificate)?;
             let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&read(&key)?)?)?;
             return Ok(Self { issuer, pem });
+        }
+        if certificate.exists() {
+            return Err(AuthorityError::KeyMissing { certificate, key });
         }
         let made = Self::generate(now)?;
         fs::create_dir_all(directory).map_err(io_error(directory))?;
@@ -202,6 +213,16 @@ mod tests {
         assert_eq!(first.pem(), again.pem());
         let mode = fs::metadata(directory.path().join("ca-key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_root_without_its_key_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let first = Authority::open(directory.path(), now).unwrap();
+        fs::remove_file(directory.path().join("ca-key.pem")).unwrap();
+        assert!(matches!(Authority::open(directory.path(), now), Err(AuthorityError::KeyMissing { .. })));
+        assert_eq!(fs::read_to_string(directory.path().join("ca.pem")).unwrap(), first.pem());
     }
 
     #[test]

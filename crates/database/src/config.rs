@@ -31,9 +31,9 @@ pub struct DatabaseConfig {
     pub password_file: SecretFile,
     /// Certificates (PEM) of the authorities that may vouch for the server.
     pub ca_file: PathBuf,
-    /// Our own certificate for it, PEM, and its key.
+    /// Our own certificate (PEM), without which the server takes nobody.
     pub certificate_file: PathBuf,
-    /// The key of the certificate.
+    /// Its key, PEM. Both are read anew at each connection.
     pub key_file: PathBuf,
     /// Size of the pool.
     #[serde(default = "default_connections_max")]

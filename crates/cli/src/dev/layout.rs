@@ -130,7 +130,7 @@ impl Layout {
         let path = self.root.join(LOCK);
         let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         if file.try_lock().is_err() {
-            bail!("{} is in use by another rampart dev", self.root.display());
+            bail!("{} is in use by another rampart", self.root.display());
         }
         // Held open, and so locked, until the process ends.
         std::mem::forget(file);
@@ -142,7 +142,7 @@ impl Layout {
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let mut entries = fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
     if entries.next().is_some() && !path.join(LOCK).is_file() {
-        bail!("--data {} holds something else: name a new or empty directory", path.display());
+        bail!("{} holds something else: name a new or empty directory", path.display());
     }
     Ok(())
 }
