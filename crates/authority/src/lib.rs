@@ -1,16 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 use std::{
-    fs::{self, Permissions},
-    io::Write as _,
-    os::unix::fs::{PermissionsExt as _, chown},
+    fs,
     path::{Path, PathBuf},
 };
 
 use identity::{PeerName, TRUST_DOMAIN};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -69,7 +67,7 @@ impl Authority {
     pub fn generate(now: OffsetDateTime) -> Result<Self, AuthorityError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = named("Rampart root CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = now - BACKDATE;
         params.not_after = now + ROOT_LIFETIME;
@@ -103,6 +101,28 @@ impl Authority {
     /// The root certificate, PEM.
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// Signs another authority's request (PEM), which may then sign leaves and nothing else. Returns its certificate, PEM.
+    ///
+    /// # Errors
+    /// The request cannot be read.
+    pub fn sign_intermediate(
+        &self,
+        request: &str,
+        now: OffsetDateTime,
+        lifetime: Duration,
+    ) -> Result<String, AuthorityError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request)?;
+        let params = &mut request.params;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.extended_key_usages = Vec::new();
+        params.subject_alt_names = Vec::new();
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = now - BACKDATE;
+        params.not_after = now + lifetime;
+        Ok(request.signed_by(&self.issuer)?.pem())
     }
 
     /// Signs a leaf with a new key and writes `certificate.pem`, `key.pem` (0600, or 0640 for a group) and `ca.pem` into `directory`.
@@ -181,18 +201,8 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
     fs::read_to_string(path).map_err(io_error(path))
 }
 
-/// Writes beside the file and renames, so that a reader never sees half of one.
 fn write_file(path: &Path, content: &str, mode: u32, group: Option<u32>) -> Result<(), AuthorityError> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io_error(path))?;
-    file.write_all(content.as_bytes()).map_err(io_error(path))?;
-    // The group first: a file must never be readable by one that it is not meant for.
-    if group.is_some() {
-        chown(file.path(), None, group).map_err(io_error(path))?;
-    }
-    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(io_error(path))?;
-    file.persist(path).map_err(|error| io_error(path)(error.error))?;
-    Ok(())
+    secrets::replace_file(path, content.as_bytes(), mode, group).map_err(io_error(path))
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
@@ -202,6 +212,8 @@ fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

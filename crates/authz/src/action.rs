@@ -35,6 +35,8 @@ actions! {
     ReadSla = "read-sla",
     /// The state of the platform in detail: backups, jobs, versions.
     ReadStatus = "read-status",
+    /// The model registry: models, versions, runs, files.
+    ReadRegistry = "read-registry",
 
     // --- predict ---
     /// A prediction.
@@ -65,6 +67,8 @@ actions! {
     PromoteModel = "promote-model",
     /// An alias back to an older version.
     RollBackModel = "roll-back-model",
+    /// Anything in the model registry: registered, uploaded, tagged, given an alias, deleted.
+    WriteRegistry = "write-registry",
 
     // --- operate ---
     /// A replica out of, or back into, the balance.
@@ -137,6 +141,8 @@ actions! {
     // --- between services ---
     /// A client's token for a passport.
     Authorize = "authorize",
+    /// The nginx edge's question about one request.
+    AuthorizeSubrequest = "authorize-subrequest",
     /// Revocations, as they happen.
     WatchRevocations = "watch-revocations",
     /// The keys that passports are verified with.

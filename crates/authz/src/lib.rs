@@ -13,6 +13,7 @@ mod memory;
 mod metrics;
 mod policy;
 mod principal;
+pub mod registry;
 mod role;
 mod routes;
 mod token;

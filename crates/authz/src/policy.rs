@@ -15,7 +15,7 @@ use cedar_policy::{
 use crate::{Action, Roles};
 
 /// The services that policies speak of. Others have no rights at all.
-pub const SERVICES: [&str; 7] = ["balancer", "gateway", "serving", "sla", "backup", "operator", "prometheus"];
+pub const SERVICES: [&str; 8] = ["balancer", "edge", "gateway", "serving", "sla", "backup", "operator", "prometheus"];
 
 const SCHEMA: &str = include_str!("../../../security/rbac-policies/rampart.cedarschema");
 const POLICIES: [(&str, &str); 3] = [

@@ -1,10 +1,13 @@
 //! From a bearer token to a passport: asked of a gateway once, remembered under the token's hash.
 //!
+//! - For a third party, which cannot check passports, it is a yes to one request instead, asked and remembered under the
+//!   token's hash, the method and the path: what one path was allowed opens no other.
 //! - A remembered passport answers without waiting and is renewed in the background at half its life, if it is used.
 //! - However many requests bring a token at once, one call is made for it.
 //! - A revocation throws passports away at once. A revocation stream that begins anew makes every passport stale, since
 //!   something may have been missed: each is brought to a gateway again before it is used. Only while no gateway can be
-//!   reached, stale ones serve until they expire.
+//!   reached, stale ones serve until they expire. The policies of a gateway change only with its process, whose stream
+//!   then begins anew: no answer outlives the rules that it was given by.
 //! - Nothing is decided here about what a caller may do.
 
 mod gateways;
@@ -18,7 +21,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use telemetry::Trace;
 use tokio::{
@@ -78,9 +81,10 @@ pub struct Origin<'a> {
     pub client: Option<IpAddr>,
 }
 
-/// What a gateway said of a token.
+/// What a gateway granted.
 #[derive(Debug)]
 pub struct Grant {
+    /// Empty when the answer was a yes to one request.
     passport: HeaderValue,
     expires: Instant,
     received: Instant,
@@ -99,6 +103,9 @@ pub enum AccessError {
     /// The token is not, or no longer, good.
     #[error("the bearer token is not valid, or no longer")]
     Denied,
+    /// The token is good, and the request is not for who has it.
+    #[error("this may not be done with this token")]
+    Forbidden,
     /// No gateway could be asked.
     #[error("authentication is not available at the moment")]
     Unavailable,
@@ -107,11 +114,21 @@ pub enum AccessError {
 /// One call's result, as all who wait for it get it.
 type Answer = Result<Arc<Grant>, AccessError>;
 
-/// A token for an audience. The token itself is kept nowhere.
+/// A token for an audience, and the request if one was asked about. The token itself is kept nowhere, and paths only as a
+/// hash, for they are as long as clients like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     token: [u8; 32],
     audience: &'static str,
+    request: Option<[u8; 32]>,
+}
+
+/// What is asked: a passport to an audience, or a yes to one request there.
+#[derive(Clone, Copy, Debug)]
+struct Question<'a> {
+    token: &'a str,
+    audience: &'static str,
+    request: Option<(&'a Method, &'a str)>,
 }
 
 // === impl Access ===
@@ -136,45 +153,71 @@ impl Access {
         audience: &'static str,
         origin: Origin<'_>,
     ) -> Result<HeaderValue, AccessError> {
-        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+        let grant = self.grant(Question { token, audience, request: None }, origin).await?;
+        Ok(grant.passport.clone())
+    }
+
+    /// Whether whoever has the token may make this request of a third party.
+    pub async fn permission(
+        self: &Arc<Self>,
+        token: &str,
+        audience: &'static str,
+        method: &Method,
+        path: &str,
+        origin: Origin<'_>,
+    ) -> Result<(), AccessError> {
+        if path.len() > authz::registry::PATH_BYTES_MAX {
+            return Err(AccessError::Forbidden);
+        }
+        self.grant(Question { token, audience, request: Some((method, path)) }, origin).await?;
+        Ok(())
+    }
+
+    async fn grant(self: &Arc<Self>, question: Question<'_>, origin: Origin<'_>) -> Answer {
+        if question.token.is_empty() || question.token.len() > TOKEN_BYTES_MAX {
             return Err(AccessError::Denied);
         }
-        let key = Key::new(token, audience);
-        let now = Instant::now();
-        match self.memory.find(&key, now) {
-            Found::Fresh(grant) => Ok(grant.passport.clone()),
+        let key = Key::new(question);
+        match self.memory.find(&key, Instant::now()) {
+            Found::Fresh(grant) => Ok(grant),
             Found::ToRenew(grant) => {
-                self.call(&key, token, origin);
-                Ok(grant.passport.clone())
+                self.call(&key, question, origin);
+                Ok(grant)
             }
-            Found::Denied => Err(AccessError::Denied),
+            Found::Refused(error) => Err(error),
             Found::Stale => {
-                let asked = timeout(STALE_WAIT_MAX, self.ask(&key, token, origin)).await;
-                let granted = match asked.unwrap_or(Err(AccessError::Unavailable)) {
+                let asked = timeout(STALE_WAIT_MAX, self.ask(&key, question, origin)).await;
+                match asked.unwrap_or(Err(AccessError::Unavailable)) {
                     // Looked for again: a revocation may have taken it away while we waited.
-                    Err(AccessError::Unavailable) => self.memory.excuse(&key, Instant::now()),
-                    answer => Some(answer?),
-                };
-                granted.map(|grant| grant.passport.clone()).ok_or(AccessError::Unavailable)
+                    Err(AccessError::Unavailable) => {
+                        self.memory.excuse(&key, Instant::now()).ok_or(AccessError::Unavailable)
+                    }
+                    answer => answer,
+                }
             }
-            Found::Nothing => Ok(self.ask(&key, token, origin).await?.passport.clone()),
+            Found::Nothing => self.ask(&key, question, origin).await,
         }
     }
 
-    async fn ask(self: &Arc<Self>, key: &Key, token: &str, origin: Origin<'_>) -> Answer {
-        let mut answer = self.call(key, token, origin);
+    async fn ask(self: &Arc<Self>, key: &Key, question: Question<'_>, origin: Origin<'_>) -> Answer {
+        let mut answer = self.call(key, question, origin);
         let answered = answer.wait_for(Option::is_some).await;
         // The sender is dropped unanswered only if the call was aborted, when the process ends.
         answered.ok().and_then(|answer| (*answer).clone()).unwrap_or(Err(AccessError::Unavailable))
     }
 
     /// Joins the call that is on its way for this key, or begins one.
-    fn call(self: &Arc<Self>, key: &Key, token: &str, origin: Origin<'_>) -> watch::Receiver<Option<Answer>> {
+    fn call(
+        self: &Arc<Self>,
+        key: &Key,
+        question: Question<'_>,
+        origin: Origin<'_>,
+    ) -> watch::Receiver<Option<Answer>> {
         let (sender, receiver) = match self.memory.join_call(key) {
             Ok(receiver) => return receiver,
             Err(begun) => begun,
         };
-        let ask = Ask::new(token, key.audience, origin.headers());
+        let ask = Ask::new(question, origin.headers());
         let (access, key) = (Arc::clone(self), key.clone());
         self.tracker.spawn(async move {
             let deadline = Deadline::now() + access.call_timeout;
@@ -200,6 +243,7 @@ impl Access {
         match &answer {
             Ok(_) => self.metrics.granted.increment(1),
             Err(AccessError::Denied) => self.metrics.denied.increment(1),
+            Err(AccessError::Forbidden) => self.metrics.forbidden.increment(1),
             Err(AccessError::Unavailable) => self.metrics.failed.increment(1),
         }
         answer
@@ -237,11 +281,18 @@ impl Origin<'_> {
 // === impl Key ===
 
 impl Key {
-    fn new(token: &str, audience: &'static str) -> Self {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        Self { token: hash, audience }
+    fn new(question: Question<'_>) -> Self {
+        let Question { token, audience, request } = question;
+        // No method has a blank in it, so no other method and path make the same text.
+        let request = request.map(|(method, path)| sha256(&format!("{method} {path}")));
+        Self { token: sha256(token), audience, request }
     }
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    hash
 }
 
 // === impl Grant ===

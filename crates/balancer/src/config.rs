@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig};
+use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -32,6 +32,9 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// `[runtime]`
     pub runtime: RuntimeConfig,
+    /// Where the identity and the database password come from; without it somebody else keeps their files.
+    #[serde(default)]
+    pub vault: Option<VaultConfig>,
     /// The front door.
     pub front: FrontConfig,
     /// Limits by kind of route.
@@ -58,6 +61,8 @@ pub struct PoolsConfig {
     gateway: PoolConfig,
     sla: PoolConfig,
     backup: PoolConfig,
+    /// The one that need not be there: without replicas there is no registry.
+    mlflow: PoolConfig,
 }
 
 /// One pool.
@@ -77,6 +82,7 @@ impl PoolsConfig {
             PoolName::Gateway => &self.gateway,
             PoolName::Sla => &self.sla,
             PoolName::Backup => &self.backup,
+            PoolName::Mlflow => &self.mlflow,
         };
         &pool.replicas
     }
@@ -107,7 +113,13 @@ impl PoolsConfig {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
+        Common {
+            admin: &self.admin,
+            identity: &self.identity,
+            telemetry: &self.telemetry,
+            runtime: self.runtime,
+            vault: self.vault.as_ref(),
+        }
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -123,6 +135,8 @@ impl Configuration for Config {
             ("front.limits.streams_max", u64::from(limits.streams_max)),
             ("routes.inference_time_max_ms", self.routes.inference_time_max_ms),
             ("routes.api_time_max_ms", self.routes.api_time_max_ms),
+            ("routes.registry_time_max_ms", self.routes.registry_time_max_ms),
+            ("routes.artifact_time_max_ms", self.routes.artifact_time_max_ms),
             ("peers.connect_timeout_ms", self.peers.connect_timeout_ms),
             ("peers.streams_max", self.peers.streams_max as u64),
             ("peers.in_flight_max", self.peers.in_flight_max as u64),

@@ -43,11 +43,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     for pool in &pools {
         for replica in &pool.replicas {
             let (pool, replica) = (Arc::clone(pool), Arc::clone(replica));
-            let watched = pool::watch(pool, replica, Arc::clone(&identity), config.health.clone(), drained.clone());
+            let settings = config.health.of(pool.name);
+            let watched = pool::watch(pool, replica, Arc::clone(&identity), settings, drained.clone());
             lifecycle.spawn("health checks", watched);
         }
     }
-    let [serving_pool, gateway_pool, sla_pool, _] = &pools;
+    let [serving_pool, gateway_pool, sla_pool, _, _] = &pools;
 
     // Access: tokens to passports, revocations heard, and the keys for our own routes.
     let calls = TaskTracker::new();

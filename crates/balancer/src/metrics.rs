@@ -104,6 +104,8 @@ pub struct AccessMetrics {
     pub granted: Counter,
     /// Tokens refused.
     pub denied: Counter,
+    /// Good tokens with a request that is not for their owner.
+    pub forbidden: Counter,
     /// No gateway answered.
     pub failed: Counter,
     /// Remembered passports thrown away by a revocation.
@@ -283,6 +285,7 @@ impl AccessMetrics {
         Self {
             granted: authorize("granted"),
             denied: authorize("denied"),
+            forbidden: authorize("forbidden"),
             failed: authorize("failed"),
             revoked: counter!("ml_balancer_passports_revoked_total"),
             limited: counter!("ml_balancer_rate_limited_total", "scope" => "authorize"),

@@ -53,7 +53,7 @@ pub struct Shared {
     /// The routes.
     pub routes: Arc<Routes>,
     /// The pools, in the order of `PoolName::ALL`.
-    pub pools: [Arc<Pool>; 4],
+    pub pools: [Arc<Pool>; 5],
     /// Every replica of the serving pool at once.
     pub everywhere: Everywhere,
     /// Passports.
@@ -81,12 +81,13 @@ pub fn engine(shared: Arc<Shared>, ca_file: String) -> Arc<HttpProxy<Edge>> {
 
 impl Shared {
     fn pool(&self, name: PoolName) -> &Arc<Pool> {
-        let [serving, gateway, sla, backup] = &self.pools;
+        let [serving, gateway, sla, backup, mlflow] = &self.pools;
         match name {
             PoolName::Serving => serving,
             PoolName::Gateway => gateway,
             PoolName::Sla => sla,
             PoolName::Backup => backup,
+            PoolName::Mlflow => mlflow,
         }
     }
 }

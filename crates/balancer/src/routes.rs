@@ -1,6 +1,7 @@
 //! Every route of the front door, on one page: where it goes, how much, how long, and whether it may be sent twice.
 //!
-//! What is not here is 404. Nothing is decided here about who may call: that is the passport's and the service's matter.
+//! What is not here is 404. Nothing is decided here about who may call: that is the passport's and the service's matter, and
+//! the gateway's where what is behind a route checks no passports.
 //! RPCs that services answer to peers (`grpc.health.v1.Health` among them) must never be here: a service would see the
 //! balancer's own certificate and answer anybody.
 
@@ -20,6 +21,8 @@ pub enum PoolName {
     Sla,
     /// Backups.
     Backup,
+    /// Model registry. A third party: it checks no passports, and need not be there.
+    Mlflow,
 }
 
 /// Who answers a route.
@@ -31,6 +34,18 @@ pub enum Target {
     Health,
     /// The balancer itself: `GET /api/loadbalancer/status`.
     Status,
+}
+
+/// What a gateway is asked before a request goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// Nothing. Where nobody needs a token one is not even looked at, so that a client with an expired one can get the
+    /// next, and health does not depend on a gateway.
+    Nothing,
+    /// For a passport, if there is a token. What may be done with it the service says.
+    Passport,
+    /// Whether whoever has the token may make this very request. There must be a token.
+    Permission,
 }
 
 /// Which requests of a route may be sent again to another replica when the first one failed them.
@@ -50,9 +65,8 @@ pub struct Route {
     prefix: &'static str,
     /// Who answers.
     pub target: Target,
-    /// Whether a token is exchanged for a passport. Where nobody needs one a token is not even looked at, so that a client
-    /// with an expired one can get the next, and health does not depend on a gateway.
-    pub takes_passport: bool,
+    /// What a gateway is asked.
+    pub asks: Asks,
     repeatable: Repeatable,
     is_for_all: bool,
     /// Bytes of body that are let through; the next one is 413.
@@ -75,6 +89,14 @@ pub struct RouteLimits {
     pub api_body_bytes_max: u64,
     /// Time of everything else.
     pub api_time_max_ms: u64,
+    /// Body of a request to the model registry.
+    pub registry_body_bytes_max: u64,
+    /// Time of a request to the model registry.
+    pub registry_time_max_ms: u64,
+    /// A file for the model registry.
+    pub artifact_body_bytes_max: u64,
+    /// Time to bring or to fetch it.
+    pub artifact_time_max_ms: u64,
 }
 
 /// The table.
@@ -91,7 +113,7 @@ const INFERENCE_RPCS: &[&str] =
 
 impl PoolName {
     /// Every pool.
-    pub const ALL: [Self; 4] = [Self::Serving, Self::Gateway, Self::Sla, Self::Backup];
+    pub const ALL: [Self; 5] = [Self::Serving, Self::Gateway, Self::Sla, Self::Backup, Self::Mlflow];
 
     /// The service's name: SPIFFE service, audience, metric label.
     pub fn as_str(self) -> &'static str {
@@ -100,6 +122,7 @@ impl PoolName {
             Self::Gateway => "gateway",
             Self::Sla => "sla",
             Self::Backup => "backup",
+            Self::Mlflow => authz::registry::AUDIENCE,
         }
     }
 }
@@ -109,24 +132,27 @@ impl PoolName {
 impl Routes {
     /// The table with its limits filled in.
     pub fn new(limits: &RouteLimits) -> Self {
-        use PoolName::{Backup, Gateway, Serving, Sla};
+        use PoolName::{Backup, Gateway, Mlflow, Serving, Sla};
         use Repeatable::{Inference, Rpc, SafeMethods};
         use Target::{Health, Pool, Status};
         let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
         let api = (limits.api_body_bytes_max, Duration::from_millis(limits.api_time_max_ms));
+        let registry = (limits.registry_body_bytes_max, Duration::from_millis(limits.registry_time_max_ms));
+        let artifact = (limits.artifact_body_bytes_max, Duration::from_millis(limits.artifact_time_max_ms));
         let nothing = (0, api.1);
         let control = (CONTROL_BODY_BYTES_MAX, inference.1);
         let row = |prefix, target, repeatable, (body_bytes_max, time_max)| Route {
             prefix,
             target,
-            takes_passport: true,
+            asks: Asks::Passport,
             repeatable,
             is_for_all: false,
             body_bytes_max,
             time_max,
             is_counted: false,
         };
-        let open = |row: Route| Route { takes_passport: false, ..row };
+        let open = |row: Route| Route { asks: Asks::Nothing, ..row };
+        let asked = |row: Route| Route { asks: Asks::Permission, ..row };
         let for_all = |row: Route| Route { is_for_all: true, ..row };
         let counted = |row: Route| Route { is_counted: true, ..row };
         Self(vec![
@@ -154,6 +180,8 @@ impl Routes {
             open(row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing)),
             row("/api/sla", Pool(Sla), SafeMethods, api),
             row("/api/backups", Pool(Backup), SafeMethods, api),
+            asked(row("/api/2.0/mlflow", Pool(Mlflow), SafeMethods, registry)),
+            asked(row("/api/2.0/mlflow-artifacts", Pool(Mlflow), SafeMethods, artifact)),
             row("/api/loadbalancer/status", Status, SafeMethods, nothing),
             open(row("/health", Health, SafeMethods, nothing)),
         ])
@@ -226,6 +254,10 @@ mod tests {
             inference_time_max_ms: 1000,
             api_body_bytes_max: 10,
             api_time_max_ms: 500,
+            registry_body_bytes_max: 20,
+            registry_time_max_ms: 700,
+            artifact_body_bytes_max: 1000,
+            artifact_time_max_ms: 5000,
         })
     }
 
@@ -245,6 +277,8 @@ mod tests {
             ("/api/openapi.json", PoolName::Gateway),
             ("/api/sla/ml-services/current", PoolName::Sla),
             ("/api/backups", PoolName::Backup),
+            ("/api/2.0/mlflow/model-versions/search", PoolName::Mlflow),
+            ("/api/2.0/mlflow-artifacts/artifacts/1/model.onnx", PoolName::Mlflow),
         ] {
             assert_eq!(target(path), Some(Target::Pool(pool)), "{path}");
         }
@@ -263,10 +297,24 @@ mod tests {
             "/v2/.",
             "/v2\\x",
             "/rampart.auth.v1.Authorization/Authorize",
+            "/internal/authorize",
+            "/api/2.0",
+            "/api/2.0/mlflow-other",
+            "/api/3.0/mlflow/server-info",
+            "/ajax-api/2.0/mlflow/runs/search",
             "/metrics",
             "/grpc.health.v1.Health/Check",
         ] {
             assert_eq!(target(path), None, "{path}");
+        }
+    }
+
+    /// Whoever is behind these routes believes everybody, so none of them may go on unasked.
+    #[test]
+    fn everything_of_the_registry_is_asked_about() {
+        for route in routes().0 {
+            let is_registry = route.target == Target::Pool(PoolName::Mlflow);
+            assert_eq!(route.asks == Asks::Permission, is_registry, "{}", route.prefix);
         }
     }
 
@@ -289,6 +337,9 @@ mod tests {
             (Method::DELETE, "/api/admin/users/1", false),
             (Method::POST, "/api/auth/token", false),
             (Method::POST, "/api/backups", false),
+            (Method::GET, "/api/2.0/mlflow/model-versions/search", true),
+            (Method::POST, "/api/2.0/mlflow/runs/search", false),
+            (Method::PUT, "/api/2.0/mlflow-artifacts/artifacts/a", false),
         ] {
             assert_eq!(routes.find(path).unwrap().is_repeatable(&method, path), repeatable, "{method} {path}");
         }

@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     /// The service, as its certificate calls it.
     service: String,
     /// The folder with certificate.pem, key.pem and ca.pem.
-    #[arg(long, default_value = "/state/identity")]
+    #[arg(long, default_value = "/run")]
     identity: PathBuf,
     /// Its admin listener.
     #[arg(long, default_value = "127.0.0.1:9464")]

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 
 use crate::files::{make, write_private};
 
@@ -27,15 +30,29 @@ pub(crate) fn ensure(folder: &Path) -> anyhow::Result<()> {
     ensure_random(&path("operator", "admin-password"))
 }
 
-fn random() -> anyhow::Result<String> {
+fn random_bytes() -> anyhow::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).ok().context("the system gave no random bytes")?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
+    Ok(bytes)
+}
+
+fn random() -> anyhow::Result<String> {
+    Ok(URL_SAFE_NO_PAD.encode(random_bytes()?))
 }
 
 /// Makes the file with 256 random bits, base64url, unless it is there.
 pub(crate) fn ensure_random(path: &Path) -> anyhow::Result<()> {
     ensure_with(path, random)
+}
+
+/// The same behind `<name>-`, so that who reads it in a log knows whose it is.
+pub(crate) fn ensure_named(path: &Path, name: &str) -> anyhow::Result<()> {
+    ensure_with(path, || Ok(format!("{name}-{}", random()?)))
+}
+
+/// A key that MinIO encrypts with, as it wants it written.
+pub(crate) fn ensure_kms_key(path: &Path, name: &str) -> anyhow::Result<()> {
+    ensure_with(path, || Ok(format!("{name}:{}", STANDARD.encode(random_bytes()?))))
 }
 
 fn ensure_with(path: &Path, make_secret: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {

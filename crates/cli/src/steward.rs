@@ -4,6 +4,7 @@
 //! CA outside of all volumes.
 
 mod containers;
+mod vault;
 
 use std::{
     fs,
@@ -18,12 +19,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     files::{make, write_for_group},
-    say,
+    say, say_error,
 };
-use containers::{ALL, Container};
+use containers::{ALL, Access, Container};
+use vault::{Settings, Tender};
 
-/// Third parties read their certificate when they start, so theirs lives longer.
-const THIRD_PARTY_LIFETIME: time::Duration = time::Duration::days(90);
+/// How often it is seen whether a certificate is due.
+const CERTIFICATE_PERIOD: Duration = Duration::from_secs(600);
 
 /// What `rampart steward` can be told.
 #[derive(clap::Args)]
@@ -31,39 +33,75 @@ pub(crate) struct Arguments {
     /// The folder with a volume for each container, named like it.
     #[arg(long, default_value = "/state")]
     state: PathBuf,
-    /// Where the root CA lies: `ca.pem` for everybody, `ca-key.pem` for nobody.
+    /// Where the root CA lies: `ca.pem` for everybody, `ca-key.pem` for nobody. Vault's unseal share, too.
     #[arg(long, default_value = "/certs")]
     certs: PathBuf,
     /// Written once everything is in its place, for the health check.
     #[arg(long, default_value = "/run/ready")]
     ready: PathBuf,
-    /// How long the certificates of our services live; they are renewed at half of it. Seconds, at least 60.
-    #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(60..))]
+    /// Vault.
+    #[arg(long, default_value = "https://vault:8200")]
+    vault: String,
+    /// What Vault's container says of its database plugin.
+    #[arg(long, default_value = "/vault-about/plugins.sha256")]
+    vault_plugin_digest: PathBuf,
+    /// The strict profile: people initialize and unseal Vault, and put a token into certs/vault-token.
+    #[arg(long, env = "RAMPART_UNSEAL_BY_PEOPLE", default_value_t = false)]
+    unseal_by_people: bool,
+    /// How long the certificates of our services live; they renew them at half of it. Seconds, at least 60.
+    #[arg(long, env = "RAMPART_CERTIFICATE_LIFETIME_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(60..))]
     certificate_lifetime_s: u32,
+    /// How often Vault changes the services' passwords of the database. Seconds, at least 10.
+    #[arg(long, env = "RAMPART_DATABASE_ROTATION_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(10..))]
+    database_rotation_s: u32,
 }
 
-/// Makes what is missing, gives everybody theirs, then renews certificates until SIGTERM.
+/// Makes what is missing, gives everybody theirs, then renews it, and looks after Vault, until SIGTERM.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    identity::install_crypto_providers().context("cannot choose the cryptography")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
     let kept = arguments.state.join("steward");
     containers::ensure_secrets(&kept)?;
     let authority = Authority::open(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
     for container in &ALL {
         give_secrets(container, &kept, &arguments.state)?;
-        give_certificate(container, &authority, &arguments.state, lifetime)?;
+        give_ca(container, &authority, &arguments.state)?;
+        give_certificate(container, &authority, &arguments.state)?;
     }
     fs::write(&arguments.ready, "").with_context(|| format!("cannot write {}", arguments.ready.display()))?;
     say(&format!("{} containers have their certificates and secrets", ALL.len()));
+    let settings = Settings {
+        address: arguments.vault,
+        certs: arguments.certs,
+        state: arguments.state.clone(),
+        is_strict: arguments.unseal_by_people,
+        certificate_lifetime: Duration::from_secs(arguments.certificate_lifetime_s.into()),
+        rotation_period: Duration::from_secs(arguments.database_rotation_s.into()),
+        plugin_digest: arguments.vault_plugin_digest,
+    };
+    tokio::select! {
+        () = Tender::new(&settings, &authority, &ALL).run() => {}
+        () = keep_certificates(&authority, &arguments.state) => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Renews what the steward has signed at half of its life; third parties look for a new one by themselves.
+async fn keep_certificates(authority: &Authority, state: &Path) {
+    let mut signed = [OffsetDateTime::now_utc(); ALL.len()];
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(lifetime / 2) => {}
-            _ = terminate.recv() => return Ok(()),
+        tokio::time::sleep(CERTIFICATE_PERIOD).await;
+        let now = OffsetDateTime::now_utc();
+        for (container, signed) in ALL.iter().zip(&mut signed) {
+            if now - *signed < container.lifetime / 2 {
+                continue;
+            }
+            match give_certificate(container, authority, state) {
+                Ok(()) => *signed = now,
+                Err(error) => say_error(&format!("{}: {error:#}", container.name)),
+            }
         }
-        for container in ALL.iter().filter(|container| container.is_ours) {
-            give_certificate(container, &authority, &arguments.state, lifetime)?;
-        }
-        say("certificates of the services are renewed");
     }
 }
 
@@ -80,15 +118,21 @@ fn give_secrets(container: &Container, kept: &Path, state: &Path) -> anyhow::Res
     Ok(())
 }
 
-fn give_certificate(
-    container: &Container,
-    authority: &Authority,
-    state: &Path,
-    lifetime: Duration,
-) -> anyhow::Result<()> {
-    let own = time::Duration::try_from(lifetime).context("certificate lifetime")?;
-    let lifetime = if container.is_ours { own } else { THIRD_PARTY_LIFETIME };
-    let leaf = Leaf::new(container.peer_name(), OffsetDateTime::now_utc(), lifetime)
+/// Whom to trust; who asks Vault for a certificate must know it before.
+fn give_ca(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+    let folder = state.join(container.name).join("identity");
+    make(&folder, 0o755)?;
+    let file = folder.join("ca.pem");
+    ::secrets::replace_file(&file, authority.pem().as_bytes(), 0o644, None)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Signs a certificate, unless it comes from Vault.
+fn give_certificate(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+    if container.access == Access::Service {
+        return Ok(());
+    }
+    let leaf = Leaf::new(container.peer_name(), OffsetDateTime::now_utc(), container.lifetime)
         .also_for(&[container.name])
         .also_for(container.dns_names)
         .readable_by(container.group);
@@ -97,7 +141,6 @@ fn give_certificate(
         None => leaf,
     };
     let folder = state.join(container.name).join("identity");
-    make(&folder, 0o755)?;
     authority.issue(&leaf, &folder).with_context(|| format!("cannot sign a certificate for {}", container.name))
 }
 
@@ -125,24 +168,33 @@ mod tests {
         for container in ALL {
             let container = Container { group, ..container };
             give_secrets(&container, &kept, state.path()).unwrap();
-            give_certificate(&container, &authority, state.path(), Duration::from_secs(3600)).unwrap();
+            give_ca(&container, &authority, state.path()).unwrap();
+            give_certificate(&container, &authority, state.path()).unwrap();
             let folder = state.path().join(container.name);
             let directory = folder.join("identity");
             let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-            assert_eq!(mode(&directory.join("key.pem")), 0o640, "{}", container.name);
-            // Here owner and reader are one, for whom that mode would be too much.
-            fs::set_permissions(directory.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
-            assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), container.peer_name());
+            if container.access == Access::Service {
+                assert!(directory.join("ca.pem").exists() && !directory.join("key.pem").exists(), "{}", container.name);
+            } else {
+                assert_eq!(mode(&directory.join("key.pem")), 0o640, "{}", container.name);
+                // Here owner and reader are one, for whom that mode would be too much.
+                fs::set_permissions(directory.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
+                assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), container.peer_name());
+            }
             for (_, to) in container.secrets {
                 assert_eq!(mode(&folder.join("secrets").join(to)), 0o640, "{}: {to}", container.name);
             }
         }
         let password = |of: &str| fs::read(state.path().join(of)).unwrap();
         assert_eq!(
-            password("gateway-b/secrets/database-password"),
-            password("detektor-postgres-slave/secrets/roles/gateway")
+            password("mlflow/secrets/database-password"),
+            password("detektor-postgres-slave/secrets/roles/mlflow")
         );
-        assert!(!state.path().join("ml-serving-primary/secrets").exists());
+        assert_eq!(
+            password("ml-serving-tertiary/secrets/s3-secret-key"),
+            password("minio/secrets/users/serving/secret-key")
+        );
+        assert!(!state.path().join("front/secrets").exists());
     }
 
     /// The compose file and the image must know exactly the containers that the steward knows.

@@ -103,18 +103,24 @@ impl Database {
         &self.pool
     }
 
-    /// A connection; reads the password again and tries once more when the server refused it.
+    /// A connection; when the server refuses the password, waits for another one and tries once more.
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let tried = self.keeper.applied();
         match self.pool.acquire().await {
-            Err(error) if is_password_refused(&error) && self.keeper.take_password_again() => self.pool.acquire().await,
+            Err(error) if is_password_refused(&error) && self.keeper.take_another_password(&tried).await => {
+                self.pool.acquire().await
+            }
             acquired => acquired,
         }
     }
 
     /// A transaction, on a connection got as by [`acquire`](Self::acquire).
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let tried = self.keeper.applied();
         match self.pool.begin().await {
-            Err(error) if is_password_refused(&error) && self.keeper.take_password_again() => self.pool.begin().await,
+            Err(error) if is_password_refused(&error) && self.keeper.take_another_password(&tried).await => {
+                self.pool.begin().await
+            }
             begun => begun,
         }
     }

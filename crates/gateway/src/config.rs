@@ -6,7 +6,7 @@ use database::DatabaseConfig;
 use identity::IdentityConfig;
 use secrets::SecretFile;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig};
+use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -70,6 +70,9 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// `[runtime]`
     pub runtime: RuntimeConfig,
+    /// Where the identity and the database password come from; without it somebody else keeps their files.
+    #[serde(default)]
+    pub vault: Option<VaultConfig>,
     /// Where users, logins and the audit log are.
     pub database: DatabaseConfig,
     /// Keys.
@@ -85,7 +88,13 @@ pub struct Config {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
+        Common {
+            admin: &self.admin,
+            identity: &self.identity,
+            telemetry: &self.telemetry,
+            runtime: self.runtime,
+            vault: self.vault.as_ref(),
+        }
     }
 
     fn validate(&self) -> Vec<Fault> {

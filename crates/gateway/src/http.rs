@@ -1,6 +1,7 @@
 //! The REST side: what is asked is taken apart here, and what is answered put together. No rule and no SQL.
 
 pub mod audit;
+pub mod authorize;
 pub mod denied;
 pub mod documents;
 mod payload;

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod clock;
@@ -33,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use transport::{Limits, Server};
 
 use crate::{
-    app::App, audit::Denials, clock::WallClock, config::Config, memory::Memory, password::Hasher, store::Store,
-    throttle::Throttle, token::Tokens,
+    access::Access, app::App, audit::Denials, clock::WallClock, config::Config, memory::Memory, password::Hasher,
+    store::Store, throttle::Throttle, token::Tokens,
 };
 
 /// Our name as a service, and the audience of passports for us.
@@ -47,6 +48,7 @@ const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0")
 #[derive(Clone)]
 pub struct Mounted {
     app: Arc<App>,
+    access: Access,
     health: ProcessHealth,
 }
 
@@ -101,7 +103,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
 /// Every route, with the action it stands for.
 pub fn routes() -> Routes<Mounted> {
-    use http::{audit, documents, revoke, token, users};
+    use http::{audit, authorize, documents, revoke, token, users};
     Routes::new()
         .route(Method::POST, "/api/auth/token", Action::IssueToken, token::token)
         .route(Method::POST, "/api/auth/revoke", Action::RevokeOwnToken, revoke::revoke)
@@ -114,6 +116,7 @@ pub fn routes() -> Routes<Mounted> {
         .route(Method::GET, "/api/admin/audit", Action::ReadAudit, audit::list)
         .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, documents::jwks)
         .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, documents::openapi)
+        .peer_route(Method::GET, "/internal/authorize", Action::AuthorizeSubrequest, authorize::authorize)
         .grpc(
             Caller::Peer,
             authorization_server::SERVICE_NAME,
@@ -123,7 +126,7 @@ pub fn routes() -> Routes<Mounted> {
                 ("PassportKeys", Action::ReadPassportKeys),
             ],
             |mounted: &Mounted| {
-                AuthorizationServer::new(grpc::Service::new(Arc::clone(&mounted.app)))
+                AuthorizationServer::new(grpc::Service::new(Arc::clone(&mounted.app), mounted.access.clone()))
                     .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
             },
         )
@@ -142,7 +145,8 @@ pub fn declared_routes() -> Vec<Declared> {
 
 /// The layers, from the inside out: the guard of each route, the note of what it refused, measurement.
 fn router(app: &Arc<App>, guard: &Arc<Guard>, health: ProcessHealth) -> Result<Router, BoxError> {
-    let mounted = Mounted { app: Arc::clone(app), health };
+    let access = Access::new(Arc::clone(app), Arc::clone(guard));
+    let mounted = Mounted { app: Arc::clone(app), access, health };
     let templates: Vec<String> = declared_routes().into_iter().map(|declared| declared.path).collect();
     let watch = http::denied::Watch { app: Arc::clone(app), guard: Arc::clone(guard) };
     Ok(routes()
@@ -156,6 +160,12 @@ fn limits() -> Limits {
 }
 
 // === impl Mounted ===
+
+impl FromRef<Mounted> for Access {
+    fn from_ref(mounted: &Mounted) -> Self {
+        mounted.access.clone()
+    }
+}
 
 impl FromRef<Mounted> for Arc<App> {
     fn from_ref(mounted: &Mounted) -> Self {

@@ -116,20 +116,16 @@ impl Tokens {
         self.access_keys.owner(token)
     }
 
-    /// A passport to `audience` for who holds the token, as the user is now. Never outlives the token; `None` when that is
-    /// over by now.
-    pub fn issue_passport(
+    /// What a passport to `audience` says for who holds the token, as the user is now. Never outlives the token; `None` when
+    /// that is over by now.
+    pub fn passport_claims(
         &self,
         token: &AccessTokenClaims,
         user: &KnownUser,
         audience: &str,
         now: UnixTime,
-    ) -> Result<Option<(String, UnixTime)>, KeyError> {
-        if now >= token.exp {
-            return Ok(None);
-        }
-        let exp = token.exp.min(now + PASSPORT_LIFETIME_S);
-        let passport = self.passport.sign(&PassportClaims {
+    ) -> Option<PassportClaims> {
+        (now < token.exp).then(|| PassportClaims {
             aud: audience.to_owned(),
             sub: token.sub.clone(),
             tenant: Tenant::as_str(&user.tenant).to_owned(),
@@ -140,10 +136,15 @@ impl Tokens {
             auth_time: token.auth_time,
             iat: now,
             nbf: now,
-            exp,
-        })?;
+            exp: token.exp.min(now + PASSPORT_LIFETIME_S),
+        })
+    }
+
+    /// Signs a passport.
+    pub fn issue_passport(&self, claims: &PassportClaims) -> Result<String, KeyError> {
+        let passport = self.passport.sign(claims)?;
         metrics::token_issued("passport");
-        Ok(Some((passport, exp)))
+        Ok(passport)
     }
 }
 
@@ -229,12 +230,13 @@ mod tests {
         let keys = PassportKeys::default();
         keys.replace(tokens.passport_jwks()).unwrap();
         for (at, exp) in [(NOW, NOW + 60), (NOW + 540, NOW + 600), (NOW + 570, NOW + 600), (NOW + 599, NOW + 600)] {
-            let (passport, said) = tokens.issue_passport(&claims, &known, "serving", at).unwrap().unwrap();
+            let said = tokens.passport_claims(&claims, &known, "serving", at).unwrap();
+            let passport = tokens.issue_passport(&said).unwrap();
             let claims = keys.verify(&passport, "serving", at).unwrap();
-            assert_eq!((claims.exp, said), (exp, exp));
+            assert_eq!((claims.exp, said.exp), (exp, exp));
         }
-        let too_late = tokens.issue_passport(&claims, &known, "serving", NOW + 600).unwrap();
-        assert_eq!(too_late, None, "judged in its last second, answered after it");
+        let too_late = tokens.passport_claims(&claims, &known, "serving", NOW + 600);
+        assert!(too_late.is_none(), "judged in its last second, answered after it");
         assert_eq!(tokens.verify_access(&access(&tokens), NOW + 599).unwrap().exp, NOW + 600);
         assert_eq!(tokens.verify_access(&access(&tokens), NOW + 600), Err(Reject::Expired), "without leeway");
     }

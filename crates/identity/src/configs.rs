@@ -34,16 +34,28 @@ impl Identity {
 
     /// For a client of one service: TLS 1.3, presents our certificate, verifies CA, DNS name and SPIFFE service.
     pub fn client_config(self: &Arc<Self>, server_service: &str) -> Arc<ClientConfig> {
-        let server = NamedServer { identity: self.clone(), service: server_service.to_owned() };
+        let mut config = self.client_of(Some(server_service.to_owned()));
+        config.alpn_protocols = vec![H2.to_vec()];
+        Arc::new(config)
+    }
+
+    /// For a client of a third party: TLS 1.3, presents our certificate, verifies CA and the DNS name that is dialled.
+    pub fn third_party_client_config(self: &Arc<Self>) -> Arc<ClientConfig> {
+        let mut config = self.client_of(None);
+        config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+        Arc::new(config)
+    }
+
+    fn client_of(self: &Arc<Self>, service: Option<String>) -> ClientConfig {
+        let server = NamedServer { identity: self.clone(), service };
         let mut config = ClientConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])
             .expect("our provider has TLS 1.3 suites")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(server))
             .with_client_cert_resolver(Arc::new(Presented(self.clone())));
-        config.alpn_protocols = vec![H2.to_vec()];
         config.resumption = Resumption::disabled();
-        Arc::new(config)
+        config
     }
 }
 

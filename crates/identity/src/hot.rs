@@ -31,11 +31,12 @@ pub(crate) struct ListedClient {
     pub(crate) services: BTreeSet<String>,
 }
 
-/// Accepts a server whose certificate is signed by our CA and names this one service, by DNS and by URI.
+/// Accepts a server whose certificate is signed by our CA and names this one service, by DNS and by URI; without a
+/// service, the host that was dialled.
 #[derive(Debug)]
 pub(crate) struct NamedServer {
     pub(crate) identity: Arc<Identity>,
-    pub(crate) service: String,
+    pub(crate) service: Option<String>,
 }
 
 // === impl Presented ===
@@ -108,24 +109,22 @@ impl ClientCertVerifier for ListedClient {
 // === impl NamedServer ===
 
 impl ServerCertVerifier for NamedServer {
-    /// The name that the caller dialled is not asked: whom we expect was fixed with the configuration.
+    /// The name that the caller dialled is asked for third parties only: whom we expect was fixed with the configuration.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _dialled: &ServerName<'_>,
+        dialled: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let material = self.identity.material.load();
-        let verified = material.server_verifier.verify_server_cert(
-            end_entity,
-            intermediates,
-            &server_name(&self.service)?,
-            ocsp_response,
-            now,
-        )?;
-        if peer_name(end_entity)?.service == self.service { Ok(verified) } else { Err(not_wanted()) }
+        let verifier = &self.identity.material.load().server_verifier;
+        let Some(service) = &self.service else {
+            return verifier.verify_server_cert(end_entity, intermediates, dialled, ocsp_response, now);
+        };
+        let name = server_name(service)?;
+        let verified = verifier.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)?;
+        if peer_name(end_entity)?.service == *service { Ok(verified) } else { Err(not_wanted()) }
     }
 
     fn verify_tls12_signature(

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub use configs::front_server_config;
 pub use error::{IdentityError, NameError};
-pub use name::{PeerName, TRUST_DOMAIN, certificate_not_after, dns_name};
+pub use name::{PeerName, TRUST_DOMAIN, certificate_not_after, certificate_pem_not_after, dns_name};
 pub use peers::{PeerList, PeerListError};
 pub use provider::{crypto_provider, install_crypto_providers};
 

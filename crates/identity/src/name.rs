@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use time::OffsetDateTime;
 use x509_parser::{extensions::GeneralName, prelude::FromDer, prelude::X509Certificate};
 
@@ -29,6 +30,12 @@ pub fn dns_name(service: &str) -> String {
 /// When a certificate ends.
 pub fn certificate_not_after(der: &[u8]) -> Result<OffsetDateTime, NameError> {
     Ok(parse(der)?.validity().not_after.to_datetime())
+}
+
+/// When the first certificate of a PEM file ends.
+pub fn certificate_pem_not_after(pem: &[u8]) -> Result<OffsetDateTime, NameError> {
+    let der = CertificateDer::from_pem_slice(pem).map_err(|_| NameError::Malformed)?;
+    certificate_not_after(&der)
 }
 
 /// From when until when a certificate holds.

@@ -1,4 +1,4 @@
-//! The three forms an error can take on the wire.
+//! The four forms an error can take on the wire.
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ pub enum Form {
     Api,
     /// The inference protocol's `{"error": "…"}`.
     Inference,
+    /// MLflow's `{"error_code": "…", "message": "…"}`, which its clients show.
+    Registry,
     /// gRPC: HTTP 200 with the status in the headers ("trailers only").
     Grpc,
 }
@@ -31,6 +33,9 @@ pub struct Inference(pub Problem);
 impl Form {
     /// The form of a route. Where the path decides, the `Content-Type`, which is the client's to choose, does not.
     pub fn of(path: &str, content_type: Option<&HeaderValue>) -> Self {
+        if is_under("/api/2.0/mlflow", path) || is_under("/api/2.0/mlflow-artifacts", path) {
+            return Self::Registry;
+        }
         if is_under("/api", path) {
             return Self::Api;
         }
@@ -51,6 +56,7 @@ pub(crate) fn render(problem: &Problem, form: Form) -> Response<Bytes> {
     let mut response = match form {
         Form::Api => json_response(kind, "application/problem+json", &api_body(problem)),
         Form::Inference => json_response(kind, "application/json", &json!({ "error": problem.message() })),
+        Form::Registry => json_response(kind, "application/json", &registry_body(problem)),
         Form::Grpc => grpc_response(problem),
     };
     let headers = response.headers_mut();
@@ -80,6 +86,21 @@ fn api_body(problem: &Problem) -> serde_json::Value {
         body.insert("offset".into(), json!(offset));
     }
     body.into()
+}
+
+fn registry_body(problem: &Problem) -> serde_json::Value {
+    // Names out of MLflow's own list: to others its clients do not know how to react.
+    let code = match problem.kind() {
+        Kind::InvalidArgument | Kind::TooLarge => "INVALID_PARAMETER_VALUE",
+        Kind::Unauthenticated => "UNAUTHENTICATED",
+        Kind::PermissionDenied => "PERMISSION_DENIED",
+        Kind::NotFound => "ENDPOINT_NOT_FOUND",
+        Kind::Conflict => "RESOURCE_CONFLICT",
+        Kind::ResourceExhausted => "REQUEST_LIMIT_EXCEEDED",
+        Kind::Unavailable | Kind::DeadlineExceeded => "TEMPORARILY_UNAVAILABLE",
+        Kind::Internal => "INTERNAL_ERROR",
+    };
+    json!({ "error_code": code, "message": problem.message() })
 }
 
 fn json_response(kind: Kind, content_type: &'static str, body: &serde_json::Value) -> Response<Bytes> {
@@ -147,6 +168,9 @@ mod tests {
         assert_eq!(Form::of("/v2", None), Form::Inference);
         assert_eq!(Form::of("/v20", None), Form::Api);
         assert_eq!(Form::of("/api/admin/users", None), Form::Api);
+        assert_eq!(Form::of("/api/2.0/mlflow/runs/search", Some(&grpc)), Form::Registry);
+        assert_eq!(Form::of("/api/2.0/mlflow-artifacts/artifacts", None), Form::Registry);
+        assert_eq!(Form::of("/api/2.0/mlflow-other", None), Form::Api);
         assert_eq!(Form::of("/inference.GRPCInferenceService/ModelInfer", Some(&grpc)), Form::Grpc);
         assert_eq!(Form::of("/apis.v1.Service/Method", Some(&grpc)), Form::Grpc);
     }

@@ -92,7 +92,13 @@ fn router(work: Work) -> Router {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
+        Common {
+            admin: &self.admin,
+            identity: &self.identity,
+            telemetry: &self.telemetry,
+            runtime: self.runtime,
+            vault: None,
+        }
     }
 
     fn validate(&self) -> Vec<Fault> {

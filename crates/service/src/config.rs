@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
+use vault::VaultConfig;
 
 /// The configuration of a service. Put `#[serde(deny_unknown_fields)]` on it and on every section.
 pub trait Configuration: DeserializeOwned {
@@ -31,6 +32,8 @@ pub struct Common<'a> {
     pub telemetry: &'a TelemetryConfig,
     /// `[runtime]`
     pub runtime: RuntimeConfig,
+    /// `[vault]`, which may be missing: then somebody else keeps the files.
+    pub vault: Option<&'a VaultConfig>,
 }
 
 /// The `[runtime]` section: the threads that serve requests.
@@ -68,6 +71,9 @@ fn checked<C: Configuration>(layers: Figment) -> Result<C, ConfigError> {
     let config: C = layers.extract().map_err(|errors| ConfigError(errors.into_iter().map(Fault::from).collect()))?;
     let mut faults = Fault::under("telemetry", config.common().telemetry.faults());
     faults.extend(Fault::under("runtime", config.common().runtime.faults()));
+    if let Some(vault) = config.common().vault {
+        faults.extend(Fault::under("vault", vault.faults()));
+    }
     faults.extend(config.validate());
     if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
 }
@@ -164,7 +170,13 @@ mod tests {
 
     impl Configuration for Config {
         fn common(&self) -> Common<'_> {
-            Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
+            Common {
+                admin: &self.admin,
+                identity: &self.identity,
+                telemetry: &self.telemetry,
+                runtime: self.runtime,
+                vault: None,
+            }
         }
 
         fn validate(&self) -> Vec<Fault> {

@@ -15,6 +15,7 @@ pub use health::{HEALTH_SERVICE, ProcessHealth};
 pub use lifecycle::Lifecycle;
 pub use readiness::{Latch, Readiness};
 pub use run::run;
+pub use vault::VaultConfig;
 
 /// Any error, on its way to the log.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

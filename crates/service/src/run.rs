@@ -1,7 +1,7 @@
 //! The whole `main` of a service.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transport::{Limits, Server};
+use vault::{Agent, VaultConfig, VaultError};
 
 use crate::config::{Common, ConfigError, Configuration, load};
 use crate::lifecycle::Lifecycle;
@@ -29,6 +30,9 @@ const COLLECTOR: &str = "collector";
 
 /// Scrapes in flight may end; nothing longer happens on the admin listener.
 const ADMIN_STOP: Duration = Duration::from_secs(1);
+
+/// Vault may be sealed, or not made yet. After that long a restart is worth a try.
+const VAULT_WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// What blocks a thread after everything else has ended is left behind.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -124,13 +128,40 @@ fn serve<C: Configuration>(
     let runtime = runtime.enable_all().thread_name(name).worker_threads(workers).build()?;
     let code = runtime.block_on(async {
         let mut signals = StopSignals::catch()?;
+        let agent = match config.common().vault {
+            Some(vault) => Some(ask_vault(name, vault, &config.common().identity.directory, &mut signals).await?),
+            None => None,
+        };
         let process = begin(name, config.common(), metrics).await?;
+        if let Some(agent) = agent {
+            process.lifecycle.spawn("vault", agent.follow(process.lifecycle.soft_stop()));
+        }
         let clean = live(&process.lifecycle, &mut signals, config, start).await;
         end(process).await;
         Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     code
+}
+
+/// Waits until Vault has given us a certificate and a password. Before that we cannot prove who we are to anybody.
+async fn ask_vault(
+    name: &str,
+    config: &VaultConfig,
+    directory: &Path,
+    signals: &mut StopSignals,
+) -> Result<Agent, BoxError> {
+    let mut agent = Agent::new(config.clone(), directory.to_owned());
+    let report = |error: &VaultError| {
+        say(&mut io::stderr(), &format!("rampart-{name}: waiting for Vault at {}: {}", config.address, Chain(error)));
+    };
+    tokio::select! {
+        () = agent.first(report) => Ok(agent),
+        signal = signals.next() => Err(format!("{signal} while waiting for Vault at {}", config.address).into()),
+        () = tokio::time::sleep(VAULT_WAIT_MAX) => {
+            Err(format!("Vault at {} gave nothing in {} s; see its log and the steward's", config.address, VAULT_WAIT_MAX.as_secs()).into())
+        }
+    }
 }
 
 /// Proves who we are, sets up logs and traces, opens the admin listener.

@@ -6,7 +6,7 @@ use problem::Problem;
 use service::{Lifecycle, ProcessHealth};
 use tokio::sync::oneshot;
 
-use crate::repository::Repository;
+use crate::{registry::Registry, repository::Repository};
 
 /// The state of the service. Cheap to clone.
 #[derive(Clone)]
@@ -15,6 +15,7 @@ pub(crate) struct App(Arc<Shared>);
 /// Behind [`App`].
 pub(crate) struct Shared {
     pub(crate) repository: Repository,
+    pub(crate) registry: Option<Registry>,
     pub(crate) limits: RequestLimits,
     lifecycle: Lifecycle,
     pub(crate) health: ProcessHealth,
@@ -31,9 +32,14 @@ pub(crate) struct RequestLimits {
 // === impl App ===
 
 impl App {
-    pub(crate) fn new(repository: Repository, limits: RequestLimits, lifecycle: &Lifecycle) -> Self {
+    pub(crate) fn new(
+        repository: Repository,
+        registry: Option<Registry>,
+        limits: RequestLimits,
+        lifecycle: &Lifecycle,
+    ) -> Self {
         let (lifecycle, health) = (lifecycle.clone(), ProcessHealth::new(lifecycle));
-        Self(Arc::new(Shared { repository, limits, lifecycle, health }))
+        Self(Arc::new(Shared { repository, registry, limits, lifecycle, health }))
     }
 
     /// Whether this replica should get calls: every latch is open, that of the models too, and it is not about to stop.
@@ -43,11 +49,25 @@ impl App {
 
     /// Loads a model. Once begun it is finished, whatever becomes of the caller: a load may take minutes, a call may not.
     pub(crate) async fn load_model(&self, name: &str) -> Result<(), Problem> {
-        let turn = self.repository.take_turn().await?;
         let (app, name) = (self.clone(), name.to_owned());
+        let Some(registry) = &self.registry else {
+            let turn = self.repository.take_turn().await?;
+            return self.finish(async move { app.repository.load(turn, &name).await }).await;
+        };
+        let mirror = registry.take_turn().await?;
+        self.finish(async move {
+            match &app.registry {
+                Some(registry) => registry.load(mirror, &app.repository, &name).await,
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn finish(&self, load: impl Future<Output = Result<(), Problem>> + Send + 'static) -> Result<(), Problem> {
         let (outcome, finished) = oneshot::channel();
         self.0.lifecycle.spawn("load", async move {
-            let _gone = outcome.send(app.repository.load(turn, &name).await);
+            let _gone = outcome.send(load.await);
         });
         finished.await.unwrap_or_else(|_| Err(Problem::unavailable("this replica stops")))
     }

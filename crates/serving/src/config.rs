@@ -4,11 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig};
+use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
-use crate::{app::RequestLimits, engine::EngineConfig, repository::ProbeLimits};
+use crate::{app::RequestLimits, engine::EngineConfig, registry::RegistryConfig, repository::ProbeLimits};
 
 /// The embedded defaults.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -27,6 +27,9 @@ pub struct Config {
     pub(crate) identity: IdentityConfig,
     pub(crate) telemetry: TelemetryConfig,
     pub(crate) runtime: RuntimeConfig,
+    /// Where the identity and the database password come from; without it somebody else keeps their files.
+    #[serde(default)]
+    pub(crate) vault: Option<VaultConfig>,
     pub(crate) gateway: GatewayConfig,
     pub(crate) models: ModelsConfig,
     pub(crate) onnxruntime: EngineConfig,
@@ -47,6 +50,9 @@ pub(crate) struct GatewayConfig {
 pub(crate) struct ModelsConfig {
     pub(crate) directory: PathBuf,
     pub(crate) file_bytes_max: u64,
+    /// Whose mirror the folder is; without one it is what somebody puts there.
+    #[serde(default)]
+    pub(crate) registry: Option<RegistryConfig>,
 }
 
 /// What a prediction may take.
@@ -65,7 +71,13 @@ pub(crate) struct InferenceConfig {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
+        Common {
+            admin: &self.admin,
+            identity: &self.identity,
+            telemetry: &self.telemetry,
+            runtime: self.runtime,
+            vault: self.vault.as_ref(),
+        }
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -87,6 +99,9 @@ impl Configuration for Config {
             "must be the absolute path of libonnxruntime.so",
         );
         demand(self.models.file_bytes_max > 0, "models.file_bytes_max", "must be at least 1");
+        for (key, message) in self.models.registry.iter().flat_map(RegistryConfig::faults) {
+            demand(false, &format!("models.registry.{key}"), &message);
+        }
         demand(inference.workers <= WORKERS_MAX, "inference.workers", "must be at most 256");
         demand(inference.memory_bytes_max > 0, "inference.memory_bytes_max", "must be at least 1");
         demand((1..=QUEUE_MAX).contains(&inference.queue_max), "inference.queue_max", "must be from 1 to 65536");
@@ -138,5 +153,34 @@ mod tests {
         let faults: Vec<String> = config.validate().iter().map(ToString::to_string).collect();
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].starts_with("gateway.addresses:") && faults[1].starts_with("onnxruntime.library:"));
+    }
+
+    /// The platform's own section is sound, and each fault is told by its key.
+    #[test]
+    fn the_registry_of_the_platform_is_sound() {
+        let shipped: toml::Table = toml::from_str(include_str!("../../../docker/rampart/config/serving.toml")).unwrap();
+        let shipped = shipped["models"]["registry"].clone();
+        let with = |key: &str, value: toml::Value| -> Vec<&str> {
+            let mut section = shipped.clone();
+            section.as_table_mut().unwrap().insert(key.to_owned(), value);
+            let config: RegistryConfig = section.try_into().unwrap();
+            config.faults().into_iter().map(|(key, _)| key).collect()
+        };
+        assert!(with("versions_max", 4.into()).is_empty());
+        for (key, value) in [
+            ("address", "mlflow".into()),
+            ("address", "https://mlflow:5000".into()),
+            ("address", "somebody@mlflow:5000".into()),
+            ("s3_endpoint", "http://minio:9000".into()),
+            ("s3_endpoint", "https://minio:9000/path".into()),
+            ("poll_interval_ms", 99.into()),
+            ("versions_max", 0.into()),
+            ("versions_max", 17.into()),
+        ] {
+            assert_eq!(with(key, value), [key]);
+        }
+        let mut misspelt = shipped.clone();
+        misspelt.as_table_mut().unwrap().insert("adress".to_owned(), "x".into());
+        assert!(misspelt.try_into::<RegistryConfig>().is_err());
     }
 }

@@ -10,6 +10,7 @@ mod inference;
 mod json;
 mod metrics;
 mod model;
+mod registry;
 mod repository;
 mod rest;
 mod routes;
@@ -17,11 +18,11 @@ mod signature;
 mod tensor;
 mod wire;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use authz::{Clock, Guard, PassportKeys, Policy};
 use problem::Chain;
-use service::{BoxError, Lifecycle, Readiness};
+use service::{BoxError, Latch, Lifecycle, Readiness};
 use transport::{Limits, Server};
 
 pub use config::{Config, DEFAULTS};
@@ -31,6 +32,7 @@ pub use routes::declared_routes;
 
 use app::App;
 use engine::Engine;
+use registry::{ArtifactLimits, Registry};
 use repository::{Loader, Prober, Repository};
 
 /// The service's name: in certificates, passports, metrics.
@@ -47,8 +49,15 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     metrics::describe();
     let identity = lifecycle.identity();
 
-    let app = App::new(repository(&config, lifecycle.readiness()).await?, config.inference.limits(), &lifecycle);
-    lifecycle.spawn("models", load_models(app.clone()));
+    // A child runs in another directory, so whatever it is told must not depend on ours.
+    let folder = config.models.directory.canonicalize();
+    let folder = folder.map_err(|error| format!("models.directory {}: {error}", config.models.directory.display()))?;
+    let registry = registry(&config, folder.clone(), &lifecycle).await?;
+    // Nothing in the mirror: what there is to serve is for the registry to say.
+    let latch = registry.as_ref().filter(|registry| registry.starts_empty()).map(|_| lifecycle.latch("model registry"));
+    let repository = repository(&config, folder, lifecycle.readiness()).await?;
+    let app = App::new(repository, registry, config.inference.limits(), &lifecycle);
+    lifecycle.spawn("models", keep_models(app.clone(), latch, lifecycle.clone()));
 
     let keys = Arc::new(PassportKeys::default());
     let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
@@ -67,12 +76,9 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 }
 
 /// The repository with its engine: nothing is loaded yet, but the library is the pinned one.
-async fn repository(config: &Config, readiness: Readiness) -> Result<Repository, BoxError> {
+async fn repository(config: &Config, folder: PathBuf, readiness: Readiness) -> Result<Repository, BoxError> {
     let library = config.onnxruntime.clone();
     let engine = tokio::task::spawn_blocking(move || Engine::open(&library)).await??;
-    // A child runs in another directory, so whatever it is told must not depend on ours.
-    let folder = config.models.directory.canonicalize();
-    let folder = folder.map_err(|error| format!("models.directory {}: {error}", config.models.directory.display()))?;
     let prober =
         Prober { program: std::env::current_exe()?, engine: config.onnxruntime.clone(), limits: config.probe.clone() };
     let loader = Loader {
@@ -84,12 +90,26 @@ async fn repository(config: &Config, readiness: Readiness) -> Result<Repository,
         queue_bytes_max: config.inference.queue_bytes_max,
         file_bytes_max: config.models.file_bytes_max,
     };
-    Ok(Repository::new(folder, loader, readiness))
+    Ok(Repository::new(folder, config.models.registry.is_some(), loader, readiness))
 }
 
-/// The first load. What is refused can be mended and loaded later, so nothing here ends the process.
-async fn load_models(app: App) {
+/// The registry, if one is configured, with the folder as its mirror.
+async fn registry(config: &Config, folder: PathBuf, lifecycle: &Lifecycle) -> Result<Option<Registry>, BoxError> {
+    let Some(registry) = &config.models.registry else { return Ok(None) };
+    let limits =
+        ArtifactLimits { file_bytes_max: config.models.file_bytes_max, golden_required: config.probe.golden_required };
+    metrics::describe_registry();
+    Registry::open(registry, folder, limits, lifecycle.identity()).await.map(Some)
+}
+
+/// The first load, and then what the registry has. What is refused can be mended and loaded later, so nothing here ends
+/// the process.
+async fn keep_models(app: App, latch: Option<Latch>, lifecycle: Lifecycle) {
     if let Err(problem) = app.repository.load_all().await {
         tracing::error!(error = %Chain(&problem), "no model can be loaded; the replica stays out of service");
+    }
+    if let Some(registry) = &app.registry {
+        let following = registry::follow(app.clone(), registry, latch);
+        let _stopped = lifecycle.soft_stop().run_until_cancelled(following).await;
     }
 }

@@ -31,6 +31,9 @@ const MODEL_FILE: &str = "ml_model_file_bytes";
 const MODEL_LOADED_AT: &str = "ml_model_loaded_timestamp_seconds";
 const LOAD_DURATION: &str = "ml_model_load_duration_seconds";
 const LOAD_FAILURES: &str = "ml_model_load_failures_total";
+const REGISTRY_UP: &str = "ml_model_registry_up";
+const REGISTRY_REFRESHED_AT: &str = "ml_model_registry_last_refresh_timestamp_seconds";
+const REGISTRY_REFRESHES: &str = "ml_model_registry_refreshes_total";
 
 /// How a prediction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,15 @@ pub(crate) enum Stage {
     Queue,
     Compute,
     Encode,
+}
+
+/// How a look at the model registry ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    Ok,
+    RegistryAway,
+    StorageAway,
+    MirrorFailed,
 }
 
 /// The series of one model version.
@@ -93,6 +105,32 @@ pub(crate) fn describe() {
     describe_counter!(LOAD_FAILURES, Unit::Count, "Model versions that were refused, by reason.");
     counter!(PANICS).absolute(0);
     gauge!(MODELS_LOADED).set(0.0);
+}
+
+/// Says what the metrics of the model registry are, where one is configured.
+pub(crate) fn describe_registry() {
+    describe_gauge!(REGISTRY_UP, Unit::Count, "Whether the last look at the model registry came to its end.");
+    describe_gauge!(
+        REGISTRY_REFRESHED_AT,
+        Unit::Seconds,
+        "When the models were last what the registry has; 0 is never in this process."
+    );
+    describe_counter!(REGISTRY_REFRESHES, Unit::Count, "Looks at the model registry, by outcome.");
+    gauge!(REGISTRY_UP).set(0.0);
+    gauge!(REGISTRY_REFRESHED_AT).set(0.0);
+    for outcome in Refresh::ALL {
+        counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(0);
+    }
+}
+
+/// A look at the model registry ended.
+pub(crate) fn record_refresh(outcome: Refresh) {
+    counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(1);
+    gauge!(REGISTRY_UP).set(f64::from(u8::from(outcome == Refresh::Ok)));
+    if outcome == Refresh::Ok {
+        gauge!(REGISTRY_REFRESHED_AT)
+            .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
 }
 
 /// Whether a version serves.
@@ -206,6 +244,21 @@ impl Outcome {
             Self::Shed => "shed",
             Self::Timeout => "timeout",
             Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+// === impl Refresh ===
+
+impl Refresh {
+    const ALL: [Self; 4] = [Self::Ok, Self::RegistryAway, Self::StorageAway, Self::MirrorFailed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::RegistryAway => "registry_away",
+            Self::StorageAway => "storage_away",
+            Self::MirrorFailed => "mirror_failed",
         }
     }
 }

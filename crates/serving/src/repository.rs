@@ -3,10 +3,12 @@
 //! Invariants:
 //! - Callers see one snapshot, exchanged whole. A call keeps the model version it began with until it is answered.
 //! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
-//! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica.
+//! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what a
+//!   registry has deleted goes, whatever else of its model fails.
 //! - One change at a time; callers of `load` and `unload` wait for their turn, with a limit.
 //!
-//! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`.
+//! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
+//! from the registry, of which the folder is the mirror then.
 
 mod artifact;
 mod format;
@@ -23,8 +25,9 @@ use problem::{Kind, Problem};
 use service::{Latch, Readiness};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+pub(crate) use golden::GOLDEN_BYTES_MAX;
 pub(crate) use loader::Loader;
-pub(crate) use manifest::{ModelName, Version};
+pub(crate) use manifest::{ManifestFile, ModelName, VERSIONS_MAX, Version, VersionFile, check_signature, is_alias};
 pub(crate) use probe::{ProbeLimits, Prober};
 pub use probe::{SUBCOMMAND as PROBE_SUBCOMMAND, run_child as run_probe};
 pub(crate) use snapshot::{Entry, IndexRow, Snapshot};
@@ -36,11 +39,12 @@ use snapshot::Slot;
 /// How long a change may wait for the one before it.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most models of one folder.
-const MODELS_MAX: usize = 256;
+pub(crate) const MODELS_MAX: usize = 256;
 
 /// Why a model or a version of it does not serve.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{detail}")]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LoadFault {
     pub(crate) reason: Reason,
     pub(crate) detail: String,
@@ -73,6 +77,8 @@ pub(crate) enum Reason {
 /// All models of one folder.
 pub(crate) struct Repository {
     folder: PathBuf,
+    /// The folder is kept by somebody who decides what goes: the registry's mirror.
+    is_mirror: bool,
     loader: Loader,
     snapshot: ArcSwap<Snapshot>,
     turn: Arc<Mutex<()>>,
@@ -88,9 +94,9 @@ pub(crate) type Turn = OwnedMutexGuard<()>;
 
 impl Repository {
     /// Nothing is loaded yet, so the process is not ready from here on.
-    pub(crate) fn new(folder: PathBuf, loader: Loader, readiness: Readiness) -> Self {
+    pub(crate) fn new(folder: PathBuf, is_mirror: bool, loader: Loader, readiness: Readiness) -> Self {
         let latch = parking_lot::Mutex::new(Some(readiness.latch("models")));
-        Self { folder, loader, snapshot: ArcSwap::default(), turn: Arc::default(), readiness, latch }
+        Self { folder, is_mirror, loader, snapshot: ArcSwap::default(), turn: Arc::default(), readiness, latch }
     }
 
     /// What serves now. Cheap enough for every request.
@@ -126,6 +132,20 @@ impl Repository {
             return Err(unknown_model(name.as_str()));
         }
         self.load_in_turn(&turn, &name).await
+    }
+
+    /// Loads a model whose folder has changed, unless a caller has unloaded it.
+    pub(crate) async fn load_changed(&self, turn: &Turn, name: &ModelName) -> Result<(), Problem> {
+        if self.snapshot.load().models.get(name).is_some_and(|entry| entry.is_unloaded()) {
+            return Ok(());
+        }
+        self.load_in_turn(turn, name).await
+    }
+
+    /// Forgets a model that is no more. Calls that have begun are still answered.
+    pub(crate) fn remove(&self, turn: &Turn, name: &ModelName) {
+        self.change(turn, |snapshot| drop(snapshot.models.remove(name)));
+        tracing::info!(model = %name, "model is gone from the registry and out of service");
     }
 
     /// Takes a model out of service. Calls that have begun are still answered.
@@ -164,17 +184,18 @@ impl Repository {
             .iter()
             .filter_map(|(version, slot)| Some(format!("{name} version {version}: {}", slot.fault.as_ref()?)))
             .collect();
-        let entry = Entry::of(&manifest, versions, &old, !faults.is_empty());
+        let keeps_undeclared = !faults.is_empty() && !self.is_mirror;
+        let entry = Entry::of(&manifest, versions, &old, keeps_undeclared);
         self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         if faults.is_empty() { Ok(()) } else { Err(refused(&faults)) }
     }
 
     async fn load_versions(&self, old: &Entry, manifest: &Manifest) -> BTreeMap<Version, Slot> {
         let mut versions = BTreeMap::new();
-        for (version, digest) in &manifest.versions {
+        for (version, declared) in &manifest.versions {
             let serving = old.versions.get(version).and_then(|slot| slot.serving.clone());
             let folder = self.folder.join(manifest.name.as_str()).join(version.to_string());
-            let slot = match self.loader.load(manifest, *version, *digest, folder, serving.as_ref()).await {
+            let slot = match self.loader.load(&manifest.name, *version, declared, folder, serving.as_ref()).await {
                 Ok(model) => Slot { serving: Some(model), fault: None },
                 Err(fault) => {
                     metrics::count_load_failure(&manifest.name, fault.reason);

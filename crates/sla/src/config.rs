@@ -3,7 +3,7 @@
 use database::DatabaseConfig;
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig};
+use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::{ListenConfig, UpstreamConfig};
 
@@ -29,6 +29,9 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// `[runtime]`
     pub runtime: RuntimeConfig,
+    /// Where the identity and the database password come from; without it somebody else keeps their files.
+    #[serde(default)]
+    pub vault: Option<VaultConfig>,
     /// Where the ledger is.
     pub database: DatabaseConfig,
     /// Where the keys of passports come from.
@@ -51,7 +54,13 @@ pub struct LedgerConfig {
 
 impl Configuration for Config {
     fn common(&self) -> Common<'_> {
-        Common { admin: &self.admin, identity: &self.identity, telemetry: &self.telemetry, runtime: self.runtime }
+        Common {
+            admin: &self.admin,
+            identity: &self.identity,
+            telemetry: &self.telemetry,
+            runtime: self.runtime,
+            vault: self.vault.as_ref(),
+        }
     }
 
     fn validate(&self) -> Vec<Fault> {

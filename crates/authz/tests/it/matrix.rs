@@ -16,7 +16,7 @@ fn every_kind_of_answer_has_its_place() {
     let sla = vec![declare(Method::GET, "/api/sla", Action::ReadSla, Caller::Peer)];
     let matrix = render_matrix(&[("gateway", gateway), ("sla", sla)], &Policy::embedded().unwrap());
     let cells: Vec<Vec<&str>> = matrix.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert!(cells.iter().all(|row| row.len() == 20), "{matrix}");
+    assert!(cells.iter().all(|row| row.len() == 21), "{matrix}");
     let column = |name: &str| cells[0].iter().position(|cell| *cell == name).unwrap();
     let row = |path: &str| cells.iter().find(|row| row[2] == path).unwrap();
     let cell = |path: &str, name: &str| row(path)[column(name)];

@@ -17,7 +17,7 @@ const TABLE: &[Row] = &[
     Row {
         roles: &[Viewer, Analyst, Engineer, Operator, Auditor, PrivacyOfficer, Admin],
         fresh: false,
-        actions: &["read-models", "read-replicas", "read-sla", "read-status"],
+        actions: &["read-models", "read-replicas", "read-sla", "read-status", "read-registry"],
     },
     // infer, explain, decide; read features
     Row { roles: &[Analyst, Engineer], fresh: false, actions: &["infer", "explain", "decide", "read-features"] },
@@ -35,6 +35,7 @@ const TABLE: &[Row] = &[
             "unload-model",
             "promote-model",
             "roll-back-model",
+            "write-registry",
         ],
     },
     // drain replicas, switch over, run and verify backups, key status
@@ -81,6 +82,7 @@ const CALLS: &[(&str, &[&str])] = &[
         "balancer",
         &["authorize", "watch-revocations", "read-passport-keys", "report-minutes", "check-health", "read-readiness"],
     ),
+    ("edge", &["authorize-subrequest"]),
     ("gateway", &["read-passport-keys", "read-readiness"]),
     ("serving", &["read-passport-keys", "read-readiness"]),
     ("sla", &["read-passport-keys", "read-readiness"]),

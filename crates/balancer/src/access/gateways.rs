@@ -15,7 +15,7 @@ use tokio::time::{Instant as Deadline, timeout_at};
 use tonic::{Code, Request, Status, metadata::MetadataMap};
 use transport::Channel;
 
-use super::{AccessError, Answer, Grant};
+use super::{AccessError, Answer, Grant, Question};
 use crate::pool::{Pool, Replica, State};
 
 /// A passport never holds longer, whatever a gateway's clock says.
@@ -40,9 +40,15 @@ pub(super) struct Ask {
 // === impl Ask ===
 
 impl Ask {
-    pub(super) fn new(token: &str, audience: &str, headers: HeaderMap) -> Self {
-        let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned() };
+    pub(super) fn new(question: Question<'_>, headers: HeaderMap) -> Self {
+        let Question { token, audience, request } = question;
+        let (method, path) = request.map(|(method, path)| (method.to_string(), path.to_owned())).unwrap_or_default();
+        let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned(), method, path };
         Self { request, metadata: MetadataMap::from_headers(headers) }
+    }
+
+    fn is_about_a_request(&self) -> bool {
+        !self.request.method.is_empty()
     }
 
     fn request(&self) -> Request<AuthorizeRequest> {
@@ -84,6 +90,10 @@ impl Gateways {
                 Ok(Some(grant)) => return Ok(Arc::new(grant)),
                 Err(status) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
                     return Err(AccessError::Denied);
+                }
+                // About a passport it is no word on the token: the gateway does not know us as who may ask.
+                Err(status) if status.code() == Code::PermissionDenied && ask.is_about_a_request() => {
+                    return Err(AccessError::Forbidden);
                 }
                 Err(status) => note(replica, &crate::describe(&status)),
                 Ok(None) => note(replica, "the passport it granted is over, or no header"),

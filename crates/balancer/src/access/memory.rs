@@ -16,7 +16,7 @@ use super::{AccessError, Answer, Grant, Key};
 
 const SHARDS: usize = 16;
 /// How long a refusal is remembered. It spares the gateways a client that does not give up.
-const DENIED_FOR: Duration = Duration::from_secs(1);
+const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// How long to wait before a renewal that failed, or a stale passport, is brought to the gateways again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Revocations that are compared with calls on their way.
@@ -40,7 +40,7 @@ struct Shard {
 
 enum Known {
     Granted { grant: Arc<Grant>, renew_at: Instant, used: Instant },
-    Denied { until: Instant },
+    Refused { error: AccessError, until: Instant },
 }
 
 #[derive(Default)]
@@ -77,7 +77,7 @@ pub(super) enum Found {
     /// A passport that holds, but must be asked for anew first.
     Stale,
     /// Refused a moment ago.
-    Denied,
+    Refused(AccessError),
     /// Nothing.
     Nothing,
 }
@@ -97,7 +97,7 @@ impl Memory {
     pub(super) fn find(&self, key: &Key, now: Instant) -> Found {
         let epoch = self.epoch.load(Ordering::Acquire);
         match self.shard(key).lock().known.get_mut(key) {
-            Some(Known::Denied { until }) if *until > now => Found::Denied,
+            Some(Known::Refused { error, until }) if *until > now => Found::Refused(*error),
             Some(Known::Granted { grant, renew_at, used }) if grant.expires > now => {
                 *used = now;
                 let is_due = *renew_at <= now;
@@ -141,8 +141,8 @@ impl Memory {
         shard.calls.remove(key);
         let known = match answer {
             Ok(grant) => Known::Granted { grant: Arc::clone(grant), renew_at: self.renew_at(grant, now), used: now },
-            Err(AccessError::Denied) => Known::Denied { until: now + DENIED_FOR },
             Err(AccessError::Unavailable) => return true,
+            Err(error) => Known::Refused { error: *error, until: now + REFUSED_FOR },
         };
         if shard.known.len() >= self.shard_max && !shard.known.contains_key(key) {
             shard.make_room(now);
@@ -222,7 +222,7 @@ impl Shard {
     fn make_room(&mut self, now: Instant) {
         let last_use = |known: &Known| match known {
             Known::Granted { grant, used, .. } if grant.expires > now => Some(*used),
-            Known::Denied { until } if *until > now => Some(*until),
+            Known::Refused { until, .. } if *until > now => Some(*until),
             _ => None,
         };
         let sample = self.known.iter().take(SAMPLE);
@@ -267,12 +267,12 @@ impl Mark {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, Method};
 
-    use super::*;
+    use super::{super::Question, *};
 
     fn key(token: &str) -> Key {
-        Key::new(token, "serving")
+        Key::new(Question { token, audience: "serving", request: None })
     }
 
     fn grant(memory: &Memory, subject: &str, life: Duration) -> Answer {
@@ -305,16 +305,44 @@ mod tests {
         assert!(matches!(find(31), Found::Fresh(_)), "the renewal is on its way");
         assert!(matches!(find(33), Found::ToRenew(_)), "it failed, and is tried again");
         assert!(matches!(find(61), Found::Nothing));
-        assert!(matches!(memory.find(&Key::new("a", "gateway"), now), Found::Nothing), "another audience");
+        let other = Key::new(Question { token: "a", audience: "gateway", request: None });
+        assert!(matches!(memory.find(&other, now), Found::Nothing), "another audience");
     }
 
     #[test]
     fn a_refusal_is_remembered_for_a_second() {
         let memory = Memory::new(100);
         let now = Instant::now();
-        assert!(memory.end_call(&key("a"), &Err(AccessError::Denied), &memory.mark(), now));
-        assert!(matches!(memory.find(&key("a"), now + Duration::from_millis(900)), Found::Denied));
-        assert!(matches!(memory.find(&key("a"), now + Duration::from_millis(1100)), Found::Nothing));
+        for error in [AccessError::Denied, AccessError::Forbidden] {
+            assert!(memory.end_call(&key("a"), &Err(error), &memory.mark(), now));
+            let found = memory.find(&key("a"), now + Duration::from_millis(900));
+            assert!(matches!(found, Found::Refused(found) if found == error));
+            assert!(matches!(memory.find(&key("a"), now + Duration::from_millis(1100)), Found::Nothing));
+        }
+    }
+
+    /// One allowed request opens no other: not another method, path or audience, nor a passport.
+    #[test]
+    fn a_yes_to_one_request_is_found_for_no_other() {
+        let memory = Memory::new(100);
+        let question =
+            |audience, method, path| Key::new(Question { token: "a", audience, request: Some((method, path)) });
+        let allowed = question("mlflow", &Method::GET, "/a");
+        let answer = grant(&memory, "ann", Duration::from_secs(60));
+        assert!(memory.end_call(&allowed, &answer, &memory.mark(), Instant::now()));
+        assert!(matches!(memory.find(&allowed, Instant::now()), Found::Fresh(_)));
+        for other in [
+            question("mlflow", &Method::POST, "/a"),
+            question("mlflow", &Method::GET, "/b"),
+            question("mlflow", &Method::GET, "/a/"),
+            question("mlflow", &Method::GET, ""),
+            question("serving", &Method::GET, "/a"),
+            Key::new(Question { token: "a", audience: "mlflow", request: None }),
+            Key::new(Question { token: "b", audience: "mlflow", request: Some((&Method::GET, "/a")) }),
+        ] {
+            assert!(matches!(memory.find(&other, Instant::now()), Found::Nothing), "{other:?}");
+        }
+        assert_eq!(memory.revoke(Revoked::Subject("ann".into())), 1, "a yes dies like a passport");
     }
 
     #[test]

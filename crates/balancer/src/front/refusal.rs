@@ -24,6 +24,7 @@ fn refuse(status: StatusCode, detail: &str, received: &[u8]) -> Vec<u8> {
     let form = Form::of(head::path_of_unfinished(received), None);
     let (content_type, body) = match form {
         Form::Inference => ("application/json", json!({ "error": detail }).to_string()),
+        Form::Registry => ("application/json", json!({ "error_code": "BAD_REQUEST", "message": detail }).to_string()),
         Form::Api | Form::Grpc => ("application/problem+json", problem_json(status, detail)),
     };
     text(status, content_type, &[], &body)

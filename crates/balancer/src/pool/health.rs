@@ -1,4 +1,5 @@
-//! Active health checks: `grpc.health.v1.Health/Check`, every 200 ms, over connections of their own.
+//! Active health checks: `grpc.health.v1.Health/Check`, every 200 ms, over connections of their own. The model registry,
+//! which knows no gRPC, is asked for `GET /health`, less often.
 //!
 //! A check that is not answered in time says that the replica is frozen, or that the machine is busy. Three things keep
 //! a busy machine from looking like a dead one: an answer to any request since the check began, our own lateness, and
@@ -12,14 +13,17 @@ use std::{
 };
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use http_body_util::{BodyExt, Limited};
 use identity::Identity;
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, codegen::Service};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use transport::Channel;
 
 use super::{Pool, Replica};
-use crate::metrics::CheckOutcome;
+use crate::{metrics::CheckOutcome, routes::PoolName};
 
 /// A check that ended this much later than its time-out says something about us, not about the replica.
 const OWN_LATENESS_MAX: Duration = Duration::from_millis(150);
@@ -27,6 +31,11 @@ const OWN_LATENESS_MAX: Duration = Duration::from_millis(150);
 const INCONCLUSIVE_MAX: u32 = 2;
 /// Failed checks in a row that bring a replica down.
 const FAILURES_MAX: u32 = 2;
+/// The registry answers a check in the process that moves its files, and is alone: to be called down by mistake would cut
+/// what it is at, so it is given time. Nobody waits for it with a prediction.
+const REGISTRY_INTERVAL_MS: u64 = 1_000;
+const REGISTRY_TIMEOUT_MS: u64 = 3_000;
+const HEALTH_BODY_BYTES_MAX: usize = 4 * 1024;
 /// Unanswered checks in a row before the last healthy replica is given up.
 const LAST_ONE_TIMEOUTS: u32 = 3;
 
@@ -40,6 +49,13 @@ pub struct HealthSettings {
     pub timeout_ms: u64,
     /// Good checks in a row that bring a replica back.
     pub good_checks: u32,
+}
+
+/// How a replica is asked.
+#[derive(Clone)]
+enum Probe {
+    Grpc(HealthClient<Channel>),
+    Http(Channel),
 }
 
 enum Finding {
@@ -73,7 +89,10 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let channel = transport::channel(&identity, pool.name.as_str(), std::slice::from_ref(&replica.address));
-    let client = HealthClient::new(channel);
+    let probe = match pool.name {
+        PoolName::Mlflow => Probe::Http(channel),
+        _ => Probe::Grpc(HealthClient::new(channel)),
+    };
     let timeout = Duration::from_millis(settings.timeout_ms);
     let mut ticks = tokio::time::interval(Duration::from_millis(settings.interval_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,7 +101,7 @@ pub async fn watch(
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => checks.push(check(client.clone(), timeout)),
+            _ = ticks.tick() => checks.push(check(probe.clone(), timeout)),
             Some(finding) = checks.next() => {
                 let outcome = history.judge(&pool, &replica, finding, &settings);
                 replica.metrics.check(outcome);
@@ -91,14 +110,52 @@ pub async fn watch(
     }
 }
 
-async fn check(mut client: HealthClient<transport::Channel>, timeout: Duration) -> Finding {
+async fn check(probe: Probe, timeout: Duration) -> Finding {
     let began = Instant::now();
-    let request = tonic::Request::new(HealthCheckRequest { service: String::new() });
-    match tokio::time::timeout(timeout, client.check(request)).await {
-        Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving => Finding::Serving,
-        Ok(Ok(_)) => Finding::NotServing,
+    match tokio::time::timeout(timeout, probe.ask()).await {
+        Ok(Ok(true)) => Finding::Serving,
+        Ok(Ok(false)) => Finding::NotServing,
         Ok(Err(status)) => Finding::Failed { why: crate::describe(&status), is_certain: is_refused(&status) },
         Err(_) => Finding::TimedOut { began, elapsed: began.elapsed() },
+    }
+}
+
+// === impl HealthSettings ===
+
+impl HealthSettings {
+    /// Those for a pool.
+    pub fn of(&self, pool: PoolName) -> Self {
+        match pool {
+            PoolName::Mlflow => Self {
+                interval_ms: self.interval_ms.max(REGISTRY_INTERVAL_MS),
+                timeout_ms: self.timeout_ms.max(REGISTRY_TIMEOUT_MS),
+                good_checks: self.good_checks,
+            },
+            _ => self.clone(),
+        }
+    }
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// Whether it says that it serves.
+    async fn ask(self) -> Result<bool, tonic::Status> {
+        match self {
+            Self::Grpc(mut client) => {
+                let response = client.check(HealthCheckRequest { service: String::new() }).await?;
+                Ok(response.get_ref().status() == ServingStatus::Serving)
+            }
+            Self::Http(mut channel) => {
+                let mut request = http::Request::new(Body::empty());
+                *request.uri_mut() = http::Uri::from_static("/health");
+                let (head, body) = channel.call(request).await?.into_parts();
+                // Read to its end, or the stream would be reset.
+                let read = Limited::new(body, HEALTH_BODY_BYTES_MAX).collect().await;
+                read.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+                Ok(head.status == http::StatusCode::OK)
+            }
+        }
     }
 }
 
@@ -160,7 +217,7 @@ fn is_refused(status: &tonic::Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{pool::ReplicaConfig, routes::PoolName};
+    use crate::pool::ReplicaConfig;
 
     const SETTINGS: HealthSettings = HealthSettings { interval_ms: 200, timeout_ms: 300, good_checks: 2 };
 
@@ -221,7 +278,7 @@ mod tests {
         let identity = Identity::load(&identity::IdentityConfig { directory: directory.path().into() }).unwrap();
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let client = HealthClient::new(transport::channel(&identity, "serving", &[port.to_string()]));
-        let Finding::Failed { why, is_certain } = check(client, Duration::from_secs(5)).await else {
+        let Finding::Failed { why, is_certain } = check(Probe::Grpc(client), Duration::from_secs(5)).await else {
             panic!("a closed port does not answer");
         };
         assert!(is_certain, "{why}");

@@ -8,7 +8,7 @@ use problem::{Form, Kind, Problem};
 use super::Exchange;
 use crate::{
     access::AccessError,
-    routes::{Route, Target},
+    routes::{Asks, PoolName, Route, Target},
     status,
 };
 
@@ -42,11 +42,15 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
             exchange.status(passport.as_ref()).map(Admission::Answer)
         }
         Target::Pool(pool) => {
-            if route.takes_passport
-                && let Some(token) = bearer_token(session)?
-            {
-                let passport = exchange.ask_passport(&token, pool.as_str()).await.map_err(refusal)?;
-                exchange.set_passport(passport);
+            match route.asks {
+                Asks::Nothing => {}
+                Asks::Passport => {
+                    if let Some(token) = bearer_token(session)? {
+                        let passport = exchange.ask_passport(&token, pool.as_str()).await.map_err(refusal)?;
+                        exchange.set_passport(passport);
+                    }
+                }
+                Asks::Permission => ask_permission(session, exchange, pool).await?,
             }
             answer_expectation(session).await;
             if !is_for_all {
@@ -56,6 +60,17 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
             exchange.send_everywhere(session.req_header(), body).await.map(Admission::Answer)
         }
     }
+}
+
+/// Whoever is behind this route answers everybody: without a yes nothing goes on.
+async fn ask_permission(session: &Session, exchange: &Exchange, pool: PoolName) -> Result<(), Problem> {
+    let nobody = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
+    let token = bearer_token(session)?.ok_or_else(nobody)?;
+    exchange.ask_permission(&token, pool.as_str(), session.req_header()).await.map_err(refusal)?;
+    if exchange.pool().is_some_and(|pool| pool.replicas.is_empty()) {
+        return Err(Problem::new(Kind::NotFound, "this installation has no model registry"));
+    }
+    Ok(())
 }
 
 /// A declared length is judged before a byte of the body is read; without one, the bytes are counted as they come.
@@ -92,6 +107,7 @@ fn bearer_token(session: &Session) -> Result<Option<String>, Problem> {
 fn refusal(error: AccessError) -> Problem {
     match error {
         AccessError::Denied => Problem::new(Kind::Unauthenticated, error.to_string()),
+        AccessError::Forbidden => Problem::new(Kind::PermissionDenied, error.to_string()),
         AccessError::Unavailable => Problem::unavailable(error.to_string()),
     }
 }

@@ -123,6 +123,16 @@ impl Exchange {
         self.shared.access.passport(token, audience, self.origin()).await
     }
 
+    /// Whether whoever has the token may make this request, of a third party.
+    pub(super) async fn ask_permission(
+        &self,
+        token: &str,
+        audience: &'static str,
+        request: &RequestHeader,
+    ) -> Result<(), AccessError> {
+        self.shared.access.permission(token, audience, &request.method, request.uri.path(), self.origin()).await
+    }
+
     pub(super) fn origin(&self) -> Origin<'_> {
         Origin { trace: self.trace.as_ref(), client: self.client().map(|client| client.ip()) }
     }

@@ -1,12 +1,13 @@
 //! What of a client's headers a service sees, and what it sees that no client can say.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
 
 use super::Exchange;
+use crate::routes::PoolName;
 
 pub(super) const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -37,6 +38,10 @@ pub(super) fn to_upstream(request: &mut RequestHeader, exchange: &mut Exchange) 
         // Else HPACK would spell it out every time. It is too long to be guessed by what compresses well (RFC 7541, 7.1.3).
         passport.set_sensitive(false);
         request.insert_header(PASSPORT, passport)?;
+    }
+    if exchange.pool().is_some_and(|pool| pool.name == PoolName::Mlflow) {
+        // It answers to names of its own only, whatever name or address our clients know us by.
+        request.insert_header(HOST, identity::dns_name(PoolName::Mlflow.as_str()))?;
     }
     for name in ["traceparent", "tracestate"] {
         request.remove_header(name);

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use authz::{PassportClaims, Role, Roles, SigningKey};
+use authz::{PassportClaims, Policy, Role, Roles, SigningKey, Subject, registry};
 use axum::Router;
 use futures::{Stream, StreamExt};
 use proto::auth::v1::{
@@ -34,6 +34,7 @@ pub struct Gateway {
 
 pub struct State {
     key: SigningKey,
+    policy: Policy,
     /// Tokens that are good, and the role each gives.
     tokens: Mutex<BTreeMap<String, Role>>,
     pub calls: AtomicUsize,
@@ -52,6 +53,7 @@ impl Gateway {
         let key = SigningKey::from_pkcs8_pem(&authz::generate_pkcs8_pem().unwrap()).unwrap();
         let state = State {
             key,
+            policy: Policy::embedded().unwrap(),
             tokens: Mutex::default(),
             calls: AtomicUsize::new(0),
             passport_life_s: Mutex::new(60),
@@ -117,9 +119,17 @@ impl Authorization for State {
         self.origins.lock().unwrap().push((named("rampart-client-address"), named("traceparent")));
         // What a slow database takes; not a state that could be waited for.
         tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
-        let AuthorizeRequest { token, audience } = request.into_inner();
+        let AuthorizeRequest { token, audience, method, path } = request.into_inner();
         let role = self.tokens.lock().unwrap().get(&token).copied();
         let role = role.ok_or_else(|| Status::unauthenticated("no such token"))?;
+        let is_third_party = audience == registry::AUDIENCE;
+        if is_third_party {
+            let route = method.parse().ok().and_then(|method| registry::find(&method, &path));
+            let subject = Subject::User { roles: role.into(), fresh_login: true };
+            if !route.is_some_and(|route| self.policy.allows(subject, route.action)) {
+                return Err(Status::permission_denied("not with this token"));
+            }
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let life_s = *self.passport_life_s.lock().unwrap();
         let claims = PassportClaims {
@@ -137,7 +147,7 @@ impl Authorization for State {
         };
         let expires = UNIX_EPOCH + Duration::from_secs(claims.exp);
         Ok(Response::new(AuthorizeResponse {
-            passport: self.key.sign(&claims).unwrap(),
+            passport: if is_third_party { String::new() } else { self.key.sign(&claims).unwrap() },
             passport_expires_at: Some(expires.into()),
             token_expires_at: Some((expires + Duration::from_secs(600)).into()),
             subject: claims.sub,

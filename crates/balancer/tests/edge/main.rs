@@ -21,6 +21,7 @@ mod limits;
 mod process;
 mod proxying;
 mod raw;
+mod registry;
 mod reports;
 mod upstream;
 mod world;

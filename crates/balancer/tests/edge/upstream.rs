@@ -167,6 +167,7 @@ async fn echo(seen: &Seen, request: Request) -> Response {
     let body = body.to_bytes();
     let value = json!({
         "replica": seen.name, "method": parts.method.as_str(), "path": parts.uri.path(), "query": parts.uri.query(),
+        "authority": parts.uri.authority().map(http::uri::Authority::as_str),
         "headers": headers, "body_bytes": body.len(), "body": String::from_utf8_lossy(&body[..body.len().min(100)]),
     });
     Response::new(Body::from(value.to_string()))

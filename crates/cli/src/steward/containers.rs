@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use identity::PeerName;
+use identity::{PeerName, dns_name};
+use time::Duration;
 
 use crate::secrets;
 
@@ -14,8 +15,10 @@ pub(super) struct Container {
     pub(super) service: &'static str,
     /// The group that its process runs as.
     pub(super) group: u32,
-    /// Whether it is one of our services, which take a new certificate without a restart.
-    pub(super) is_ours: bool,
+    /// What it may ask of Vault.
+    pub(super) access: Access,
+    /// How long a certificate lives that the steward signs for it.
+    pub(super) lifetime: Duration,
     /// Names by which clients know it, besides its own.
     pub(super) dns_names: &'static [&'static str],
     /// The common name in its certificate, where that matters.
@@ -24,22 +27,63 @@ pub(super) struct Container {
     pub(super) secrets: &'static [(&'static str, &'static str)],
 }
 
+/// What a container may ask of Vault, with a login that the steward renews.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing: the steward signs its certificate.
+    None,
+    /// One of our services: its certificate, and its password of the database if it has one.
+    Service,
+    /// People's tools: to read secrets of `secret/ml`.
+    Tools,
+}
+
+const DAY: Duration = Duration::days(1);
+/// Third parties read their certificate when they are told to, so theirs lives longer.
+const THIRD_PARTY_LIFETIME: Duration = Duration::days(90);
 const FRONT_NAMES: &[&str] = &["localhost", "nebula", "127.0.0.1", "front"];
+/// The standby of the balancers is one of them for clients.
+const EDGE_NAMES: &[&str] = &["balancer.rampart.internal", "localhost", "nebula", "127.0.0.1", "front"];
 /// etcd lets in whose certificate has one of these names.
 const ETCD_NAMES: &[&str] = &["etcd", "etcd-client", "localhost", "127.0.0.1"];
+const LOCAL_NAMES: &[&str] = &["localhost", "127.0.0.1"];
 const POSTGRES_NAMES: &[&str] = &["detektor-postgres", "etcd-client", "localhost", "127.0.0.1"];
 
 const GATEWAY_SECRETS: &[(&str, &str)] = &[
-    ("gateway/database-password", "database-password"),
     ("gateway/access-signing-key.pem", "access-signing-key.pem"),
     ("gateway/passport-signing-key.pem", "passport-signing-key.pem"),
     ("gateway/bootstrap-token", "bootstrap-token"),
 ];
 const BACKUP_SECRETS: &[(&str, &str)] = &[
-    ("backup/database-password", "database-password"),
     ("backup/age-identity", "age-identity"),
     ("backup/age-recipient", "age-recipient"),
     ("backup/manifest-signing-key.pem", "manifest-signing-key.pem"),
+    ("minio/users/backup/access-key", "s3-access-key"),
+    ("minio/users/backup/secret-key", "s3-secret-key"),
+];
+/// All replicas are equal, so they have one key.
+const SERVING_SECRETS: &[(&str, &str)] =
+    &[("minio/users/serving/access-key", "s3-access-key"), ("minio/users/serving/secret-key", "s3-secret-key")];
+const MLFLOW_SECRETS: &[(&str, &str)] = &[
+    ("mlflow/database-password", "database-password"),
+    ("minio/users/mlflow/access-key", "s3-access-key"),
+    ("minio/users/mlflow/secret-key", "s3-secret-key"),
+];
+const TOOLS_SECRETS: &[(&str, &str)] =
+    &[("minio/users/tools/access-key", "s3-access-key"), ("minio/users/tools/secret-key", "s3-secret-key")];
+/// A folder in `users` is a user of MinIO; what it may do is a file of the image.
+const MINIO_SECRETS: &[(&str, &str)] = &[
+    ("minio/root-user", "root-user"),
+    ("minio/root-password", "root-password"),
+    ("minio/kms-key", "kms-key"),
+    ("minio/users/mlflow/access-key", "users/mlflow/access-key"),
+    ("minio/users/mlflow/secret-key", "users/mlflow/secret-key"),
+    ("minio/users/serving/access-key", "users/serving/access-key"),
+    ("minio/users/serving/secret-key", "users/serving/secret-key"),
+    ("minio/users/backup/access-key", "users/backup/access-key"),
+    ("minio/users/backup/secret-key", "users/backup/secret-key"),
+    ("minio/users/tools/access-key", "users/tools/access-key"),
+    ("minio/users/tools/secret-key", "users/tools/secret-key"),
 ];
 const OPERATOR_SECRETS: &[(&str, &str)] =
     &[("gateway/bootstrap-token", "bootstrap-token"), ("operator/admin-password", "admin-password")];
@@ -51,38 +95,54 @@ const POSTGRES_SECRETS: &[(&str, &str)] = &[
     ("gateway/database-password", "roles/gateway"),
     ("sla/database-password", "roles/sla"),
     ("backup/database-password", "roles/backup"),
+    ("mlflow/database-password", "roles/mlflow"),
+    ("postgres/vault-password", "roles/vault"),
+    ("postgres/prometheus-password", "roles/prometheus"),
 ];
 
+const EXPORTER_SECRETS: &[(&str, &str)] = &[("postgres/prometheus-password", "database-password")];
+
+/// Where people find `psql`.
+pub(super) const PEOPLES_DATABASE: &str = "detektor-postgres";
+
 /// All of them.
-pub(super) const ALL: [Container; 19] = [
+pub(super) const ALL: [Container; 26] = [
     ours("balancer-a", "balancer", 10_101).names(FRONT_NAMES),
     ours("balancer-b", "balancer", 10_101).names(FRONT_NAMES),
     ours("gateway-a", "gateway", 10_102).secrets(GATEWAY_SECRETS),
     ours("gateway-b", "gateway", 10_102).secrets(GATEWAY_SECRETS),
-    ours("ml-serving-primary", "serving", 10_103),
-    ours("ml-serving-secondary", "serving", 10_103),
-    ours("ml-serving-tertiary", "serving", 10_103),
+    ours("ml-serving-primary", "serving", 10_103).secrets(SERVING_SECRETS),
+    ours("ml-serving-secondary", "serving", 10_103).secrets(SERVING_SECRETS),
+    ours("ml-serving-tertiary", "serving", 10_103).secrets(SERVING_SECRETS),
     ours("backup-worker", "backup", 10_104).secrets(BACKUP_SECRETS),
-    ours("sla-tracker", "sla", 10_105).secrets(&[("sla/database-password", "database-password")]),
-    ours("operator", "operator", 10_106).secrets(OPERATOR_SECRETS),
+    ours("sla-tracker", "sla", 10_105),
+    third_party("operator", "operator", 10_106).lives(DAY).secrets(OPERATOR_SECRETS),
     postgres("detektor-postgres-master"),
     postgres("detektor-postgres-slave"),
-    third_party("detektor-postgres", "postgres-proxy", 10_012)
-        .secrets(&[("postgres/detektor-password", "detektor-password")]),
+    // Its password of the user detektor comes from Vault.
+    third_party(PEOPLES_DATABASE, "postgres-proxy", 10_012),
     third_party("front", "front", 10_012),
-    third_party("prometheus", "prometheus", 10_040),
-    third_party("alertmanager", "alertmanager", 10_040),
+    third_party("edge", "edge", 10_016).names(EDGE_NAMES),
+    third_party("vault", "vault", 10_020).names(LOCAL_NAMES),
+    third_party("minio", "minio", 10_021).names(LOCAL_NAMES).secrets(MINIO_SECRETS),
+    third_party("mlflow", "mlflow", 10_030).secrets(MLFLOW_SECRETS),
+    third_party("example-models", "publisher", 10_030),
+    third_party("tools", "tools", 10_022).access(Access::Tools).secrets(TOOLS_SECRETS),
+    third_party("prometheus", "prometheus", 10_040).names(LOCAL_NAMES),
+    third_party("alertmanager", "alertmanager", 10_040).names(LOCAL_NAMES),
+    third_party("postgres-exporter", "postgres-exporter", 10_040).secrets(EXPORTER_SECRETS),
     third_party("etcd-1", "etcd", 10_011).names(ETCD_NAMES),
     third_party("etcd-2", "etcd", 10_011).names(ETCD_NAMES),
     third_party("etcd-3", "etcd", 10_011).names(ETCD_NAMES),
 ];
 
 const fn ours(name: &'static str, service: &'static str, group: u32) -> Container {
-    Container { name, service, group, is_ours: true, dns_names: &[], common_name: None, secrets: &[] }
+    third_party(name, service, group).access(Access::Service)
 }
 
 const fn third_party(name: &'static str, service: &'static str, group: u32) -> Container {
-    Container { name, service, group, is_ours: false, dns_names: &[], common_name: None, secrets: &[] }
+    let (access, lifetime) = (Access::None, THIRD_PARTY_LIFETIME);
+    Container { name, service, group, access, lifetime, dns_names: &[], common_name: None, secrets: &[] }
 }
 
 /// A node replicates as the user that its common name says.
@@ -95,8 +155,22 @@ const fn postgres(name: &'static str) -> Container {
 /// Makes every secret that is missing in the steward's own folder.
 pub(super) fn ensure_secrets(kept: &Path) -> anyhow::Result<()> {
     secrets::ensure(kept)?;
-    for name in ["superuser-password", "replication-password", "rewind-password", "detektor-password"] {
-        secrets::ensure_random(&kept.join("postgres").join(name))?;
+    for user in ["superuser", "replication", "rewind", "detektor", "vault", "prometheus"] {
+        secrets::ensure_random(&kept.join("postgres").join(format!("{user}-password")))?;
+    }
+    secrets::ensure_random(&kept.join("mlflow/database-password"))?;
+    ensure_object_storage(&kept.join("minio"))
+}
+
+/// MinIO's own keys, and a pair for each of its users.
+fn ensure_object_storage(kept: &Path) -> anyhow::Result<()> {
+    secrets::ensure_random(&kept.join("root-user"))?;
+    secrets::ensure_random(&kept.join("root-password"))?;
+    secrets::ensure_kms_key(&kept.join("kms-key"), "rampart")?;
+    for user in ["mlflow", "serving", "backup", "tools"] {
+        let folder = kept.join("users").join(user);
+        secrets::ensure_named(&folder.join("access-key"), user)?;
+        secrets::ensure_random(&folder.join("secret-key"))?;
     }
     Ok(())
 }
@@ -112,6 +186,22 @@ impl Container {
     const fn secrets(mut self, secrets: &'static [(&'static str, &'static str)]) -> Self {
         self.secrets = secrets;
         self
+    }
+
+    const fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    const fn lives(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Every DNS name and address in its certificate.
+    pub(super) fn all_names(&self) -> Vec<String> {
+        let own = [dns_name(self.service), self.name.to_owned()];
+        own.into_iter().chain(self.dns_names.iter().map(|name| (*name).to_owned())).collect()
     }
 
     /// The name in its certificate.

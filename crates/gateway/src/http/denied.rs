@@ -24,8 +24,9 @@ pub struct Watch {
     pub guard: Arc<Guard>,
 }
 
-/// Proofs of identity are judged here, and what is wrong with them is recorded there, with more than could be said here.
-const OWN_RECORDS: [&str; 2] = ["/api/auth/token", "/rampart.auth.v1.Authorization/Authorize"];
+/// Proofs of identity are judged there, and what is wrong with them is recorded there, with more than could be said here.
+/// So is what a good one is not good for.
+const OWN_RECORDS: [&str; 3] = ["/api/auth/token", "/rampart.auth.v1.Authorization/Authorize", "/internal/authorize"];
 
 /// Passes a request on, and notes a 401 or 403, however it is written.
 pub async fn note_denied(State(watch): State<Watch>, request: Request, next: Next) -> Response {
@@ -36,8 +37,7 @@ pub async fn note_denied(State(watch): State<Watch>, request: Request, next: Nex
     let passport = passport(request.headers());
     let response = next.run(request).await;
     let Some(outcome) = refusal(&response) else { return response };
-    let is_recorded_there =
-        outcome == Outcome::Failure && route.as_deref().is_some_and(|route| OWN_RECORDS.contains(&route));
+    let is_recorded_there = route.as_deref().is_some_and(|route| OWN_RECORDS.contains(&route));
     if !is_recorded_there {
         let actor = watch.actor(passport.as_deref());
         let reason = Some(if outcome == Outcome::Denied { "not_permitted" } else { "not_authenticated" });

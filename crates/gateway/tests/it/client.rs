@@ -113,6 +113,20 @@ impl Client {
         self.raw(request.body(tonic::body::Body::new(Full::new(body))).unwrap()).await
     }
 
+    /// What the nginx edge asks about a client's request.
+    pub(crate) async fn ask_as_edge(&self, token: Option<&str>, audience: &str, method: &str, target: &str) -> Answer {
+        let mut request = Request::builder()
+            .uri("/internal/authorize")
+            .header("x-rampart-audience", audience)
+            .header("x-original-method", method)
+            .header("x-original-uri", target)
+            .header("rampart-client-address", &self.address);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        self.raw(request.body(tonic::body::Body::empty()).unwrap()).await
+    }
+
     /// A call as it is.
     pub(crate) async fn raw(&self, request: Request<tonic::body::Body>) -> Answer {
         let call = async {
@@ -124,8 +138,19 @@ impl Client {
 
     /// A passport for a token.
     pub(crate) async fn authorize(&self, token: &str, audience: &str) -> Result<AuthorizeResponse, Status> {
-        let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned() };
-        let mut request = tonic::Request::new(request);
+        self.ask(token, audience, "", "").await
+    }
+
+    /// The gateway's word on a token and, of a third party, a request.
+    pub(crate) async fn ask(
+        &self,
+        token: &str,
+        audience: &str,
+        method: &str,
+        path: &str,
+    ) -> Result<AuthorizeResponse, Status> {
+        let [token, audience, method, path] = [token, audience, method, path].map(str::to_owned);
+        let mut request = tonic::Request::new(AuthorizeRequest { token, audience, method, path });
         request.set_timeout(LIMIT);
         request.metadata_mut().insert("rampart-client-address", self.address.parse().unwrap());
         Ok(AuthorizationClient::new(self.channel.clone()).authorize(request).await?.into_inner())

@@ -11,6 +11,7 @@
 )]
 
 mod audit;
+mod authorize;
 mod bootstrap;
 mod client;
 mod input;

@@ -26,6 +26,26 @@ async fn listed_peers_get_through() {
     assert_eq!(client.tickets, 0, "a resumed session would skip the verification of the client");
 }
 
+/// A third party is known by our CA and the DNS name that is dialled, and is shown our certificate.
+#[tokio::test]
+async fn third_parties_are_known_by_the_name_that_is_dialled() {
+    let (ca, foreign) = (Ca::new(), Ca::foreign());
+    let (serving, _a) = identity(&ca, "serving");
+    let directory = tempfile::tempdir().unwrap();
+    ca.issue_leaf(&Leaf::of("mlflow", "mlflow-1").dns_names(&["mlflow.rampart.internal", "mlflow"]), directory.path());
+    let mlflow = Identity::load(&IdentityConfig { directory: directory.path().to_owned() }).unwrap();
+    let server = || mlflow.server_config(&peers(&["serving"]));
+    let outcome = shake(server(), serving.third_party_client_config(), "mlflow").await;
+    assert_eq!(PeerName::from_certificate(&outcome.server.unwrap().peer[0]).unwrap(), serving.name());
+    assert_eq!(outcome.client.unwrap().version, Some(ProtocolVersion::TLSv1_3));
+
+    assert!(shake(server(), serving.third_party_client_config(), "minio").await.client.is_err(), "another name");
+    let (stranger, _b) = identity(&foreign, "mlflow");
+    let stranger = stranger.server_config(&peers(&["serving"]));
+    let outcome = shake(stranger, serving.third_party_client_config(), "localhost").await;
+    assert!(outcome.client.is_err(), "a foreign CA");
+}
+
 /// Whatever is wrong with a client's certificate, it is told so by an alert and the server has no connection.
 #[tokio::test]
 async fn clients_that_are_not_listed_peers_are_refused() {

@@ -4,15 +4,22 @@ pub struct AuthorizeRequest {
     /// The bearer token as the client sent it, without the scheme. At most 4 KiB.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
-    /// The service the passport is for, e.g. "serving".
+    /// The service the passport is for, e.g. "serving", or the third party that is asked about.
     #[prost(string, tag = "2")]
     pub audience: ::prost::alloc::string::String,
+    /// The request at a third party: its HTTP method and its path as it was sent, without the query. Else empty.
+    #[prost(string, tag = "3")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuthorizeResponse {
-    /// A JWT of at most 60 s, typ "passport+jwt", signed with EdDSA.
+    /// A JWT of at most 60 s, typ "passport+jwt", signed with EdDSA. Empty for a third party: then this answer itself is the
+    /// yes, to this request and no other.
     #[prost(string, tag = "1")]
     pub passport: ::prost::alloc::string::String,
+    /// Until when the passport is good, or the answer may be remembered.
     #[prost(message, optional, tag = "2")]
     pub passport_expires_at: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "3")]
@@ -150,8 +157,10 @@ pub mod authorization_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Exchanges a client's bearer token for a passport to one audience.
-        /// Answers from memory only. UNAUTHENTICATED: the token is not, or no longer, good.
+        /// Exchanges a client's bearer token for a passport to one audience; or, for a third party that cannot check passports
+        /// ("mlflow"), says whether the client may make this one request there.
+        /// Answers from memory only. UNAUTHENTICATED: the token is not, or no longer, good. PERMISSION_DENIED: it is, and the
+        /// request is not for who has it.
         pub async fn authorize(
             &mut self,
             request: impl tonic::IntoRequest<super::AuthorizeRequest>,
@@ -246,8 +255,10 @@ pub mod authorization_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AuthorizationServer.
     #[async_trait]
     pub trait Authorization: std::marker::Send + std::marker::Sync + 'static {
-        /// Exchanges a client's bearer token for a passport to one audience.
-        /// Answers from memory only. UNAUTHENTICATED: the token is not, or no longer, good.
+        /// Exchanges a client's bearer token for a passport to one audience; or, for a third party that cannot check passports
+        /// ("mlflow"), says whether the client may make this one request there.
+        /// Answers from memory only. UNAUTHENTICATED: the token is not, or no longer, good. PERMISSION_DENIED: it is, and the
+        /// request is not for who has it.
         async fn authorize(
             &self,
             request: tonic::Request<super::AuthorizeRequest>,

@@ -13,7 +13,8 @@ use crate::{
     wire::{Contents, Source, once, read_tensor},
 };
 
-const GOLDEN_BYTES_MAX: u64 = 16 << 20;
+/// The longest `golden.json` that is read.
+pub(crate) const GOLDEN_BYTES_MAX: u64 = 16 << 20;
 
 /// One set of inputs with its outputs, both in the order of the signature.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     LoadFault, Reason, artifact,
-    manifest::{Manifest, Version},
+    manifest::{Declared, Manifest, ModelName, Version},
     probe::{ProbeJob, Prober},
 };
 use crate::{
@@ -44,33 +44,36 @@ impl Loader {
     /// Proves a version and takes it into memory. If the very same file serves already, it is proved by its digest.
     pub(super) async fn load(
         &self,
-        manifest: &Manifest,
+        name: &ModelName,
         version: Version,
-        declared: Digest,
+        declared: &Declared,
         folder: PathBuf,
         serving: Option<&Arc<Model>>,
     ) -> Result<Arc<Model>, LoadFault> {
+        let (digest, signature) = match declared {
+            Declared::File(digest, signature) => (*digest, signature),
+            Declared::Refused(fault) => return Err(fault.clone()),
+        };
         let started = Instant::now();
         let bytes_max = self.file_bytes_max;
         let read = {
             let folder = folder.clone();
-            blocking(move || artifact::read(&folder, declared, bytes_max))
+            blocking(move || artifact::read(&folder, digest, bytes_max))
         };
         let bytes = read.await?;
         if let Some(serving) = serving
-            && serving.is_same(declared, &manifest.signature)
+            && serving.is_same(digest, signature)
         {
             return Ok(Arc::clone(serving));
         }
-        let session_bytes = self.prober.probe(&self.job(manifest, declared, &folder)).await?;
+        let session_bytes = self.prober.probe(&self.job(digest, signature, &folder)).await?;
         self.admit(session_bytes)?;
-        let identity =
-            ModelIdentity { name: manifest.name.clone(), version, digest: declared, file_bytes: bytes.len() as u64 };
-        let (loader, signature) = (self.clone(), manifest.signature.clone());
+        let identity = ModelIdentity { name: name.clone(), version, digest, file_bytes: bytes.len() as u64 };
+        let (loader, signature) = (self.clone(), signature.clone());
         let model = blocking(move || loader.build(identity, &signature, &bytes)).await?;
         let took = started.elapsed();
-        metrics::record_load(&manifest.name, took);
-        tracing::info!(model = %manifest.name, %version, digest = %declared, session_bytes, ms = took.as_millis(), "model version serves");
+        metrics::record_load(name, took);
+        tracing::info!(model = %name, %version, %digest, session_bytes, ms = took.as_millis(), "model version serves");
         Ok(Arc::new(model))
     }
 
@@ -86,12 +89,12 @@ impl Loader {
         Err(LoadFault::new(Reason::Limits, detail))
     }
 
-    fn job(&self, manifest: &Manifest, digest: Digest, folder: &Path) -> ProbeJob {
+    fn job(&self, digest: Digest, signature: &Signature, folder: &Path) -> ProbeJob {
         ProbeJob {
             library: self.prober.engine.clone(),
             folder: folder.to_owned(),
             digest,
-            signature: manifest.signature.clone(),
+            signature: signature.clone(),
             file_bytes_max: self.file_bytes_max,
             limits: self.prober.limits.clone(),
         }

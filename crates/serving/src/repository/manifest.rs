@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU64, path::Path};
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{LoadFault, Reason};
 use crate::{
@@ -16,7 +16,7 @@ pub(crate) const CHAMPION: &str = "champion";
 /// The longest name of a model, alias or tensor that is accepted.
 const NAME_LENGTH_MAX: usize = 64;
 /// The most versions of one model: each holds sessions and threads.
-const VERSIONS_MAX: usize = 16;
+pub(crate) const VERSIONS_MAX: usize = 16;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const RANK_MAX: usize = 16;
 
@@ -34,27 +34,54 @@ pub(crate) struct Manifest {
     pub(crate) name: ModelName,
     pub(crate) description: String,
     pub(crate) aliases: BTreeMap<String, Version>,
-    pub(crate) versions: BTreeMap<Version, Digest>,
-    pub(crate) signature: Signature,
+    /// What an alias meant when its version last served; it answers where the one that is meant now does not.
+    pub(crate) last_good: BTreeMap<String, Version>,
+    pub(crate) versions: BTreeMap<Version, Declared>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: String,
-    #[serde(default)]
-    description: String,
-    #[serde(default)]
-    aliases: BTreeMap<String, Version>,
-    versions: BTreeMap<Version, FileVersion>,
-    inputs: Vec<TensorSpec>,
-    outputs: Vec<TensorSpec>,
+/// What is declared of one version.
+#[derive(Clone, Debug)]
+pub(crate) enum Declared {
+    /// A file with this digest, which takes and gives this.
+    File(Digest, Signature),
+    /// It was judged before it came here.
+    Refused(LoadFault),
 }
 
-#[derive(Deserialize)]
+/// A `model.toml` as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct FileVersion {
-    sha256: Digest,
+pub(crate) struct ManifestFile {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) description: String,
+    #[serde(default)]
+    pub(crate) aliases: BTreeMap<String, Version>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) last_good: BTreeMap<String, Version>,
+    pub(crate) versions: BTreeMap<Version, VersionFile>,
+    /// Those of every version that has none of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inputs: Vec<TensorSpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) outputs: Vec<TensorSpec>,
+}
+
+/// One version of a [`ManifestFile`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VersionFile {
+    pub(crate) sha256: Option<Digest>,
+    /// What the registry calls the origin of its files: another one is another version, whatever its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Why it is not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<LoadFault>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inputs: Vec<TensorSpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) outputs: Vec<TensorSpec>,
 }
 
 // === impl Manifest ===
@@ -62,29 +89,24 @@ struct FileVersion {
 impl Manifest {
     /// Reads and checks the `model.toml` of a model folder, whose name must be the model's.
     pub(crate) fn read(folder: &Path) -> Result<Self, LoadFault> {
-        let path = folder.join("model.toml");
         let fault = |detail: String| LoadFault::new(Reason::Manifest, format!("model.toml: {detail}"));
-        let length = std::fs::metadata(&path).map_err(|error| fault(error.to_string()))?.len();
-        if length > MANIFEST_BYTES_MAX {
-            return Err(fault(format!("{length} bytes, more than {MANIFEST_BYTES_MAX}")));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|error| fault(error.to_string()))?;
-        let manifest = Self::parse(&text).map_err(fault)?;
+        let manifest = ManifestFile::read(folder).and_then(Self::of).map_err(fault)?;
         if folder.file_name().and_then(|name| name.to_str()) != Some(manifest.name.as_str()) {
             return Err(fault(format!("name: {:?} is not the name of its folder", manifest.name.as_str())));
         }
         Ok(manifest)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    fn of(file: ManifestFile) -> Result<Self, String> {
+        let common = Signature { inputs: file.inputs, outputs: file.outputs };
+        let declared = |(version, file): (Version, VersionFile)| Ok((version, file.declared(version, &common)?));
         let manifest = Self {
             name: ModelName::parse(&file.name)
                 .ok_or("name: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")?,
             description: file.description,
             aliases: file.aliases,
-            versions: file.versions.into_iter().map(|(version, file)| (version, file.sha256)).collect(),
-            signature: Signature { inputs: file.inputs, outputs: file.outputs },
+            last_good: file.last_good,
+            versions: file.versions.into_iter().map(declared).collect::<Result<_, String>>()?,
         };
         manifest.check()?;
         Ok(manifest)
@@ -95,7 +117,7 @@ impl Manifest {
             return Err(format!("versions: {}, but there must be 1 to {VERSIONS_MAX}", self.versions.len()));
         }
         for (alias, version) in &self.aliases {
-            if ModelName::parse(alias).is_none() || Version::parse(alias).is_some() {
+            if !is_alias(alias) {
                 return Err(format!(
                     "aliases.{alias}: an alias is a name of letters, digits, '.', '_' or '-', and not a number"
                 ));
@@ -104,9 +126,61 @@ impl Manifest {
                 return Err(format!("aliases.{alias}: there is no version {version}"));
             }
         }
-        check_specs("inputs", &self.signature.inputs)?;
-        check_specs("outputs", &self.signature.outputs)
+        Ok(())
     }
+}
+
+// === impl ManifestFile, VersionFile ===
+
+impl ManifestFile {
+    /// Reads the `model.toml` of a model folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, String> {
+        let path = folder.join("model.toml");
+        let length = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
+        if length > MANIFEST_BYTES_MAX {
+            return Err(format!("{length} bytes, more than {MANIFEST_BYTES_MAX}"));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        toml::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    /// The text of a `model.toml` that [`Manifest::read`] accepts, or what is wrong with it.
+    pub(crate) fn text(&self) -> Result<String, String> {
+        Manifest::of(self.clone())?;
+        let text = toml::to_string(self).map_err(|error| error.to_string())?;
+        if text.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(format!("{} bytes, more than {MANIFEST_BYTES_MAX}", text.len()));
+        }
+        Ok(text)
+    }
+}
+
+impl VersionFile {
+    fn declared(self, version: Version, common: &Signature) -> Result<Declared, String> {
+        if let Some(fault) = self.refused {
+            return Ok(Declared::Refused(fault));
+        }
+        let place = format!("versions.{version}");
+        let digest = self.sha256.ok_or_else(|| format!("{place}.sha256: is missing"))?;
+        if self.inputs.is_empty() && self.outputs.is_empty() {
+            check_signature(common)?;
+            return Ok(Declared::File(digest, common.clone()));
+        }
+        let signature = Signature { inputs: self.inputs, outputs: self.outputs };
+        check_signature(&signature).map_err(|detail| format!("{place}.{detail}"))?;
+        Ok(Declared::File(digest, signature))
+    }
+}
+
+/// Whether an alias can be declared: it must not be taken for a version, nor be too long to be written.
+pub(crate) fn is_alias(text: &str) -> bool {
+    ModelName::parse(text).is_some() && Version::parse(text).is_none()
+}
+
+/// Whether inputs and outputs can be declared like this.
+pub(crate) fn check_signature(signature: &Signature) -> Result<(), String> {
+    check_specs("inputs", &signature.inputs)?;
+    check_specs("outputs", &signature.outputs)
 }
 
 fn check_specs(field: &str, specs: &[TensorSpec]) -> Result<(), String> {
@@ -181,9 +255,26 @@ impl<'de> Deserialize<'de> for Version {
     }
 }
 
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<Manifest, String> {
+        toml::from_str(text).map_err(|error| error.to_string()).and_then(Manifest::of)
+    }
+
+    fn signature(manifest: &Manifest, version: &str) -> Signature {
+        match &manifest.versions[&Version::parse(version).unwrap()] {
+            Declared::File(_, signature) => signature.clone(),
+            Declared::Refused(fault) => panic!("{fault}"),
+        }
+    }
 
     const SOUND: &str = r#"
         name = "m"
@@ -205,23 +296,45 @@ mod tests {
 
     #[test]
     fn a_sound_manifest_is_read() {
-        let manifest = Manifest::parse(SOUND).unwrap();
+        let manifest = parse(SOUND).unwrap();
         assert_eq!(manifest.versions.len(), 2);
         assert_eq!(manifest.aliases[CHAMPION], Version::parse("2").unwrap());
-        assert_eq!(manifest.signature.inputs[0].shape, [-1, 3]);
+        assert_eq!(signature(&manifest, "1").inputs[0].shape, [-1, 3]);
     }
 
     #[test]
     fn each_unsound_line_is_named() {
-        let fault = |from: &str, to: &str| Manifest::parse(&SOUND.replacen(from, to, 1)).unwrap_err();
+        let fault = |from: &str, to: &str| parse(&SOUND.replacen(from, to, 1)).unwrap_err();
         assert!(fault("name = \"m\"", "name = \"../m\"").contains("name"));
         assert!(fault("champion = \"2\"", "champion = \"3\"").contains("aliases.champion"));
         assert!(fault("champion = \"2\"", "1 = \"2\"").contains("aliases.1"));
         assert!(fault("[versions.1]", "[versions.01]").contains("01"));
         assert!(fault("[versions.1]", "[versions.zero]").contains("zero"));
         assert!(fault("e3b0", "e3").contains("64 hex digits"));
+        assert!(fault("sha256", "source").contains("versions.1.sha256"));
         assert!(fault("FP32", "FLOAT").contains("FLOAT"));
         assert!(fault("[-1, 3]", "[-2, 3]").contains("inputs[0].shape"));
         assert!(fault("shape = [-1, 3]", "shape = [-1, 3]\nunits = \"m\"").contains("units"));
+    }
+
+    /// A version may have inputs and outputs of its own, and one that was refused needs no digest; what is written is
+    /// read again as it was.
+    #[test]
+    fn versions_may_differ_and_may_be_refused() {
+        let own = "inputs = [{ name = \"z\", datatype = \"INT64\", shape = [] }]\noutputs = [{ name = \"y\", datatype = \"INT64\", shape = [] }]";
+        let sha256 = "sha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"";
+        let text = SOUND.replacen(sha256, &format!("{sha256}\n{own}"), 1).replacen(
+            "[[inputs]]",
+            "[versions.3]\nsource = \"models:/m-3\"\nrefused = { reason = \"digest\", detail = \"no tag\" }\n[[inputs]]",
+            1,
+        );
+        let file: ManifestFile = toml::from_str(&text).unwrap();
+        assert_eq!(toml::from_str::<ManifestFile>(&file.text().unwrap()).unwrap(), file);
+        let manifest = Manifest::of(file).unwrap();
+        assert_eq!(signature(&manifest, "1").inputs[0].name, "z");
+        assert_eq!(signature(&manifest, "2").inputs[0].name, "x");
+        assert!(
+            matches!(&manifest.versions[&Version::parse("3").unwrap()], Declared::Refused(fault) if fault.reason == Reason::Digest)
+        );
     }
 }

@@ -117,20 +117,26 @@ impl Snapshot {
 // === impl Entry ===
 
 impl Entry {
-    /// A model after a load. When any of it failed, what served before and is no longer declared stays.
-    pub(super) fn of(manifest: &Manifest, mut versions: BTreeMap<Version, Slot>, old: &Self, any_failed: bool) -> Self {
-        if any_failed {
+    /// A model after a load; `keeps_undeclared`: what served before and is no longer declared stays.
+    pub(super) fn of(
+        manifest: &Manifest,
+        mut versions: BTreeMap<Version, Slot>,
+        old: &Self,
+        keeps_undeclared: bool,
+    ) -> Self {
+        if keeps_undeclared {
             for (version, slot) in &old.versions {
                 versions.entry(*version).or_insert_with(|| slot.clone());
             }
         }
         let serves = |version: &Version| versions.get(version).is_some_and(|slot| slot.serving.is_some());
         let target = |alias: &str, wanted: Version| {
-            [Some(wanted), old.meant_by(alias)].into_iter().flatten().find(&serves).unwrap_or(wanted)
+            let last_good = manifest.last_good.get(alias).copied();
+            [Some(wanted), old.meant_by(alias), last_good].into_iter().flatten().find(&serves).unwrap_or(wanted)
         };
         let mut aliases: BTreeMap<String, Version> =
             manifest.aliases.iter().map(|(alias, wanted)| (alias.clone(), target(alias, *wanted))).collect();
-        if any_failed {
+        if keeps_undeclared {
             for (alias, version) in &old.aliases {
                 aliases.entry(alias.clone()).or_insert(*version);
             }
@@ -168,6 +174,17 @@ impl Entry {
     fn meant_by(&self, alias: &str) -> Option<Version> {
         let default = || self.default_version().filter(|_| alias == CHAMPION).map(|model| model.identity.version);
         self.aliases.get(alias).copied().or_else(default)
+    }
+
+    /// The aliases whose version serves, with the version that answers for them.
+    pub(crate) fn aliases_that_serve(&self) -> BTreeMap<String, Version> {
+        let serves = |version: &Version| self.versions.get(version).is_some_and(|slot| slot.serving.is_some());
+        self.aliases.iter().filter(|(_, version)| serves(version)).map(|(alias, to)| (alias.clone(), *to)).collect()
+    }
+
+    /// Whether a caller took it out of service.
+    pub(crate) fn is_unloaded(&self) -> bool {
+        self.is_unloaded
     }
 
     fn has_faults(&self) -> bool {

@@ -16,5 +16,6 @@ mod life;
 mod load;
 mod overload;
 mod refused_models;
+mod registry;
 mod rest;
 mod support;

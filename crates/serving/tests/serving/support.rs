@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod models;
 pub(crate) mod onnx;
+pub(crate) mod registry;
 
 use std::{
     fs,
@@ -63,20 +64,33 @@ impl Serving {
 
     /// The same with further sections of the configuration.
     pub(crate) async fn start_with(config: &str, write: impl FnOnce(&Path)) -> Self {
-        Self::spawn(config, None, write).await.ready().await
+        Self::spawn(|_, _| config.to_owned(), None, write).await.ready().await
+    }
+
+    /// The same without models, and with what the test makes of its certificate authority and folder; perhaps not ready.
+    pub(crate) async fn start_configured(config: impl FnOnce(&Ca, &Path) -> String) -> Self {
+        Self::spawn(config, None, |_| {}).await
+    }
+
+    /// Kills it, and starts it again over the same folders.
+    pub(crate) fn restart(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+        self.child = command(&self.directory.path().join("serving.toml")).spawn().unwrap();
+        (self.address, self.admin) = addresses(&mut self.child);
     }
 
     /// The same with a home of its own, and nothing else in its environment.
     pub(crate) async fn start_in(home: &Path, write: impl FnOnce(&Path)) -> Self {
-        Self::spawn("", Some(home), write).await.ready().await
+        Self::spawn(|_, _| String::new(), Some(home), write).await.ready().await
     }
 
     /// The same, listening but perhaps not ready.
     pub(crate) async fn start_unready(write: impl FnOnce(&Path)) -> Self {
-        Self::spawn("", None, write).await
+        Self::spawn(|_, _| String::new(), None, write).await
     }
 
-    async fn ready(self) -> Self {
+    pub(crate) async fn ready(self) -> Self {
         let client = self.client("balancer").await;
         testkit::poll_until("the replica is ready", START_TIMEOUT, async || {
             client.get("/v2/health/ready").await.status == 200
@@ -85,7 +99,7 @@ impl Serving {
         self
     }
 
-    async fn spawn(config: &str, home: Option<&Path>, write: impl FnOnce(&Path)) -> Self {
+    async fn spawn(config: impl FnOnce(&Ca, &Path) -> String, home: Option<&Path>, write: impl FnOnce(&Path)) -> Self {
         identity::install_crypto_providers().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let (models, ca) = (directory.path().join("models"), Ca::new());
@@ -95,9 +109,9 @@ impl Serving {
         let (gateway, gateway_address) = Gateway::start(&ca, directory.path(), &signer).await;
         ca.issue("serving", "serving-1", &directory.path().join("serving-1"));
         let file = directory.path().join("serving.toml");
-        fs::write(&file, configuration(directory.path(), &models, gateway_address) + config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rampart-serving"));
-        command.args(["serve", "--config"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::piped());
+        let config = config(&ca, directory.path());
+        fs::write(&file, configuration(directory.path(), &models, gateway_address) + &config).unwrap();
+        let mut command = command(&file);
         if let Some(home) = home {
             command.env_clear().env("HOME", home);
         }
@@ -166,6 +180,12 @@ impl Drop for Serving {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+fn command(file: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rampart-serving"));
+    command.args(["serve", "--config"]).arg(file).stdin(Stdio::null()).stderr(Stdio::piped());
+    command
 }
 
 fn configuration(directory: &Path, models: &Path, gateway: SocketAddr) -> String {

@@ -1,0 +1,112 @@
+//! Who may log in to Vault and do what: a policy and an `AppRole` for each service, a secret id for each container.
+
+use std::{collections::BTreeSet, path::Path};
+
+use ::vault::{Login, Vault};
+use anyhow::Context as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::database::ROLES;
+use crate::{
+    files::{make, write_for_group},
+    steward::containers::{Access, Container},
+};
+
+/// What the steward itself needs day by day.
+pub(super) const OWN_ROLE: &str = "steward";
+const PEOPLES_PASSWORD: &str = r#"
+path "database/static-creds/detektor" { capabilities = ["read"] }
+path "secret/data/ml/database" { capabilities = ["create", "update"] }
+"#;
+/// What the tools can look at.
+const READ_SECRETS: &str = r#"
+path "secret/data/ml/*" { capabilities = ["read"] }
+path "secret/metadata/ml/*" { capabilities = ["read", "list"] }
+"#;
+
+/// A policy and a role for each service that has a login.
+pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Container]) -> anyhow::Result<()> {
+    let mut policies = vec![(OWN_ROLE, PEOPLES_PASSWORD.to_owned())];
+    let services: BTreeSet<&str> =
+        containers.iter().filter(|one| one.access == Access::Service).map(|one| one.service).collect();
+    policies.extend(services.into_iter().map(|service| (service, policy(service))));
+    policies.extend(
+        containers.iter().filter(|one| one.access == Access::Tools).map(|one| (one.service, READ_SECRETS.to_owned())),
+    );
+    for (name, policy) in policies {
+        let path = format!("sys/policies/acl/{name}");
+        vault.call(Method::PUT, token, &path, Some(&json!({ "policy": policy }))).await?;
+        vault.post(token, &format!("auth/approle/role/{name}"), &role(name)).await?;
+    }
+    Ok(())
+}
+
+fn policy(service: &str) -> String {
+    let mut policy = format!("path \"pki/sign/{service}\" {{ capabilities = [\"update\"] }}\n");
+    if ROLES.contains(&service) {
+        policy += &format!("path \"database/static-creds/{service}\" {{ capabilities = [\"read\"] }}\n");
+    }
+    policy
+}
+
+fn role(name: &str) -> Value {
+    json!({
+        "token_policies": [name],
+        "token_no_default_policy": true,
+        "token_type": "batch",
+        "token_ttl": "10m",
+        "token_max_ttl": "10m",
+        "secret_id_ttl": "168h",
+    })
+}
+
+/// A new secret id for every container that has a login, and for ourselves.
+pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], state: &Path) -> anyhow::Result<()> {
+    for container in containers {
+        let secrets = state.join(container.name).join("secrets");
+        match container.access {
+            Access::Service => {
+                let login = log_in_as(vault, token, container.service, container.name).await?;
+                let login =
+                    Login { name: container.peer_name().to_string(), dns_names: container.all_names(), ..login };
+                make(&secrets, 0o755)?;
+                write_for_group(&secrets.join("vault-login.json"), &serde_json::to_vec(&login)?, container.group)?;
+            }
+            Access::Tools => {
+                let login = log_in_as(vault, token, container.service, container.name).await?;
+                make(&secrets, 0o755)?;
+                write_for_group(&secrets.join("vault-role-id"), login.role_id.as_bytes(), container.group)?;
+                write_for_group(&secrets.join("vault-secret-id"), login.secret_id.as_bytes(), container.group)?;
+            }
+            Access::None => {}
+        }
+    }
+    let own = log_in_as(vault, token, OWN_ROLE, OWN_ROLE).await?;
+    let file = state.join("steward").join("vault-login.json");
+    ::secrets::replace_file(&file, &serde_json::to_vec(&own)?, 0o600, None)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+async fn log_in_as(vault: &Vault, token: &str, role: &str, container: &str) -> anyhow::Result<Login> {
+    let path = format!("auth/approle/role/{role}");
+    let text = |answer: &Value, pointer: &str| answer.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned);
+    let role_id = vault.get(token, &format!("{path}/role-id")).await?;
+    let role_id = text(&role_id, "/data/role_id").context("Vault's answer holds no role id")?;
+    let metadata = json!({ "metadata": json!({ "container": container }).to_string() });
+    let secret_id = vault.post(token, &format!("{path}/secret-id"), &metadata).await?;
+    let secret_id = text(&secret_id, "/data/secret_id").context("Vault's answer holds no secret id")?;
+    Ok(Login { role: role.to_owned(), role_id, secret_id, name: String::new(), dns_names: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_reads_its_own_password_and_signs_its_own_name() {
+        assert_eq!(policy("balancer").lines().count(), 1);
+        let gateway = policy("gateway");
+        assert!(gateway.contains("pki/sign/gateway\"") && gateway.contains("static-creds/gateway\""), "{gateway}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Vault's intermediate, signed by our root, and what it may sign for each service.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ::vault::Vault;
+use anyhow::{Context as _, bail};
+use authority::Authority;
+use identity::TRUST_DOMAIN;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::{
+    say,
+    steward::containers::{Access, Container},
+};
+
+const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
+/// Renewed well before leaves would outlive it.
+const INTERMEDIATE_LEFT_MIN: time::Duration = time::Duration::days(60);
+
+/// An intermediate of our root, and a role for each service.
+pub(super) async fn ensure(
+    vault: &Vault,
+    token: &str,
+    authority: &Authority,
+    containers: &[Container],
+    lifetime: Duration,
+) -> anyhow::Result<()> {
+    if !has_good_intermediate(vault, token, authority).await? {
+        make_intermediate(vault, token, authority).await?;
+        say("Vault has an intermediate CA");
+    }
+    for (service, names) in names_by_service(containers) {
+        vault.post(token, &format!("pki/roles/{service}"), &role(service, &names, lifetime)).await?;
+    }
+    Ok(())
+}
+
+async fn has_good_intermediate(vault: &Vault, token: &str, authority: &Authority) -> anyhow::Result<bool> {
+    let issuer = match vault.get(token, "pki/issuer/default").await {
+        Ok(issuer) => issuer,
+        // "no default issuer currently configured"
+        Err(error) if error.status().is_some_and(|status| status < 501) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let chain = issuer.pointer("/data/ca_chain").and_then(Value::as_array);
+    let is_ours = chain.into_iter().flatten().filter_map(Value::as_str).any(|pem| pem.trim() == authority.pem().trim());
+    let Some(pem) = issuer.pointer("/data/certificate").and_then(Value::as_str) else { return Ok(false) };
+    let not_after = identity::certificate_pem_not_after(pem.as_bytes()).context("Vault's intermediate")?;
+    Ok(is_ours && not_after - OffsetDateTime::now_utc() > INTERMEDIATE_LEFT_MIN)
+}
+
+/// The key is made in Vault and never leaves it.
+async fn make_intermediate(vault: &Vault, token: &str, authority: &Authority) -> anyhow::Result<()> {
+    let wish = json!({ "common_name": "Rampart services CA", "key_type": "ec", "key_bits": 256 });
+    let answer = vault.post(token, "pki/intermediate/generate/internal", &wish).await?;
+    let request = answer.pointer("/data/csr").and_then(Value::as_str).context("Vault's answer holds no request")?;
+    let signed = authority.sign_intermediate(request, OffsetDateTime::now_utc(), INTERMEDIATE_LIFETIME)?;
+    let bundle = json!({ "certificate": format!("{signed}\n{}", authority.pem()) });
+    let imported = vault.post(token, "pki/intermediate/set-signed", &bundle).await?;
+    // Issuer and key; the root came along without one.
+    let mapping =
+        imported.pointer("/data/mapping").and_then(Value::as_object).context("Vault's answer holds no mapping")?;
+    let Some((issuer, _)) = mapping.iter().find(|(_, key)| key.as_str().is_some_and(|key| !key.is_empty())) else {
+        bail!("Vault does not take the intermediate for its own")
+    };
+    vault.post(token, "pki/config/issuers", &json!({ "default": issuer })).await?;
+    Ok(())
+}
+
+/// DNS names and addresses of all instances of a service, those that ask Vault.
+fn names_by_service(containers: &[Container]) -> BTreeMap<&str, Vec<String>> {
+    let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for container in containers.iter().filter(|container| container.access == Access::Service) {
+        names.entry(container.service).or_default().extend(container.all_names());
+    }
+    names
+}
+
+/// Exactly the names of the service, and nothing of another.
+fn role(service: &str, names: &[String], lifetime: Duration) -> Value {
+    let is_address = |name: &&String| name.parse::<std::net::IpAddr>().is_ok();
+    let domains: Vec<&String> = names.iter().filter(|name| !is_address(name)).collect();
+    json!({
+        "allowed_domains": domains,
+        "allow_bare_domains": true,
+        "allow_subdomains": false,
+        "allow_localhost": false,
+        "allow_ip_sans": names.iter().any(|name| is_address(&name)),
+        "allowed_uri_sans": [format!("spiffe://{TRUST_DOMAIN}/svc/{service}/*")],
+        "require_cn": false,
+        "cn_validations": ["disabled"],
+        "key_type": "ec",
+        "key_bits": 256,
+        "key_usage": ["DigitalSignature"],
+        "server_flag": true,
+        "client_flag": true,
+        "no_store": true,
+        "not_before_duration": "60s",
+        "ttl": format!("{}s", lifetime.as_secs()),
+        "max_ttl": format!("{}s", lifetime.as_secs()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steward::containers::ALL;
+
+    #[test]
+    fn a_role_signs_the_names_of_its_own_service_alone() {
+        let names = names_by_service(&ALL);
+        assert_eq!(names.keys().copied().collect::<Vec<_>>(), ["backup", "balancer", "gateway", "serving", "sla"]);
+        let role = role("serving", &names["serving"], Duration::from_secs(60));
+        assert_eq!(role["allowed_uri_sans"][0], "spiffe://rampart.internal/svc/serving/*");
+        assert_eq!(role["allow_ip_sans"], false);
+        let domains = role["allowed_domains"].to_string();
+        assert!(domains.contains("ml-serving-primary") && !domains.contains("gateway"), "{domains}");
+    }
+}

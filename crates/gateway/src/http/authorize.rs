@@ -1,0 +1,57 @@
+//! `GET /internal/authorize`: may this request go on, and with which passport. The question of the nginx edge, which asks it
+//! for each request of a client (`auth_request`) in headers; nobody else may call it, and no client can reach it.
+
+use authz::PASSPORT_HEADER;
+use axum::extract::State;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use problem::{Kind, Problem};
+
+use super::Answer;
+use crate::{
+    access::{Access, Asked},
+    audit::Source,
+};
+
+const AUDIENCE: &str = "x-rampart-audience";
+const METHOD: &str = "x-original-method";
+const TARGET: &str = "x-original-uri";
+
+/// 204, with the passport if the client wants to reach a service of ours; 401, 403, or 503 when it cannot be said.
+pub async fn authorize(
+    State(access): State<Access>,
+    source: Source,
+    headers: HeaderMap,
+) -> Answer<Response<axum::body::Body>> {
+    let target = only(&headers, TARGET)?;
+    let path = target.split_once('?').map_or(target, |(path, _query)| path);
+    let (audience, method) = (only(&headers, AUDIENCE)?, only(&headers, METHOD)?);
+    let asked = Asked { token: bearer_token(&headers)?, audience, method, path };
+    let granted = access.authorize(asked, source).await?;
+    let mut response = Response::new(axum::body::Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if let Some(passport) = granted.passport {
+        let mut passport = HeaderValue::try_from(passport).map_err(Problem::internal)?;
+        passport.set_sensitive(true);
+        response.headers_mut().insert(PASSPORT_HEADER, passport);
+    }
+    Ok(response)
+}
+
+/// A header that must be there once.
+fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Problem> {
+    let wrong = |detail| Problem::new(Kind::InvalidArgument, detail).field(name);
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or_else(|| wrong("the header is missing"))?;
+    if values.next().is_some() {
+        return Err(wrong("the header is there twice"));
+    }
+    value.to_str().map_err(|_| wrong("the header is not text"))
+}
+
+/// Anything else than one bearer token is a failed attempt to authenticate.
+fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
+    let wrong = || Problem::new(Kind::Unauthenticated, "the Authorization header is not `Bearer <token>`");
+    let value = only(headers, "authorization").map_err(|_| wrong())?;
+    let (scheme, token) = value.split_once(' ').ok_or_else(wrong)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(wrong()) }
+}

@@ -1,0 +1,246 @@
+//! Keeps the files of one service true: its certificate, and the password that Vault rotates in the database.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter};
+use problem::Chain;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::certificate::{renew, write};
+use crate::client::text;
+use crate::{Login, Vault, VaultConfig, VaultError};
+
+/// A token is good for ten minutes; a login costs little.
+const TOKEN_AGE_MAX: Duration = Duration::from_secs(5 * 60);
+/// After a failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often a password is asked for that is due: Vault looks for passwords to rotate every five seconds.
+const DUE_PERIOD: Duration = Duration::from_millis(250);
+/// After that long it is late, and asked for less often.
+const DUE_MAX: Duration = Duration::from_secs(15);
+/// Whatever is due later is looked at again by then: clocks are set, and roles are changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// A lasting outage is told at most that often.
+const REPORT_PERIOD: Duration = Duration::from_secs(60);
+
+const RENEWALS: &str = "ml_vault_renewals_total";
+
+/// The one who renews.
+#[derive(Debug)]
+pub struct Agent {
+    config: VaultConfig,
+    directory: PathBuf,
+    session: Option<Session>,
+    certificate: Option<Lifetime>,
+    password: Option<Password>,
+}
+
+#[derive(Debug)]
+struct Session {
+    vault: Vault,
+    token: String,
+    login: Login,
+    since: Instant,
+}
+
+/// From when to when a certificate was taken for good.
+#[derive(Debug, Clone, Copy)]
+struct Lifetime {
+    since: OffsetDateTime,
+    until: OffsetDateTime,
+}
+
+#[derive(Debug)]
+struct Password {
+    /// Tells one rotation from the next.
+    rotated_at: String,
+    /// When Vault will rotate it, or we look whether it still means to.
+    due: Instant,
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// For the identity in `directory`.
+    pub fn new(config: VaultConfig, directory: PathBuf) -> Self {
+        describe_counter!(RENEWALS, Unit::Count, "Certificates and database passwords taken from Vault.");
+        for what in ["certificate", "database_password"] {
+            counter!(RENEWALS, "what" => what).increment(0);
+        }
+        Self { config, directory, session: None, certificate: None, password: None }
+    }
+
+    /// Tries until everything is in its place, telling `report` why not, at most once a minute.
+    pub async fn first(&mut self, mut report: impl FnMut(&VaultError)) {
+        let mut reported: Option<Instant> = None;
+        while let Err(error) = self.round().await {
+            if reported.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
+                report(&error);
+                reported = Some(Instant::now());
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Renews until stopped.
+    pub async fn follow(mut self, stop: CancellationToken) {
+        let mut reported: Option<Instant> = None;
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                () = secrets::refused().notified() => self.look_at_password_again(),
+            }
+            pause = match self.round().await {
+                Ok(pause) => {
+                    if reported.take().is_some() {
+                        tracing::info!("Vault answers again");
+                    }
+                    pause
+                }
+                Err(error) => {
+                    self.session = None;
+                    if reported.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
+                        tracing::warn!(error = %Chain(&error), "nothing can be renewed from Vault; what there is stays in use");
+                        reported = Some(Instant::now());
+                    }
+                    RETRY_AFTER
+                }
+            };
+        }
+    }
+
+    /// The server does not take what we have, whatever Vault said about its time.
+    fn look_at_password_again(&mut self) {
+        if let Some(password) = &mut self.password {
+            password.due = password.due.min(Instant::now());
+        }
+    }
+
+    /// Renews what is due. Returns how long nothing will be.
+    async fn round(&mut self) -> Result<Duration, VaultError> {
+        let now = OffsetDateTime::now_utc();
+        let wants_certificate = self.certificate.is_none_or(|lifetime| lifetime.is_half_over(now));
+        let wants_password = self.config.database_role.is_some()
+            && self.password.as_ref().is_none_or(|password| password.due <= Instant::now());
+        if wants_certificate {
+            let session = self.session().await?;
+            let (vault, token, login) = (session.vault.clone(), session.token.clone(), session.login.clone());
+            let until = renew(&vault, &token, &login, &self.config.ca_file, &self.directory).await?;
+            self.certificate = Some(Lifetime { since: now, until });
+            counter!(RENEWALS, "what" => "certificate").increment(1);
+        }
+        let mut pause = LOOK_AGAIN;
+        if wants_password {
+            pause = pause.min(self.take_password().await?);
+        } else if let Some(password) = &self.password {
+            pause = pause.min(password.due.saturating_duration_since(Instant::now()));
+        }
+        let half = self.certificate.map_or(LOOK_AGAIN, |lifetime| lifetime.until_half(OffsetDateTime::now_utc()));
+        Ok(pause.min(half).max(Duration::from_millis(10)))
+    }
+
+    /// Reads the password as it is now, and says when to look again.
+    async fn take_password(&mut self) -> Result<Duration, VaultError> {
+        let (Some(role), Some(file)) = (self.config.database_role.clone(), self.config.database_password_file.clone())
+        else {
+            return Ok(LOOK_AGAIN);
+        };
+        let path = format!("database/static-creds/{role}");
+        let session = self.session().await?;
+        let answer = session.vault.get(&session.token, &path).await?;
+        let call = format!("GET {path}");
+        let password = text(&answer, "/data/password", &call, "password")?;
+        let rotated_at = text(&answer, "/data/last_vault_rotation", &call, "time of rotation")?;
+        let left = Duration::from_secs(answer.pointer("/data/ttl").and_then(Value::as_u64).unwrap_or(0));
+        if self.password.as_ref().is_none_or(|known| known.rotated_at != rotated_at) {
+            write(&file, password.as_bytes(), 0o600)?;
+            counter!(RENEWALS, "what" => "database_password").increment(1);
+            self.password =
+                Some(Password { rotated_at: rotated_at.to_owned(), due: Instant::now() + left.min(LOOK_AGAIN) });
+            return Ok(left.max(DUE_PERIOD));
+        }
+        let Some(known) = &mut self.password else { return Ok(LOOK_AGAIN) };
+        if left > Duration::ZERO {
+            known.due = Instant::now() + left.min(LOOK_AGAIN);
+            return Ok(left);
+        }
+        let is_late = known.due.elapsed() > DUE_MAX;
+        Ok(if is_late { RETRY_AFTER } else { DUE_PERIOD })
+    }
+
+    async fn session(&mut self) -> Result<&Session, VaultError> {
+        let is_fresh = self.session.as_ref().is_some_and(|session| session.since.elapsed() < TOKEN_AGE_MAX);
+        if !is_fresh {
+            self.session = None;
+        }
+        match &mut self.session {
+            Some(session) => Ok(session),
+            empty => Ok(empty.insert(log_in(&self.config).await?)),
+        }
+    }
+}
+
+async fn log_in(config: &VaultConfig) -> Result<Session, VaultError> {
+    let login = config.login()?;
+    let vault = Vault::new(&config.address, &config.ca_file)?;
+    let path = "auth/approle/login";
+    let answer = vault.post("", path, &json!({ "role_id": login.role_id, "secret_id": login.secret_id })).await?;
+    let token = text(&answer, "/auth/client_token", "POST auth/approle/login", "token")?.to_owned();
+    Ok(Session { vault, token, login, since: Instant::now() })
+}
+
+// === impl Lifetime ===
+
+impl Lifetime {
+    fn half(self) -> OffsetDateTime {
+        self.since + (self.until - self.since) / 2
+    }
+
+    fn is_half_over(self, now: OffsetDateTime) -> bool {
+        now >= self.half()
+    }
+
+    fn until_half(self, now: OffsetDateTime) -> Duration {
+        Duration::try_from(self.half() - now).unwrap_or(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_at_half_of_its_life() {
+        let since = OffsetDateTime::UNIX_EPOCH;
+        let lifetime = Lifetime { since, until: since + time::Duration::hours(24) };
+        assert!(!lifetime.is_half_over(since + time::Duration::hours(11)));
+        assert!(lifetime.is_half_over(since + time::Duration::hours(12)));
+        assert_eq!(lifetime.until_half(since), Duration::from_secs(12 * 3600));
+        assert_eq!(lifetime.until_half(since + time::Duration::hours(13)), Duration::ZERO);
+    }
+
+    /// Without a login there is nothing to wait for but the login.
+    #[tokio::test]
+    async fn a_missing_login_is_reported_once_and_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = VaultConfig {
+            address: "https://127.0.0.1:1".into(),
+            ca_file: folder.path().join("ca.pem"),
+            login_file: secrets::SecretFile::new(folder.path().join("login.json")),
+            database_role: None,
+            database_password_file: None,
+        };
+        let mut agent = Agent::new(config, folder.path().to_owned());
+        let mut reports = Vec::new();
+        let waited =
+            tokio::time::timeout(Duration::from_millis(2500), agent.first(|error| reports.push(error.to_string())));
+        assert!(waited.await.is_err());
+        assert_eq!(reports, ["no login for Vault"]);
+    }
+}

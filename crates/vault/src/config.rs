@@ -1,0 +1,85 @@
+//! The `[vault]` section, and the file by which a container proves who it is.
+
+use std::path::PathBuf;
+
+use secrets::{Secret, SecretFile};
+use serde::{Deserialize, Serialize};
+
+use crate::VaultError;
+
+/// Where a service gets its certificate and its database password.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultConfig {
+    /// `https://host:port`.
+    pub address: String,
+    /// Certificates (PEM) of the authorities that may vouch for Vault, and for our peers.
+    pub ca_file: PathBuf,
+    /// A [`Login`], as JSON. Read anew at every login, so it can be renewed.
+    pub login_file: SecretFile,
+    /// The static role of Vault's database engine whose password is ours; without one none is fetched.
+    #[serde(default)]
+    pub database_role: Option<String>,
+    /// Where that password is put.
+    #[serde(default)]
+    pub database_password_file: Option<PathBuf>,
+}
+
+/// What one container needs to log in to Vault and to ask for its certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// Name of the `AppRole` and of the PKI role: the service.
+    pub role: String,
+    /// The `AppRole`'s id.
+    pub role_id: String,
+    /// Its secret; a few days long good.
+    pub secret_id: String,
+    /// The SPIFFE name in the certificate.
+    pub name: String,
+    /// DNS names and IP addresses in the certificate.
+    pub dns_names: Vec<String>,
+}
+
+// === impl VaultConfig ===
+
+impl VaultConfig {
+    /// What is wrong with the values: key inside the section, and why. Reads no file.
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        if !self.address.starts_with("https://") {
+            faults.push(("address", "must be https://host:port".to_owned()));
+        }
+        if self.database_role.is_some() != self.database_password_file.is_some() {
+            faults.push(("database_role", "and database_password_file belong together".to_owned()));
+        }
+        faults
+    }
+
+    pub(crate) fn login(&self) -> Result<Login, VaultError> {
+        let secret: Secret = self.login_file.read()?;
+        serde_json::from_slice(secret.expose())
+            .map_err(|_hides_content| VaultError::Login { path: self.login_file.path().to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(address: &str, role: Option<&str>) -> VaultConfig {
+        VaultConfig {
+            address: address.to_owned(),
+            ca_file: "ca.pem".into(),
+            login_file: SecretFile::new("login.json"),
+            database_role: role.map(ToOwned::to_owned),
+            database_password_file: None,
+        }
+    }
+
+    #[test]
+    fn plain_http_and_half_a_database_are_refused() {
+        assert!(config("https://vault:8200", None).faults().is_empty());
+        assert_eq!(config("http://vault:8200", Some("gateway")).faults().len(), 2);
+    }
+}
