@@ -50,6 +50,7 @@ want_for_running() {
 # What the tests need beyond that.
 want_for_testing() {
     want openssl "an independent TLS client for the tests" have openssl
+    want jq "reads what the platform answers" have jq
     want sslscan "lists what a TLS port accepts" have sslscan
     want shellcheck "checks these scripts" have shellcheck
 }
