@@ -27,6 +27,7 @@ from running import running_platform  # noqa: E402
 
 MODEL = ROOT / "examples" / "models" / "breast-cancer-forest"
 VERSION = "2"
+FOLDERS = [("RAMPART_ACCESS", "access"), ("RAMPART_CERTS", "certs")]
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--mlserver-python", type=Path, required=True, help="the interpreter that has mlserver")
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 1])
     parser.add_argument("--duration-s", type=int, default=10)
+    parser.add_argument("--containers", action="store_true", help="measure the running platform of scripts/up, too")
     parser.add_argument("--profile", action="store_true", help="sample the front door under load, and nothing else")
     arguments = parser.parse_args()
     os.environ.pop("RAMPART_STATE", None)  # the platform that is measured is the one that was built for it
@@ -54,6 +56,8 @@ def main() -> None:
 
 def measure(arguments) -> list[Row]:
     rows = [raw_engine(arguments)]
+    if arguments.containers:
+        rows += in_containers(arguments)
     with running_platform() as platform:
         state_file = platform.data / "state.json"
         state = json.loads(state_file.read_text())
@@ -74,6 +78,37 @@ def measure(arguments) -> list[Row]:
                 for connections in arguments.connections:
                     pids = [peer["pid"]]
                     rows.append(load(arguments, what, connections, pids, request, ["--via", via, "--peer", address]))
+    return rows
+
+
+def in_containers(arguments) -> list[Row]:
+    """The platform that scripts/up started, which stands still afterwards while the others are measured."""
+    access, certs = (Path(os.environ.get(name, ROOT / folder)) for name, folder in FOLDERS)
+    port = os.environ.get("RAMPART_PORT_8095", "8095")
+    described = {
+        "front": f"https://localhost:{port}",
+        "ca_file": str(certs / "ca.pem"),
+        "tokens": {"analyst": str(access / "tokens" / "analyst.token")},
+        "identities": "",
+        "data": str(access),
+        "listeners": {},
+        "database": "127.0.0.1:1",
+    }
+    compose = ["docker", "compose"]
+    ids = subprocess.run([*compose, "ps", "--quiet"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    inspect = ["docker", "inspect", "--format", "{{.State.Pid}}", *ids]
+    pids = [int(pid) for pid in subprocess.run(inspect, check=True, stdout=subprocess.PIPE, text=True).stdout.split()]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        state_file = Path(folder) / "state.json"
+        state_file.write_text(json.dumps(described))
+        for via, protocol in [("front-rest", "REST"), ("front-grpc", "gRPC")]:
+            for connections in arguments.connections:
+                target = ["--via", via, "--state", state_file]
+                what = f"Rampart in containers, front door, {protocol}"
+                rows.append(load(arguments, what, connections, pids, access / "example-request.json", target))
+    subprocess.run([*compose, "stop"], check=True)
+    print("the platform in containers is stopped; scripts/up starts it again", file=sys.stderr, flush=True)
     return rows
 
 
@@ -191,6 +226,10 @@ def ratios(rows: list[Row]) -> list[str]:
         ours = by_what[f"Rampart, front door, {protocol}", many]["requests_per_s"]
         theirs = by_what[f"MLServer, no security, {protocol}", many]["requests_per_s"]
         lines.append(f"{protocol}, {many} connections: {ours / theirs:.1f} times MLServer")
+        contained = by_what.get((f"Rampart in containers, front door, {protocol}", many))
+        if contained:
+            share = contained["requests_per_s"] / ours
+            lines.append(f"{protocol}, {many} connections: in containers {share:.0%} of `rampart dev`")
     raw = rows[0].figures["p50_us"]
     for row in rows:
         if row.connections == 1 and row.what.startswith("Rampart"):

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     complaints::{self, Lengths},
-    inference::{MODEL, expect_golden, grpc_request},
+    front::Front,
     request::{Protocol, Server, Template},
 };
 
@@ -183,9 +183,18 @@ impl Platform {
     /// The front door.
     ///
     /// # Errors
+    /// The state file names none.
+    pub fn door(&self) -> anyhow::Result<Front> {
+        let example_file = self.state.data.join("example-request.json");
+        Ok(Front { address: self.front_address()?, ca_file: self.state.ca_file.clone(), example_file })
+    }
+
+    /// How to reach the front door.
+    ///
+    /// # Errors
     /// The CA file is not there.
     pub fn front(&self, protocol: Protocol) -> anyhow::Result<Server> {
-        Server::front(self.front_address()?, &self.state.ca_file, protocol)
+        self.door()?.server(protocol)
     }
 
     /// The access token of a role, as it is now.
@@ -197,7 +206,7 @@ impl Platform {
         Ok(fs::read_to_string(path)?.trim().to_owned())
     }
 
-    /// One call through the front door on a connection of its own: the status, and the body if it is JSON.
+    /// See [`Front::call`].
     ///
     /// # Errors
     /// No answer.
@@ -208,10 +217,7 @@ impl Platform {
         token: Option<&str>,
         body: Option<&Value>,
     ) -> anyhow::Result<(StatusCode, Value)> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let template = Template::json(method, path, token, body)?;
-        let answer = self.front(Protocol::Http1)?.connect().await?.call(&template).await?;
-        Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
+        self.door()?.call(method, path, token, body).await
     }
 
     /// Makes a machine account with these roles and logs it in: its id and an access token.
@@ -228,55 +234,44 @@ impl Platform {
         Ok((id.to_owned(), self.login(name, secret).await?))
     }
 
-    /// Logs a machine account in through the front door: its access token.
+    /// See [`Front::login`].
     ///
     /// # Errors
     /// The platform refused.
     pub async fn login(&self, name: &str, secret: &str) -> anyhow::Result<String> {
-        let grant = json!({ "grant_type": "client_credentials", "client_id": name, "client_secret": secret });
-        let (status, body) = self.call(Method::POST, "/api/auth/token", None, Some(&grant)).await?;
-        ensure!(status.is_success(), "logging {name} in: {status} {body}");
-        Ok(body.get("access_token").and_then(Value::as_str).context("no access_token")?.to_owned())
+        self.door()?.login(name, secret).await
     }
 
-    /// How many serving replicas the balancer calls healthy.
+    /// See [`Front::healthy_backends`].
     ///
     /// # Errors
     /// No answer.
     pub async fn healthy_backends(&self) -> anyhow::Result<u64> {
-        let (_, status) = self.call(Method::GET, "/api/loadbalancer/status", None, None).await?;
-        status.get("healthy_backends").and_then(Value::as_u64).context("no healthy_backends")
+        self.door()?.healthy_backends().await
     }
 
-    /// A prediction with one row of the forest's golden example.
+    /// See [`Front::prediction`].
     ///
     /// # Errors
     /// The example file is not there.
     pub fn prediction(&self, token: &str) -> anyhow::Result<Template> {
-        let request = fs::read(self.state.data.join("example-request.json"))?;
-        Template::json(Method::POST, &format!("/v2/models/{MODEL}/infer"), Some(token), request)
+        self.door()?.prediction(token)
     }
 
-    /// The same by gRPC.
+    /// See [`Front::grpc_prediction`].
     ///
     /// # Errors
     /// The example file is not there.
     pub fn grpc_prediction(&self, token: &str) -> anyhow::Result<Template> {
-        let request = fs::read(self.state.data.join("example-request.json"))?;
-        Template::grpc("/inference.GRPCInferenceService/ModelInfer", Some(token), &grpc_request(MODEL, &request)?)
+        self.door()?.grpc_prediction(token)
     }
 
-    /// A prediction that is only good if it is right: its answer was compared with the golden example, and every other
-    /// answer must be the same.
+    /// See [`Front::golden_prediction`].
     ///
     /// # Errors
     /// The platform answers something else.
     pub async fn golden_prediction(&self, token: &str) -> anyhow::Result<Template> {
-        let prediction = self.prediction(token)?;
-        let answer = self.front(Protocol::Http1)?.connect().await?.call(&prediction).await?;
-        answer.expect_good()?;
-        expect_golden(&answer.body)?;
-        Ok(Template { expected: Some(answer.body), ..prediction })
+        self.door()?.golden_prediction(token).await
     }
 
     /// A secret that the platform made: `secrets/<service>/<name>`.
@@ -334,10 +329,18 @@ impl Platform {
     /// # Errors
     /// It cannot be run.
     pub fn backup(&self, arguments: &[&str], role: &str) -> anyhow::Result<Output> {
+        let token_file = self.state.tokens.get(role).with_context(|| format!("no token for {role}"))?;
+        self.command_line(&[&["backup"], arguments].concat(), token_file)
+    }
+
+    /// `rampart` with these arguments, as a client of this platform with a token in that file.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn command_line(&self, arguments: &[&str], token_file: &Path) -> anyhow::Result<Output> {
         let mut command = Command::new(binary("rampart")?);
-        command.arg("backup").args(arguments).args(["--front", &self.state.front]);
-        command.arg("--ca-file").arg(&self.state.ca_file);
-        command.arg("--token-file").arg(self.state.tokens.get(role).with_context(|| format!("no token for {role}"))?);
+        command.args(arguments).args(["--front", &self.state.front]);
+        command.arg("--ca-file").arg(&self.state.ca_file).arg("--token-file").arg(token_file);
         Ok(command.output()?)
     }
 

@@ -1,13 +1,16 @@
 //! `rampart backup`: asks the backup worker through the front door, waits, and says what came of it.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::{client::Client, say};
+use crate::{
+    connection::{Connection, text},
+    say,
+};
 
 /// A run of which nothing is heard for so long is given up. Until then it is asked after: a front door may be starting
 /// again, a token being renewed.
@@ -29,25 +32,11 @@ pub(crate) enum Command {
     },
 }
 
-/// Which platform, and as whom.
-#[derive(clap::Args)]
-pub(crate) struct Connection {
-    /// The front door.
-    #[arg(long, env = "RAMPART_FRONT", default_value = "https://localhost:8095")]
-    front: String,
-    /// The CA that signed its certificate, PEM.
-    #[arg(long, env = "RAMPART_CA_FILE")]
-    ca_file: PathBuf,
-    /// A file with an access token; the operator's right is needed.
-    #[arg(long, env = "RAMPART_TOKEN_FILE")]
-    token_file: PathBuf,
-}
-
 /// Exit code 0: made, or VALID. 1: INVALID, or not made. 2: not verified, which is no verdict.
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Create(connection) => {
-            let run = connection.start_and_wait("/api/backups").await?;
+            let run = start_and_wait(&connection, "/api/backups").await?;
             if text(&run, "state") == "succeeded" {
                 say(text(&run, "set"));
                 return Ok(ExitCode::SUCCESS);
@@ -56,7 +45,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Command::Verify { connection, set } => {
-            let run = connection.start_and_wait(&format!("/api/backups/{set}/verify")).await;
+            let run = start_and_wait(&connection, &format!("/api/backups/{set}/verify")).await;
             let (line, code) = judge(&set, &run);
             say(&line);
             Ok(ExitCode::from(code))
@@ -76,29 +65,19 @@ fn judge(set: &str, run: &anyhow::Result<Value>) -> (String, u8) {
     }
 }
 
-// === impl Connection ===
-
-impl Connection {
-    async fn start_and_wait(&self, path: &str) -> anyhow::Result<Value> {
-        let client = Client::new(&self.front, &self.ca_file)?;
-        let started = client.call(Method::POST, path, Some(&self.token()?), None).await?.expect_success("the run")?;
-        let id = text(&started, "id").to_owned();
-        let run = format!("/api/backups/{id}");
-        let ask = async || {
-            // Read anew each time: a run may take longer than a token lives, and whoever renews it replaces the file.
-            let answer = client.call(Method::GET, &run, Some(&self.token()?), None).await?;
-            answer.expect_success("asking after the run")
-        };
-        wait(ask, POLL_PERIOD, SILENCE_MAX)
-            .await
-            .with_context(|| format!("run {id} may go on, but nothing is heard of it any more"))
-    }
-
-    fn token(&self) -> anyhow::Result<String> {
-        let token = std::fs::read_to_string(&self.token_file)
-            .with_context(|| format!("cannot read {}", self.token_file.display()))?;
-        Ok(token.trim().to_owned())
-    }
+async fn start_and_wait(connection: &Connection, path: &str) -> anyhow::Result<Value> {
+    let client = connection.client()?;
+    let started = connection.ask(Method::POST, path, None, "the run").await?;
+    let id = text(&started, "id").to_owned();
+    let run = format!("/api/backups/{id}");
+    let ask = async || {
+        // A run may take longer than a token lives.
+        let answer = client.call(Method::GET, &run, Some(&connection.token()?), None).await?;
+        answer.expect_success("asking after the run")
+    };
+    wait(ask, POLL_PERIOD, SILENCE_MAX)
+        .await
+        .with_context(|| format!("run {id} may go on, but nothing is heard of it any more"))
 }
 
 /// Asks after a run until it has ended; the worker sees to it that it does.
@@ -117,10 +96,6 @@ async fn wait(
         }
         sleep(period).await;
     }
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]

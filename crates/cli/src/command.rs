@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::{backup, dev, probe, steward, welcome};
+use crate::{backup, connection::Connection, dev, login, models, probe, status, steward, users, welcome};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -16,6 +16,16 @@ pub(crate) enum Command {
     Probe(probe::Arguments),
     /// Make the first admin of a platform of containers, predict once, and say how to go on.
     Welcome(welcome::Arguments),
+    /// Trade your password for a token in a file, which the other commands use.
+    Login(login::Arguments),
+    /// Say how every replica does; exit code 1 when one is not healthy.
+    Status(Connection),
+    /// List, make, revoke and remove users.
+    #[command(subcommand)]
+    Users(users::Command),
+    /// List, load and unload models.
+    #[command(subcommand)]
+    Models(models::Command),
     /// Make and verify backup sets.
     #[command(subcommand)]
     Backup(backup::Command),
@@ -32,6 +42,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Steward(arguments) => steward::run(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Probe(arguments) => probe::run(arguments).await,
             Command::Welcome(arguments) => welcome::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Login(arguments) => login::run(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Status(connection) => status::run(connection).await,
+            Command::Users(command) => users::run(command).await.map(|()| ExitCode::SUCCESS),
+            Command::Models(command) => models::run(command).await.map(|()| ExitCode::SUCCESS),
             Command::Backup(command) => backup::run(command).await,
         }
     })

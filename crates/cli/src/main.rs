@@ -3,11 +3,16 @@
 mod backup;
 mod client;
 mod command;
+mod connection;
 mod dev;
 mod files;
+mod login;
+mod models;
 mod probe;
 mod secrets;
+mod status;
 mod steward;
+mod users;
 mod welcome;
 
 use std::process::ExitCode;

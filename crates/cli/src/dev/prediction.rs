@@ -3,15 +3,18 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::layout::Layout;
+use super::{layout::Layout, readiness::wait_for_model};
 use crate::{client::Client, say};
 
+/// A registry may have got the model just now: replicas look every few seconds, and prove it before it serves.
+const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Asked first if it is there; otherwise the first model that has a golden example.
 const PREFERRED: &str = "breast-cancer-forest";
 
@@ -33,6 +36,7 @@ pub(crate) async fn first(
     let file = layout.root().join("example-request.json");
     fs::write(&file, request.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
     let token = fs::read_to_string(layout.token("analyst")).context("no token for the analyst")?;
+    wait_for_model(client, &model, &token, MODEL_TIMEOUT).await?;
     let path = format!("/v2/models/{model}/infer");
     let answer = client.call(Method::POST, &path, Some(&token), Some(&request)).await?;
     let body = answer.expect_success("the first prediction")?;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::Client;
 
 const POLL_PERIOD: Duration = Duration::from_millis(100);
+const MODEL_READY_IN_A_ROW: u32 = 20;
 
 /// Waits until the balancer says that every replica of every pool is healthy.
 pub(crate) async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
@@ -26,6 +27,27 @@ pub(crate) async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()>
         sleep(POLL_PERIOD).await;
     }
     bail!("not ready after {} s: {last}; look at the newest lines of the logs", limit.as_secs())
+}
+
+/// Waits until every replica has the model. Which one answers is the balancer's choice, so it is asked again and again:
+/// that a replica without it stays unseen has a chance of one in thousands.
+pub(crate) async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    let path = format!("/v2/models/{model}/ready");
+    let mut in_a_row = 0;
+    while in_a_row < MODEL_READY_IN_A_ROW {
+        let answer = client.call(Method::GET, &path, Some(token), None).await?;
+        if answer.status.is_success() {
+            in_a_row += 1;
+            continue;
+        }
+        in_a_row = 0;
+        if Instant::now() >= deadline {
+            bail!("not every replica has the model {model} after {} s; see the logs of ml-serving", limit.as_secs());
+        }
+        sleep(POLL_PERIOD).await;
+    }
+    Ok(())
 }
 
 /// What is not healthy yet, in the balancer's own words.

@@ -1,0 +1,74 @@
+//! Which platform a command asks, and as whom.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::client::Client;
+
+/// The front door and a token.
+#[derive(clap::Args)]
+pub(crate) struct Connection {
+    #[command(flatten)]
+    front: Front,
+    /// A file with an access token: `rampart login` writes one.
+    #[arg(long, env = "RAMPART_TOKEN_FILE")]
+    token_file: PathBuf,
+}
+
+/// The front door.
+#[derive(clap::Args)]
+pub(crate) struct Front {
+    /// The front door.
+    #[arg(long = "front", env = "RAMPART_FRONT", default_value = "https://localhost:8095")]
+    address: String,
+    /// The CA that signed its certificate, PEM.
+    #[arg(long, env = "RAMPART_CA_FILE")]
+    ca_file: PathBuf,
+}
+
+// === impl Front ===
+
+impl Front {
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.address, &self.ca_file)
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        self.front.client()
+    }
+
+    /// Read anew each time: whoever renews it replaces the file.
+    pub(crate) fn token(&self) -> anyhow::Result<String> {
+        let token = std::fs::read_to_string(&self.token_file)
+            .with_context(|| format!("cannot read {}", self.token_file.display()))?;
+        Ok(token.trim().to_owned())
+    }
+
+    /// One call, which `what` describes where it is refused.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        what: &str,
+    ) -> anyhow::Result<Value> {
+        self.client()?.call(method, path, Some(&self.token()?), body).await?.expect_success(what)
+    }
+}
+
+/// The text of a member, or nothing.
+pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The members of a list, or none.
+pub(crate) fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
+}

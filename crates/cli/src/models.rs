@@ -1,0 +1,57 @@
+//! `rampart models`: what is served, and taking models into service and out of it.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    connection::{Connection, text},
+    say,
+};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Every model version of a replica: name, version, state, and why it does not serve.
+    List(Connection),
+    /// Load a model, or load it again, on every replica. The engineer's right is needed.
+    Load {
+        #[command(flatten)]
+        connection: Connection,
+        /// The model.
+        model: String,
+    },
+    /// Take a model out of service on every replica. The engineer's right is needed.
+    Unload {
+        #[command(flatten)]
+        connection: Connection,
+        /// The model.
+        model: String,
+    },
+}
+
+/// Does it.
+pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::List(connection) => {
+            let index =
+                connection.ask(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await?;
+            for version in index.as_array().into_iter().flatten() {
+                say(&line(version));
+            }
+            Ok(())
+        }
+        Command::Load { connection, model } => change(&connection, &model, "load").await,
+        Command::Unload { connection, model } => change(&connection, &model, "unload").await,
+    }
+}
+
+async fn change(connection: &Connection, model: &str, what: &str) -> anyhow::Result<()> {
+    let path = format!("/v2/repository/models/{model}/{what}");
+    connection.ask(Method::POST, &path, Some(&json!({})), &format!("the {what}")).await?;
+    say(&format!("{model}: {what}ed"));
+    Ok(())
+}
+
+fn line(version: &Value) -> String {
+    let (name, number) = (text(version, "name"), text(version, "version"));
+    format!("{name:<32} {number:<8} {:<12} {}", text(version, "state"), text(version, "reason")).trim_end().to_owned()
+}
