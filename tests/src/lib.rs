@@ -1,9 +1,16 @@
 #![doc = include_str!("../README.md")]
 
 pub mod complaints;
+pub mod containers;
 pub mod counters;
+pub mod docker;
+pub mod front;
 pub mod inference;
 pub mod load;
+pub mod needles;
 pub mod platform;
 pub mod processes;
 pub mod request;
+pub mod sockets;
+pub mod steady;
+pub mod strangers;

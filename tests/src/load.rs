@@ -1,16 +1,10 @@
-//! Load: closed-loop for "how much", open-loop for "how late".
+//! A closed-loop load, which says how much a platform can do. How late it is says [`crate::steady`].
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep_until},
-};
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::request::{Connection, Server, Template};
 
@@ -80,75 +74,6 @@ async fn closed_worker(
         if outcome.is_err() || !connection.is_usable() {
             connection = server.connect().await?;
         }
-    }
-}
-
-/// Sends `rate` calls a second for `duration`, each when it is due, whatever became of the others.
-/// A call's latency counts from when it was due. Nothing is retried.
-///
-/// # Errors
-/// The histogram cannot be made.
-pub async fn open_loop(server: &Server, template: &Template, rate: u32, duration: Duration) -> anyhow::Result<Report> {
-    let interval = Duration::from_secs(1) / rate;
-    let total = u32::try_from(duration.as_nanos() / interval.as_nanos().max(1))?;
-    let pool = Arc::new(Pool { server: server.clone(), idle: Mutex::new(Vec::new()) });
-    let begin = Instant::now();
-    let mut calls = JoinSet::new();
-    for index in 0..total {
-        let due = begin + interval * index;
-        sleep_until(due).await;
-        let (pool, template) = (pool.clone(), template.clone());
-        calls.spawn(async move {
-            let outcome = pool.call(&template).await;
-            (outcome, due.elapsed(), due - begin)
-        });
-    }
-    let mut report = Report::new()?;
-    while let Some(done) = calls.join_next().await {
-        let (outcome, latency, at) = done?;
-        report.record(outcome.as_ref().err(), latency, at);
-    }
-    report.duration = begin.elapsed();
-    Ok(report)
-}
-
-/// Connections that wait for the next call.
-struct Pool {
-    server: Server,
-    idle: Mutex<Vec<Connection>>,
-}
-
-// === impl Pool ===
-
-impl Pool {
-    async fn call(&self, template: &Template) -> anyhow::Result<()> {
-        let mut connection = match self.take() {
-            Some(connection) => connection,
-            None => self.server.connect().await?,
-        };
-        let shared = connection.share();
-        if let Some(shared) = shared {
-            self.put(shared);
-        }
-        let answer = connection.call(template).await?;
-        if matches!(connection, Connection::Http1(_)) {
-            self.put(connection);
-        }
-        template.check(&answer)
-    }
-
-    fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            if connection.is_usable() {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    fn put(&self, connection: Connection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 }
 

@@ -218,6 +218,15 @@ impl Template {
         Ok(template)
     }
 
+    /// The same call with another bearer token.
+    ///
+    /// # Errors
+    /// The token cannot be a header.
+    pub fn use_token(&mut self, token: &str) -> anyhow::Result<()> {
+        self.headers.insert(header::AUTHORIZATION, bearer(token)?);
+        Ok(())
+    }
+
     /// Whether the call was served, and with the answer that was expected.
     ///
     /// # Errors

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use end_to_end::{
-    load::open_loop,
     platform::Platform,
     request::{Protocol, Template},
+    steady::{Kind, Steady},
 };
 use http::Method;
 use rustix::process::Signal;
@@ -15,7 +15,6 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 const RATE: u32 = 200;
-const LOAD: Duration = Duration::from_secs(60);
 const LATEST: Duration = Duration::from_secs(1);
 /// Promised: how soon a lost replica is out of `healthy_backends`.
 const FALL: Duration = Duration::from_secs(1);
@@ -31,9 +30,9 @@ const COMPLAINTS: &[&str] =
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     let platform = Platform::start(&[]).unwrap();
-    let server = platform.front(Protocol::Http1).unwrap();
-    let prediction = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
-    let load = tokio::spawn(async move { open_loop(&server, &prediction, RATE, LOAD).await });
+    let template = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
+    let prediction = Kind { server: platform.front(Protocol::Http1).unwrap(), template };
+    let load = Steady::start(vec![prediction], RATE).await.unwrap();
 
     pause(Duration::from_secs(3)).await;
     platform.signal("serving-1", Signal::KILL).unwrap();
@@ -48,12 +47,12 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     assert_seen(&platform, "return after a freeze", THAW, |healthy| healthy == 3).await;
 
     kill_gateway_and_wait_for_the_next(&platform).await;
-    assert!(!load.is_finished(), "everything happened under load");
+    pause(Duration::from_secs(3)).await;
 
-    let report = load.await.unwrap().unwrap();
-    assert_eq!(report.failed, 0, "{:?}", report.failures);
-    assert_eq!(report.good, u64::from(RATE) * LOAD.as_secs(), "every call that was due was made");
-    assert!(report.max() <= LATEST, "the latest answer took {:?}", report.max());
+    let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
+    assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
+    assert!(figures.slowest <= LATEST, "{}", figures.line());
+    drop(load);
     platform.stop(COMPLAINTS).unwrap();
 }
 

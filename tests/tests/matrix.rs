@@ -15,12 +15,15 @@ use end_to_end::{
     request::{Protocol, Template},
 };
 use http::{Method, StatusCode};
+use identity::{PeerList, PeerName};
 use serde_json::{Value, json};
 
 const UNAUTHENTICATED: i32 = 16;
 const PERMISSION_DENIED: i32 = 7;
 /// The name of the admin port's table, and the crate that declares it.
 const ADMIN: (&str, &str) = ("admin", "service");
+/// The same of the model registry's, a third party that declares nothing itself.
+const REGISTRY: (&str, &str) = (authz::registry::AUDIENCE, "authz");
 
 /// What the balancer answers where nobody is behind a path, and a service where it has no route.
 const NOWHERE: [&str; 2] = ["there is nothing at this path", "nothing answers "];
@@ -34,6 +37,8 @@ fn tables() -> Vec<(&'static str, Vec<Declared>)> {
         ("serving", serving::declared_routes()),
         ("sla", sla::declared_routes()),
         ("backup", backup::declared_routes()),
+        // `rampart dev` has none: who may is told so, and everybody else is refused before.
+        (REGISTRY.0, authz::registry::declared_routes()),
     ]
 }
 
@@ -47,9 +52,30 @@ fn every_crate_that_declares_routes_is_in_the_matrix() {
             declaring.insert(entry.file_name().into_string().unwrap());
         }
     }
-    let listed: BTreeSet<_> =
-        tables().into_iter().map(|(name, _)| if name == ADMIN.0 { ADMIN.1 } else { name }.to_owned()).collect();
+    let crate_of = |table: &str| [ADMIN, REGISTRY].iter().find(|(name, _)| *name == table).map(|(_, krate)| *krate);
+    let listed: BTreeSet<_> = tables().into_iter().map(|(name, _)| crate_of(name).unwrap_or(name).to_owned()).collect();
     assert_eq!(declaring, listed);
+}
+
+/// Both edges reach every route of a client, and beyond that each its own: nginx one question, the balancer the rest.
+#[test]
+fn an_edge_reaches_what_clients_do_and_its_own_calls() {
+    let is_service = |name: &&(&str, Vec<Declared>)| !["admin", "balancer", REGISTRY.0].contains(&name.0);
+    for (service, declared) in tables().iter().filter(is_service) {
+        let path = repository().join(format!("crates/{service}/config/default.toml"));
+        let config: toml::Value = toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let peers: PeerList = config["listen"]["peers"].clone().try_into().unwrap();
+        let reaches = |name: &str, path: &str| {
+            peers.allows(path, &PeerName { service: name.to_owned(), instance: format!("{name}-1") })
+        };
+        for Declared { path, caller, .. } in declared {
+            let example = path.replace(['{', '}'], "");
+            let is_clients = *caller == Caller::User;
+            let is_question = path == "/internal/authorize";
+            assert_eq!(reaches("edge", &example), is_clients || is_question, "edge: {service} {path}");
+            assert_eq!(reaches("balancer", &example), !is_question, "balancer: {service} {path}");
+        }
+    }
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

@@ -17,11 +17,12 @@ use end_to_end::{
     counters::Counters,
     platform::{Platform, service_of},
     request::{Answer, Protocol, Server, Template},
+    strangers::{self, Preamble, client, sslscan_finds_only_1_3, trust},
 };
 use http::{Method, StatusCode};
 use identity::PeerName;
-use rustls::{AlertDescription, ClientConfig, NamedGroup, RootCertStore, crypto::aws_lc_rs};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls::{AlertDescription, ClientConfig, NamedGroup, crypto::aws_lc_rs};
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -61,11 +62,11 @@ async fn every_port_speaks_tls_1_3_only_and_inner_ports_only_with_listed_peers()
     let mut ports: Vec<(String, SocketAddr)> = inner.iter().map(|it| (it.service.clone(), it.address)).collect();
     ports.push(("balancer".to_owned(), front));
     for (service, address) in ports {
-        note(&mut faults, address, only_tls_1_3(address, &[], &[]));
+        note(&mut faults, address, only_tls_1_3(address, Preamble::None));
         note(&mut faults, address, negotiates_hybrid_group(address, &service, &platform.state().ca_file).await);
     }
     let database = platform.state().database;
-    note(&mut faults, database, only_tls_1_3(database, &["-starttls", "postgres"], &["--starttls-psql"]));
+    note(&mut faults, database, only_tls_1_3(database, Preamble::Postgres));
     note(&mut faults, database, refuses_plain_postgres(database).await);
 
     let strangers = Strangers::make(&platform);
@@ -228,14 +229,13 @@ impl Seen {
 }
 
 async fn ask(platform: &Platform, listener: &Inner, peer: &str, template: &Template) -> anyhow::Result<Answer> {
-    let mut tls = client(platform, Some(&platform.state().identities.join(peer)))?;
+    let mut tls = client(&platform.state().ca_file, Some(&platform.state().identities.join(peer)))?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from(format!("{}.rampart.internal", listener.service))?;
     let server = Server { address: listener.address, name, tls: Some(Arc::new(tls)), protocol: Protocol::Http2 };
     server.connect().await?.call(template).await
 }
 
-/// Sends a whole request; the alert of a refused certificate comes with the first read (RFC 8446 §4.4.2.4).
 async fn reads_alert(
     platform: &Platform,
     listener: &Inner,
@@ -243,32 +243,16 @@ async fn reads_alert(
     alert: AlertDescription,
 ) -> anyhow::Result<()> {
     let path = if listener.is_admin { "/live" } else { calls(&listener.service)?.path };
-    let name = ServerName::try_from(format!("{}.rampart.internal", listener.service))?;
-    let tcp = TcpStream::connect(listener.address).await?;
-    let mut stream = TlsConnector::from(Arc::new(client(platform, identity)?)).connect(name, tcp).await?;
-    // Refused already, perhaps; then the read says why.
-    let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
-    let Err(error) = stream.read_u8().await else { bail!("{identity:?} was answered") };
-    let read = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
-    ensure!(read == Some(&rustls::Error::AlertReceived(alert)), "{identity:?} read {error} and not {alert:?}");
-    Ok(())
-}
-
-fn client(platform: &Platform, identity: Option<&Path>) -> anyhow::Result<ClientConfig> {
-    let builder = ClientConfig::builder().with_root_certificates(trust(&platform.state().ca_file)?);
-    Ok(match identity {
-        None => builder.with_no_client_auth(),
-        Some(directory) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(directory.join("certificate.pem"))?.collect();
-            let key = rustls_pki_types::PrivateKeyDer::from_pem_file(directory.join("key.pem"))?;
-            builder.with_client_auth_cert(chain?, key)?
-        }
-    })
+    let name = format!("{}.rampart.internal", listener.service);
+    let client = client(&platform.state().ca_file, identity)?;
+    let outcome = strangers::reads_alert(listener.address, &name, path, client, alert).await;
+    outcome.with_context(|| format!("{identity:?}"))
 }
 
 // === what is spoken ===
 
-fn only_tls_1_3(address: SocketAddr, openssl: &[&str], sslscan: &[&str]) -> anyhow::Result<()> {
+fn only_tls_1_3(address: SocketAddr, preamble: Preamble) -> anyhow::Result<()> {
+    let openssl = if preamble == Preamble::Postgres { &["-starttls", "postgres"][..] } else { &[] };
     let speaks = |version: &str| {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-brief", "-connect", &address.to_string(), version]).args(openssl);
@@ -279,21 +263,7 @@ fn only_tls_1_3(address: SocketAddr, openssl: &[&str], sslscan: &[&str]) -> anyh
     ensure!(speaks("-tls1_3"), "it does not speak TLS 1.3");
     ensure!(!speaks("-tls1_2"), "it speaks TLS 1.2");
 
-    let output = Command::new("sslscan").arg("--no-colour").args(sslscan).arg(address.to_string()).output();
-    let output = output.expect("sslscan is installed");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    for version in ["SSLv2", "SSLv3", "TLSv1.0", "TLSv1.1", "TLSv1.2"] {
-        let line = said.lines().find(|line| line.starts_with(version)).context(version)?;
-        ensure!(line.contains("disabled"), "{line}");
-    }
-    ensure!(said.lines().any(|line| line.starts_with("TLSv1.3") && line.contains("enabled")), "{said}");
-    let ciphers: Vec<_> = said.lines().filter(|line| is_cipher(line)).collect();
-    ensure!(!ciphers.is_empty() && ciphers.iter().all(|line| line.contains("TLSv1.3")), "{ciphers:?}");
-    Ok(())
-}
-
-fn is_cipher(line: &str) -> bool {
-    line.starts_with("Preferred") || line.starts_with("Accepted")
+    sslscan_finds_only_1_3(address, preamble)
 }
 
 /// A client that offers nothing but the hybrid group gets through.
@@ -323,12 +293,4 @@ async fn refuses_plain_postgres(address: SocketAddr) -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&answer);
     ensure!(said.starts_with('E') && said.contains("no encryption"), "a plain connection was answered with {said:?}");
     Ok(())
-}
-
-fn trust(ca_file: &Path) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca_file)? {
-        roots.add(certificate?)?;
-    }
-    Ok(roots)
 }

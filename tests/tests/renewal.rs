@@ -5,7 +5,11 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use end_to_end::{load::open_loop, platform::Platform, request::Protocol};
+use end_to_end::{
+    platform::Platform,
+    request::Protocol,
+    steady::{Kind, Steady},
+};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
@@ -42,12 +46,13 @@ async fn certificates_are_renewed_without_a_failed_call() {
         first.push(presented(&platform, listener).await.unwrap());
     }
 
-    let server = platform.front(Protocol::Http1).unwrap();
-    let prediction = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
-    let load = open_loop(&server, &prediction, RATE, LOAD);
-    let (report, logins) = tokio::join!(load, log_in_again_and_again(&platform));
-    let report = report.unwrap();
-    assert_eq!(report.failed, 0, "{:?}", report.failures);
+    let template = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
+    let prediction = Kind { server: platform.front(Protocol::Http1).unwrap(), template };
+    let load = Steady::start(vec![prediction], RATE).await.unwrap();
+    let logins = log_in_again_and_again(&platform).await;
+    let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
+    drop(load);
+    assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
     assert!(logins > 20, "there were logins during the load: {logins}");
 
     for (listener, first) in listeners.iter().zip(first) {

@@ -4,14 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use base64::{Engine as _, alphabet, engine::GeneralPurpose, engine::general_purpose::NO_PAD};
 use end_to_end::{
+    needles::{Needles, files_in},
     platform::{Platform, Setup, repository},
     processes::descendants,
     request::Protocol,
@@ -41,9 +39,9 @@ async fn secrets_are_found_nowhere_and_nothing_is_left_behind() {
 
     let own_files = [data.join("secrets"), data.join("tokens"), data.join("ca/ca-key.pem"), data.join("identity")];
     let files = own_files.iter().flat_map(|place| files_in(place)).filter(|path| is_secret(path));
-    files.for_each(|file| needles.add_file(&file));
+    files.for_each(|file| needles.add_file(&file).unwrap());
     assert!(needles.owners >= 35, "the secrets are where this test looks: {}", needles.owners);
-    let found = needles.search(&[data.join("secrets/operator/admin-password")]);
+    let found = needles.search(&[data.join("secrets/operator/admin-password")]).unwrap();
     assert_eq!(found.len(), 1, "the instrument works: a secret is found in its own file");
 
     let mut places = files_in(&data);
@@ -53,7 +51,7 @@ async fn secrets_are_found_nowhere_and_nothing_is_left_behind() {
     assert!(places.iter().any(|path| path.ends_with("gateway-1.log")) && places.len() > 100, "{places:?}");
     places.extend(files_in(&repository()));
     places.extend(process_files(&platform));
-    let holders = needles.search(&places);
+    let holders = needles.search(&places).unwrap();
     assert!(holders.is_empty(), "{}", holders.join("\n"));
     let said = platform.output();
     assert_eq!(needles.owner_of(said.as_bytes()), None, "rampart dev said a secret");
@@ -70,7 +68,7 @@ async fn secrets_are_found_nowhere_and_nothing_is_left_behind() {
 async fn use_everything(platform: &Platform, needles: &mut Needles) {
     let admin = platform.token("admin").unwrap();
     let (id, token) = platform.account("used", &["analyst"]).await.unwrap();
-    needles.add("the account's token", &token);
+    needles.add("the account's token", &token).unwrap();
     let post = async |path: &str, token: Option<&str>, body| {
         platform.call(Method::POST, path, token, Some(&body)).await.unwrap().0
     };
@@ -78,14 +76,14 @@ async fn use_everything(platform: &Platform, needles: &mut Needles) {
     // Not written here: this file is searched as well.
     let random = |length| token.chars().rev().take(length).collect::<String>();
     let (wrong, garbage) = (random(24), random(40));
-    needles.add("a wrong password", &wrong);
+    needles.add("a wrong password", &wrong).unwrap();
     let login = json!({ "grant_type": "password", "username": "admin", "password": wrong });
     assert_eq!(post("/api/auth/token", None, login).await, StatusCode::UNAUTHORIZED);
     let login = json!({ "grant_type": "client_credentials", "client_id": "used", "client_secret": wrong });
     assert_eq!(post("/api/auth/token", None, login).await, StatusCode::UNAUTHORIZED);
     let forged = format!("{}AAAAAAAA", &token[..token.len() - 8]);
-    needles.add("a forged token", &forged);
-    needles.add("a bad token", &garbage);
+    needles.add("a forged token", &forged).unwrap();
+    needles.add("a bad token", &garbage).unwrap();
     for bad in [&forged, &garbage] {
         for path in ["/api/admin/users", "/v2"] {
             let (status, _) = platform.call(Method::GET, path, Some(bad.as_str()), None).await.unwrap();
@@ -105,7 +103,7 @@ async fn use_everything(platform: &Platform, needles: &mut Needles) {
         platform.call(Method::PATCH, &format!("/api/admin/users/{id}"), Some(&admin), Some(&roles)).await.unwrap();
     assert!(status.is_success(), "{status}");
     let (_, revoked) = platform.account("revoked", &["analyst"]).await.unwrap();
-    needles.add("the revoked token", &revoked);
+    needles.add("the revoked token", &revoked).unwrap();
     assert!(post("/api/auth/revoke", Some(&revoked), json!({ "token": revoked })).await.is_success());
 
     let made = platform.backup(&["create"], "operator").unwrap();
@@ -115,83 +113,10 @@ async fn use_everything(platform: &Platform, needles: &mut Needles) {
     assert!(verified.status.success(), "{verified:?}");
 }
 
-/// What is looked for: every secret as it is, and in base64 wherever it may begin in what was encoded.
-#[derive(Default)]
-struct Needles {
-    /// Whose it is, and its text.
-    needles: Vec<(String, String)>,
-    owners: usize,
-}
-
-// === impl Needles ===
-
-impl Needles {
-    fn add(&mut self, owner: &str, value: &str) {
-        assert!(value.len() >= 16 && !value.contains('\n'), "{owner} cannot be looked for");
-        self.owners += 1;
-        self.needles.push((owner.to_owned(), value.to_owned()));
-        for alphabet in [&alphabet::STANDARD, &alphabet::URL_SAFE] {
-            let engine = GeneralPurpose::new(alphabet, NO_PAD);
-            // Three bytes become four characters: what is before it decides its first characters, what follows its last.
-            for (before, mixed) in [(0, 0), (1, 2), (2, 3)] {
-                let encoded = engine.encode([&vec![0; before], value.as_bytes()].concat());
-                let whole = encoded.len() - usize::from(!(before + value.len()).is_multiple_of(3));
-                self.needles.push((format!("{owner} in base64"), encoded[mixed..whole].to_owned()));
-            }
-        }
-    }
-
-    fn add_file(&mut self, path: &Path) {
-        let text = fs::read_to_string(path).unwrap();
-        let value = text.trim().trim_start_matches("Authorization: Bearer ");
-        // Of a PEM file any line of the key is the secret, not the frame around it.
-        let lines = value.lines().filter(|line| !line.starts_with("-----"));
-        self.add(&path.display().to_string(), lines.max_by_key(|line| line.len()).unwrap_or_default());
-    }
-
-    /// The files that hold one of them. `grep` reads a hundred megabytes in the time in which a test build reads one.
-    fn search(&self, places: &[PathBuf]) -> Vec<String> {
-        let mut patterns = tempfile::NamedTempFile::new().unwrap();
-        let lines: Vec<_> = self.needles.iter().map(|(_, text)| text.as_str()).collect();
-        patterns.write_all(lines.join("\n").as_bytes()).unwrap();
-        let mut grep = Command::new("grep");
-        grep.env("LC_ALL", "C").args(["--fixed-strings", "--text", "--files-with-matches", "--file"]);
-        let output = grep.arg(patterns.path()).arg("--").args(places).output().unwrap();
-        // What has gone meanwhile, a process or a file of the database, holds nothing.
-        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
-        let unread: Vec<_> = complaints.lines().filter(|line| !line.contains("No such ")).collect();
-        assert!(unread.is_empty(), "not searched: {unread:?}");
-        let found = String::from_utf8(output.stdout).unwrap();
-        found
-            .lines()
-            .map(|path| format!("{path} holds {:?}", self.owner_of(&fs::read(path).unwrap_or_default())))
-            .collect()
-    }
-
-    fn owner_of(&self, text: &[u8]) -> Option<&str> {
-        let is_in = |needle: &str| text.windows(needle.len()).any(|window| window == needle.as_bytes());
-        self.needles.iter().find(|(_, needle)| is_in(needle)).map(|(owner, _)| owner.as_str())
-    }
-}
-
 /// Public: certificates, and whom backups are encrypted to.
 fn is_secret(path: &Path) -> bool {
     let is_certificate = path.ends_with("certificate.pem") || path.ends_with("ca.pem");
     !is_certificate && !path.ends_with("age-recipient")
-}
-
-/// Every file below, or the file itself; not what Git keeps packed, nor what a build left, nor links and sockets.
-fn files_in(place: &Path) -> Vec<PathBuf> {
-    let Ok(kind) = fs::symlink_metadata(place) else { return Vec::new() };
-    if kind.is_file() {
-        return vec![place.to_owned()];
-    }
-    let is_left_out = place.ends_with(".git") || place.join("CACHEDIR.TAG").exists();
-    if !kind.is_dir() || is_left_out {
-        return Vec::new();
-    }
-    let entries = fs::read_dir(place).unwrap().flatten();
-    entries.flat_map(|entry| files_in(&entry.path())).collect()
 }
 
 /// Arguments and environment of every process. What cannot be read is somebody else's: it is none of the platform's.

@@ -134,7 +134,11 @@ async fn replica(state: &State, path: &str, body: Vec<u8>) -> anyhow::Result<(Se
     let gateway = state.listeners.get("gateway-1").context("no gateway")?.main.to_string();
     let token = fs::read_to_string(state.tokens.get("analyst").context("no analyst's token")?)?;
     let channel = transport::channel(&identity, "gateway", &[gateway]);
-    let request = auth::AuthorizeRequest { token: token.trim().to_owned(), audience: "serving".into() };
+    let request = auth::AuthorizeRequest {
+        token: token.trim().to_owned(),
+        audience: "serving".into(),
+        ..auth::AuthorizeRequest::default()
+    };
     let answer = auth::authorization_client::AuthorizationClient::new(channel).authorize(request).await?.into_inner();
     let mut template = Template::json(Method::POST, path, None, body)?;
     template.headers.insert("rampart-passport", HeaderValue::try_from(answer.passport)?);

@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# A platform of the tests' own beside one that somebody may be using: its own project, names, ports, networks and folders.
+# Only the images are shared. It is destroyed before the tests and after them, also when they are cut off.
+
+# Whatever an .env file says, the platform under test is this one.
+enter_test_platform() {
+    test_platform_folder=${TMPDIR:-/var/tmp}/rampart-test-platform
+    export COMPOSE_PROJECT_NAME=rampart-test
+    export RAMPART_PREFIX=rampart-test-
+    export RAMPART_CERTS=$test_platform_folder/certs RAMPART_ACCESS=$test_platform_folder/access
+    export RAMPART_BIND=127.0.0.1
+    export RAMPART_PORT_8095=18095 RAMPART_PORT_8093=18093 RAMPART_PORT_8096=18096 RAMPART_PORT_8097=18097
+    export RAMPART_PORT_5000=15000 RAMPART_PORT_8200=18200 RAMPART_PORT_9000=19000
+    export RAMPART_PORT_9090=19090 RAMPART_PORT_9093=19093
+    export RAMPART_EDGE_SUBNET=172.30.96.0/24 RAMPART_EDGE_RANGE=172.30.96.128/25 RAMPART_FRONT_ADDRESS=172.30.96.2
+    export RAMPART_UNSEAL_BY_PEOPLE=false RAMPART_CERTIFICATE_LIFETIME_S=86400 RAMPART_VAULT_IMAGE=rampart/vault
+    # What is renewed by the day is renewed under the tests' eyes.
+    export RENEW_CHECK_S=2 RAMPART_DATABASE_ROTATION_S=60
+}
+
+start_test_platform() {
+    destroy_test_platform
+    mkdir -p "$RAMPART_CERTS"
+    "${root:?}/scripts/up"
+}
+
+# Leaves nothing, whatever state it was in.
+destroy_test_platform() {
+    # Without an engine there is nothing to destroy, and scripts/up brings one.
+    docker info >/dev/null 2>&1 || return 0
+    quietly "the platform of the tests could not be removed" "remove it by hand: docker compose --project-name rampart-test down --volumes" \
+        "${root:?}/scripts/down" --destroy --keep-images
+    rm -rf "${test_platform_folder:?}"
+}
+
+# test_containers AT_ONCE FILTER...: the tests of tests/tests/containers whose names contain one of these.
+test_containers() {
+    local at_once=$1
+    shift
+    cargo test --locked --workspace --test containers -- --ignored --nocapture --test-threads="$at_once" "$@"
+}
+
+# test_platform ci|all: start, every test, destroy.
+test_platform() (
+    trap destroy_test_platform EXIT
+    enter_test_platform
+    export RAMPART_TEST_MATRIX=$1
+    start_test_platform || exit 1
+    failed=0
+    # These only look.
+    test_containers 3 ports:: secrets:: rotation:: || failed=1
+    test_containers 1 faults:: database:: || failed=1
+    accept_test_platform || failed=1
+    test_containers 1 order:: || failed=1
+    if [[ $1 == all ]]; then
+        test_containers 1 late:: || failed=1
+    fi
+    # It ends every container on this machine, so nothing may come after it.
+    test_containers 1 power:: || failed=1
+    exit "$failed"
+)
+
+# Every row that can pass must; of the losses, only all of them when the whole matrix is wanted.
+accept_test_platform() {
+    if [[ $RAMPART_TEST_MATRIX != all ]]; then
+        export RAMPART_ACCEPTANCE_LOSSES="ml-serving-primary gateway-a balancer-a"
+    fi
+    local report must
+    report=$("${root:?}/scripts/acceptance.sh") || { printf '%s\n' "$report"; return 1; }
+    printf '%s\n' "$report"
+    for must in 1.1a 1.1a-internal 1.1b 1.1c 1.2 1.3a 1.3b 2.1 2.2 2.3 3.2; do
+        grep -qE "^PASS +$must " <<<"$report" || { printf 'row %s has not passed\n' "$must"; return 1; }
+    done
+}

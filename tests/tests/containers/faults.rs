@@ -1,0 +1,123 @@
+//! Proves that under 200 predictions a second any container may be killed, stopped or frozen, and no prediction fails or is
+//! late.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use end_to_end::{
+    containers::{Containers, say},
+    docker::{Fault, docker, until},
+    steady::Figures,
+};
+use http::{Method, StatusCode};
+
+use crate::load::{LATEST, Load, RETURN, hold, is_whole_matrix};
+
+const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Stop, Fault::Pause];
+/// One of each kind.
+const EACH_KIND: &[&str] = &["gateway-a", "ml-serving-primary", "vault", "mlflow", "minio", "prometheus"];
+/// Not here: the front is one for each host; the balancers and PostgreSQL have tests of their own.
+const APART: &[&str] = &["front", "balancer-a", "balancer-b", "detektor-postgres-master", "detektor-postgres-slave"];
+/// How long a container is stopped or frozen.
+const AWAY: Duration = Duration::from_secs(3);
+/// How soon the second edge answers when both balancers are gone.
+const EDGE_ANSWERS: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the platform in containers: scripts/test platform"]
+async fn no_prediction_fails_or_is_late_whichever_container_is_lost() {
+    let platform = Containers::from_environment().unwrap();
+    let load = Load::predictions(&platform).await;
+    let mut services: Vec<String> = EACH_KIND.iter().map(ToString::to_string).collect();
+    if is_whole_matrix() {
+        services = platform.services().await.unwrap();
+        services.retain(|service| !APART.contains(&service.as_str()));
+    }
+    let mut faults = Vec::new();
+    for service in &services {
+        for fault in FAULTS {
+            let outcome = strike(&platform, &load, service, fault).await;
+            let outcome = outcome.and_then(|figures| nobody_noticed(&figures));
+            faults.extend(outcome.err().map(|error| format!("{service} {fault:?}: {error:#}")));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the platform in containers: scripts/test platform"]
+async fn a_lost_balancer_costs_a_client_one_retry() {
+    let platform = Containers::from_environment().unwrap();
+    let load = Load::predictions(&platform).await;
+    let balancers = if is_whole_matrix() { &["balancer-a", "balancer-b"][..] } else { &["balancer-a"] };
+    let mut faults = Vec::new();
+    for balancer in balancers {
+        for fault in FAULTS {
+            let outcome = strike(&platform, &load, balancer, fault).await;
+            let outcome = outcome.and_then(|figures| is_in_time(&figures));
+            faults.extend(outcome.err().map(|error| format!("{balancer} {fault:?}: {error:#}")));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the platform in containers: scripts/test platform"]
+async fn the_second_edge_answers_when_both_balancers_are_stopped() {
+    let platform = Containers::from_environment().unwrap();
+    let load = Load::predictions(&platform).await;
+    hold(AWAY).await;
+
+    let names = ["balancer-a", "balancer-b"].map(|service| platform.container(service).name);
+    let [first, second] = &names;
+    let from = load.steady.now();
+    docker(&["stop", first, second]).await.unwrap();
+    hold(AWAY).await;
+    let (status, _) = platform.front.call(Method::GET, "/api/loadbalancer/status", None, None).await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "only the edge does not know the balancers' own page");
+    platform.front.golden_prediction(&platform.analyst().await.unwrap()).await.unwrap();
+    let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
+    say(&format!("both balancers stopped: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
+    assert!(figures.outage <= EDGE_ANSWERS, "{:?} without an answer: {:?}", figures.outage, figures.failures);
+
+    // Back again, and not a call is lost by that.
+    let from = load.steady.now();
+    docker(&["start", first, second]).await.unwrap();
+    let back = platform.wait_healthy(RETURN).await.unwrap();
+    until("the balancers are used again", RETURN, async || {
+        let (status, _) = platform.front.call(Method::GET, "/api/loadbalancer/status", None, None).await?;
+        ensure!(status == StatusCode::OK, "{status}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
+    say(&format!("both balancers started: healthy after {:.1} s, {}", back.as_secs_f64(), figures.line()));
+    is_in_time(&figures).unwrap();
+}
+
+/// Strikes it, heals it, waits until all is well again: what became of the calls meanwhile.
+async fn strike(platform: &Containers, load: &Load, service: &str, fault: Fault) -> anyhow::Result<Figures> {
+    let from = load.steady.now();
+    let struck = platform.container(service).strike(fault).await?;
+    if fault != Fault::Kill {
+        hold(AWAY).await;
+    }
+    let healthy = struck.heal(RETURN).await?;
+    platform.wait_healthy(RETURN).await?;
+    let figures = load.steady.figures(from, load.steady.now()).await?;
+    say(&format!("{service} {fault:?}: {}; healthy after {:.1} s", figures.line(), healthy.as_secs_f64()));
+    Ok(figures)
+}
+
+fn nobody_noticed(figures: &Figures) -> anyhow::Result<()> {
+    is_in_time(figures)?;
+    ensure!(figures.retried == 0, "{} calls had to be sent again", figures.retried);
+    Ok(())
+}
+
+fn is_in_time(figures: &Figures) -> anyhow::Result<()> {
+    ensure!(figures.failed == 0, "{} of {} calls failed: {:?}", figures.failed, figures.calls, figures.failures);
+    ensure!(figures.slowest <= LATEST, "the latest answer took {:?}", figures.slowest);
+    Ok(())
+}

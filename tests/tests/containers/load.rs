@@ -1,0 +1,86 @@
+//! What goes on while containers are lost: predictions, logins and writes.
+
+use std::{sync::Arc, time::Duration};
+
+use end_to_end::{
+    containers::Containers,
+    request::{Protocol, Template},
+    steady::{Kind, Steady},
+};
+use http::Method;
+use tokio::{task::AbortHandle, time::sleep};
+
+/// Predictions a second. Three of four come by REST over HTTP/1.1, the fourth by gRPC over HTTP/2.
+const PREDICTIONS: u32 = 200;
+/// Logins a second: each asks the database.
+const LOGINS: u32 = 5;
+/// Tokens live for ten minutes, and the gateways may be away for a while.
+const TOKEN_PERIOD: Duration = Duration::from_secs(180);
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// None may be later.
+pub(crate) const LATEST: Duration = Duration::from_secs(1);
+/// How soon a container is healthy again after it was started, by its own health check.
+pub(crate) const RETURN: Duration = Duration::from_secs(120);
+
+/// A load whose token is renewed.
+pub(crate) struct Load {
+    pub(crate) steady: Arc<Steady>,
+    renewal: Option<AbortHandle>,
+}
+
+// === impl Load ===
+
+impl Load {
+    /// Right predictions.
+    pub(crate) async fn predictions(platform: &Containers) -> Self {
+        let token = platform.analyst().await.unwrap();
+        let server = |protocol| platform.front.server(protocol).unwrap();
+        let rest =
+            Kind { server: server(Protocol::Http1), template: platform.front.golden_prediction(&token).await.unwrap() };
+        let template = platform.front.golden_grpc_prediction(&token).await.unwrap();
+        let grpc = Kind { server: server(Protocol::Http2), template };
+        let kinds = vec![rest.clone(), rest.clone(), rest, grpc];
+        let steady = Arc::new(Steady::start(kinds, PREDICTIONS).await.unwrap());
+        let renewal = tokio::spawn(renew_token(platform.clone(), steady.clone())).abort_handle();
+        Self { steady, renewal: Some(renewal) }
+    }
+
+    /// Logins of a machine account.
+    pub(crate) async fn logins(platform: &Containers) -> Self {
+        let grant = platform.analyst_grant().unwrap().to_string();
+        let template = Template::json(Method::POST, "/api/auth/token", None, grant).unwrap();
+        let server = platform.front.server(Protocol::Http1).unwrap();
+        let steady = Steady::start(vec![Kind { server, template }], LOGINS).await.unwrap();
+        Self { steady: Arc::new(steady), renewal: None }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some(renewal) = &self.renewal {
+            renewal.abort();
+        }
+    }
+}
+
+async fn renew_token(platform: Containers, steady: Arc<Steady>) {
+    let mut wait = TOKEN_PERIOD;
+    loop {
+        sleep(wait).await;
+        wait = match platform.analyst().await {
+            Ok(token) if steady.use_token(&token).is_ok() => TOKEN_PERIOD,
+            _ => RETRY_PERIOD,
+        };
+    }
+}
+
+/// Time in which the load goes on; no state is waited for.
+pub(crate) async fn hold(duration: Duration) {
+    sleep(duration).await;
+}
+
+/// Whether the stage runs everything, and not only what fits into every change.
+pub(crate) fn is_whole_matrix() -> bool {
+    std::env::var("RAMPART_TEST_MATRIX").is_ok_and(|matrix| matrix == "all")
+}

@@ -1,0 +1,105 @@
+//! Proves that the platform comes back by itself when the machine loses power: Docker and every container are killed where
+//! they stand, and only Docker is started again.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use end_to_end::{
+    containers::{Containers, START_LIMIT, say},
+    docker::{as_root, docker, output, until},
+    platform::repository,
+};
+use tokio::process::Command;
+
+/// Where the engine says who it is.
+const PROCESS_FILES: [&str; 2] = ["/var/run/docker.pid", "/run/docker.pid"];
+const DEAD_WITHIN: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the platform in containers, and kills the machine's Docker: scripts/test platform"]
+async fn after_a_power_cut_everything_comes_back_by_itself() {
+    let platform = Containers::from_environment().unwrap();
+    let admin = platform.admin().await.unwrap();
+    let name = format!("before-the-cut-{}", std::process::id());
+    let user = serde_json::json!({ "name": name, "kind": "machine", "tenant": "default", "roles": ["viewer"] });
+    let made = platform.front.call(http::Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await.unwrap();
+    assert_eq!(made.0, http::StatusCode::CREATED, "{}", made.1);
+    let users = count_of_users(&platform).await.unwrap();
+
+    cut_power(&platform).await.unwrap();
+    start_engine().await.unwrap();
+    let predicted = platform.wait_prediction(START_LIMIT).await.unwrap();
+    let healthy = platform.wait_healthy(START_LIMIT).await.unwrap() + predicted;
+
+    let found = platform.psql(&format!("SELECT count(*) FROM gateway.users WHERE name = '{name}'")).await.unwrap();
+    assert_eq!(found, "1", "the user that was made just before the cut is there");
+    assert_eq!(count_of_users(&platform).await.unwrap(), users, "and so is every other");
+    say(&format!(
+        "after the cut: a prediction after {:.1} s, everything healthy after {:.1} s, {users} users kept",
+        predicted.as_secs_f64(),
+        healthy.as_secs_f64()
+    ));
+}
+
+async fn count_of_users(platform: &Containers) -> anyhow::Result<String> {
+    platform.psql("SELECT count(*) FROM gateway.users").await
+}
+
+/// Kills the engine first, so that nothing restarts what dies next, then the platform's containers.
+async fn cut_power(platform: &Containers) -> anyhow::Result<()> {
+    let mut containers = Vec::new();
+    for service in platform.services().await? {
+        let container = platform.container(&service);
+        let id = docker(&["inspect", "--format", "{{.Id}}", &container.name]).await?;
+        containers.push((container.main_process().await?.to_string(), id));
+    }
+    let engine = engine().context("the engine's process is not known")?;
+    // Its own containerd, where it has one: else systemd's, which may live, because all that it watches dies.
+    let containerd = as_root("pgrep", &["--parent", &engine, "--exact", "containerd"]).await.unwrap_or_default();
+    kill(&[engine]).await?;
+    kill(&containerd.lines().map(ToOwned::to_owned).collect::<Vec<_>>()).await?;
+    for (process, id) in &containers {
+        let shim = format!("containerd-shim.* -id {id}");
+        let shims = as_root("pgrep", &["--full", &shim]).await.unwrap_or_default();
+        kill(&shims.lines().map(ToOwned::to_owned).collect::<Vec<_>>()).await?;
+        kill(std::slice::from_ref(process)).await?;
+    }
+    until("everything dead", DEAD_WITHIN, async || {
+        for (process, _) in &containers {
+            ensure!(!is_running(process), "the process {process} lives");
+        }
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+fn engine() -> Option<String> {
+    PROCESS_FILES.iter().find_map(|file| Some(std::fs::read_to_string(file).ok()?.trim().to_owned()))
+}
+
+/// What has died already needs no killing.
+async fn kill(processes: &[String]) -> anyhow::Result<()> {
+    for process in processes.iter().filter(|process| is_running(process)) {
+        let killed = as_root("kill", &["-s", "KILL", process]).await;
+        ensure!(killed.is_ok() || !is_running(process), "{process} cannot be killed: {killed:?}");
+    }
+    Ok(())
+}
+
+/// A dead process may stay in the table until somebody asks how it ended.
+fn is_running(process: &str) -> bool {
+    let status = std::fs::read_to_string(Path::new("/proc").join(process).join("stat")).unwrap_or_default();
+    let state = status.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
+/// As scripts/up does it, and nothing else: no container is touched.
+async fn start_engine() -> anyhow::Result<()> {
+    let script = r#"set -euo pipefail; source "$root/scripts/lib/setup.sh"; source "$root/scripts/lib/docker.sh"; provide_engine"#;
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script]).env("root", repository().canonicalize()?);
+    let started = output(&mut bash).await?;
+    ensure!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    Ok(())
+}
