@@ -41,6 +41,8 @@ fn passes(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
+        // A connection that was cut in the middle of a message, or a standby: see `refuse_wrong_server`.
+        | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
@@ -63,7 +65,8 @@ mod tests {
     #[test]
     fn what_may_heal_is_unavailable_and_the_rest_is_internal() {
         let lost = sqlx::Error::Io(io::Error::from(io::ErrorKind::ConnectionReset));
-        for error in [lost, sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {
+        let cut = sqlx::Error::Protocol("unexpected response from SSLRequest: 0x00".into());
+        for error in [lost, cut, sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {
             let problem = map_error(error);
             assert_eq!(problem.kind(), Kind::Unavailable);
             assert!(problem.retry_after_s().is_some());
