@@ -20,12 +20,24 @@ provide_engine() {
         quietly "Docker Engine does not start" "see why: journalctl -u docker" \
             as_root systemctl enable --now docker
     else
-        # Without systemd nothing else would start it. A session of its own, so that Ctrl-C here does not end it.
-        as_root setsid dockerd >"${cache:?}/dockerd.log" 2>&1 </dev/null 9>&- &
-        disown
+        start_dockerd
     fi
-    within 60 engine_answers ||
+    within 90 is_engine_up ||
         die "Docker Engine does not answer" "see why: $cache/dockerd.log or journalctl -u docker; or start it by hand: dockerd"
+}
+
+# Without systemd nothing else would start it. A session of its own, so that Ctrl-C here does not end it.
+start_dockerd() {
+    as_root setsid dockerd >>"${cache:?}/dockerd.log" 2>&1 </dev/null 9>&- &
+    dockerd=$!
+    disown
+}
+
+# After a crash the first start may end by itself, because it takes a process that is just dying for one that runs.
+is_engine_up() {
+    engine_answers && return 0
+    if [[ -n ${dockerd:-} ]] && ! as_root kill -0 "$dockerd"; then start_dockerd; fi
+    return 1
 }
 
 # within SECONDS COMMAND...: whether the command succeeds in that time.

@@ -56,8 +56,10 @@ async fn cut_power(platform: &Containers) -> anyhow::Result<()> {
     let engine = engine().context("the engine's process is not known")?;
     // Its own containerd, where it has one: else systemd's, which may live, because all that it watches dies.
     let containerd = as_root("pgrep", &["--parent", &engine, "--exact", "containerd"]).await.unwrap_or_default();
-    kill(&[engine]).await?;
-    kill(&containerd.lines().map(ToOwned::to_owned).collect::<Vec<_>>()).await?;
+    let engine: Vec<String> = [engine].into_iter().chain(containerd.lines().map(ToOwned::to_owned)).collect();
+    for process in &engine {
+        kill(std::slice::from_ref(process)).await?;
+    }
     for (process, id) in &containers {
         let shim = format!("containerd-shim.* -id {id}");
         let shims = as_root("pgrep", &["--full", &shim]).await.unwrap_or_default();
@@ -67,6 +69,10 @@ async fn cut_power(platform: &Containers) -> anyhow::Result<()> {
     until("everything dead", DEAD_WITHIN, async || {
         for (process, _) in &containers {
             ensure!(!is_running(process), "the process {process} lives");
+        }
+        // After a real power cut there is nobody who could be taken for the engine that was.
+        for process in &engine {
+            ensure!(!Path::new("/proc").join(process).exists(), "the process {process} is not gone");
         }
         Ok(())
     })
