@@ -82,6 +82,7 @@ impl Agent {
                 report(&error);
                 reported = Some(Instant::now());
             }
+            self.session = None;
             tokio::time::sleep(RETRY_AFTER).await;
         }
     }
@@ -94,7 +95,7 @@ impl Agent {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
-                () = secrets::refused().notified() => self.look_at_password_again(),
+                () = refused_after(DUE_PERIOD) => self.look_at_password_again(),
             }
             pause = match self.round().await {
                 Ok(pause) => {
@@ -184,6 +185,13 @@ impl Agent {
             empty => Ok(empty.insert(log_in(&self.config).await?)),
         }
     }
+}
+
+/// Somebody is refused. Not sooner than `pause`: whoever waits for a password says so twenty times a second, and Vault is to
+/// be asked less often than that.
+async fn refused_after(pause: Duration) {
+    tokio::time::sleep(pause).await;
+    secrets::refused().notified().await;
 }
 
 async fn log_in(config: &VaultConfig) -> Result<Session, VaultError> {

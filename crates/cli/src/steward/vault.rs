@@ -136,12 +136,16 @@ impl<'a> Tender<'a> {
         Ok(())
     }
 
-    /// A token that people gave stays; ours is dead after use.
+    /// A token that people gave stays; ours is dead after use. One that could not be revoked is kept, to be tried again.
     async fn give_up_token(&mut self, vault: &Vault) -> anyhow::Result<()> {
-        let Some(token) = self.token.take() else { return Ok(()) };
-        if !self.settings.is_strict {
-            vault.post(&token, "auth/token/revoke-self", &json!({})).await.context("cannot revoke the root token")?;
+        if let (Some(token), false) = (&self.token, self.settings.is_strict) {
+            match vault.post(token, "auth/token/revoke-self", &json!({})).await {
+                // It is dead already.
+                Err(error) if error.status() == Some(403) => {}
+                revoked => drop(revoked.context("cannot revoke the root token")?),
+            }
         }
+        self.token = None;
         Ok(())
     }
 }
