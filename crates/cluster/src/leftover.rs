@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::SOCKETS_PREFIX;
+use crate::{SOCKETS_FILE, SOCKETS_PREFIX};
 
 const LOOKS_MAX: u32 = 100;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -20,20 +20,21 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 ///
 /// Blocks until the server has ended, two seconds at most.
 pub fn end_leftover(directory: &Path) {
-    let Ok(data) = fs::canonicalize(directory.join("data")) else { return };
-    let Ok(lock) = fs::read_to_string(data.join("postmaster.pid")) else { return };
-    // The first line is the process, the fifth the directory of its socket. Of initdb's own server the number is negative.
-    let mut lines = lock.lines();
-    let server = lines.next().and_then(|line| line.trim().parse().ok()).filter(|process: &i32| *process > 0);
-    let sockets = lines.nth(3).map(Path::new);
-    if let Some(server) = server.and_then(Pid::from_raw) {
-        end(server, &data);
-    }
-    if let Some(sockets) = sockets
-        && sockets.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKETS_PREFIX))
-    {
+    end_server(&directory.join("data"));
+    let Ok(sockets) = fs::read_to_string(directory.join(SOCKETS_FILE)).map(PathBuf::from) else { return };
+    if sockets.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKETS_PREFIX)) {
         // Gone already is what we want.
         let _gone = fs::remove_dir_all(sockets);
+    }
+}
+
+fn end_server(data: &Path) {
+    let Ok(data) = fs::canonicalize(data) else { return };
+    let Ok(lock) = fs::read_to_string(data.join("postmaster.pid")) else { return };
+    // The first line is the process. Of initdb's own server the number is negative.
+    let server = lock.lines().next().and_then(|line| line.trim().parse().ok()).filter(|process: &i32| *process > 0);
+    if let Some(server) = server.and_then(Pid::from_raw) {
+        end(server, &data);
     }
 }
 

@@ -28,6 +28,9 @@ pub const SUPERUSER: &str = "postgres";
 
 /// Directories of sockets, directly in the temporary directory: the path of a socket may have 107 bytes.
 const SOCKETS_PREFIX: &str = "rampart-pg-";
+/// Names the directory of sockets, in the cluster's directory, for whoever cleans up after an owner that was killed. The
+/// server's own file knows it only once the server listens.
+const SOCKETS_FILE: &str = "sockets";
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a cluster could not be made, started or asked.
@@ -225,6 +228,8 @@ impl Cluster {
     async fn prepare(&self) -> Result<(), ClusterError> {
         fs::create_dir_all(&self.directory).map_err(io_error(&self.directory))?;
         self.account.own(&self.directory)?;
+        let sockets = self.directory.join(SOCKETS_FILE);
+        fs::write(&sockets, self.socket.path().as_os_str().as_encoded_bytes()).map_err(io_error(&sockets))?;
         if !self.data().join("PG_VERSION").exists() {
             let mut command = Command::new(self.binaries.program("initdb"));
             command.arg("-D").arg(self.data()).args(["-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8"]);

@@ -85,8 +85,9 @@ impl Proof {
             let lines = pid_file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
             let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
             found = lines.get(4).map(|sockets| (lines[0].trim().parse::<i32>().unwrap(), PathBuf::from(sockets)));
-            // While initdb makes the cluster, the number is that of its own server, and negative.
-            found.as_ref().is_some_and(|(server, _)| *server > 0)
+            // While initdb makes the cluster, the number is that of its own server, and negative. The line of the sockets is
+            // empty until the server listens.
+            found.as_ref().is_some_and(|(server, sockets)| *server > 0 && !sockets.as_os_str().is_empty())
         })
         .await;
         let (server, sockets) = found.unwrap();
