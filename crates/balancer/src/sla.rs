@@ -158,6 +158,10 @@ async fn send(
     boot_id: &str,
 ) -> Result<(), String> {
     let minutes = ledger.report();
+    // Nobody asked for anything, and no idle minute is over: the tracker refuses an empty report.
+    if minutes.is_empty() {
+        return Ok(());
+    }
     let sent = minutes.len();
     let request = ReportMinutesRequest { source: source.into(), boot_id: boot_id.into(), minutes };
     let response = tokio::time::timeout(REPORT_TIMEOUT, client.report_minutes(request)).await;
