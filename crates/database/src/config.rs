@@ -23,6 +23,9 @@ pub struct DatabaseConfig {
     /// TCP port.
     #[serde(default = "default_port")]
     pub port: u16,
+    /// The other servers of its cluster, `name` or `name:port`. The primary is whichever of all says so.
+    #[serde(default)]
+    pub other_hosts: Vec<String>,
     /// Database.
     pub name: String,
     /// Role; also the name of the schema that the service owns.
@@ -44,9 +47,20 @@ pub struct DatabaseConfig {
     /// How long one statement may take in the server, and one `bounded` operation as a whole.
     #[serde(default = "default_operation_timeout_ms")]
     pub operation_timeout_ms: u64,
+    /// How old a connection may grow, 1 s or more. It is renewed when nobody uses it, so that a changed role or password, a
+    /// renewed certificate or a moved server is noticed.
+    #[serde(default = "default_connection_age_max_s")]
+    pub connection_age_max_s: u64,
     /// What the pool is called in metrics, for a process that has more than one. Set by code, not by configuration.
     #[serde(skip, default = "default_pool")]
     pub pool: &'static str,
+}
+
+/// One server of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// Why there is no pool.
@@ -90,11 +104,15 @@ impl DatabaseConfig {
             ("port", u64::from(self.port)),
             ("acquire_timeout_ms", self.acquire_timeout_ms),
             ("operation_timeout_ms", self.operation_timeout_ms),
+            ("connection_age_max_s", self.connection_age_max_s),
         ]
         .into_iter()
         .filter(|(_, value)| *value == 0)
         .map(|(key, _)| (key, "must not be 0".to_owned()));
         let mut faults: Vec<_> = empty.chain(zero).collect();
+        if let Some(bad) = self.other_hosts.iter().find(|other| self.parse_server(other).is_none()) {
+            faults.push(("other_hosts", format!("{bad:?} is neither a name nor name:port")));
+        }
         if self.acquire_timeout_ms > self.operation_timeout_ms {
             faults.push(("acquire_timeout_ms", "must not be more than operation_timeout_ms".to_owned()));
         }
@@ -103,6 +121,28 @@ impl DatabaseConfig {
 
     pub(crate) fn acquire_timeout(&self) -> Duration {
         Duration::from_millis(self.acquire_timeout_ms)
+    }
+
+    /// All servers, `host` first.
+    pub(crate) fn servers(&self) -> Vec<Server> {
+        let others = self.other_hosts.iter().filter_map(|other| self.parse_server(other));
+        std::iter::once(self.first_server()).chain(others).collect()
+    }
+
+    pub(crate) fn first_server(&self) -> Server {
+        Server { host: self.host.clone(), port: self.port }
+    }
+
+    fn parse_server(&self, text: &str) -> Option<Server> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok()?),
+            None => (text, self.port),
+        };
+        (!host.is_empty() && port != 0).then(|| Server { host: host.to_owned(), port })
+    }
+
+    pub(crate) fn connection_age_max(&self) -> Duration {
+        Duration::from_secs(self.connection_age_max_s)
     }
 
     pub(crate) fn operation_timeout(&self) -> Duration {
@@ -120,9 +160,10 @@ impl DatabaseConfig {
         }
     }
 
-    /// Options for one connection, with a bound on each statement.
+    /// Options for one connection to one of the servers, with a bound on each statement.
     pub(crate) fn connect_options(
         &self,
+        server: &Server,
         password: &Secret,
         statement_timeout: Duration,
     ) -> Result<PgConnectOptions, DatabaseError> {
@@ -131,8 +172,8 @@ impl DatabaseConfig {
             .map_err(|_| DatabaseError::PasswordNotText { path: self.password_file.path().to_owned() })?;
         let bound_ms = statement_timeout.as_millis().to_string();
         Ok(PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
-            .port(self.port)
+            .host(&server.host)
+            .port(server.port)
             .database(&self.name)
             .username(&self.user)
             .password(password)
@@ -169,4 +210,8 @@ fn default_acquire_timeout_ms() -> u64 {
 
 fn default_operation_timeout_ms() -> u64 {
     5_000
+}
+
+fn default_connection_age_max_s() -> u64 {
+    30 * 60
 }

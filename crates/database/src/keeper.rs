@@ -1,4 +1,4 @@
-//! Keeps the pool's connect options true: the one place that decides where, and with what password, it connects.
+//! Keeps the pool true: the one place that decides to which server, and with what password, it connects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,9 @@ use sqlx::postgres::PgPool;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::config::{DatabaseConfig, DatabaseError};
+use crate::config::{DatabaseConfig, DatabaseError, Server};
+use crate::pool::pool_options;
+use crate::primary;
 
 /// How often the password file is looked at and the pool is measured.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -24,36 +26,101 @@ const CONNECTIONS: &str = "ml_db_pool_connections";
 /// Connections that the pool may open.
 const CONNECTIONS_MAX: &str = "ml_db_pool_max_connections";
 
-/// Owns the task beside the pool; the task ends with the last clone of the database.
+/// Owns the tasks beside the pool; they end with the last clone of the database.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    config: DatabaseConfig,
+    kept: Arc<Kept>,
+    tasks: Vec<AbortHandle>,
+}
+
+/// What the tasks and the callers share.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) config: DatabaseConfig,
+    state: Mutex<State>,
+}
+
+/// They change together: a pool is made for one server and with one password.
+#[derive(Debug)]
+struct State {
+    server: Server,
+    /// What new connections are made with.
+    password: Secret,
     pool: PgPool,
-    /// The password that new connections are made with.
-    applied: Arc<Mutex<Secret>>,
-    task: AbortHandle,
 }
 
 // === impl Keeper ===
 
 impl Keeper {
-    /// Starts with `password` as the one that the pool's options hold already.
-    pub(crate) fn start(config: DatabaseConfig, pool: PgPool, password: Secret) -> Self {
+    /// Makes the pool, for the first server until another one is found to be the primary.
+    pub(crate) fn start(config: DatabaseConfig, password: Secret) -> Result<Self, DatabaseError> {
         describe_gauge!(CONNECTIONS, Unit::Count, "Connections of each pool, by state.");
         describe_gauge!(CONNECTIONS_MAX, Unit::Count, "Connections that each pool may open.");
         gauge!(CONNECTIONS_MAX, "pool" => config.pool).set(f64::from(config.connections_max.get()));
-        let applied = Arc::new(Mutex::new(password));
-        let task = tokio::spawn(keep(config.clone(), pool.clone(), Arc::clone(&applied))).abort_handle();
-        Self { config, pool, applied, task }
+        let server = config.first_server();
+        let pool = make_pool(&config, &server, &password)?;
+        let kept = Arc::new(Kept { config, state: Mutex::new(State { server, password, pool }) });
+        let mut tasks = vec![tokio::spawn(keep(Arc::clone(&kept))).abort_handle()];
+        if kept.has_choice() {
+            tasks.push(tokio::spawn(primary::follow(Arc::clone(&kept))).abort_handle());
+        }
+        Ok(Self { kept, tasks })
     }
 
-    pub(crate) fn config(&self) -> &DatabaseConfig {
-        &self.config
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// The pool for the server that was last known to be the primary.
+    pub(crate) fn pool(&self) -> PgPool {
+        self.state.lock().pool.clone()
     }
 
     /// The password that a connection is made with now, to be shown when it is refused.
-    pub(crate) fn applied(&self) -> Secret {
-        self.applied.lock().clone()
+    pub(crate) fn password(&self) -> Secret {
+        self.state.lock().password.clone()
+    }
+
+    /// Where connections are made to now.
+    pub(crate) fn server(&self) -> Server {
+        self.state.lock().server.clone()
+    }
+
+    /// Whether the primary may be another server than the first.
+    pub(crate) fn has_choice(&self) -> bool {
+        !self.config.other_hosts.is_empty()
+    }
+
+    /// From now on another server: it gets a pool of its own, because a connection does not say where it leads, and one to
+    /// a frozen server would be waited for. What is under way on the old one has its own bounds.
+    pub(crate) fn take_primary(&self, server: Server) {
+        let mut state = self.state.lock();
+        if state.server == server {
+            return;
+        }
+        match make_pool(&self.config, &server, &state.password) {
+            Ok(pool) => {
+                tracing::info!(host = server.host, "took another server as the primary");
+                let old = std::mem::replace(&mut state.pool, pool);
+                state.server = server;
+                tokio::spawn(async move { old.close().await });
+            }
+            Err(error) => {
+                tracing::warn!(error = %problem::Chain(&error), "the primary is another server, which cannot be used");
+            }
+        }
     }
 
     /// The server refused `refused`: waits for another password, as long as a caller would for a connection, and takes it
@@ -62,9 +129,9 @@ impl Keeper {
     /// Who rotates a password changes it in the server first, so for a moment there is none that is right.
     pub(crate) async fn take_another_password(&self, refused: &Secret) -> bool {
         let waited = timeout(self.config.acquire_timeout(), async {
-            while *self.applied.lock() == *refused {
+            while self.password() == *refused {
                 secrets::refused().notify_waiters();
-                if look(&self.config, &self.pool, &self.applied) {
+                if self.look() {
                     return;
                 }
                 tokio::time::sleep(REFUSED_PERIOD).await;
@@ -76,48 +143,44 @@ impl Keeper {
         }
         is_new
     }
-}
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Whether there was a new password and new connections are made with it from now on.
+    fn look(&self) -> bool {
+        // A file that cannot be read now is in the middle of being replaced; the server's refusal is reported elsewhere.
+        let Ok(found) = self.config.password_file.read() else { return false };
+        let mut state = self.state.lock();
+        if found == state.password {
+            return false;
+        }
+        let options = self.config.connect_options(&state.server, &found, self.config.operation_timeout());
+        match options {
+            Ok(options) => {
+                tracing::info!(fingerprint = found.fingerprint(), "took the new database password");
+                state.pool.set_connect_options(options);
+                state.password = found;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = %problem::Chain(&error), "the new database password cannot be used");
+                false
+            }
+        }
     }
 }
 
-async fn keep(config: DatabaseConfig, pool: PgPool, applied: Arc<Mutex<Secret>>) {
+fn make_pool(config: &DatabaseConfig, server: &Server, password: &Secret) -> Result<PgPool, DatabaseError> {
+    let options = config.connect_options(server, password, config.operation_timeout())?;
+    Ok(pool_options(config).connect_lazy_with(options))
+}
+
+async fn keep(kept: Arc<Kept>) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        measure(&pool, config.pool);
-        look(&config, &pool, &applied);
+        measure(&kept.pool(), kept.config.pool);
+        kept.look();
     }
-}
-
-/// Whether there was a new password and new connections are made with it from now on.
-fn look(config: &DatabaseConfig, pool: &PgPool, applied: &Mutex<Secret>) -> bool {
-    // A file that cannot be read now is in the middle of being replaced; the server's refusal is reported elsewhere.
-    let Ok(found) = config.password_file.read() else { return false };
-    let mut applied = applied.lock();
-    if found == *applied {
-        return false;
-    }
-    match apply(config, pool, &found) {
-        Ok(()) => {
-            tracing::info!(fingerprint = found.fingerprint(), "took the new database password");
-            *applied = found;
-            true
-        }
-        Err(error) => {
-            tracing::warn!(error = %problem::Chain(&error), "the new database password cannot be used");
-            false
-        }
-    }
-}
-
-fn apply(config: &DatabaseConfig, pool: &PgPool, password: &Secret) -> Result<(), DatabaseError> {
-    pool.set_connect_options(config.connect_options(password, config.operation_timeout())?);
-    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a pool has far fewer connections than f64 has integers")]

@@ -4,6 +4,7 @@ mod config;
 mod errors;
 mod keeper;
 mod pool;
+mod primary;
 
 pub use config::{DatabaseConfig, DatabaseError};
 pub use errors::{map_error, on_constraint};

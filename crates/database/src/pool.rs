@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use problem::Problem;
+use secrets::Secret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -15,15 +16,13 @@ use tokio::time::timeout;
 use crate::config::{DatabaseConfig, DatabaseError};
 use crate::errors::{is_password_refused, map_error};
 use crate::keeper::Keeper;
+use crate::primary;
 
 /// How long a connection is tested when it comes back before it is closed hard.
 const RELEASE_TEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A migration may take longer than any query of a request, but not for ever.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// A connection is renewed now and then, so that a changed role or a moved server is noticed.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Idle connections beyond this are closed.
 const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -34,32 +33,29 @@ const OPERATION_DURATION: &str = "ml_db_query_duration_seconds";
 /// The database of one service. Clones share one pool.
 #[derive(Clone, Debug)]
 pub struct Database {
-    pool: PgPool,
     keeper: Arc<Keeper>,
 }
 
 /// Makes the pool. Checks the files but opens no connection, so a service starts while its database is away.
 ///
-/// Must be called inside a Tokio runtime: a task of the pool's own looks at the password file.
+/// Must be called inside a Tokio runtime: tasks of its own look at the password file, and for the primary.
 pub fn connect(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
     config.check_ca_file()?;
     let password = config.password_file.read()?;
-    let options = config.connect_options(&password, config.operation_timeout())?;
     metrics::describe_histogram!(
         OPERATION_DURATION,
         metrics::Unit::Seconds,
         "Time of one bounded database operation, waiting for a connection included."
     );
-    let pool = pool_options(config).connect_lazy_with(options);
-    let keeper = Keeper::start(config.clone(), pool.clone(), password);
-    Ok(Database { pool, keeper: Arc::new(keeper) })
+    let keeper = Keeper::start(config.clone(), password)?;
+    Ok(Database { keeper: Arc::new(keeper) })
 }
 
-fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
+pub(crate) fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(config.connections_max.get())
         .acquire_timeout(config.acquire_timeout())
-        .max_lifetime(CONNECTION_AGE_MAX)
+        .max_lifetime(config.connection_age_max())
         .idle_timeout(CONNECTION_IDLE_MAX)
         .after_connect(|connection, _| Box::pin(refuse_wrong_server(connection)))
         .after_release(|connection, _| Box::pin(test_in_time(connection)))
@@ -98,31 +94,34 @@ fn timed_out() -> sqlx::Error {
 // === impl Database ===
 
 impl Database {
-    /// The pool, for queries inside [`bounded`](Self::bounded).
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// The pool, for queries inside [`bounded`](Self::bounded). Not to be kept: another primary is another pool.
+    pub fn pool(&self) -> PgPool {
+        self.keeper.kept().pool()
     }
 
     /// A connection; when the server refuses the password, waits for another one and tries once more.
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let tried = self.keeper.applied();
-        match self.pool.acquire().await {
-            Err(error) if is_password_refused(&error) && self.keeper.take_another_password(&tried).await => {
-                self.pool.acquire().await
-            }
+        let tried = self.keeper.kept().password();
+        match self.pool().acquire().await {
+            Err(error) if self.may_try_again(&error, &tried).await => self.pool().acquire().await,
             acquired => acquired,
         }
     }
 
     /// A transaction, on a connection got as by [`acquire`](Self::acquire).
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let tried = self.keeper.applied();
-        match self.pool.begin().await {
-            Err(error) if is_password_refused(&error) && self.keeper.take_another_password(&tried).await => {
-                self.pool.begin().await
-            }
+        let tried = self.keeper.kept().password();
+        match self.pool().begin().await {
+            Err(error) if self.may_try_again(&error, &tried).await => self.pool().begin().await,
             begun => begun,
         }
+    }
+
+    /// Nothing was asked yet. There may be another password; and a pool that was closed while somebody waited for a
+    /// connection was that of the old primary.
+    async fn may_try_again(&self, error: &sqlx::Error, tried: &Secret) -> bool {
+        matches!(error, sqlx::Error::PoolClosed)
+            || is_password_refused(error) && self.keeper.kept().take_another_password(tried).await
     }
 
     /// Runs `work` for at most `operation_timeout_ms` and measures it under the name `operation`.
@@ -135,7 +134,7 @@ impl Database {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let started = Instant::now();
-        let (result, outcome) = match timeout(self.keeper.config().operation_timeout(), work).await {
+        let (result, outcome) = match timeout(self.keeper.kept().config.operation_timeout(), work).await {
             Ok(Ok(value)) => (Ok(value), "ok"),
             Ok(Err(error)) => (Err(error), "error"),
             Err(_elapsed) => (Err(E::from(timed_out())), "timeout"),
@@ -163,6 +162,9 @@ impl Database {
         migrator.set_ignore_missing(true);
         migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
         let work = async {
+            if self.keeper.kept().has_choice() {
+                primary::find(self.keeper.kept()).await;
+            }
             let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
             refuse_wrong_server(&mut connection).await?;
             migrator.run_direct(None, &mut connection, false).await?;
@@ -172,8 +174,8 @@ impl Database {
     }
 
     fn migration_options(&self) -> Result<PgConnectOptions, DatabaseError> {
-        let config = self.keeper.config();
-        config.connect_options(&config.password_file.read()?, MIGRATION_TIMEOUT)
+        let kept = self.keeper.kept();
+        kept.config.connect_options(&kept.server(), &kept.config.password_file.read()?, MIGRATION_TIMEOUT)
     }
 }
 

@@ -46,6 +46,8 @@ const MORE_LOSSES: &[Loss] = &[
 ];
 /// Longer than what a loss may cost, so that the other node has to take over.
 const AWAY: Duration = Duration::from_secs(30);
+/// Longer than a connection of the test's platform lives.
+const PROXY_AWAY: Duration = Duration::from_secs(8);
 /// A node that comes back may be copied anew.
 const REPLICATION_RETURNS: Duration = Duration::from_secs(120);
 /// Rows a second, about.
@@ -73,6 +75,21 @@ async fn a_lost_primary_costs_a_moment_and_no_acknowledged_row() {
     assert!(written.acknowledged.len() > 100, "the ledger was written all the time");
     assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The gateways find the primary themselves; what leads others there may be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the platform in containers: scripts/test platform"]
+async fn a_login_needs_nothing_between_gateway_and_primary() {
+    let platform = Containers::from_environment().unwrap();
+    let logins = Load::logins(&platform).await;
+    let from = logins.steady.now();
+    let struck = platform.container("detektor-postgres").strike(Fault::Stop).await.unwrap();
+    hold(PROXY_AWAY).await;
+    let figures = logins.steady.figures(from, logins.steady.now()).await.unwrap();
+    struck.heal(RETURN).await.unwrap();
+    say(&format!("detektor-postgres stopped: logins: {}", figures.line()));
+    assert_eq!(figures.failed, 0, "{:?}", figures.failures);
 }
 
 async fn lose(

@@ -6,7 +6,8 @@ use problem::{Kind, Problem};
 use crate::world::World;
 
 async fn violate(world: &World) -> sqlx::Error {
-    let insert = sqlx::query("INSERT INTO public.item VALUES (1), (1)").execute(world.database.pool());
+    let pool = world.database.pool();
+    let insert = sqlx::query("INSERT INTO public.item VALUES (1), (1)").execute(&pool);
     world.database.bounded("violate", insert).await.unwrap_err()
 }
 

@@ -5,6 +5,8 @@
 mod constraints;
 mod migrations;
 mod passwords;
+mod primary;
+mod standby;
 mod strangers;
 mod timeouts;
 mod world;

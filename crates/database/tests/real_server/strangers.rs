@@ -1,18 +1,13 @@
 //! Whom we do not speak to.
 
 use std::fs;
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
-use cluster::Cluster;
 use database::{DatabaseConfig, map_error};
 use problem::Kind;
-use rustix::process::{Pid, Signal, kill_process};
 use testkit::ca::{Ca, Leaf};
-use testkit::{Postgres, poll_until};
+use testkit::poll_until;
 
+use crate::standby::Standby;
 use crate::world::{PATIENCE, World, one};
 
 async fn is_refused(config: &DatabaseConfig) -> bool {
@@ -59,7 +54,7 @@ async fn a_server_under_a_name_that_its_certificate_lacks_is_refused() {
 async fn the_connection_is_tls_1_3_by_scram() {
     let world = World::new().await;
     let tls: (String, bool) = sqlx::query_as("SELECT version, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
-        .fetch_one(world.database.pool())
+        .fetch_one(&world.database.pool())
         .await
         .unwrap();
     assert_eq!(tls, ("TLSv1.3".to_owned(), true));
@@ -81,44 +76,4 @@ async fn a_standby_is_refused() {
     assert_eq!(problem.kind(), Kind::Unavailable);
     world.sql("SELECT pg_promote()").await;
     poll_until("the promoted server is taken", PATIENCE, async || one(&world.database).await.is_ok()).await;
-}
-
-/// The same cluster, started again as a standby that follows nobody.
-struct Standby(Child);
-
-// === impl Standby ===
-
-impl Standby {
-    async fn restart(postgres: &Postgres) -> Self {
-        let cluster = postgres.cluster();
-        let data = cluster_data(cluster);
-        let primary = Pid::from_raw(cluster.pid().try_into().unwrap()).unwrap();
-        kill_process(primary, Signal::INT).unwrap();
-        poll_until("the primary ends", PATIENCE, async || !data.join("postmaster.pid").exists()).await;
-        fs::write(data.join("standby.signal"), "").unwrap();
-
-        let (program, arguments) = cluster.server();
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(&data).stdout(Stdio::null()).stderr(Stdio::null());
-        if let Some((user, group)) = cluster.account().ids() {
-            chown(data.join("standby.signal"), Some(user), Some(group)).unwrap();
-            command.uid(user).gid(group);
-        }
-        let standby = Self(command.spawn().unwrap());
-        cluster.wait_ready(PATIENCE).await.unwrap();
-        standby
-    }
-}
-
-impl Drop for Standby {
-    fn drop(&mut self) {
-        let pid = Pid::from_raw(self.0.id().try_into().unwrap()).unwrap();
-        let _ended = kill_process(pid, Signal::QUIT);
-        self.0.wait().unwrap();
-    }
-}
-
-fn cluster_data(cluster: &Cluster) -> PathBuf {
-    let (_, arguments) = cluster.server();
-    arguments.iter().skip_while(|argument| *argument != "-D").nth(1).unwrap().into()
 }

@@ -62,7 +62,7 @@ async fn a_transaction_given_up_is_rolled_back() {
 async fn the_server_ends_a_long_statement_itself() {
     let world = World::new().await;
     // Outside of `bounded`, so that only the server can end it.
-    let error = sqlx::query("SELECT pg_sleep(60)").execute(world.database.pool()).await.unwrap_err();
+    let error = sqlx::query("SELECT pg_sleep(60)").execute(&world.database.pool()).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().unwrap(), "57014");
     assert_eq!(map_error(error).kind(), Kind::Unavailable);
 }
@@ -87,12 +87,12 @@ async fn connections_that_died_while_idle_are_not_handed_out() {
 }
 
 /// Stops the postmaster and its children, and lets them go on when dropped.
-struct Frozen(Vec<Pid>);
+pub(crate) struct Frozen(Vec<Pid>);
 
 // === impl Frozen ===
 
 impl Frozen {
-    fn freeze(postmaster: u32) -> Self {
+    pub(crate) fn freeze(postmaster: u32) -> Self {
         // The parent first, so that no child is born in between.
         let postmaster = pid(postmaster);
         let mut stopped = vec![postmaster];

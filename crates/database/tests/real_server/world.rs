@@ -46,5 +46,5 @@ impl World {
 
 /// A number from the server, through the pool and inside the bound.
 pub(crate) async fn one(database: &Database) -> Result<i32, sqlx::Error> {
-    database.bounded("one", sqlx::query_scalar("SELECT 1").fetch_one(database.pool())).await
+    database.bounded("one", sqlx::query_scalar("SELECT 1").fetch_one(&database.pool())).await
 }

@@ -123,7 +123,7 @@ impl TryFrom<Row> for Entry {
 impl Store {
     /// A connection that hears the bell.
     pub async fn listen(&self) -> Result<PgListener, sqlx::Error> {
-        let mut listener = PgListener::connect_with(self.database.pool()).await?;
+        let mut listener = PgListener::connect_with(&self.database.pool()).await?;
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         Ok(listener)

@@ -1,0 +1,77 @@
+//! Which of several servers is the primary.
+//!
+//! One connection is kept to the primary and asked again and again. When it is silent, breaks or has become a standby's, all
+//! servers are asked at once, and the first that says that it is the primary is taken. Who says so is believed: that no two
+//! do is the business of whoever promotes them (Patroni), and an old primary that only slept is left in peace until then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, timeout};
+
+use crate::keeper::Kept;
+
+/// How often the primary is asked.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Who has not answered by then does not count.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Follows the primary for ever.
+pub(crate) async fn follow(kept: Arc<Kept>) {
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut primary = None;
+    loop {
+        tick.tick().await;
+        primary = match primary {
+            Some(connection) => still_primary(connection).await,
+            None => None,
+        };
+        if primary.is_none() {
+            primary = find(&kept).await;
+        }
+    }
+}
+
+/// Asks all servers and takes the primary for all further connections.
+pub(crate) async fn find(kept: &Kept) -> Option<PgConnection> {
+    let password = kept.password();
+    let mut asked = JoinSet::new();
+    for server in kept.config.servers() {
+        // A password that is no text was refused when the pool was made.
+        let Ok(options) = kept.config.connect_options(&server, &password, ANSWER_TIMEOUT) else { continue };
+        asked.spawn(async move {
+            timeout(ANSWER_TIMEOUT, connect(options)).await.ok().flatten().map(|found| (server, found))
+        });
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok(Some((server, connection))) = answer {
+            kept.take_primary(server);
+            return Some(connection);
+        }
+    }
+    None
+}
+
+async fn connect(options: PgConnectOptions) -> Option<PgConnection> {
+    let connection = options.connect().await.ok()?;
+    still_primary(connection).await
+}
+
+/// The connection, if its server is the primary.
+async fn still_primary(mut connection: PgConnection) -> Option<PgConnection> {
+    let asked = sqlx::query_scalar("SELECT pg_catalog.pg_is_in_recovery()").fetch_one(&mut connection);
+    match timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(Ok(false)) => Some(connection),
+        Ok(Ok(true)) => {
+            // Politely: it is alive, and would write of a lost client in its log.
+            let _closed = timeout(ANSWER_TIMEOUT, connection.close()).await;
+            None
+        }
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
