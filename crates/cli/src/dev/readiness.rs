@@ -18,10 +18,12 @@ pub(crate) async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()>
     let mut last = String::from("the front door did not answer");
     while Instant::now() < deadline {
         match client.call(Method::GET, "/api/loadbalancer/status", None, None).await {
-            Ok(answer) => match waiting_for(&answer.body) {
+            Ok(answer) if answer.status.is_success() => match waiting_for(&answer.body) {
                 None => return Ok(()),
                 Some(missing) => last = missing,
             },
+            // In containers the second edge answers in place of balancers that the front does not reach.
+            Ok(answer) => last = format!("no balancer shows its status: {} {}", answer.status, answer.body),
             Err(error) => last = format!("{error:#}"),
         }
         sleep(POLL_PERIOD).await;
@@ -52,7 +54,9 @@ pub(crate) async fn wait_for_model(client: &Client, model: &str, token: &str, li
 
 /// What is not healthy yet, in the balancer's own words.
 fn waiting_for(status: &Value) -> Option<String> {
-    let pools = status.get("pools").and_then(Value::as_object)?;
+    let Some(pools) = status.get("pools").and_then(Value::as_object) else {
+        return Some(format!("the status has no pools: {status}"));
+    };
     let mut missing = Vec::new();
     for (pool, body) in pools {
         let replicas = body.get("replicas").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
