@@ -4,8 +4,8 @@
 -- is caught half-way: it never ends, and its client waits for ever (seen in 3.0.11 with a killed container). Once
 -- `timeout connect` has passed nothing is connecting any more, so the grace is longer than that time-out.
 
-local look_every_ms = 25
-local grace_ms = 150
+local look_every_ms = 10
+local grace_ms = 60
 
 local function now_ms()
     local now = core.now()
@@ -20,15 +20,16 @@ end
 core.register_task(function()
     local lost_since, ended = {}, {}
     while true do
-        for _, backend in pairs(core.backends) do
+        for where, backend in pairs(core.backends) do
             for name, server in pairs(backend.servers) do
+                local key = where .. "/" .. name
                 if not is_lost(server) then
-                    lost_since[name], ended[name] = nil, nil
-                elseif lost_since[name] == nil then
-                    lost_since[name] = now_ms()
-                elseif not ended[name] and now_ms() - lost_since[name] >= grace_ms then
+                    lost_since[key], ended[key] = nil, nil
+                elseif lost_since[key] == nil then
+                    lost_since[key] = now_ms()
+                elseif not ended[key] and now_ms() - lost_since[key] >= grace_ms then
                     server:shut_sess()
-                    ended[name] = true
+                    ended[key] = true
                 end
             end
         end

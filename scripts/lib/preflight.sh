@@ -17,6 +17,7 @@ memory_cgroup=/sys/fs/cgroup
 # check_machine: wants an engine that answers.
 check_machine() {
     check_ports
+    check_edge_is_free
     if [[ -z $(our_containers) ]]; then
         check_memory
     fi
@@ -121,6 +122,38 @@ who_listens() {
     process=$(ss --tcp --listening --numeric --processes --no-header "sport = :$1" 2>/dev/null |
         sed -nE 's/.*users:\(\("([^"]+)",pid=([0-9]+).*/\1 (process \2)/p' | head -n 1)
     echo "${process:-a process of another user}"
+}
+
+# === the network that clients come in through ===
+
+# Two networks with the same addresses let the front reach neither balancer. Docker knows its own; this finds the others, and
+# what an engine left in the kernel that was removed together with its data.
+check_edge_is_free() {
+    local subnet ours interface address
+    command -v ip >/dev/null || return 0
+    subnet=$(setting RAMPART_EDGE_SUBNET)
+    ours=$(docker network ls --quiet --filter "label=com.docker.compose.project=$(project)" | sed 's/^/br-/')
+    while read -r _ interface _ address _; do
+        is_within "$subnet" "${address%/*}" || continue
+        ! grep -qxF "$interface" <<<"$ours" || continue
+        die "the interface $interface has the address ${address%/*}, which is in RAMPART_EDGE_SUBNET $subnet" \
+            "set RAMPART_EDGE_SUBNET, RAMPART_EDGE_RANGE and RAMPART_FRONT_ADDRESS to a free network in .env; if an old engine has left it: ip link delete $interface"
+    done < <(ip -oneline -family inet address show)
+    remove_dead_rules "$subnet"
+}
+
+# remove_dead_rules SUBNET: such a rule says "what leaves the subnet by any other interface than its bridge gets the machine's
+# address". Without the bridge that is everything, and the balancers do not believe the front who its client is.
+remove_dead_rules() {
+    local rule bridge
+    [[ $(id -u) == 0 ]] && command -v iptables >/dev/null || return 0
+    while read -r rule; do
+        bridge=$(sed -nE 's/.* ! -o (br-[0-9a-f]{12}) .*/\1/p' <<<"$rule")
+        [[ -n $bridge && ! -e /sys/class/net/$bridge ]] || continue
+        # shellcheck disable=SC2086 # words of a rule
+        iptables --wait --table nat -D ${rule#-A }
+        say "removed a rule of the firewall for the network $bridge, which is gone: $rule"
+    done < <(iptables --wait --table nat -S POSTROUTING | grep -F -- "-s $1 ")
 }
 
 # === memory ===

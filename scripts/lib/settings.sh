@@ -24,7 +24,10 @@ RAMPART_ACCESS                  folder
 RAMPART_UNSEAL_BY_PEOPLE        true|false
 RAMPART_CERTIFICATE_LIFETIME_S  60-2592000
 RAMPART_DATABASE_ROTATION_S     10-31536000
+RAMPART_DATABASE_CONNECTION_AGE_S 1-86400
 RAMPART_VAULT_IMAGE             image
+RAMPART_S3_ENDPOINT             endpoint
+RAMPART_HEALTH_CHECK_S          1-3600
 RENEW_CHECK_S                   1-3600
 '
 
@@ -123,6 +126,7 @@ check_value() {
         # Without the slash it would be the name of a volume.
         folder) [[ $value =~ ^\.{0,2}/ ]] || wanted="a folder that begins with / or ./" ;;
         image) [[ $value =~ ^[a-z0-9][a-z0-9._/:@-]*$ ]] || wanted="the name of an image, like rampart/vault" ;;
+        endpoint) [[ $value =~ ^https://[a-zA-Z0-9.-]+(:[0-9]{1,5})?$ ]] || wanted="https://, a name and perhaps a port, like https://minio:9000" ;;
         'true|false') [[ $value == true || $value == false ]] || wanted="true or false" ;;
         *-*) is_number_in "$value" "${form%-*}" "${form#*-}" || wanted="a number of seconds, ${form%-*} to ${form#*-}" ;;
         *) die "the form $form of $name is not known" "correct settings_known in scripts/lib/settings.sh" ;;

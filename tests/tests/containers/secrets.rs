@@ -50,6 +50,19 @@ async fn no_secret_is_found_outside_of_its_own_file() {
     assert!(holders.is_empty(), "{}", holders.join("\n"));
 }
 
+/// As docs/OPERATIONS.md tells: the values of a file are encrypted to a key, and come back with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the images of the platform: scripts/test platform"]
+async fn what_must_live_in_git_is_encrypted_by_sops() {
+    let script = "set -e; cd /tmp; age-keygen -o key.txt 2>&1; printf 'token: %s\nurl: https://example.org\n' a-secret >receivers.yaml; \
+        sops encrypt --age \"$(age-keygen -y key.txt)\" --in-place receivers.yaml; cat receivers.yaml; echo ---; \
+        SOPS_AGE_KEY_FILE=key.txt sops decrypt receivers.yaml";
+    let said = docker(&["run", "--rm", "--network", "none", "rampart/tools", "bash", "-c", script]).await.unwrap();
+    let (encrypted, decrypted) = said.split_once("---\ntoken").unwrap();
+    assert!(encrypted.contains("token: ENC[AES256_GCM,") && !encrypted.contains("a-secret"), "{encrypted}");
+    assert_eq!(decrypted.trim(), ": a-secret\nurl: https://example.org");
+}
+
 /// Every secret: out of the steward's volumes, the folder of the root CA, the accounts, and what services hold in memory.
 async fn gather(platform: &Containers, directory: &Path) -> anyhow::Result<Needles> {
     let volumes = volumes(platform, "state-").await?;

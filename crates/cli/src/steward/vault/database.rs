@@ -76,7 +76,7 @@ async fn ensure_plugin(vault: &Vault, token: &str, settings: &Settings) -> anyho
     let listed = fs::read_to_string(&settings.plugin_digest)
         .with_context(|| format!("cannot read {}", settings.plugin_digest.display()))?;
     let Some(digest) = listed.split_whitespace().next() else {
-        bail!("{} holds no digest", settings.plugin_digest.display())
+        bail!("this Vault has no {PLUGIN} built in, and its image brings none: see RAMPART_VAULT_IMAGE")
     };
     let plugin = json!({ "sha256": digest, "command": PLUGIN, "version": PLUGIN_VERSION });
     vault.call(Method::PUT, token, &path, Some(&plugin)).await?;
