@@ -57,6 +57,7 @@ test_platform() (
     test_containers 1 order:: || failed=1
     if [[ $1 == all ]]; then
         test_containers 1 late:: || failed=1
+        test_containers 1 strict:: || failed=1
     fi
     # It ends every container on this machine, so nothing may come after it.
     test_containers 1 power:: || failed=1

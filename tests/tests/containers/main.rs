@@ -13,3 +13,4 @@ mod ports;
 mod power;
 mod rotation;
 mod secrets;
+mod strict;
