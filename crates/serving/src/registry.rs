@@ -90,6 +90,16 @@ pub(crate) enum Outage {
         /// What came of it.
         source: HttpError,
     },
+    /// It answers, and has lost everything: a new database, or one that was restored from before.
+    #[error(
+        "the model registry at {address} lists no model at all, while {served} are served: that is taken for a loss (unload a model to take it out of service)"
+    )]
+    Emptied {
+        /// `host:port`.
+        address: String,
+        /// Models that would go.
+        served: usize,
+    },
     /// The object storage.
     #[error("{url} cannot be read from")]
     Storage {
@@ -252,7 +262,7 @@ impl Outage {
     /// As the metrics know it.
     pub(crate) fn outcome(&self) -> crate::metrics::Refresh {
         match self {
-            Self::Registry { .. } => crate::metrics::Refresh::RegistryAway,
+            Self::Registry { .. } | Self::Emptied { .. } => crate::metrics::Refresh::RegistryAway,
             Self::Storage { .. } | Self::Key(_) => crate::metrics::Refresh::StorageAway,
             Self::Mirror(_) | Self::Busy(_) => crate::metrics::Refresh::MirrorFailed,
         }

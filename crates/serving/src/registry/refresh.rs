@@ -53,6 +53,9 @@ impl Registry {
     pub(super) async fn refresh(&self, mirror: &mut MirrorTurn, repository: &Repository) -> Result<(), Outage> {
         let session = self.session()?;
         let listed = named(session.mlflow().models().await.map_err(|error| self.unasked(error))?);
+        if listed.is_empty() && !mirror.models.is_empty() {
+            return Err(Outage::Emptied { address: self.address.clone(), served: mirror.models.len() });
+        }
         let mut plans = Vec::new();
         for (name, model) in &listed {
             plans.extend(session.plan(mirror, name, model.clone(), false).await?);

@@ -147,6 +147,11 @@ impl Shelf {
         self.0.lock().models.remove("steps");
     }
 
+    /// A model without a version.
+    pub(crate) fn register(&self, name: &str) {
+        self.0.lock().models.entry(name.to_owned()).or_default();
+    }
+
     /// From here on the list of models has no end.
     pub(crate) fn set_endless(&self, is_endless: bool) {
         self.0.lock().is_endless = is_endless;
