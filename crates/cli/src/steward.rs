@@ -79,12 +79,13 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rotation_period: Duration::from_secs(arguments.database_rotation_s.into()),
         plugin_digest: arguments.vault_plugin_digest,
     };
+    let mut tender = Tender::new(&settings, &authority, &ALL);
     tokio::select! {
-        () = Tender::new(&settings, &authority, &ALL).run() => {}
+        () = tender.run() => {}
         () = keep_certificates(&authority, &arguments.state) => {}
         _ = terminate.recv() => {}
     }
-    Ok(())
+    tender.end().await
 }
 
 /// Renews what the steward has signed at half of its life; third parties look for a new one by themselves.

@@ -27,6 +27,8 @@ const LOGIN_PERIOD: Duration = Duration::from_secs(24 * 3600);
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// After a failure: PostgreSQL may not be there yet.
 const RETRY_PERIOD: Duration = Duration::from_secs(3);
+/// Docker kills ten seconds after it asked us to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// A lasting failure is told at most that often.
 const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
@@ -69,7 +71,7 @@ impl<'a> Tender<'a> {
     }
 
     /// For as long as the process lives.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let mut reported: Option<(String, Instant)> = None;
         loop {
             let pause = match self.round().await {
@@ -92,6 +94,15 @@ impl<'a> Tender<'a> {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Leaves no token of power behind that was at work when we were told to end.
+    pub(super) async fn end(&mut self) -> anyhow::Result<()> {
+        if self.token.is_none() {
+            return Ok(());
+        }
+        let vault = Vault::new(&self.settings.address, &self.settings.certs.join("ca.pem"))?;
+        tokio::time::timeout(END_TIMEOUT, self.give_up_token(&vault)).await.context("Vault did not answer in time")?
     }
 
     /// Brings Vault one step nearer to what it should be.
