@@ -17,6 +17,9 @@ use crate::primary;
 /// How often the password file is looked at and the pool is measured.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// How long an old pool is waited for; it is closed at once, and what is given back to it later is, too.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How often it is looked at while somebody waits for another one.
 const REFUSED_PERIOD: Duration = Duration::from_millis(50);
 
@@ -115,7 +118,7 @@ impl Kept {
                 tracing::info!(host = server.host, "took another server as the primary");
                 let old = std::mem::replace(&mut state.pool, pool);
                 state.server = server;
-                tokio::spawn(async move { old.close().await });
+                tokio::spawn(timeout(CLOSE_TIMEOUT, async move { old.close().await }));
             }
             Err(error) => {
                 tracing::warn!(error = %problem::Chain(&error), "the primary is another server, which cannot be used");

@@ -163,7 +163,8 @@ impl Database {
         migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
         let work = async {
             if self.keeper.kept().has_choice() {
-                primary::find(self.keeper.kept()).await;
+                // None: the server that was the primary last says what is wrong.
+                let _found = primary::find(self.keeper.kept()).await;
             }
             let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
             refuse_wrong_server(&mut connection).await?;

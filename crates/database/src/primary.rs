@@ -25,41 +25,62 @@ pub(crate) async fn follow(kept: Arc<Kept>) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut primary = None;
+    let mut is_missed = false;
     loop {
         tick.tick().await;
         primary = match primary {
             Some(connection) => still_primary(connection).await,
             None => None,
         };
-        if primary.is_none() {
-            primary = find(&kept).await;
+        if primary.is_some() {
+            continue;
+        }
+        match find(&kept).await {
+            Ok(connection) => {
+                if is_missed {
+                    tracing::info!("there is a primary again");
+                }
+                (primary, is_missed) = (Some(connection), false);
+            }
+            Err(why) => {
+                if !is_missed {
+                    tracing::warn!(why, "no server of the database is its primary; they are asked again and again");
+                }
+                is_missed = true;
+            }
         }
     }
 }
 
-/// Asks all servers and takes the primary for all further connections.
-pub(crate) async fn find(kept: &Kept) -> Option<PgConnection> {
+/// Asks all servers and takes the primary for all further connections. Else: what each of them said.
+pub(crate) async fn find(kept: &Kept) -> Result<PgConnection, String> {
     let password = kept.password();
     let mut asked = JoinSet::new();
     for server in kept.config.servers() {
         // A password that is no text was refused when the pool was made.
         let Ok(options) = kept.config.connect_options(&server, &password, ANSWER_TIMEOUT) else { continue };
         asked.spawn(async move {
-            timeout(ANSWER_TIMEOUT, connect(options)).await.ok().flatten().map(|found| (server, found))
+            let answer = timeout(ANSWER_TIMEOUT, connect(options)).await;
+            (server, answer.unwrap_or_else(|_elapsed| Err("no answer in time".to_owned())))
         });
     }
+    let mut refusals = Vec::new();
     while let Some(answer) = asked.join_next().await {
-        if let Ok(Some((server, connection))) = answer {
-            kept.take_primary(server);
-            return Some(connection);
+        match answer {
+            Ok((server, Ok(connection))) => {
+                kept.take_primary(server);
+                return Ok(connection);
+            }
+            Ok((server, Err(why))) => refusals.push(format!("{}:{}: {why}", server.host, server.port)),
+            Err(ended) => refusals.push(ended.to_string()),
         }
     }
-    None
+    Err(refusals.join("; "))
 }
 
-async fn connect(options: PgConnectOptions) -> Option<PgConnection> {
-    let connection = options.connect().await.ok()?;
-    still_primary(connection).await
+async fn connect(options: PgConnectOptions) -> Result<PgConnection, String> {
+    let connection = options.connect().await.map_err(|error| problem::Chain(&error).to_string())?;
+    still_primary(connection).await.ok_or_else(|| "does not say that it is the primary".to_owned())
 }
 
 /// The connection, if its server is the primary.

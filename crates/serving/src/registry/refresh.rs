@@ -52,10 +52,7 @@ impl Registry {
     /// an alias moves although the storage is away.
     pub(super) async fn refresh(&self, mirror: &mut MirrorTurn, repository: &Repository) -> Result<(), Outage> {
         let session = self.session()?;
-        let listed = named(session.mlflow().models().await.map_err(|error| self.unasked(error))?);
-        if listed.is_empty() && !mirror.models.is_empty() {
-            return Err(Outage::Emptied { address: self.address.clone(), served: mirror.models.len() });
-        }
+        let listed = named(self.listed(&session, mirror).await?);
         let mut plans = Vec::new();
         for (name, model) in &listed {
             plans.extend(session.plan(mirror, name, model.clone(), false).await?);
@@ -76,6 +73,15 @@ impl Registry {
         Ok(())
     }
 
+    /// Every model of the registry, unless it has lost all of them.
+    async fn listed(&self, session: &Session<'_>, mirror: &MirrorTurn) -> Result<Vec<RegisteredModel>, Outage> {
+        let listed = session.mlflow().models().await.map_err(|error| self.unasked(error))?;
+        if listed.is_empty() && !mirror.models.is_empty() {
+            return Err(Outage::Emptied { address: self.address.clone(), served: mirror.models.len() });
+        }
+        Ok(listed)
+    }
+
     /// The same for one model, whose refused versions get another chance; what is loaded is the caller's to load.
     pub(super) async fn refresh_model(
         &self,
@@ -92,7 +98,10 @@ impl Registry {
         };
         match plan {
             Some(plan) => self.write(&session, mirror, plan).await,
-            None if mirror.models.contains_key(name) => self.remove(mirror, repository, name).await,
+            None if mirror.models.contains_key(name) => {
+                self.listed(&session, mirror).await?;
+                self.remove(mirror, repository, name).await
+            }
             None => Ok(()),
         }
     }

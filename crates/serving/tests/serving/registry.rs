@@ -124,6 +124,9 @@ async fn a_registry_that_was_emptied_takes_nothing_out_of_service() {
     let serving = serving.ready().await;
     let client = serving.client("balancer").await;
     assert_eq!(answer(&client, "").await, Ok(3.0), "nor after a restart");
+    let loaded = client.post("/v2/repository/models/steps/load", "").await;
+    assert_eq!((loaded.status, loaded.error().contains("what serves is unchanged")), (503, true), "nor by a load");
+    assert_eq!(answer(&client, "").await, Ok(3.0));
     assert_eq!(client.post("/v2/repository/models/steps/unload", "").await.status, 200);
     assert_eq!(answer(&client, "").await, Err(404), "unless somebody says so");
 }
