@@ -28,7 +28,10 @@ provide_engine() {
 
 # Without systemd nothing else would start it. A session of its own, so that Ctrl-C here does not end it.
 start_dockerd() {
-    as_root setsid dockerd >>"${cache:?}/dockerd.log" 2>&1 </dev/null 9>&- &
+    local log=${cache:?}/dockerd.log
+    # Nothing else would keep it small; the last one may say why the engine is down.
+    if [[ -e $log && $(stat --format %s "$log") -gt 10485760 ]]; then mv "$log" "$log.1"; fi
+    as_root setsid dockerd >>"$log" 2>&1 </dev/null 9>&- &
     dockerd=$!
     disown
 }

@@ -18,6 +18,7 @@ memory_cgroup=/sys/fs/cgroup
 check_machine() {
     check_ports
     check_edge_is_free
+    remove_dead_rules
     if [[ -z $(our_containers) ]]; then
         check_memory
     fi
@@ -30,6 +31,16 @@ project() {
 
 our_containers() {
     docker ps --quiet --filter "label=com.docker.compose.project=$(project)"
+}
+
+# Who of us is not well, with their last words. What compose says names only the last one in a row that waits.
+say_who_is_unwell() {
+    local name status
+    while IFS=$'\t' read -r name status; do
+        [[ $status != "Exited (0)"* && $status != Up\ *"(healthy)" ]] || continue
+        printf -- '--- %s: %s\n' "$name" "$status" >&2
+        docker logs --tail 5 "$name" 2>&1 | cut --characters -500 >&2
+    done < <(docker ps --all --filter "label=com.docker.compose.project=$(project)" --format '{{.Names}}\t{{.Status}}')
 }
 
 # === clock ===
@@ -139,11 +150,11 @@ check_edge_is_free() {
         die "the interface $interface has the address ${address%/*}, which is in RAMPART_EDGE_SUBNET $subnet" \
             "set RAMPART_EDGE_SUBNET, RAMPART_EDGE_RANGE and RAMPART_FRONT_ADDRESS to a free network in .env; if an old engine has left it: ip link delete $interface"
     done < <(ip -oneline -family inet address show)
-    remove_dead_rules "$subnet"
 }
 
-# remove_dead_rules SUBNET: such a rule says "what leaves the subnet by any other interface than its bridge gets the machine's
-# address". Without the bridge that is everything, and the balancers do not believe the front who its client is.
+# An engine that was removed with its data leaves rules of its networks behind: "what leaves the subnet by any other interface
+# than its bridge gets the machine's address". Without the bridge that is everything, and Docker gives the subnet to the next
+# network: there etcd's members refuse each other, and the balancers do not believe the front who its client is.
 remove_dead_rules() {
     local rule bridge
     [[ $(id -u) == 0 ]] && command -v iptables >/dev/null || return 0
@@ -153,7 +164,7 @@ remove_dead_rules() {
         # shellcheck disable=SC2086 # words of a rule
         iptables --wait --table nat -D ${rule#-A }
         say "removed a rule of the firewall for the network $bridge, which is gone: $rule"
-    done < <(iptables --wait --table nat -S POSTROUTING | grep -F -- "-s $1 ")
+    done < <(iptables --wait --table nat -S POSTROUTING)
 }
 
 # === memory ===

@@ -18,17 +18,22 @@ die() {
     exit 1
 }
 
-# quietly WHAT WHAT_TO_DO COMMAND...: runs it with its output in a file, which is shown only on failure.
+# quietly WHAT WHAT_TO_DO COMMAND...: like hushed, and ends the script on failure.
 quietly() {
-    local what=$1 remedy=$2 log
+    local what=$1 remedy=$2
     shift 2
+    hushed "$@" || die "$what" "$remedy"
+}
+
+# hushed COMMAND...: runs it with its output in a file, of which the last lines are shown on failure.
+hushed() {
+    local log failed=0
     log=$(mktemp)
-    if "$@" >"$log" 2>&1; then
-        rm -f "$log"
-        return 0
+    "$@" >"$log" 2>&1 || failed=$?
+    if ((failed)); then
+        printf '%s\n' "--- the last lines of: $*" >&2
+        tail -n 25 "$log" >&2
     fi
-    printf '%s\n' "--- the last lines of: $*" >&2
-    tail -n 25 "$log" >&2
     rm -f "$log"
-    die "$what" "$remedy"
+    return "$failed"
 }
