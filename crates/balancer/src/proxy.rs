@@ -140,7 +140,7 @@ impl ProxyHttp for Edge {
                 return exchange.fail(Problem::unavailable(format!("{} has as much as it can do", pool.name.as_str())));
             }
         };
-        let Some(peer) = lease.replica().peer() else {
+        let Some(peer) = lease.replica().peer(exchange.is_repeatable()) else {
             return exchange.fail(Problem::unavailable("the replica's address is not known yet"));
         };
         exchange.attempt(&pool, lease);

@@ -138,7 +138,7 @@ fn describe_replica(replica: &Replica, with_details: bool) -> ReplicaBody<'_> {
         why: status.why,
         address: &replica.address,
         in_flight: replica.in_flight(),
-        connections: replica.sockets.count(),
+        connections: replica.connections(),
     });
     ReplicaBody { name: &replica.name, state: state.as_str(), details }
 }

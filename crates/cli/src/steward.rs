@@ -124,7 +124,7 @@ fn give_ca(container: &Container, authority: &Authority, state: &Path) -> anyhow
     let folder = state.join(container.name).join("identity");
     make(&folder, 0o755)?;
     let file = folder.join("ca.pem");
-    ::secrets::replace_file(&file, authority.pem().as_bytes(), 0o644, None)
+    secrets::replace_file(&file, authority.pem().as_bytes(), 0o644, None)
         .with_context(|| format!("cannot write {}", file.display()))
 }
 

@@ -6,7 +6,7 @@ use database::DatabaseConfig;
 use identity::IdentityConfig;
 use secrets::SecretFile;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
+use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -87,8 +87,8 @@ pub struct Config {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn common(&self) -> Common<'_> {
-        Common {
+    fn sections(&self) -> Sections<'_> {
+        Sections {
             admin: &self.admin,
             identity: &self.identity,
             telemetry: &self.telemetry,

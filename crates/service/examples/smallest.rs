@@ -11,7 +11,7 @@ use axum::Router;
 use axum::routing::get;
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{BoxError, Common, Configuration, Fault, Lifecycle, RuntimeConfig};
+use service::{BoxError, Configuration, Fault, Lifecycle, RuntimeConfig, Sections};
 use telemetry::TelemetryConfig;
 use transport::{Limits, ListenConfig, Server};
 
@@ -91,8 +91,8 @@ fn router(work: Work) -> Router {
 // === impl Configuration for Config ===
 
 impl Configuration for Config {
-    fn common(&self) -> Common<'_> {
-        Common {
+    fn sections(&self) -> Sections<'_> {
+        Sections {
             admin: &self.admin,
             identity: &self.identity,
             telemetry: &self.telemetry,

@@ -15,15 +15,15 @@ use vault::VaultConfig;
 /// The configuration of a service. Put `#[serde(deny_unknown_fields)]` on it and on every section.
 pub trait Configuration: DeserializeOwned {
     /// The sections that every service has, as plain fields of it: a flattened one would swallow unknown keys.
-    fn common(&self) -> Common<'_>;
+    fn sections(&self) -> Sections<'_>;
 
-    /// Everything that is wrong with the values, all of it at once. Reads no file; the common sections are checked already.
+    /// Everything that is wrong with the values, all of it at once. Reads no file; [`Configuration::sections`] are checked already.
     fn validate(&self) -> Vec<Fault>;
 }
 
 /// The sections that every service has.
 #[derive(Debug, Clone, Copy)]
-pub struct Common<'a> {
+pub struct Sections<'a> {
     /// `[admin]`
     pub admin: &'a ListenConfig,
     /// `[identity]`
@@ -69,9 +69,9 @@ pub fn load<C: Configuration>(name: &str, defaults: &str, file: Option<&Path>) -
 
 fn checked<C: Configuration>(layers: Figment) -> Result<C, ConfigError> {
     let config: C = layers.extract().map_err(|errors| ConfigError(errors.into_iter().map(Fault::from).collect()))?;
-    let mut faults = Fault::under("telemetry", config.common().telemetry.faults());
-    faults.extend(Fault::under("runtime", config.common().runtime.faults()));
-    if let Some(vault) = config.common().vault {
+    let mut faults = Fault::under("telemetry", config.sections().telemetry.faults());
+    faults.extend(Fault::under("runtime", config.sections().runtime.faults()));
+    if let Some(vault) = config.sections().vault {
         faults.extend(Fault::under("vault", vault.faults()));
     }
     faults.extend(config.validate());
@@ -169,8 +169,8 @@ mod tests {
     }
 
     impl Configuration for Config {
-        fn common(&self) -> Common<'_> {
-            Common {
+        fn sections(&self) -> Sections<'_> {
+            Sections {
                 admin: &self.admin,
                 identity: &self.identity,
                 telemetry: &self.telemetry,

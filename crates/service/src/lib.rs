@@ -10,7 +10,7 @@ mod run;
 mod signals;
 
 pub use admin::declared_routes;
-pub use config::{Common, ConfigError, Configuration, Fault, RuntimeConfig, load};
+pub use config::{ConfigError, Configuration, Fault, RuntimeConfig, Sections, load};
 pub use health::{HEALTH_SERVICE, ProcessHealth};
 pub use lifecycle::Lifecycle;
 pub use readiness::{Latch, Readiness};

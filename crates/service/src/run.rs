@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use transport::{Limits, Server};
 use vault::{Agent, VaultConfig, VaultError};
 
-use crate::config::{Common, ConfigError, Configuration, load};
+use crate::config::{ConfigError, Configuration, Sections, load};
 use crate::lifecycle::Lifecycle;
 use crate::signals::StopSignals;
 use crate::{BoxError, admin};
@@ -123,16 +123,16 @@ fn serve<C: Configuration>(
 ) -> Result<ExitCode, BoxError> {
     identity::install_crypto_providers()?;
     let metrics = telemetry::install_recorder(name)?;
-    let workers = config.common().runtime.threads();
+    let workers = config.sections().runtime.threads();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().thread_name(name).worker_threads(workers).build()?;
     let code = runtime.block_on(async {
         let mut signals = StopSignals::catch()?;
-        let agent = match config.common().vault {
-            Some(vault) => Some(ask_vault(name, vault, &config.common().identity.directory, &mut signals).await?),
+        let agent = match config.sections().vault {
+            Some(vault) => Some(ask_vault(name, vault, &config.sections().identity.directory, &mut signals).await?),
             None => None,
         };
-        let process = begin(name, config.common(), metrics).await?;
+        let process = begin(name, config.sections(), metrics).await?;
         if let Some(agent) = agent {
             process.lifecycle.spawn("vault", agent.follow(process.lifecycle.soft_stop()));
         }
@@ -165,24 +165,24 @@ async fn ask_vault(
 }
 
 /// Proves who we are, sets up logs and traces, opens the admin listener.
-async fn begin(name: &'static str, common: Common<'_>, metrics: MetricsHandle) -> Result<Process, BoxError> {
-    let identity = Identity::load(common.identity)?;
+async fn begin(name: &'static str, sections: Sections<'_>, metrics: MetricsHandle) -> Result<Process, BoxError> {
+    let identity = Identity::load(sections.identity)?;
     let own_name = identity.name();
     if own_name.service != name {
         return Err(format!(
             "the certificate in {} is of the service {}, not of {name}",
-            common.identity.directory.display(),
+            sections.identity.directory.display(),
             own_name.service
         )
         .into());
     }
-    let collector = common.telemetry.otlp_address();
+    let collector = sections.telemetry.otlp_address();
     let collector = collector.map(|address| Collector::new(transport::channel(&identity, COLLECTOR, &[address])));
-    let telemetry = telemetry::init(name, &own_name.instance, common.telemetry, collector)?;
+    let telemetry = telemetry::init(name, &own_name.instance, sections.telemetry, collector)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %own_name, "starting");
 
     let lifecycle = Lifecycle::new(Arc::clone(&identity));
-    let server = Server::bind(common.admin, Arc::clone(&identity), Limits::default()).await?.named("admin");
+    let server = Server::bind(sections.admin, Arc::clone(&identity), Limits::default()).await?.named("admin");
     lifecycle.listening("admin", server.local_addr());
     lifecycle.spawn("identity", identity.watch(lifecycle.soft_stop()));
     lifecycle.spawn("metrics", metrics.clone().upkeep(lifecycle.soft_stop()));

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
+use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 
@@ -70,8 +70,8 @@ pub(crate) struct InferenceConfig {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn common(&self) -> Common<'_> {
-        Common {
+    fn sections(&self) -> Sections<'_> {
+        Sections {
             admin: &self.admin,
             identity: &self.identity,
             telemetry: &self.telemetry,

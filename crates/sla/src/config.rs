@@ -3,7 +3,7 @@
 use database::DatabaseConfig;
 use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Common, Configuration, Fault, RuntimeConfig, VaultConfig};
+use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
 use telemetry::TelemetryConfig;
 use transport::{ListenConfig, UpstreamConfig};
 
@@ -53,8 +53,8 @@ pub struct LedgerConfig {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn common(&self) -> Common<'_> {
-        Common {
+    fn sections(&self) -> Sections<'_> {
+        Sections {
             admin: &self.admin,
             identity: &self.identity,
             telemetry: &self.telemetry,

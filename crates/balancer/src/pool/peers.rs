@@ -16,7 +16,11 @@ use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Pool, Replica, sockets::Connector};
+use super::{
+    Pool, Replica,
+    replica::Peers,
+    sockets::{Connector, Sockets},
+};
 
 /// How often names are resolved again. Addresses in containers change when the container is made anew.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -69,17 +73,24 @@ async fn refresh(pool: &Pool, replica: &Replica, material: &Material, settings: 
     let address = match resolve(&replica.address).await {
         Ok(address) => address,
         // The address it had stays: a resolver that is down for a moment must not take the platform with it.
-        Err(why) if replica.peer().is_some() => {
+        Err(why) if replica.peers().is_some() => {
             return tracing::debug!(replica = %replica.name, why, "name not resolved, the old address stays");
         }
         Err(why) => return replica.set_down(&why),
     };
-    let is_current = replica.peer().is_some_and(|peer| {
-        peer.group_key == material.generation && peer._address.as_inet().is_some_and(|known| *known == address)
-    });
-    if !is_current {
-        replica.set_peer(make_peer(pool.name.as_str(), address, replica, material, settings));
+    let known = replica.peers();
+    if known.is_some_and(|known| known.generation == material.generation && known.address == address) {
+        return;
     }
+    // pingora's pool ignores the CA and our sockets when it looks for a connection to use again; the group keeps them apart.
+    let group = material.generation * 2;
+    let make = |group, sockets| Arc::new(make_peer(pool.name.as_str(), address, group, sockets, material, settings));
+    replica.set_peers(Peers {
+        address,
+        generation: material.generation,
+        repeatable: make(group, &replica.repeatable),
+        unrepeatable: make(group + 1, &replica.unrepeatable),
+    });
 }
 
 async fn resolve(address: &str) -> Result<SocketAddr, String> {
@@ -97,14 +108,14 @@ async fn resolve(address: &str) -> Result<SocketAddr, String> {
 fn make_peer(
     service: &str,
     address: SocketAddr,
-    replica: &Replica,
+    group: u64,
+    sockets: &Arc<Sockets>,
     material: &Material,
     settings: &PeerSettings,
 ) -> HttpPeer {
     // The name is never empty: with an empty one pingora verifies nothing at all.
     let mut peer = HttpPeer::new_mtls(address, identity::dns_name(service), Arc::clone(&material.certificate));
-    // pingora's pool ignores the CA when it looks for a connection to use again; the generation keeps trust apart.
-    peer.group_key = material.generation;
+    peer.group_key = group;
     let timeout = Duration::from_millis(settings.connect_timeout_ms);
     let mut options = PeerOptions::new();
     options.ca = Some(Arc::clone(&material.ca));
@@ -119,7 +130,7 @@ fn make_peer(
     let window = STREAM_WINDOW_BYTES.saturating_mul(streams).min(CONNECTION_WINDOW_BYTES_MAX);
     options.h2_connection_window_size = Some(window);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
-    options.custom_l4 = Some(Arc::new(Connector(Arc::clone(&replica.sockets))));
+    options.custom_l4 = Some(Arc::new(Connector(Arc::clone(sockets))));
     options.tcp_keepalive = Some(TcpKeepalive {
         idle: Duration::from_secs(10),
         interval: Duration::from_secs(5),

@@ -1,10 +1,13 @@
 //! One replica: what we believe about it, why, and since when.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -20,6 +23,9 @@ pub(super) const BREAKS_MAX: u32 = 2;
 /// How long a replica that said it would end, and has closed its door, may take for what is in flight on it: the grace of
 /// our services, and a little.
 const LEAVING_MAX: Duration = Duration::from_secs(12);
+/// How long a replica that is down keeps what may not be repeated. To cut it makes a failure certain: the replica may only
+/// have been slow, and nobody else may be asked. A request that waits longer is told.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Where a replica is.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,7 +46,7 @@ pub enum State {
     Healthy,
     /// It answers and says that it does not serve: no new requests, those in flight go on.
     Draining,
-    /// It does not answer: no requests, its sockets are shut.
+    /// It does not answer: no requests, its sockets are shut or will be.
     Unhealthy,
 }
 
@@ -63,12 +69,14 @@ pub struct Replica {
     pub name: String,
     /// `host:port`, as configured.
     pub address: String,
-    /// Every open socket to it.
-    pub sockets: Arc<Sockets>,
+    /// Open sockets for requests that may be repeated elsewhere.
+    pub(super) repeatable: Arc<Sockets>,
+    /// Open sockets for the others.
+    pub(super) unrepeatable: Arc<Sockets>,
     /// Its metrics.
     pub metrics: ReplicaMetrics,
     pool: &'static str,
-    peer: ArcSwapOption<HttpPeer>,
+    peers: ArcSwapOption<Peers>,
     in_flight: AtomicUsize,
     is_available: AtomicBool,
     breaks: AtomicU32,
@@ -80,9 +88,20 @@ pub struct Replica {
     belief: Mutex<Belief>,
 }
 
+/// How pingora shall connect to a replica, over sockets apart for requests that may be repeated and for others.
+pub(super) struct Peers {
+    pub(super) address: SocketAddr,
+    /// Of our certificate and CA.
+    pub(super) generation: u64,
+    pub(super) repeatable: Arc<HttpPeer>,
+    pub(super) unrepeatable: Arc<HttpPeer>,
+}
+
 struct Belief {
     status: Status,
     good_checks: u32,
+    /// Down, and not in good order, since.
+    silent_since: Option<Instant>,
     /// It is down but leaves in good order: its sockets stay until then.
     leaves_by: Option<Instant>,
 }
@@ -116,17 +135,18 @@ impl Replica {
             index,
             name: config.name.clone(),
             address: config.address.clone(),
-            sockets: Arc::default(),
+            repeatable: Arc::default(),
+            unrepeatable: Arc::default(),
             metrics,
             pool,
-            peer: ArcSwapOption::empty(),
+            peers: ArcSwapOption::empty(),
             in_flight: AtomicUsize::new(0),
             is_available: AtomicBool::new(false),
             breaks: AtomicU32::new(0),
             broke_ns: AtomicU64::new(0),
             epoch: Instant::now(),
             answered_ns: AtomicU64::new(0),
-            belief: Mutex::new(Belief { status, good_checks: 0, leaves_by: None }),
+            belief: Mutex::new(Belief { status, good_checks: 0, silent_since: None, leaves_by: None }),
         })
     }
 
@@ -145,14 +165,25 @@ impl Replica {
         self.belief.lock().status.clone()
     }
 
+    /// How many connections to it are open.
+    pub fn connections(&self) -> usize {
+        self.repeatable.count() + self.unrepeatable.count()
+    }
+
     /// How pingora shall connect to it; `None` until its name was resolved.
-    pub fn peer(&self) -> Option<Arc<HttpPeer>> {
-        self.peer.load_full()
+    pub fn peer(&self, is_repeatable: bool) -> Option<Arc<HttpPeer>> {
+        let peers = self.peers.load();
+        let peers = peers.as_ref()?;
+        Some(Arc::clone(if is_repeatable { &peers.repeatable } else { &peers.unrepeatable }))
+    }
+
+    pub(super) fn peers(&self) -> Option<Arc<Peers>> {
+        self.peers.load_full()
     }
 
     /// Changes how pingora shall connect to it.
-    pub fn set_peer(&self, peer: HttpPeer) {
-        self.peer.store(Some(Arc::new(peer)));
+    pub(super) fn set_peers(&self, peers: Peers) {
+        self.peers.store(Some(Arc::new(peers)));
     }
 
     /// Takes a place for a request.
@@ -195,8 +226,9 @@ impl Replica {
         }
         belief.good_checks += 1;
         if belief.status.state == State::Starting || belief.good_checks >= good_checks {
-            self.sockets.reopen();
-            belief.leaves_by = None;
+            self.repeatable.reopen();
+            self.unrepeatable.reopen();
+            (belief.leaves_by, belief.silent_since) = (None, None);
             self.become_state(&mut belief, State::Healthy, "health checks pass");
         }
     }
@@ -206,7 +238,7 @@ impl Replica {
         self.note_answer();
         let mut belief = self.belief.lock();
         belief.good_checks = 0;
-        belief.leaves_by = None;
+        (belief.leaves_by, belief.silent_since) = (None, None);
         if belief.status.state != State::Draining {
             self.become_state(&mut belief, State::Draining, "it says that it does not serve");
         }
@@ -229,23 +261,27 @@ impl Replica {
         self.set_down(why);
     }
 
-    /// It is down. Requests in flight on it fail at once, and may be sent elsewhere.
+    /// It is down, or still is. Requests in flight on it that may be sent elsewhere fail at once; the others when it has been
+    /// silent for a while.
     pub fn set_down(&self, why: &str) {
-        {
+        let is_silent_for_long = {
             let mut belief = self.belief.lock();
-            belief.good_checks = 0;
-            let was_leaving = belief.leaves_by.take().is_some();
+            (belief.good_checks, belief.leaves_by) = (0, None);
             if belief.status.state == State::Unhealthy {
                 why.clone_into(&mut belief.status.why);
-                if !was_leaving {
-                    return;
-                }
             } else {
                 self.become_state(&mut belief, State::Unhealthy, why);
             }
+            belief.silent_since.get_or_insert_with(Instant::now).elapsed() >= SILENCE_MAX
+        };
+        let mut shut = self.repeatable.shut();
+        self.unrepeatable.close();
+        if is_silent_for_long {
+            shut += self.unrepeatable.shut();
         }
-        let shut = self.sockets.shut();
-        tracing::debug!(pool = self.pool, replica = %self.name, sockets = shut, "shut the sockets of a lost replica");
+        if shut > 0 {
+            tracing::debug!(pool = self.pool, replica = %self.name, sockets = shut, "shut the sockets of a lost replica");
+        }
     }
 
     fn become_state(&self, belief: &mut Belief, state: State, why: &str) {
@@ -332,21 +368,21 @@ mod tests {
         replica.check_failed("refused");
         assert_eq!(replica.status().state, State::Unhealthy);
         replica.check_failed("refused");
-        assert!(!replica.sockets.is_shut());
+        assert!(!replica.repeatable.is_closed());
         let by = replica.belief.lock().leaves_by.unwrap();
         replica.belief.lock().leaves_by = by.checked_sub(LEAVING_MAX);
         replica.check_failed("refused");
-        assert!(replica.sockets.is_shut(), "its time is over");
+        assert!(replica.repeatable.is_closed(), "its time is over");
 
         replica.check_passed(1);
         replica.set_draining();
         replica.check_failed("refused");
         replica.set_down("no answer");
-        assert!(replica.sockets.is_shut(), "it is frozen");
+        assert!(replica.repeatable.is_closed(), "it is frozen");
 
         replica.check_passed(1);
         replica.check_failed("refused");
-        assert!(replica.sockets.is_shut(), "it did not say that it would end");
+        assert!(replica.repeatable.is_closed(), "it did not say that it would end");
     }
 
     #[test]

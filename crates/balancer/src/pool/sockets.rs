@@ -1,4 +1,4 @@
-//! The kill-switch: every open socket to one replica, to be shut the moment the replica is declared down.
+//! The kill-switch: every open socket to one replica, to be shut when the replica is declared down.
 //!
 //! A frozen replica answers nothing and closes nothing; requests in flight on it would wait for their time-outs. Shutting
 //! the sockets under pingora makes each of them fail at once with an error that can be retried elsewhere. A duplicate of
@@ -23,14 +23,14 @@ use pingora::{
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-/// The open sockets of one replica. While it is down no new ones are made.
+/// Open sockets of one replica. While it is down no new ones are made.
 #[derive(Debug, Default)]
-pub struct Sockets(Mutex<Inner>);
+pub(super) struct Sockets(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     /// Cancelled while the replica is down, and with it whatever is just connecting.
-    shut: CancellationToken,
+    closed: CancellationToken,
     next_key: u64,
     open: HashMap<u64, StdStream>,
 }
@@ -49,11 +49,16 @@ struct Registered {
 // === impl Sockets ===
 
 impl Sockets {
+    /// Refuses new sockets, and ends what is just connecting.
+    pub(super) fn close(&self) {
+        self.0.lock().closed.cancel();
+    }
+
     /// Shuts every socket, in both directions, and refuses new ones. Returns how many were open.
-    pub fn shut(&self) -> usize {
+    pub(super) fn shut(&self) -> usize {
         let open = {
             let mut inner = self.0.lock();
-            inner.shut.cancel();
+            inner.closed.cancel();
             std::mem::take(&mut inner.open)
         };
         for socket in open.values() {
@@ -64,28 +69,28 @@ impl Sockets {
     }
 
     /// Lets new sockets be made again.
-    pub fn reopen(&self) {
+    pub(super) fn reopen(&self) {
         let mut inner = self.0.lock();
-        if inner.shut.is_cancelled() {
-            inner.shut = CancellationToken::new();
+        if inner.closed.is_cancelled() {
+            inner.closed = CancellationToken::new();
         }
     }
 
     /// Whether it is down.
     #[cfg(test)]
-    pub(super) fn is_shut(&self) -> bool {
-        self.0.lock().shut.is_cancelled()
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.lock().closed.is_cancelled()
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.0.lock().open.len()
     }
 
     fn register(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Registered> {
         let duplicate = StdStream::from(stream.as_fd().try_clone_to_owned()?);
         let mut inner = self.0.lock();
-        if inner.shut.is_cancelled() {
+        if inner.closed.is_cancelled() {
             return Err(is_down());
         }
         let key = inner.next_key;
@@ -103,9 +108,9 @@ impl L4Connect for Connector {
         let SocketAddr::Inet(address) = address else {
             return Error::e_explain(ErrorType::ConnectError, "upstreams are TCP addresses");
         };
-        let shut = self.0.0.lock().shut.clone();
+        let closed = self.0.0.lock().closed.clone();
         // The whole of connecting, TLS with it, is under the peer's total time-out.
-        let connected = shut.run_until_cancelled(TcpStream::connect(address)).await;
+        let connected = closed.run_until_cancelled(TcpStream::connect(address)).await;
         let stream = connected.unwrap_or_else(|| Err(is_down())).map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
@@ -194,8 +199,20 @@ mod tests {
         let address = SocketAddr::Inet(address);
         let mut connecting = std::pin::pin!(connector.connect(&address));
         assert!(futures::poll!(&mut connecting).is_pending());
-        sockets.shut();
+        sockets.close();
         assert!(timeout(Duration::from_millis(200), connecting).await.expect("it ends").is_err());
+    }
+
+    /// What is open may go on while nothing new is opened.
+    #[tokio::test]
+    async fn a_closed_door_leaves_what_is_open() {
+        let (sockets, mut stream, mut peer) = connected().await;
+        sockets.close();
+        peer.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        let address = SocketAddr::Inet(peer.local_addr().unwrap());
+        assert!(Connector(Arc::clone(&sockets)).connect(&address).await.is_err());
+        assert_eq!(sockets.shut(), 1);
     }
 
     /// The duplicate does not keep a connection open that pingora has closed.

@@ -135,6 +135,27 @@ async fn a_call_in_flight_moves_only_if_it_may_be_repeated() {
     }
 }
 
+/// A replica that is called down may only have been slow. What nobody else may be asked waits for its answer, but not for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_may_not_be_repeated_outlives_a_short_freeze() {
+    let processes = Processes::start(1).await;
+    let cases = [(true, StatusCode::OK), (false, StatusCode::SERVICE_UNAVAILABLE)];
+    for (number, (thaws, expected)) in (1..).zip(cases) {
+        let call = tokio::spawn(processes.client.post(processes.url("/v2/slow/500/load")).body("{}").send());
+        poll_until("the request has arrived", SOON, async || processes.replicas[0].slow_requests() == number).await;
+        processes.replicas[0].signal(Signal::STOP);
+        processes.wait_healthy(0).await;
+        assert!(!call.is_finished());
+        if thaws {
+            processes.replicas[0].signal(Signal::CONT);
+        }
+        let response = tokio::time::timeout(SOON, call).await.expect("it ends").unwrap().unwrap();
+        assert_eq!(response.status(), expected);
+        processes.replicas[0].signal(Signal::CONT);
+        processes.wait_healthy(1).await;
+    }
+}
+
 /// A body that is larger than the replay buffer is not sent again: 503, and the client may.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_is_not_replayed() {

@@ -32,6 +32,8 @@ use transport::{Limits, ListenConfig, Server};
 use crate::world::World;
 
 const CHILD: &str = "RAMPART_TEST_UPSTREAM";
+/// What it says when it begins on one.
+const SLOW_REQUEST: &str = "slow request";
 
 /// In this process.
 pub struct Upstream {
@@ -205,6 +207,7 @@ pub struct ChildUpstream {
     pub name: String,
     pub address: SocketAddr,
     child: Child,
+    slow_requests: Arc<AtomicUsize>,
 }
 
 impl ChildUpstream {
@@ -216,13 +219,23 @@ impl ChildUpstream {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let line = stdout
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.split("listening on ").nth(1).map(|address| address.trim().to_owned()));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find_map(|line| line.split("listening on ").nth(1).map(|address| address.trim().to_owned()));
         let address = line.expect("the child listens").parse().unwrap();
-        Self { name: instance.into(), address, child }
+        let slow_requests: Arc<AtomicUsize> = Arc::default();
+        let count = Arc::clone(&slow_requests);
+        // It ends with the child.
+        std::thread::spawn(move || {
+            for _ in lines.filter(|line| line == SLOW_REQUEST) {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Self { name: instance.into(), address, child, slow_requests }
+    }
+
+    /// How many have arrived.
+    pub fn slow_requests(&self) -> usize {
+        self.slow_requests.load(Ordering::SeqCst)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -245,7 +258,13 @@ fn child() {
     let mut arguments = arguments.split('|');
     let (identity, name) = (arguments.next().unwrap(), arguments.next().unwrap());
     let address = arguments.next().unwrap().parse().unwrap();
-    let router = Router::new().fallback(answer).with_state(Seen::new(name));
+    let announce = async |state: State<Arc<Seen>>, request: Request| {
+        if request.uri().path().contains("/slow/") {
+            println!("{SLOW_REQUEST}");
+        }
+        answer(state, request).await
+    };
+    let router = Router::new().fallback(announce).with_state(Seen::new(name));
     let (runtime, address, _health) = serve(identity.into(), address, router);
     println!("listening on {address}");
     runtime.block_on(std::future::pending::<()>());

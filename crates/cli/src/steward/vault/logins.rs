@@ -84,7 +84,7 @@ pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], 
     }
     let own = log_in_as(vault, token, OWN_ROLE, OWN_ROLE).await?;
     let file = state.join("steward").join("vault-login.json");
-    ::secrets::replace_file(&file, &serde_json::to_vec(&own)?, 0o600, None)
+    secrets::replace_file(&file, &serde_json::to_vec(&own)?, 0o600, None)
         .with_context(|| format!("cannot write {}", file.display()))
 }
 

@@ -50,7 +50,7 @@ async fn initialize(vault: &Vault, share: &Path) -> anyhow::Result<String> {
     let (Some(key), Some(token)) = (text("/keys_base64/0"), text("/root_token")) else {
         bail!("Vault was initialized, but its answer holds no share")
     };
-    ::secrets::replace_file(share, key.as_bytes(), 0o400, None)
+    secrets::replace_file(share, key.as_bytes(), 0o400, None)
         .with_context(|| format!("cannot write the unseal share to {}", share.display()))?;
     say("Vault is initialized");
     Ok(token.to_owned())
@@ -124,7 +124,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let share = folder.path().join(SHARE_FILE);
         assert!(read_share(&share).unwrap_err().to_string().contains("escrow"));
-        ::secrets::replace_file(&share, b"c2hhcmU=", 0o400, None).unwrap();
+        secrets::replace_file(&share, b"c2hhcmU=", 0o400, None).unwrap();
         assert_eq!(read_share(&share).unwrap(), "c2hhcmU=");
         fs::set_permissions(&share, fs::Permissions::from_mode(0o440)).unwrap();
         assert!(read_share(&share).unwrap_err().to_string().contains("chmod 400"));
