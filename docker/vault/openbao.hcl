@@ -1,4 +1,5 @@
-# Beside vault.hcl, where the program is OpenBao: it takes audit devices from its configuration only, and Vault knows no such block.
+
+# Added to vault.hcl where the program is OpenBao: Vault knows no such block.
 # https://openbao.org/docs/configuration/audit/
 
 audit "file" "file" {

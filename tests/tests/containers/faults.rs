@@ -22,6 +22,8 @@ const APART: &[&str] = &["front", "balancer-a", "balancer-b", "detektor-postgres
 const AWAY: Duration = Duration::from_secs(3);
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
+/// How soon it answers when all gateways were frozen and are not any more: it has set none of them aside.
+const EDGE_ANSWERS_AGAIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the platform in containers: scripts/test platform"]
@@ -79,6 +81,18 @@ async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
     say(&format!("both balancers stopped: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
     assert!(figures.outage <= EDGE_ANSWERS, "{:?} without an answer: {:?}", figures.outage, figures.failures);
+
+    // All gateways late at once is how a busy machine looks, too.
+    let gateways = ["gateway-a", "gateway-b"].map(|service| platform.container(service).name);
+    let [first_gateway, second_gateway] = &gateways;
+    docker(&["pause", first_gateway, second_gateway]).await.unwrap();
+    hold(AWAY).await;
+    docker(&["unpause", first_gateway, second_gateway]).await.unwrap();
+    let from = load.steady.now();
+    hold(AWAY).await;
+    let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
+    say(&format!("gateways frozen and back: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
+    assert!(figures.outage <= EDGE_ANSWERS_AGAIN, "{:?} without an answer: {:?}", figures.outage, figures.failures);
 
     // Back again, and not a call is lost by that.
     let from = load.steady.now();

@@ -111,16 +111,22 @@ impl<'a> Tender<'a> {
         if let Some(token) = open::ensure_open(&vault, self.settings).await? {
             self.token = Some(token);
         }
+        let worked = self.work_if_due(&vault).await;
+        // What people use day by day waits for nothing that is due once a day.
+        let followed = self.people.follow(&vault, self.settings, self.containers).await;
+        worked.and(followed)
+    }
+
+    async fn work_if_due(&mut self, vault: &Vault) -> anyhow::Result<()> {
         let logins_are_due = self.logins_renewed.is_none_or(|at| at.elapsed() >= LOGIN_PERIOD);
         if logins_are_due || !self.has_database {
-            let worked = self.work(&vault, logins_are_due).await;
+            let worked = self.work(vault, logins_are_due).await;
             if worked.as_ref().is_err_and(is_refused) {
                 self.token = None;
             }
             worked?;
         }
-        self.give_up_token(&vault).await?;
-        self.people.follow(&vault, self.settings, self.containers).await
+        self.give_up_token(vault).await
     }
 
     async fn work(&mut self, vault: &Vault, logins_are_due: bool) -> anyhow::Result<()> {
