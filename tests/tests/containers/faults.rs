@@ -22,8 +22,6 @@ const APART: &[&str] = &["front", "balancer-a", "balancer-b", "detektor-postgres
 const AWAY: Duration = Duration::from_secs(3);
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
-/// How soon it answers when all gateways were frozen and are not any more: it has set none of them aside.
-const EDGE_ANSWERS_AGAIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the platform in containers: scripts/test platform"]
@@ -82,7 +80,7 @@ async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     say(&format!("both balancers stopped: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
     assert!(figures.outage <= EDGE_ANSWERS, "{:?} without an answer: {:?}", figures.outage, figures.failures);
 
-    // All gateways late at once is how a busy machine looks, too.
+    // All gateways late at once is how a busy machine looks, too: from the moment that they answer again, so does the edge.
     let gateways = ["gateway-a", "gateway-b"].map(|service| platform.container(service).name);
     let [first_gateway, second_gateway] = &gateways;
     docker(&["pause", first_gateway, second_gateway]).await.unwrap();
@@ -92,7 +90,7 @@ async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     hold(AWAY).await;
     let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
     say(&format!("gateways frozen and back: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
-    assert!(figures.outage <= EDGE_ANSWERS_AGAIN, "{:?} without an answer: {:?}", figures.outage, figures.failures);
+    assert_eq!(figures.failed, 0, "{:?}", figures.failures);
 
     // Back again, and not a call is lost by that.
     let from = load.steady.now();
