@@ -100,7 +100,7 @@ pub(super) struct Peers {
 struct Belief {
     status: Status,
     good_checks: u32,
-    /// Down, and not in good order, since.
+    /// The first of the failed checks in a row, when it is down and not in good order.
     silent_since: Option<Instant>,
     /// It is down but leaves in good order: its sockets stay until then.
     leaves_by: Option<Instant>,
@@ -225,10 +225,11 @@ impl Replica {
             return;
         }
         belief.good_checks += 1;
+        belief.silent_since = None;
         if belief.status.state == State::Starting || belief.good_checks >= good_checks {
             self.repeatable.reopen();
             self.unrepeatable.reopen();
-            (belief.leaves_by, belief.silent_since) = (None, None);
+            belief.leaves_by = None;
             self.become_state(&mut belief, State::Healthy, "health checks pass");
         }
     }
@@ -383,6 +384,20 @@ mod tests {
         replica.check_passed(1);
         replica.check_failed("refused");
         assert!(replica.repeatable.is_closed(), "it did not say that it would end");
+    }
+
+    /// Of one that says something now and then, what may not be repeated is not cut.
+    #[test]
+    fn silence_ends_with_a_single_good_check() {
+        let replica = replica();
+        replica.check_passed(2);
+        replica.set_down("no answer");
+        let silent_since = replica.belief.lock().silent_since.unwrap();
+        replica.set_down("no answer");
+        assert_eq!(replica.belief.lock().silent_since, Some(silent_since), "it goes on");
+        replica.check_passed(2);
+        assert_eq!(replica.status().state, State::Unhealthy);
+        assert_eq!(replica.belief.lock().silent_since, None);
     }
 
     #[test]
