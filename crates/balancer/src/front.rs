@@ -5,6 +5,7 @@
 //! runtime as everything else.
 
 pub mod connections;
+pub mod descriptors;
 mod h1;
 mod h2;
 pub mod head;
@@ -137,6 +138,7 @@ impl Front {
         stops: Stops,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(config.address).await?;
+        let listener = descriptors::move_up(listener, config.limits.connections_max)?;
         let address = listener.local_addr()?;
         let (draining, receiver) = watch::channel(false);
         let door = Door {

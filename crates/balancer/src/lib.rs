@@ -30,7 +30,7 @@ use status::StatusPage;
 /// Wires the balancer together and opens its front door.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::describe();
-    raise_file_limit(config.front.limits.connections_max);
+    front::descriptors::raise_limit(config.front.limits.connections_max);
     let identity = lifecycle.identity();
     // What serves requests in flight goes on until they have ended. Should the door not even open, nothing does.
     let drained = CancellationToken::new();
@@ -98,18 +98,4 @@ fn describe(status: &tonic::Status) -> String {
 fn channel_to(pool: &Pool, identity: &Arc<identity::Identity>) -> transport::Channel {
     let addresses: Vec<String> = pool.replicas.iter().map(|replica| replica.address.clone()).collect();
     transport::channel(identity, pool.name.as_str(), &addresses)
-}
-
-/// Every connection is a file, and shells start processes with a limit far below the machine's.
-fn raise_file_limit(connections_max: usize) {
-    /// Connections to replicas (two files each), listeners, the runtime.
-    const BESIDE_CLIENTS: u64 = 4096;
-    let wanted = u64::try_from(connections_max).unwrap_or(u64::MAX).saturating_add(BESIDE_CLIENTS);
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(limit) if limit < wanted => {
-            tracing::warn!(limit, wanted, "fewer files may be open than front.limits.connections_max needs");
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, wanted, "the limit of open files stays as it is"),
-    }
 }

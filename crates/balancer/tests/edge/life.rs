@@ -37,6 +37,25 @@ async fn a_stop_finishes_what_is_in_flight() {
     assert!(platform.balancer.exit(Duration::from_secs(15)).await.success());
 }
 
+/// Whoever's connection breaks with the process finds the door shut, so that a proxy before us brings it elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_shuts_its_door_first() {
+    let mut platform = Platform::start(1).await;
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        connections.push(TcpStream::connect(platform.balancer.front).await.unwrap());
+    }
+    platform.get("/health").await;
+    let (front, others) = platform.balancer.descriptors();
+    assert!(front > others + 1000, "the front door has descriptor {front}, others up to {others}");
+    platform.balancer.signal(Signal::KILL);
+    let ends = connections.iter_mut().map(|connection| Box::pin(connection.read_u8()));
+    let (_, first, _) = futures::future::select_all(ends).await;
+    let again = TcpStream::connect(platform.balancer.front).await;
+    assert!(again.is_err(), "connection {first} has ended, and another was accepted");
+    platform.balancer.exit(SOON).await;
+}
+
 /// An HTTP/2 connection, frame by frame, of a client that answers nothing.
 struct Mute(Raw, Vec<u8>);
 

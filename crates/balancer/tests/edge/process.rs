@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -60,6 +61,24 @@ impl Balancer {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The descriptor that listens to clients, and the highest of all others.
+    pub fn descriptors(&self) -> (u32, u32) {
+        let process = Path::new("/proc").join(self.child.id().to_string());
+        let sockets = std::fs::read_to_string(process.join("net/tcp")).unwrap();
+        let listens = format!(":{:04X} 00000000:0000 0A ", self.front.port());
+        let inode = sockets.lines().find(|line| line.contains(&listens)).unwrap().split_whitespace().nth(9).unwrap();
+        let open: Vec<(u32, PathBuf)> = std::fs::read_dir(process.join("fd"))
+            .unwrap()
+            .map_while(Result::ok)
+            .filter_map(|entry| {
+                Some((entry.file_name().to_str()?.parse().ok()?, std::fs::read_link(entry.path()).ok()?))
+            })
+            .collect();
+        let (front, others): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(_, file)| file.to_str() == Some(&format!("socket:[{inode}]")));
+        (front[0].0, others.into_iter().map(|(number, _)| number).max().unwrap())
     }
 
     pub fn has_ended(&mut self) -> bool {
