@@ -74,3 +74,13 @@ provide_plugins() {
         die "compose or buildx does not run" "try them by hand: docker compose version; docker buildx version"
     fi
 }
+
+# Who of us is not well, with their last words. What compose says names only the last one in a row that waits.
+say_who_is_unwell() {
+    local name status
+    while IFS=$'\t' read -r name status; do
+        [[ $status != "Exited (0)"* && $status != Up\ *"(healthy)" ]] || continue
+        printf -- '--- %s: %s\n' "$name" "$status" >&2
+        docker logs --tail 5 "$name" 2>&1 | cut --characters -500 >&2
+    done < <(docker ps --all --filter "label=com.docker.compose.project=$(project)" --format '{{.Names}}\t{{.Status}}')
+}

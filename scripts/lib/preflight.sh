@@ -33,16 +33,6 @@ our_containers() {
     docker ps --quiet --filter "label=com.docker.compose.project=$(project)"
 }
 
-# Who of us is not well, with their last words. What compose says names only the last one in a row that waits.
-say_who_is_unwell() {
-    local name status
-    while IFS=$'\t' read -r name status; do
-        [[ $status != "Exited (0)"* && $status != Up\ *"(healthy)" ]] || continue
-        printf -- '--- %s: %s\n' "$name" "$status" >&2
-        docker logs --tail 5 "$name" 2>&1 | cut --characters -500 >&2
-    done < <(docker ps --all --filter "label=com.docker.compose.project=$(project)" --format '{{.Names}}\t{{.Status}}')
-}
-
 # === clock ===
 
 # Nobody can tell a wrong clock from a right one by itself. A clock that follows a time server is believed. Any other is

@@ -164,7 +164,7 @@ impl Database {
         let work = async {
             if self.keeper.kept().has_choice() {
                 // None: the server that was the primary last says what is wrong.
-                let _found = primary::find(self.keeper.kept()).await;
+                drop(primary::find(self.keeper.kept()).await);
             }
             let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
             refuse_wrong_server(&mut connection).await?;

@@ -106,12 +106,12 @@ impl Layout {
         self.root.join("logs").join(format!("{instance}.log"))
     }
 
-    /// The folder of [`crate::generated`].
+    /// The folder of [`crate::platform_secrets`].
     pub(super) fn secrets(&self) -> PathBuf {
         self.root.join("secrets")
     }
 
-    /// A secret of one service, made before by [`crate::generated`].
+    /// A secret of one service, made before by [`crate::platform_secrets`].
     pub(crate) fn secret(&self, service: &str, name: &str) -> PathBuf {
         self.secrets().join(service).join(name)
     }

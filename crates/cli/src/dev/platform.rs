@@ -16,7 +16,7 @@ use super::{
     ports::Ports,
     process::{Program, Supervised},
 };
-use crate::{client::Client, files, generated, say};
+use crate::{client::Client, files, platform_secrets, say};
 
 const POSTGRES_START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,7 +36,7 @@ impl Platform {
     /// Makes keys and certificates, chooses ports. Starts nothing yet.
     pub(super) fn prepare(arguments: &Arguments, layout: &Layout) -> anyhow::Result<Self> {
         let options = configs::Options::new(arguments)?;
-        generated::ensure(&layout.secrets())?;
+        platform_secrets::ensure(&layout.secrets())?;
         let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
         let certificates = Certificates::open(layout, lifetime)?;
         let addresses = Addresses::choose(&mut Ports::default(), arguments.port)?;
@@ -157,7 +157,7 @@ async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
     }
     let mut sql =
         String::from("REVOKE ALL ON DATABASE detektor FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;\n");
-    for role in generated::DATABASE_ROLES {
+    for role in platform_secrets::DATABASE_ROLES {
         let password =
             std::fs::read_to_string(layout.secret(role, "database-password")).context("database password")?;
         sql.push_str(&format!(

@@ -5,7 +5,7 @@ use std::path::Path;
 use identity::{PeerName, dns_name};
 use time::Duration;
 
-use crate::generated;
+use crate::platform_secrets;
 
 /// One container.
 pub(super) struct Container {
@@ -154,23 +154,23 @@ const fn postgres(name: &'static str) -> Container {
 
 /// Makes every secret that is missing in the steward's own folder.
 pub(super) fn ensure_secrets(kept: &Path) -> anyhow::Result<()> {
-    generated::ensure(kept)?;
+    platform_secrets::ensure(kept)?;
     for user in ["superuser", "replication", "rewind", "detektor", "vault", "prometheus"] {
-        generated::ensure_random(&kept.join("postgres").join(format!("{user}-password")))?;
+        platform_secrets::ensure_random(&kept.join("postgres").join(format!("{user}-password")))?;
     }
-    generated::ensure_random(&kept.join("mlflow/database-password"))?;
+    platform_secrets::ensure_random(&kept.join("mlflow/database-password"))?;
     ensure_object_storage(&kept.join("minio"))
 }
 
 /// MinIO's own keys, and a pair for each of its users.
 fn ensure_object_storage(kept: &Path) -> anyhow::Result<()> {
-    generated::ensure_random(&kept.join("root-user"))?;
-    generated::ensure_random(&kept.join("root-password"))?;
-    generated::ensure_kms_key(&kept.join("kms-key"), "rampart")?;
+    platform_secrets::ensure_random(&kept.join("root-user"))?;
+    platform_secrets::ensure_random(&kept.join("root-password"))?;
+    platform_secrets::ensure_kms_key(&kept.join("kms-key"), "rampart")?;
     for user in ["mlflow", "serving", "backup", "tools"] {
         let folder = kept.join("users").join(user);
-        generated::ensure_named(&folder.join("access-key"), user)?;
-        generated::ensure_random(&folder.join("secret-key"))?;
+        platform_secrets::ensure_named(&folder.join("access-key"), user)?;
+        platform_secrets::ensure_random(&folder.join("secret-key"))?;
     }
     Ok(())
 }
