@@ -14,10 +14,10 @@ Module = tuple[str, ...]
 def circles(source_folder: Path) -> Iterator[list[Module]]:
     """Each group of sibling modules in which every one reaches every other by imports.
 
-    A module and what is below it belong together, so imports between the two are no circle: a circle is between siblings.
+    A module and what is below it belong together: imports between the two are no circle.
     """
     code = {
-        rust_source.module_of(path, source_folder): rust_source.without_tests(rust_source.without_text(path.read_text()))
+        rust_source.module_of(path, source_folder): rust_source.production_code(path.read_text())
         for path in source_folder.rglob("*.rs")
         if "generated" not in path.parts and path.stem != "tests" and "bin" not in path.relative_to(source_folder).parts
     }

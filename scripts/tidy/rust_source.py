@@ -1,4 +1,4 @@
-"""What the checks need to know of Rust source: code without comments and text, string literals, module paths, imports."""
+"""What the checks need to know of Rust source: code without comments and text, literals, module paths, imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ TOKEN = re.compile(
     r"""|b?"(?P<string>(?:\\.|[^"\\])*)"|b?'(?:\\.[^']*|[^'\\\n])'""",
     re.DOTALL,
 )
-TEST_ITEM = re.compile(r"^[ \t]*#\[cfg\(test\)\]\n(?:[ \t]*#\[[^\n]*\n)*[ \t]*(?:pub(?:\([^)]*\))? )?(?:mod|fn|use|impl)\b", re.MULTILINE)
+TEST_ITEM = re.compile(
+    r"^[ \t]*#\[cfg\(test\)\]\n(?:[ \t]*#\[[^\n]*\n)*[ \t]*(?:pub(?:\([^)]*\))? )?(?:mod|fn|use|impl)\b", re.MULTILINE
+)
 USE = re.compile(r"\buse\s+(?P<tree>(?:crate|super|self)\b[^;]*);")
 PATH = re.compile(r"(?<![\w:$])(?P<path>(?:crate|super|self)(?:::\w+)+)")
 
@@ -35,8 +37,9 @@ def literals(source: str) -> Iterator[tuple[int, str]]:
             yield source.count("\n", 0, token.start()) + 1, text
 
 
-def without_tests(code: str) -> str:
-    """Code (of `without_text`) less what is compiled for tests only."""
+def production_code(source: str) -> str:
+    """The code alone, less what is compiled for tests only."""
+    code = without_text(source)
     while found := TEST_ITEM.search(code):
         end = end_of_item(code, found.end())
         code = code[: found.start()] + code[end:]
@@ -64,7 +67,7 @@ def module_of(path: Path, source_folder: Path) -> tuple[str, ...]:
 
 
 def imports(code: str, module: tuple[str, ...]) -> set[tuple[str, ...]]:
-    """The paths inside the crate that code of the module names, absolute. Whether one is a module or an item is open."""
+    """The paths inside the crate that code of the module names, absolute: of modules and of items."""
     found = set()
     for use in USE.finditer(code):
         found.update(absolute(path, module) for path in leaves_of(use.group("tree")))
