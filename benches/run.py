@@ -29,6 +29,14 @@ MODEL = ROOT / "examples" / "models" / "breast-cancer-forest"
 VERSION = "2"
 FOLDERS = [("RAMPART_ACCESS", "access"), ("RAMPART_CERTS", "certs")]
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# Longer than what the load generator may take besides the load: connecting, and its last answers.
+LOAD_TIMEOUT_S = 60
+OWN_TARGETS = [
+    ("front-rest", "Rampart, front door, REST"),
+    ("front-grpc", "Rampart, front door, gRPC"),
+    ("replica", "Rampart, one replica directly, REST"),
+    ("replica-grpc", "Rampart, one replica directly, gRPC"),
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ def main() -> None:
     parser.add_argument("--containers", action="store_true", help="measure the running platform of scripts/up, too")
     parser.add_argument("--profile", action="store_true", help="sample the front door under load, and nothing else")
     arguments = parser.parse_args()
+    arguments.warm_up_s = arguments.duration_s
     os.environ.pop("RAMPART_STATE", None)  # the platform that is measured is the one that was built for it
     print(profile(arguments) if arguments.profile else table(measure(arguments)))
 
@@ -59,17 +68,8 @@ def measure(arguments) -> list[Row]:
     if arguments.containers:
         rows += in_containers(arguments)
     with running_platform() as platform:
-        state_file = platform.data / "state.json"
-        state = json.loads(state_file.read_text())
+        rows += own_rows(arguments, platform.data)
         request = platform.data / "example-request.json"
-        for via, what in [
-            ("front-rest", "Rampart, front door, REST"),
-            ("front-grpc", "Rampart, front door, gRPC"),
-            ("replica", "Rampart, one replica directly, REST"),
-        ]:
-            for connections in arguments.connections:
-                pids = list(state["pids"].values())
-                rows.append(load(arguments, what, connections, pids, request, ["--via", via, "--state", state_file]))
         with mlserver(arguments) as peer:
             for via, what, address in [
                 ("peer-rest", "MLServer, no security, REST", peer["rest"].removeprefix("http://")),
@@ -78,6 +78,18 @@ def measure(arguments) -> list[Row]:
                 for connections in arguments.connections:
                     pids = [peer["pid"]]
                     rows.append(load(arguments, what, connections, pids, request, ["--via", via, "--peer", address]))
+    return rows
+
+
+def own_rows(arguments, data: Path) -> list[Row]:
+    """A running platform with its data there."""
+    state_file = data / "state.json"
+    pids = list(json.loads(state_file.read_text())["pids"].values())
+    rows = []
+    for via, what in OWN_TARGETS:
+        for connections in arguments.connections:
+            target = ["--via", via, "--state", state_file]
+            rows.append(load(arguments, what, connections, pids, data / "example-request.json", target))
     return rows
 
 
@@ -115,18 +127,23 @@ def in_containers(arguments) -> list[Row]:
 def load(arguments, what: str, connections: int, pids: list[int], request: Path, target: list) -> Row:
     """One closed-loop load, after another one to warm up that is not counted."""
     print(f"{what}, {connections} connections", file=sys.stderr, flush=True)
-    command = load_command(arguments, connections, request, target)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # warm-up, on connections of its own
+    run_load(arguments, connections, request, target, arguments.warm_up_s)  # on connections of its own
     before = cpu_seconds(pids)
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    answer = run_load(arguments, connections, request, target, arguments.duration_s)
     cpu = cpu_seconds(pids) - before
     figures = json.loads(answer)
     return Row(what, connections, figures, cpu / figures["requests"] * 1e6)
 
 
-def load_command(arguments, connections: int, request: Path, target: list) -> list:
+def run_load(arguments, connections: int, request: Path, target: list, duration_s: int) -> str:
+    command = load_command(arguments, connections, request, target, duration_s)
+    limit = duration_s + LOAD_TIMEOUT_S
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=limit).stdout
+
+
+def load_command(arguments, connections: int, request: Path, target: list, duration_s: int) -> list:
     command = [arguments.load, *target, "--model", MODEL.name, "--request", request]
-    return [*command, "--connections", str(connections), "--duration-s", str(arguments.duration_s), "--warm-up-s", "0"]
+    return [*command, "--connections", str(connections), "--duration-s", str(duration_s), "--warm-up-s", "0"]
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -159,7 +176,8 @@ def profile(arguments) -> str:
         pids = json.loads(state_file.read_text())["pids"]
         names = ["balancer-1", *(name for name in pids if name.startswith("serving-"))]
         target = ["--via", "front-rest", "--state", state_file]
-        command = load_command(arguments, max(arguments.connections), platform.data / "example-request.json", target)
+        request = platform.data / "example-request.json"
+        command = load_command(arguments, max(arguments.connections), request, target, arguments.duration_s)
         samples = Path(folder) / "samples"
         sampled = ",".join(str(pids[name]) for name in names)
         record = ["perf", "record", "--quiet", "--freq", "499", "--output", samples, "--pid", sampled, "--", *command]

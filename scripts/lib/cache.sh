@@ -14,19 +14,17 @@ lock_cache() {
     fi
 }
 
-# Dependencies are built once for all checkouts. Our own crates are not: cargo tells fresh from stale by time stamps, so
-# what another checkout built a minute ago would pass for a build of this one.
+# claim_builds PROFILE [CHECKOUT]: dependencies are built once for all checkouts. Our own crates are not: cargo tells fresh
+# from stale by time stamps, so what another checkout built a minute ago would pass for a build of this one.
 claim_builds() {
-    local owner=$CARGO_TARGET_DIR/checkout profile
-    if [[ -d $CARGO_TARGET_DIR && $(cat "$owner" 2>/dev/null) != "$root" ]]; then
-        say "the last build was of another checkout: our own crates are built anew"
-        for profile in dev release; do
-            (cd "$root" && quietly "cargo clean failed" "remove $CARGO_TARGET_DIR by hand, then start again" \
-                cargo clean --workspace --profile "$profile")
-        done
+    local profile=$1 checkout=${2:-$root} owner=$CARGO_TARGET_DIR/checkout-$1
+    if [[ -d $CARGO_TARGET_DIR/${profile/dev/debug} && $(cat "$owner" 2>/dev/null) != "$checkout" ]]; then
+        say "the last $profile build was of another checkout: our own crates are built anew"
+        (cd "$checkout" && quietly "cargo clean failed" "remove $CARGO_TARGET_DIR by hand, then start again" \
+            cargo clean --workspace --profile "$profile")
     fi
     mkdir -p "$CARGO_TARGET_DIR"
-    printf '%s' "$root" >"$owner"
+    printf '%s' "$checkout" >"$owner"
 }
 
 # Must be called before anything long-lived starts: children inherit the lock.

@@ -10,7 +10,7 @@ use end_to_end::{
     platform::State,
     request::{Protocol, Server, Template},
 };
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method};
 use identity::{Identity, IdentityConfig};
 use proto::auth::v1 as auth;
 use rustls_pki_types::ServerName;
@@ -52,6 +52,8 @@ enum Via {
     FrontGrpc,
     /// A replica as the balancer calls it: mTLS, HTTP/2, a passport.
     Replica,
+    /// The same over gRPC.
+    ReplicaGrpc,
     /// A peer's REST, without TLS.
     PeerRest,
     /// A peer's gRPC, without TLS.
@@ -112,7 +114,8 @@ async fn target(arguments: &Arguments) -> anyhow::Result<(Server, Template)> {
             let server = Server::front(address, &state.ca_file, Protocol::Http1)?;
             Ok((server, Template::json(Method::POST, &rest_path, Some(token.trim()), body)?))
         }
-        Via::Replica => replica(&state(arguments)?, &rest_path, body).await,
+        Via::Replica => replica(&state(arguments)?, Template::json(Method::POST, &rest_path, None, body)?).await,
+        Via::ReplicaGrpc => replica(&state(arguments)?, grpc(None)?).await,
         Via::PeerRest => Ok((peer(arguments, Protocol::Http1)?, Template::json(Method::POST, &rest_path, None, body)?)),
         Via::PeerGrpc => Ok((peer(arguments, Protocol::Http2)?, grpc(None)?)),
     }
@@ -129,7 +132,7 @@ fn peer(arguments: &Arguments, protocol: Protocol) -> anyhow::Result<Server> {
 }
 
 /// As the balancer: its certificate, and a passport from the gateway.
-async fn replica(state: &State, path: &str, body: Vec<u8>) -> anyhow::Result<(Server, Template)> {
+async fn replica(state: &State, mut template: Template) -> anyhow::Result<(Server, Template)> {
     let identity = Identity::load(&IdentityConfig { directory: state.identities.join("balancer-1") })?;
     let gateway = state.listeners.get("gateway-1").context("no gateway")?.main.to_string();
     let token = fs::read_to_string(state.tokens.get("analyst").context("no analyst's token")?)?;
@@ -140,9 +143,7 @@ async fn replica(state: &State, path: &str, body: Vec<u8>) -> anyhow::Result<(Se
         ..auth::AuthorizeRequest::default()
     };
     let answer = auth::authorization_client::AuthorizationClient::new(channel).authorize(request).await?.into_inner();
-    let mut template = Template::json(Method::POST, path, None, body)?;
     template.headers.insert("rampart-passport", HeaderValue::try_from(answer.passport)?);
-    template.headers.remove(header::AUTHORIZATION);
     let address = state.listeners.get("serving-1").context("no replica")?.main;
     let name = ServerName::try_from("serving.rampart.internal")?;
     let tls = Arc::clone(&identity.client_config("serving"));
