@@ -13,18 +13,17 @@ import signal
 import ssl
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import complaints
+from poll import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
-POLL_PERIOD_S = 0.1
 SETPRIV = Path("/usr/bin/setpriv")
 # What the tests make services say at WARN or ERROR: the beginnings of messages. Bad requests must cause none.
 EXPECTED_COMPLAINTS: list[str] = []
@@ -116,11 +115,11 @@ def _spawn(data: Path, output: Path) -> subprocess.Popen:
 
 
 def _wait_until_ready(process: subprocess.Popen, state_file: Path, output: Path) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while not (state_file.exists() and "running; Ctrl-C" in output.read_text()):
+    def is_ready() -> bool:
         assert process.poll() is None, f"rampart dev ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"rampart dev was not ready after {READY_TIMEOUT_S} s"
-        time.sleep(POLL_PERIOD_S)
+        return state_file.exists() and "running; Ctrl-C" in output.read_text()
+
+    until("rampart dev is ready", READY_TIMEOUT_S, is_ready)
 
 
 def _stop(process: subprocess.Popen) -> None:

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from poll import until
+
 CALLER = "analyst"
 INFER = "/v2/models/breast-cancer-forest/infer"
 # Far beyond any sensible deadline: a test that waits this long has failed.
@@ -156,10 +158,7 @@ def test_too_many_connections_of_one_address_are_refused(many_files, platform, c
 
     for connection in served:
         connection.close()
-    deadline = time.monotonic() + PATIENCE_S
-    while connect_and_ask(connect) is None:
-        assert time.monotonic() < deadline, "nobody was served after the crowd had gone"
-        time.sleep(0.1)
+    until("a connection is served after the others were closed", PATIENCE_S, lambda: connect_and_ask(connect))
 
 
 def connect_and_ask(connect) -> ssl.SSLSocket | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
+from poll import until
 from truth import truth
 
 FOREST = "breast-cancer-forest"
@@ -25,15 +24,14 @@ def predicted(rest, platform):
 
 def test_uptime_p95_and_coverage_are_figures_after_predictions(rest, predicted):
     """Without a token, as the summary is for everybody."""
-    deadline = time.monotonic() + REPORTED_WITHIN_S
-    while True:
+
+    def figures() -> dict | None:
         response = rest.get("/api/sla/ml-services/current")
         assert response.status_code == 200, response.text
         current = response.json()
-        if all(isinstance(current[name], int | float) for name in FIGURES):
-            break
-        assert time.monotonic() < deadline, f"no figures after {REPORTED_WITHIN_S} s: {current}"
-        time.sleep(0.2)
+        return current if all(isinstance(current[name], int | float) for name in FIGURES) else None
+
+    current = until("figures instead of nothing", REPORTED_WITHIN_S, figures)
     assert 0 < current["uptime_percentage"] <= 100
     assert 0 < current["coverage_percentage"] <= 100
     assert 0 < current["response_time_p95"] < 60_000

@@ -14,8 +14,9 @@ use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 
 use crate::{
-    docker::{Container, are_healthy, docker, until},
+    docker::{Container, are_healthy, docker},
     front::Front,
+    poll::until,
     request::{Protocol, Server, Template},
 };
 

@@ -7,14 +7,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use tokio::{
-    process::Command,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{process::Command, time::timeout};
+
+use crate::poll::until;
 
 /// Saving or stopping takes a while; what takes longer hangs.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
-const POLL_PERIOD: Duration = Duration::from_millis(100);
 
 /// One container, by its whole name.
 #[derive(Clone, Debug)]
@@ -79,25 +77,6 @@ pub async fn output(command: &mut Command) -> anyhow::Result<Output> {
     let child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     Ok(timeout(COMMAND_TIMEOUT, child.wait_with_output()).await.context("it takes too long")??)
-}
-
-/// Asks until it is so.
-///
-/// # Errors
-/// It is not so within the limit; the message has the last answer.
-pub async fn until(
-    what: &str,
-    limit: Duration,
-    mut is_so: impl AsyncFnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<Duration> {
-    let started = Instant::now();
-    loop {
-        match is_so().await {
-            Ok(()) => return Ok(started.elapsed()),
-            Err(error) => ensure!(started.elapsed() < limit, "{what}: not within {limit:?}: {error:#}"),
-        }
-        sleep(POLL_PERIOD).await;
-    }
 }
 
 /// Whether all of them run, and whose health is checked is healthy.

@@ -9,6 +9,7 @@ pub mod inference;
 pub mod load;
 pub mod needles;
 pub mod platform;
+pub mod poll;
 pub mod processes;
 pub mod request;
 pub mod sockets;

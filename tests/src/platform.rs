@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     complaints::{self, Lengths},
     front::Front,
+    poll::until_blocking,
     request::{Protocol, Server, Template},
 };
 
@@ -141,18 +142,17 @@ fn tied_to_us(executable: &Path) -> Command {
 }
 
 fn wait_until_up(child: &mut Child, output: &Path) -> anyhow::Result<State> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        let said = fs::read_to_string(output).unwrap_or_default();
-        if said.contains("running; Ctrl-C") {
-            let data =
-                said.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
-            let data = Path::new(data.trim_end_matches(" (removed at the end)"));
-            return serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json");
-        }
-        ensure!(child.try_wait()?.is_none() && Instant::now() < deadline, "{said}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut said = String::new();
+    let is_up = until_blocking(START_TIMEOUT, || {
+        said = fs::read_to_string(output).unwrap_or_default();
+        let is_up = said.contains("running; Ctrl-C");
+        ensure!(is_up || child.try_wait()?.is_none(), "{said}");
+        Ok(is_up.then_some(()))
+    })?;
+    ensure!(is_up.is_some(), "{said}");
+    let data = said.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
+    let data = Path::new(data.trim_end_matches(" (removed at the end)"));
+    serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json")
 }
 
 // === impl Platform ===
@@ -366,12 +366,8 @@ impl Platform {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::INT);
         }
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status.code());
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        if let Some(status) = until_blocking(STOP_TIMEOUT, || Ok(self.child.try_wait()?))? {
+            return Ok(status.code());
         }
         self.child.kill()?;
         self.child.wait()?;

@@ -14,10 +14,13 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tokio::{
     task::{AbortHandle, JoinSet},
-    time::{Instant, error::Elapsed, sleep, sleep_until},
+    time::{Instant, error::Elapsed, interval_at},
 };
 
-use crate::request::{Connection, Server, Template};
+use crate::{
+    poll::until_every,
+    request::{Connection, Server, Template},
+};
 
 /// Of each kind; so many that both balancers have some.
 const CONNECTIONS: u32 = 8;
@@ -128,23 +131,39 @@ impl Steady {
         self.begin.elapsed()
     }
 
+    /// Lets the load go on: waits until the calls that are due within `duration` have been sent.
+    ///
+    /// # Errors
+    /// They are not sent.
+    pub async fn go_on(&self, duration: Duration) -> anyhow::Result<()> {
+        let end = self.index(self.now() + duration)?;
+        let all_are_sent = async || {
+            ensure!(lock(&self.shared.samples).len() >= end, "{end} calls");
+            Ok(())
+        };
+        until_every(POLL_PERIOD, "calls are sent", duration + ANSWER_LIMIT, all_are_sent).await.map(drop)
+    }
+
     /// What came of the calls that were due between these moments. Waits for the last of them.
     ///
     /// # Errors
     /// A call has neither been answered nor failed.
     pub async fn figures(&self, from: Duration, to: Duration) -> anyhow::Result<Figures> {
-        let index = |moment: Duration| usize::try_from(moment.as_nanos().div_ceil(self.interval.as_nanos()));
-        let (first, end) = (index(from)?, index(to)?);
-        let deadline = Instant::now() + ANSWER_LIMIT;
-        loop {
-            let done: Option<Vec<Sample>> =
+        let (first, end) = (self.index(from)?, self.index(to)?);
+        let mut samples = Vec::new();
+        until_every(POLL_PERIOD, "calls end", ANSWER_LIMIT, async || {
+            let ended: Option<Vec<Sample>> =
                 lock(&self.shared.samples).get(first..end).and_then(|samples| samples.iter().cloned().collect());
-            if let Some(samples) = done {
-                return Figures::of(&samples, from, self.interval);
-            }
-            ensure!(Instant::now() < deadline, "calls between {from:?} and {to:?} neither ended nor failed");
-            sleep(POLL_PERIOD).await;
-        }
+            samples = ended.with_context(|| format!("a call between {from:?} and {to:?} neither ended nor failed"))?;
+            Ok(())
+        })
+        .await?;
+        Figures::of(&samples, from, self.interval)
+    }
+
+    /// The number of the first call that is due at this moment or later.
+    fn index(&self, moment: Duration) -> anyhow::Result<usize> {
+        Ok(usize::try_from(moment.as_nanos().div_ceil(self.interval.as_nanos()))?)
     }
 }
 
@@ -156,12 +175,12 @@ impl Drop for Steady {
 
 async fn send_all(shared: Arc<Shared>, begin: Instant, interval: Duration) {
     let mut calls = JoinSet::new();
-    let mut due = begin;
+    // A tick that is missed is made up for at once: the load is open-loop.
+    let mut ticks = interval_at(begin, interval);
     for number in 0_usize.. {
-        sleep_until(due).await;
+        let due = ticks.tick().await;
         lock(&shared.samples).push(None);
         calls.spawn(shared.clone().send(number, due));
-        due += interval;
         while calls.try_join_next().is_some() {}
     }
 }

@@ -2,13 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
+use anyhow::ensure;
 use end_to_end::{
     platform::{Data, Platform, Setup},
+    poll::until,
     processes::{Process, descendants},
 };
 use http::Method;
@@ -39,11 +38,12 @@ async fn no_process_outlives_a_killed_supervisor() {
     let processes = all_processes(&platform);
     let supervisor = Pid::from_raw(i32::try_from(platform.supervisor()).unwrap()).unwrap();
     kill_process(supervisor, Signal::KILL).unwrap();
-    let killed = Instant::now();
-    while !running(&processes).is_empty() {
-        assert!(killed.elapsed() < PATIENCE, "still there: {:?}", running(&processes));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("everything ends", PATIENCE, async || {
+        ensure!(running(&processes).is_empty(), "still there: {:?}", running(&processes));
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,15 +4,17 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use end_to_end::{
     platform::Platform,
+    poll::until_every,
     request::{Protocol, Template},
     steady::{Kind, Steady},
 };
 use http::Method;
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 const RATE: u32 = 200;
 const LATEST: Duration = Duration::from_secs(1);
@@ -34,20 +36,20 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     let prediction = Kind { server: platform.front(Protocol::Http1).unwrap(), template };
     let load = Steady::start(vec![prediction], RATE).await.unwrap();
 
-    pause(Duration::from_secs(3)).await;
+    load.go_on(Duration::from_secs(3)).await.unwrap();
     platform.signal("serving-1", Signal::KILL).unwrap();
     assert_seen(&platform, "fall after a kill", FALL, |healthy| healthy < 3).await;
     assert_seen(&platform, "return after a kill", RESTART, |healthy| healthy == 3).await;
 
     platform.signal("serving-2", Signal::STOP).unwrap();
     assert_seen(&platform, "fall after a freeze", FALL, |healthy| healthy < 3).await;
-    pause(Duration::from_secs(4)).await;
+    load.go_on(Duration::from_secs(4)).await.unwrap();
     assert_eq!(platform.healthy_backends().await.unwrap(), 2, "who is frozen stays out");
     platform.signal("serving-2", Signal::CONT).unwrap();
     assert_seen(&platform, "return after a freeze", THAW, |healthy| healthy == 3).await;
 
     kill_gateway_and_wait_for_the_next(&platform).await;
-    pause(Duration::from_secs(3)).await;
+    load.go_on(Duration::from_secs(3)).await.unwrap();
 
     let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
     assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
@@ -56,26 +58,20 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     platform.stop(COMPLAINTS).unwrap();
 }
 
-/// Time in which the load goes on undisturbed; no state is waited for.
-async fn pause(duration: Duration) {
-    sleep(duration).await;
-}
-
 /// Polls the front door until `healthy_backends` is so. An answer that comes after the limit does not count, whatever it says.
 async fn assert_seen(platform: &Platform, what: &str, limit: Duration, is_so: impl Fn(u64) -> bool) {
-    let started = Instant::now();
     let template = Template::json(Method::GET, "/api/loadbalancer/status", None, "").unwrap();
+    let started = Instant::now();
     let mut connection = platform.front(Protocol::Http2).unwrap().connect().await.unwrap();
-    loop {
+    until_every(POLL_PERIOD, what, limit, async || {
         let answer = connection.call(&template).await.unwrap();
-        let elapsed = started.elapsed();
         let status: Value = serde_json::from_slice(&answer.body).unwrap();
-        assert!(elapsed <= limit, "healthy_backends did not {what} within {limit:?}: after {elapsed:?} {status}");
-        if is_so(status.get("healthy_backends").and_then(Value::as_u64).unwrap()) {
-            return;
-        }
-        sleep(POLL_PERIOD).await;
-    }
+        ensure!(is_so(status.get("healthy_backends").and_then(Value::as_u64).unwrap()), "{status}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert!(started.elapsed() <= limit, "{what}: only after {:?}", started.elapsed());
 }
 
 /// The next gateway is another process, and answers a login through the front door.
@@ -84,14 +80,10 @@ async fn kill_gateway_and_wait_for_the_next(platform: &Platform) {
     platform.login("example-analyst", &secret).await.unwrap();
     let killed = platform.pid("gateway-1").unwrap();
     platform.signal("gateway-1", Signal::KILL).unwrap();
-    let started = Instant::now();
-    loop {
-        let is_another = platform.pid("gateway-1").is_ok_and(|pid| pid != killed);
-        let login = platform.login("example-analyst", &secret).await;
-        assert!(started.elapsed() <= RESTART, "no gateway after {RESTART:?}: another {is_another}, login {login:?}");
-        if is_another && login.is_ok() {
-            return;
-        }
-        sleep(POLL_PERIOD).await;
-    }
+    until_every(POLL_PERIOD, "another gateway answers", RESTART, async || {
+        ensure!(platform.pid("gateway-1").is_ok_and(|pid| pid != killed), "it is not another");
+        platform.login("example-analyst", &secret).await.map(drop)
+    })
+    .await
+    .unwrap();
 }

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::{Context as _, ensure};
 use end_to_end::{
     platform::Platform,
+    poll::until,
     request::Protocol,
     steady::{Kind, Steady},
 };
@@ -15,7 +16,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Instant, interval, sleep},
+    time::{Instant, interval},
 };
 use tokio_rustls::TlsConnector;
 
@@ -95,16 +96,17 @@ fn listeners(platform: &Platform) -> Vec<Listener> {
 /// Waits until a listener presents what is in its file now, and returns that.
 async fn presents_its_file(platform: &Platform, listener: &Listener) -> CertificateDer<'static> {
     let file = platform.state().identities.join(&listener.instance).join("certificate.pem");
-    let started = Instant::now();
-    loop {
+    let mut shown = None;
+    until("presents the certificate in its file", TAKEN_UP_WITHIN, async || {
         let now = presented(platform, listener).await.unwrap();
-        if CertificateDer::from_pem_file(&file).is_ok_and(|leaf| leaf == now) {
-            return now;
-        }
-        let place = (&listener.instance, listener.address);
-        assert!(started.elapsed() < TAKEN_UP_WITHIN, "{place:?} does not present the certificate in its file");
-        sleep(Duration::from_millis(200)).await;
-    }
+        let is_new = CertificateDer::from_pem_file(&file).is_ok_and(|leaf| leaf == now);
+        ensure!(is_new, "{} at {} does not", listener.instance, listener.address);
+        shown = Some(now);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    shown.unwrap()
 }
 
 /// The certificate that a listener shows to whoever connects; who we are it asks only afterwards.

@@ -8,13 +8,14 @@ use anyhow::{Context as _, ensure};
 use end_to_end::{
     counters::Counters,
     platform::Platform,
+    poll::until,
     request::{Answer, Connection, Protocol, Server, Template},
 };
 use http::{Method, StatusCode};
 use serde_json::json;
 use tokio::{
     task::JoinSet,
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, interval, timeout},
 };
 
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
@@ -93,15 +94,15 @@ async fn predictions(platform: &Platform, token: &str, refusal: Refusal) -> anyh
 /// Waits until each replica has answered some more predictions than now, by REST and by gRPC.
 async fn every_replica_is_asked(platform: &Platform) {
     for answers in [REST_ANSWERS, GRPC_ANSWERS] {
-        let (before, started) = (counts(platform, answers).await, Instant::now());
-        loop {
+        let before = counts(platform, answers).await;
+        until("every replica is asked", PATIENCE, async || {
             let now = counts(platform, answers).await;
-            if before.iter().zip(&now).all(|(before, now)| *now >= before + ENOUGH) {
-                break;
-            }
-            assert!(started.elapsed() < PATIENCE, "not every replica is asked: {answers:?} {before:?}, now {now:?}");
-            sleep(POLL_PERIOD).await;
-        }
+            let are_asked = before.iter().zip(&now).all(|(before, now)| *now >= before + ENOUGH);
+            ensure!(are_asked, "{answers:?} {before:?}, now {now:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
 }
 

@@ -10,16 +10,17 @@ use std::{
 use anyhow::{Context as _, ensure};
 use end_to_end::{
     containers::{Containers, say},
-    docker::{Fault, until},
+    docker::Fault,
+    poll::until,
 };
 use http::{Method, StatusCode};
 use serde_json::json;
 use tokio::{
     task::AbortHandle,
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::load::{LATEST, Load, RETURN, hold, is_whole_matrix};
+use crate::load::{LATEST, Load, RETURN, is_whole_matrix};
 
 /// What is lost, and how soon logins work again.
 struct Loss {
@@ -61,7 +62,7 @@ async fn a_lost_primary_costs_a_moment_and_no_acknowledged_row() {
     let predictions = Load::predictions(&platform).await;
     let logins = Load::logins(&platform).await;
     let ledger = Ledger::open(&platform).await;
-    hold(Duration::from_secs(3)).await;
+    predictions.steady.go_on(Duration::from_secs(3)).await.unwrap();
 
     let losses = LOSSES.iter().chain(MORE_LOSSES.iter().filter(|_| is_whole_matrix()));
     let mut faults = Vec::new();
@@ -85,7 +86,7 @@ async fn a_login_needs_nothing_between_gateway_and_primary() {
     let logins = Load::logins(&platform).await;
     let from = logins.steady.now();
     let struck = platform.container("detektor-postgres").strike(Fault::Stop).await.unwrap();
-    hold(PROXY_AWAY).await;
+    logins.steady.go_on(PROXY_AWAY).await.unwrap();
     let figures = logins.steady.figures(from, logins.steady.now()).await.unwrap();
     struck.heal(RETURN).await.unwrap();
     say(&format!("detektor-postgres stopped: logins: {}", figures.line()));
@@ -108,7 +109,7 @@ async fn lose(
         Strike::Container(fault) => {
             let struck = container.strike(fault).await?;
             if fault != Fault::Kill {
-                hold(AWAY).await;
+                predictions.steady.go_on(AWAY).await?;
             }
             struck.heal(RETURN).await?;
         }
@@ -208,7 +209,10 @@ impl Written {
 
 async fn write(platform: Containers, run: String, mut admin: String, acknowledged: Arc<Mutex<BTreeSet<String>>>) {
     let mut logged_in = Instant::now();
+    let mut ticks = interval(WRITE_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0_u32.. {
+        ticks.tick().await;
         let name = format!("{run}-{number}");
         let user = json!({ "name": name, "kind": "machine", "tenant": "default", "roles": ["viewer"] });
         let made = platform.front.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await;
@@ -221,6 +225,5 @@ async fn write(platform: Containers, run: String, mut admin: String, acknowledge
         {
             (admin, logged_in) = (token, Instant::now());
         }
-        sleep(WRITE_PERIOD).await;
     }
 }

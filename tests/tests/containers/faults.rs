@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::ensure;
 use end_to_end::{
     containers::{Containers, say},
-    docker::{Fault, docker, until},
+    docker::{Fault, docker},
+    poll::until,
     steady::Figures,
 };
 use http::{Method, StatusCode};
 
-use crate::load::{LATEST, Load, RETURN, hold, is_whole_matrix};
+use crate::load::{LATEST, Load, RETURN, is_whole_matrix};
 
 const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Stop, Fault::Pause];
 /// One of each kind.
@@ -66,13 +67,13 @@ async fn a_lost_balancer_costs_a_client_one_retry() {
 async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     let platform = Containers::from_environment().unwrap();
     let load = Load::predictions(&platform).await;
-    hold(AWAY).await;
+    load.steady.go_on(AWAY).await.unwrap();
 
     let names = ["balancer-a", "balancer-b"].map(|service| platform.container(service).name);
     let [first, second] = &names;
     let from = load.steady.now();
     docker(&["stop", first, second]).await.unwrap();
-    hold(AWAY).await;
+    load.steady.go_on(AWAY).await.unwrap();
     let (status, _) = platform.front.call(Method::GET, "/api/loadbalancer/status", None, None).await.unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "only the edge does not know the balancers' own page");
     platform.front.golden_prediction(&platform.analyst().await.unwrap()).await.unwrap();
@@ -84,10 +85,10 @@ async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     let gateways = ["gateway-a", "gateway-b"].map(|service| platform.container(service).name);
     let [first_gateway, second_gateway] = &gateways;
     docker(&["pause", first_gateway, second_gateway]).await.unwrap();
-    hold(AWAY).await;
+    load.steady.go_on(AWAY).await.unwrap();
     docker(&["unpause", first_gateway, second_gateway]).await.unwrap();
     let from = load.steady.now();
-    hold(AWAY).await;
+    load.steady.go_on(AWAY).await.unwrap();
     let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
     say(&format!("gateways frozen and back: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
     assert_eq!(figures.failed, 0, "{:?}", figures.failures);
@@ -113,7 +114,7 @@ async fn strike(platform: &Containers, load: &Load, service: &str, fault: Fault)
     let from = load.steady.now();
     let struck = platform.container(service).strike(fault).await?;
     if fault != Fault::Kill {
-        hold(AWAY).await;
+        load.steady.go_on(AWAY).await?;
     }
     let healthy = struck.heal(RETURN).await?;
     platform.wait_healthy(RETURN).await?;

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use end_to_end::{
     containers::{Containers, START_LIMIT, say},
     docker::docker,
+    poll::throughout,
 };
 
-use crate::load::hold;
-
 const LATE: Duration = Duration::from_secs(60);
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the platform in containers: scripts/test platform --all"]
@@ -36,8 +37,9 @@ async fn start_without(late: &[&str]) {
     let all = names(&platform, services.iter().map(String::as_str));
     run("stop", &all).await;
     run("start", &names(&platform, services.iter().map(String::as_str).filter(|name| !late.contains(name)))).await;
-    hold(LATE).await;
-    run("start", &names(&platform, late.iter().copied())).await;
+    let late_names = names(&platform, late.iter().copied());
+    throughout(LOOK_PERIOD, LATE, async || are_stopped(&late_names).await).await.unwrap();
+    run("start", &late_names).await;
     let healthy = platform.wait_healthy(START_LIMIT).await.unwrap();
     platform.wait_prediction(START_LIMIT).await.unwrap();
     say(&format!("{late:?} {LATE:?} late: healthy {:.1} s after that", healthy.as_secs_f64()));
@@ -45,6 +47,13 @@ async fn start_without(late: &[&str]) {
 
 fn names<'a>(platform: &Containers, services: impl Iterator<Item = &'a str>) -> Vec<String> {
     services.map(|service| platform.container(service).name).collect()
+}
+
+async fn are_stopped(names: &[String]) -> anyhow::Result<()> {
+    let words = ["inspect", "--format", "{{.State.Running}}"].into_iter().chain(names.iter().map(String::as_str));
+    let running = docker(&words.collect::<Vec<_>>()).await?;
+    ensure!(!running.contains("true"), "something started {names:?}: {running}");
+    Ok(())
 }
 
 async fn run(verb: &str, names: &[String]) {

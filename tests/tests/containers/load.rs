@@ -8,13 +8,16 @@ use end_to_end::{
     steady::{Kind, Steady},
 };
 use http::Method;
-use tokio::{task::AbortHandle, time::sleep};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, interval},
+};
 
 /// Predictions a second. Three of four come by REST over HTTP/1.1, the fourth by gRPC over HTTP/2.
 const PREDICTIONS: u32 = 200;
 /// Logins a second: each asks the database.
 const LOGINS: u32 = 5;
-/// Tokens live for ten minutes, and the gateways may be away for a while.
+/// Tokens live for ten minutes, and the gateways may be away for a while: then it is tried again with the other period.
 const TOKEN_PERIOD: Duration = Duration::from_secs(180);
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
@@ -65,19 +68,17 @@ impl Drop for Load {
 }
 
 async fn renew_token(platform: Containers, steady: Arc<Steady>) {
-    let mut wait = TOKEN_PERIOD;
+    let mut renewed = Instant::now();
+    let mut ticks = interval(RETRY_PERIOD);
     loop {
-        sleep(wait).await;
-        wait = match platform.analyst().await {
-            Ok(token) if steady.use_token(&token).is_ok() => TOKEN_PERIOD,
-            _ => RETRY_PERIOD,
-        };
+        ticks.tick().await;
+        if renewed.elapsed() >= TOKEN_PERIOD
+            && let Ok(token) = platform.analyst().await
+            && steady.use_token(&token).is_ok()
+        {
+            renewed = Instant::now();
+        }
     }
-}
-
-/// Time in which the load goes on; no state is waited for.
-pub(crate) async fn hold(duration: Duration) {
-    sleep(duration).await;
 }
 
 /// Whether the stage runs everything, and not only what fits into every change.

@@ -6,8 +6,9 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, ensure};
 use end_to_end::{
     containers::{Containers, START_LIMIT, say},
-    docker::{as_root, docker, output, until},
+    docker::{as_root, docker, output},
     platform::repository,
+    poll::until,
 };
 use tokio::process::Command;
 
