@@ -41,7 +41,7 @@ destroy_test_platform() {
 test_containers() {
     local at_once=$1
     shift
-    cargo test --locked --workspace --test containers -- --ignored --nocapture --test-threads="$at_once" "$@"
+    cargo test --locked --workspace --features end-to-end/containers --test containers -- --nocapture --test-threads="$at_once" "$@"
 }
 
 # test_platform ci|all: start, every test, destroy.

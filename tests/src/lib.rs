@@ -6,6 +6,7 @@ pub mod counters;
 pub mod docker;
 pub mod front;
 pub mod inference;
+pub mod listed_sockets;
 pub mod load;
 pub mod needles;
 pub mod platform;

@@ -55,7 +55,6 @@ const REPLICATION_RETURNS: Duration = Duration::from_secs(120);
 const WRITE_PERIOD: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn a_lost_primary_costs_a_moment_and_no_acknowledged_row() {
     let platform = Containers::from_environment().unwrap();
     replication_is_right(&platform).await.unwrap();
@@ -80,7 +79,6 @@ async fn a_lost_primary_costs_a_moment_and_no_acknowledged_row() {
 
 /// The gateways find the primary themselves; what leads others there may be gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn a_login_needs_nothing_between_gateway_and_primary() {
     let platform = Containers::from_environment().unwrap();
     let logins = Load::logins(&platform).await;

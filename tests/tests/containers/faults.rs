@@ -25,7 +25,6 @@ const AWAY: Duration = Duration::from_secs(3);
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn no_prediction_fails_or_is_late_whichever_container_is_lost() {
     let platform = Containers::from_environment().unwrap();
     let load = Load::predictions(&platform).await;
@@ -46,7 +45,6 @@ async fn no_prediction_fails_or_is_late_whichever_container_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn a_lost_balancer_costs_a_client_one_retry() {
     let platform = Containers::from_environment().unwrap();
     let load = Load::predictions(&platform).await;
@@ -63,7 +61,6 @@ async fn a_lost_balancer_costs_a_client_one_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     let platform = Containers::from_environment().unwrap();
     let load = Load::predictions(&platform).await;

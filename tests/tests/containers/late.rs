@@ -13,19 +13,16 @@ const LATE: Duration = Duration::from_secs(60);
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform --all"]
 async fn with_postgresql_late_all_end_healthy() {
     start_without(&["detektor-postgres-master", "detektor-postgres-slave"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform --all"]
 async fn with_vault_late_all_end_healthy() {
     start_without(&["vault"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform --all"]
 async fn with_mlflow_and_minio_late_all_end_healthy() {
     start_without(&["mlflow", "minio"]).await;
 }

@@ -1,6 +1,6 @@
 //! The platform in containers: what it promises, shown on a platform that `scripts/test platform` starts and destroys.
 //!
-//! Every test is ignored otherwise. They run one after the other, because all of them break the same platform.
+//! They run one after the other, because all of them break the same platform.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -7,7 +7,6 @@ use end_to_end::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn started_in_reverse_order_all_end_healthy() {
     let platform = Containers::from_environment().unwrap();
     let running = platform.services().await.unwrap();

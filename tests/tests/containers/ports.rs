@@ -10,19 +10,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use authority::{Authority, Leaf};
 use end_to_end::{
     containers::{Containers, say},
-    platform::repository,
+    listed_sockets::{LIST, ListedSocket, listed_sockets},
     sockets::listening,
     strangers::{Preamble, client, only_tls_1_3_of_ours, reads_alert, sslscan_finds_only_1_3},
 };
 use identity::PeerName;
 use rustls::AlertDescription;
 
-/// The committed list.
-const LIST: &str = "tests/data/sockets.txt";
 /// Our services and their containers.
 const OURS: &[(&str, &[&str])] = &[
     ("balancer", &["balancer-a", "balancer-b"]),
@@ -34,17 +32,7 @@ const OURS: &[(&str, &[&str])] = &[
 /// A container whose certificate is of our CA, and whose name is on no list of ours.
 const NOT_ON_A_LIST: &str = "detektor-postgres";
 
-/// A line of the list.
-struct Listed {
-    container: String,
-    socket: String,
-    port: u16,
-    /// None: nothing but its own container reaches it, and the line says why it is there.
-    speaks: Option<Preamble>,
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn what_listens_is_what_the_committed_list_says() {
     let platform = Containers::from_environment().unwrap();
     let mut found = BTreeSet::new();
@@ -53,7 +41,7 @@ async fn what_listens_is_what_the_committed_list_says() {
         found.extend(sockets.iter().map(|socket| format!("{service} {socket}")));
     }
     let listed: BTreeSet<String> =
-        list().unwrap().iter().map(|line| format!("{} {}", line.container, line.socket)).collect();
+        listed_sockets().unwrap().iter().map(|line| format!("{} {}", line.container, line.socket)).collect();
     say(&format!("{} sockets listen", found.len()));
     let unlisted: Vec<_> = found.difference(&listed).collect();
     let gone: Vec<_> = listed.difference(&found).collect();
@@ -61,13 +49,12 @@ async fn what_listens_is_what_the_committed_list_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn every_reachable_port_speaks_tls_1_3_only_with_a_certificate_of_our_ca() {
     let platform = Containers::from_environment().unwrap();
     let strangers = Strangers::make(&platform).await;
     let mut faults = Vec::new();
     let mut count = 0;
-    for line in list().unwrap() {
+    for line in listed_sockets().unwrap() {
         let Some(preamble) = line.speaks else { continue };
         count += 1;
         let outcome = speaks_as_it_should(&platform, &strangers, &line, preamble).await;
@@ -84,7 +71,6 @@ async fn every_reachable_port_speaks_tls_1_3_only_with_a_certificate_of_our_ca()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn our_servers_refuse_who_is_not_on_their_lists() {
     let platform = Containers::from_environment().unwrap();
     let strangers = Strangers::make(&platform).await;
@@ -119,7 +105,7 @@ async fn our_servers_refuse_who_is_not_on_their_lists() {
 async fn speaks_as_it_should(
     platform: &Containers,
     strangers: &Strangers,
-    line: &Listed,
+    line: &ListedSocket,
     preamble: Preamble,
 ) -> anyhow::Result<()> {
     let address = address(platform, &line.container, line.port).await?;
@@ -162,31 +148,6 @@ impl Strangers {
     }
 }
 
-/// Lines of `container protocol address port speaks  what it is`.
-fn list() -> anyhow::Result<Vec<Listed>> {
-    let text = fs::read_to_string(repository().join(LIST)).context(LIST)?;
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.map(|line| parse(line).with_context(|| format!("{LIST}: {line}"))).collect()
-}
-
-fn parse(line: &str) -> anyhow::Result<Listed> {
-    let mut words = line.split_whitespace();
-    let mut next = || words.next().context("a word is missing");
-    let (container, protocol, address, port, speaks) = (next()?, next()?, next()?, next()?, next()?);
-    let reason = next();
-    let speaks = match speaks {
-        "tls" => Some(Preamble::None),
-        "proxy-tls" => Some(Preamble::Proxy),
-        "postgres-tls" => Some(Preamble::Postgres),
-        "plain" => None,
-        other => anyhow::bail!("what is {other}?"),
-    };
-    ensure!(speaks.is_some() || address == "loopback", "only its own container may reach what speaks no TLS");
-    ensure!(reason.is_ok(), "it says not what it is");
-    let socket = format!("{protocol} {address} {port}");
-    Ok(Listed { container: container.to_owned(), socket, port: port.parse()?, speaks })
-}
-
 /// By which a container may be known: its own name, and its service's.
 fn names(container: &str) -> Vec<String> {
     let service = OURS.iter().find(|(_, containers)| containers.contains(&container)).map(|(service, _)| *service);
@@ -218,12 +179,4 @@ async fn published(platform: &Containers) -> anyhow::Result<BTreeSet<u16>> {
     }
     ensure!(!ports.is_empty(), "no port is published");
     Ok(ports)
-}
-
-#[test]
-fn the_list_says_of_each_socket_what_it_is() {
-    let list = list().unwrap();
-    assert!(list.len() > 30, "the list is where this test looks");
-    let sockets: BTreeSet<_> = list.iter().map(|line| (&line.container, &line.socket)).collect();
-    assert_eq!(sockets.len(), list.len(), "a socket is listed once");
 }

@@ -17,7 +17,6 @@ const PROCESS_FILES: [&str; 2] = ["/var/run/docker.pid", "/run/docker.pid"];
 const DEAD_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers, and kills the machine's Docker: scripts/test platform"]
 async fn after_a_power_cut_everything_comes_back_by_itself() {
     let platform = Containers::from_environment().unwrap();
     let admin = platform.admin().await.unwrap();

@@ -31,7 +31,6 @@ const HOLDERS: [(&str, &str); 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn no_query_fails_while_the_passwords_change() {
     let platform = Containers::from_environment().unwrap();
     let failed_before = failed_queries(&platform).await.unwrap();

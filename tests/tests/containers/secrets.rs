@@ -36,7 +36,6 @@ const KEPT_BY_OTHERS: &[&str] = &["vault", "vault-audit", "minio"];
 const IN_AN_IMAGE: &str = "It must outlive its own mistakes, so it is started again";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform"]
 async fn no_secret_is_found_outside_of_its_own_file() {
     let platform = Containers::from_environment().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -54,7 +53,6 @@ async fn no_secret_is_found_outside_of_its_own_file() {
 
 /// As docs/OPERATIONS.md tells: the values of a file are encrypted to a key, and come back with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the images of the platform: scripts/test platform"]
 async fn what_must_live_in_git_is_encrypted_by_sops() {
     let script = "set -e; cd /tmp; age-keygen -o key.txt 2>&1; printf 'token: %s\nurl: https://example.org\n' a-secret >receivers.yaml; \
         sops encrypt --age \"$(age-keygen -y key.txt)\" --in-place receivers.yaml; cat receivers.yaml; echo ---; \

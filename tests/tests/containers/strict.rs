@@ -21,7 +21,6 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Destroys the platform of the tests and starts it anew in the other profile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the platform in containers: scripts/test platform --all"]
 async fn people_open_vault_and_nobody_else_can() {
     let platform = Containers::from_environment().unwrap();
     let scripts = repository().join("scripts");
