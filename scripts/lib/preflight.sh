@@ -200,7 +200,7 @@ check_disk() {
         kib=$(df --portability --block-size 1K "$folder" | awk 'END { print $4 }')
         ((kib >= wanted * 1024 * 1024)) ||
             die "$(gib "$kib") are free on the disk of $folder, and $wanted GiB are needed" \
-                "make room, for example with: docker system prune; see what is there: docker system df"
+                "make room, for example with: docker builder prune; see what is there: docker system df"
     done
 }
 
