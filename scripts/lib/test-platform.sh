@@ -20,6 +20,37 @@ enter_test_platform() {
     export RENEW_CHECK_S=2 RAMPART_DATABASE_ROTATION_S=60 RAMPART_DATABASE_CONNECTION_AGE_S=2
     # The tests wait for it after each fault.
     export RAMPART_HEALTH_CHECK_S=5
+    export RAMPART_TEST_BYSTANDER=bystander-of-rampart-test
+}
+
+# A container that belongs to nothing here. All that the stage does must leave it as it is.
+start_bystander() {
+    lock_cache
+    provide_engine
+    provide_base "$debian_base" make_debian_base
+    unlock_cache
+    remove_bystander
+    quietly "the bystander does not start" "see what Docker says: docker ps --all" \
+        docker run --detach --init --network none --name "$RAMPART_TEST_BYSTANDER" "$debian_base" sleep infinity
+    bystander_before=$(describe_bystander)
+}
+
+describe_bystander() {
+    docker inspect --format '{{.Id}} {{.State.Running}} since {{.State.StartedAt}}, restarts: {{.RestartCount}}' "$RAMPART_TEST_BYSTANDER" 2>&1 || true
+}
+
+# check_bystander: whether it is the same container and the same process, which then has served its turn.
+check_bystander() {
+    local now
+    now=$(describe_bystander)
+    remove_bystander
+    [[ $now == "$bystander_before" ]] && return 0
+    printf 'the bystander container was hurt:\n  before: %s\n  after:  %s\n' "$bystander_before" "$now"
+    return 1
+}
+
+remove_bystander() {
+    docker rm --force "$RAMPART_TEST_BYSTANDER" >/dev/null 2>&1 || true
 }
 
 start_test_platform() {
@@ -29,6 +60,11 @@ start_test_platform() {
 }
 
 # Leaves nothing, whatever state it was in.
+leave_test_platform() {
+    destroy_test_platform
+    remove_bystander
+}
+
 destroy_test_platform() {
     # Without an engine there is nothing to destroy, and scripts/up brings one.
     docker info >/dev/null 2>&1 || return 0
@@ -46,25 +82,30 @@ test_containers() {
 
 # test_platform ci|all: start, every test, destroy.
 test_platform() (
-    trap destroy_test_platform EXIT
+    trap leave_test_platform EXIT
     enter_test_platform
     export RAMPART_TEST_MATRIX=$1
+    start_bystander
     start_test_platform || exit 1
     failed=0
     # These only look.
-    test_containers 3 ports:: secrets:: rotation:: || failed=1
+    test_containers 3 bystander:: ports:: secrets:: rotation:: || failed=1
     test_containers 1 faults:: database:: || failed=1
     accept_test_platform || failed=1
     test_containers 1 order:: || failed=1
     if [[ $1 == all ]]; then
         test_containers 1 late:: || failed=1
     fi
-    # It ends every container on this machine, those of others too.
+    check_bystander || failed=1
+    # Without it, and when no other container is there either, this kills Docker itself.
     test_containers 1 power:: || failed=1
+    start_bystander
     if [[ $1 == all ]]; then
         # It starts a platform of its own, which nothing else could use.
         test_containers 1 strict:: || failed=1
     fi
+    destroy_test_platform
+    check_bystander || failed=1
     exit "$failed"
 )
 

@@ -233,7 +233,12 @@ fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Prints a line of figures, for whoever reads the test's output.
+/// Says what a test leaves out here, and why: `scripts/test` counts it as skipped.
+pub fn say_skipped(what: &str) {
+    say(&format!("SKIPPED: {what}"));
+}
+
+/// Prints a line of figures to the test's output.
 pub fn say(line: &str) {
     let _ = std::io::stdout().write_all(format!("    {line}\n").as_bytes());
 }

@@ -11,6 +11,7 @@ pub mod load;
 pub mod needles;
 pub mod platform;
 pub mod poll;
+pub mod power_cut;
 pub mod processes;
 pub mod request;
 pub mod sockets;
