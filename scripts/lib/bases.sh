@@ -11,7 +11,7 @@ provide_base() {
     local name=$1 make=$2
     docker image inspect "$name" >/dev/null 2>&1 && return 0
     say "pulling $name"
-    timeout 300 docker pull --quiet "$name" >/dev/null 2>&1 && return 0
+    run_with_progress /dev/null timeout 300 docker pull "$name" && return 0
     say "no registry has it for us, so $name is made here"
     "$make" "$name"
 }

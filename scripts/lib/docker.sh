@@ -75,6 +75,11 @@ provide_plugins() {
     fi
 }
 
+# The images that docker-compose.yml builds, a line each.
+all_images() {
+    sed -nE 's,^ *image: (rampart/[a-z-]+)$,\1,p' "${root:?}/docker-compose.yml" | sort -u
+}
+
 # Who of us is not well, with their last words. What compose says names only the last one in a row that waits.
 say_who_is_unwell() {
     local name status

@@ -206,7 +206,7 @@ check_disk() {
 
 has_all_images() {
     local images
-    mapfile -t images < <(sed -nE 's,^ *image: (rampart/[a-z-]+)$,\1,p' "$root/docker-compose.yml" | sort -u)
+    mapfile -t images < <(all_images)
     docker image inspect "${images[@]}" >/dev/null 2>&1
 }
 

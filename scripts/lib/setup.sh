@@ -3,6 +3,8 @@
 
 # shellcheck source=scripts/lib/say.sh
 source "${root:?}/scripts/lib/say.sh"
+# shellcheck source=scripts/lib/progress.sh
+source "$root/scripts/lib/progress.sh"
 # shellcheck source=scripts/lib/cache.sh
 source "$root/scripts/lib/cache.sh"
 # shellcheck source=scripts/lib/rust.sh

@@ -5,6 +5,8 @@ stages_wanted=''
 stages_summary=''
 stages_failed=0
 stages_log=''
+stages_count=0
+stages_begun=0
 stage_result=''
 
 # A pipe hides the terminal from cargo.
@@ -17,21 +19,34 @@ begin_stages() {
     local name
     for name in "$@"; do
         grep -qE "^stage $name " "$root/scripts/test" ||
-            die "there is no stage $name" "the stages are: $(sed -n 's/^stage \([a-z-]*\) .*/\1/p' "$root/scripts/test" | paste -sd ' ')"
+            die "there is no stage $name" "the stages are: $(all_stages | paste -sd ' ')"
     done
     stages_wanted=$*
     [[ " $stages_wanted " =~ " rust "|" clients " ]] && stages_wanted+=' build'
+    for name in $(all_stages); do
+        ! is_wanted "$name" || stages_count=$((stages_count + 1))
+    done
     stages_log=$(mktemp)
     trap 'rm -f "$stages_log"' EXIT
 }
 
+all_stages() {
+    sed -n 's/^stage \([a-z-]*\) .*/\1/p' "$root/scripts/test"
+}
+
+is_wanted() {
+    [[ -z $stages_wanted || " $stages_wanted " == *" $1 "* ]]
+}
+
 # stage NAME WHAT COMMAND...: runs it unless other stages were asked for. A failure is remembered, not returned.
 stage() {
-    local name=$1 what=$2 started=$SECONDS
+    local name=$1 what=$2 started=$SECONDS progress_pid
     shift 2
     stage_result=skipped
-    [[ -z $stages_wanted || " $stages_wanted " == *" $name "* ]] || return 0
-    say "$name: $what"
+    is_wanted "$name" || return 0
+    stages_begun=$((stages_begun + 1))
+    say "stage $stages_begun of $stages_count, $name: $what (after $(duration "$SECONDS"))"
+    start_progress "stage $stages_begun of $stages_count, $name" nothing /dev/null
     # What the stage prints is both shown and kept: the number of tests is read from it.
     if "$@" 2>&1 | tee -a "$stages_log"; then
         stage_result=passed
@@ -39,6 +54,7 @@ stage() {
         stage_result=FAILED
         stages_failed=$((stages_failed + 1))
     fi
+    stop_progress
     stages_summary+=$(printf '%-14s %-8s %4d s' "$name" "$stage_result" $((SECONDS - started)))$'\n'
 }
 
