@@ -116,7 +116,7 @@ impl Setup<'_> {
     fn command(&self, directory: &Path) -> anyhow::Result<Command> {
         let output = fs::File::create(directory.join(OUTPUT))?;
         let (library, digest) = onnxruntime()?;
-        let mut command = tied_to_us(&binary("rampart")?);
+        let mut command = die_with_parent(&binary("rampart")?);
         command.args(["dev", "--port", "0", "--models"]).arg(repository().join("examples/models"));
         command.arg("--onnxruntime").arg(library).args(["--onnxruntime-sha256", &digest]).args(self.arguments);
         match self.data {
@@ -131,7 +131,7 @@ impl Setup<'_> {
 }
 
 /// The command, so wrapped that the kernel ends it when this process is killed: a test that is cut off leaves nothing.
-fn tied_to_us(executable: &Path) -> Command {
+fn die_with_parent(executable: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
         return Command::new(executable);

@@ -6,8 +6,8 @@ use std::{
     process::Stdio,
 };
 
-use cluster::{Binaries, ClusterError};
 use database::{DatabaseConfig, DatabaseError};
+use pg_sandbox::{Binaries, ClusterError};
 use secrets::{SecretError, SecretFile};
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cluster::ClusterError;
+use pg_sandbox::ClusterError;
 
 use self::restore::Scratch;
 pub(crate) use self::restore::sweep;

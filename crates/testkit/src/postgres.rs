@@ -14,8 +14,8 @@ use std::{
     },
 };
 
-use cluster::{Cluster, Running, Tcp};
 use database::DatabaseConfig;
+use pg_sandbox::{Cluster, RunningCluster, Tcp};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -32,7 +32,7 @@ static SHARED: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
 /// A running cluster with TLS and SCRAM, as production has it. It is stopped and removed when dropped.
 pub struct Postgres {
     // Dropped first: the server must be gone before its directory.
-    running: Running,
+    running: RunningCluster,
     directory: TempDir,
     port: Port,
     databases: AtomicU32,
@@ -110,7 +110,7 @@ impl Postgres {
     }
 
     /// The cluster below, for a signal to its process or its binaries.
-    pub fn cluster(&self) -> &Running {
+    pub fn cluster(&self) -> &RunningCluster {
         &self.running
     }
 }

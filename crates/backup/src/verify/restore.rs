@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, Running, SUPERUSER, end_leftover};
+use pg_sandbox::{Cluster, RunningCluster, SUPERUSER, end_orphan};
 use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
 use tempfile::TempDir;
 
@@ -44,7 +44,7 @@ const SETTINGS: [(&str, &str); 7] = [
 /// A running scratch cluster.
 pub(super) struct Scratch {
     // In this order when dropped: the server ends, then its directory goes.
-    server: Running,
+    server: RunningCluster,
     directory: Directory,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn sweep(scratch: &Path) -> io::Result<()> {
             continue;
         }
         tracing::warn!(path = %path.display(), "removing a scratch cluster that was left behind");
-        end_leftover(&path.join(CLUSTER_DIRECTORY));
+        end_orphan(&path.join(CLUSTER_DIRECTORY));
         if let Err(error) = fs::remove_dir_all(&path) {
             tracing::warn!(path = %path.display(), %error, "plaintext of a backup stays: remove this scratch cluster by hand");
         }
@@ -91,7 +91,7 @@ impl Scratch {
         let directory = Directory::make(scratch).map_err(failed)?;
         let cluster = Cluster::open(&directory.cluster(), None, &SETTINGS).await?;
         // Tied: what is restored is in the clear, and no server of ours may hold it longer than we live.
-        Ok(Self { server: cluster.start_tied().await?, directory })
+        Ok(Self { server: cluster.start_bound_to_thread().await?, directory })
     }
 
     /// Restores a dump into a fresh database of its name. The inner error is the set's fault: a reason for `INVALID`.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use cluster::{Cluster, Tcp};
+use pg_sandbox::{Cluster, Tcp};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::sleep;

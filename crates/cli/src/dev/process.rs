@@ -130,7 +130,7 @@ impl Program {
     fn spawn(&self) -> anyhow::Result<Child> {
         let log = open_log(&self.log)?;
         // Nothing may be left behind when the supervisor itself is killed.
-        let mut command = Command::from(cluster::tied_to_us(&self.executable));
+        let mut command = Command::from(pg_sandbox::die_with_parent(&self.executable));
         command.args(&self.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().context("log file handle")?).stderr(log);
         // Its own group: Ctrl-C reaches the supervisor alone, which stops everything in order.

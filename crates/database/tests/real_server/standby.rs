@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use cluster::Cluster;
+use pg_sandbox::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::{Postgres, poll_until};
 

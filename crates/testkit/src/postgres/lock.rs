@@ -5,7 +5,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-use cluster::{Cluster, SUPERUSER};
+use pg_sandbox::{Cluster, SUPERUSER};
 
 const TAKEN: &str = "a test's table can be locked";
 

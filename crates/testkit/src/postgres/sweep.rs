@@ -20,7 +20,7 @@ pub(super) fn sweep() {
     for directory in entries.filter_map(Result::ok).map(|entry| entry.path()) {
         let is_test = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DIRECTORY_PREFIX));
         if is_test && is_abandoned(&directory) {
-            cluster::end_leftover(&directory.join("postgres"));
+            pg_sandbox::end_orphan(&directory.join("postgres"));
             // Whoever sweeps at the same time may have been faster.
             let _gone = fs::remove_dir_all(&directory);
         }

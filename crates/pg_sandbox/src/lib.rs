@@ -2,9 +2,9 @@
 
 mod account;
 mod binaries;
-mod leftover;
-mod running;
-mod tied;
+mod die_with_parent;
+mod orphan;
+mod running_cluster;
 
 use std::{
     fs,
@@ -19,9 +19,9 @@ use tokio::{process::Command, time::timeout};
 
 pub use account::Account;
 pub use binaries::Binaries;
-pub use leftover::end_leftover;
-pub use running::Running;
-pub use tied::tied_to_us;
+pub use die_with_parent::die_with_parent;
+pub use orphan::end_orphan;
+pub use running_cluster::RunningCluster;
 
 /// The superuser of every cluster made here.
 pub const SUPERUSER: &str = "postgres";
@@ -166,18 +166,18 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not start, or not in time.
-    pub async fn start(self) -> Result<Running, ClusterError> {
+    pub async fn start(self) -> Result<RunningCluster, ClusterError> {
         let (program, _) = self.server();
-        Running::start(self, std::process::Command::new(program)).await
+        RunningCluster::start(self, std::process::Command::new(program)).await
     }
 
-    /// The same, and the kernel kills the server also when the calling thread ends; see [`tied_to_us`].
+    /// The same, and the kernel kills the server also when the calling thread ends; see [`die_with_parent`].
     ///
     /// # Errors
     /// It does not start, or not in time.
-    pub async fn start_tied(self) -> Result<Running, ClusterError> {
+    pub async fn start_bound_to_thread(self) -> Result<RunningCluster, ClusterError> {
         let (program, _) = self.server();
-        Running::start(self, tied_to_us(&program)).await
+        RunningCluster::start(self, die_with_parent(&program)).await
     }
 
     /// Waits until the server answers on its unix socket.

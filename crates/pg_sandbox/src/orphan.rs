@@ -19,7 +19,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// knows that the cluster's owner is gone; that the process is the cluster's server is checked here.
 ///
 /// Blocks until the server has ended, two seconds at most.
-pub fn end_leftover(directory: &Path) {
+pub fn end_orphan(directory: &Path) {
     end_server(&directory.join("data"));
     let Ok(sockets) = fs::read_to_string(directory.join(SOCKETS_FILE)).map(PathBuf::from) else { return };
     if sockets.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKETS_PREFIX)) {

@@ -1,6 +1,6 @@
 //! Proves that a cluster can be made, asked, found again with its data, and that nothing is left running.
 
-use cluster::Cluster;
+use pg_sandbox::Cluster;
 
 #[tokio::test]
 async fn data_outlives_the_server_and_the_server_does_not_outlive_us() {

@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 ///
 /// `setpriv` is part of util-linux; without it the command is as any other. Setting this ourselves would need unsafe code
 /// between fork and exec.
-pub fn tied_to_us(executable: &Path) -> Command {
+pub fn die_with_parent(executable: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
         return Command::new(executable);

@@ -15,14 +15,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cluster whose server answers. Dropping it stops the server at once ("immediate": nothing here outlives us).
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningCluster {
     cluster: Cluster,
     server: Child,
 }
 
-// === impl Running ===
+// === impl RunningCluster ===
 
-impl Running {
+impl RunningCluster {
     /// `command` runs the server program, but for its arguments.
     pub(crate) async fn start(cluster: Cluster, mut command: Command) -> Result<Self, ClusterError> {
         let (_, arguments) = cluster.server();
@@ -54,7 +54,7 @@ impl Running {
     }
 }
 
-impl Deref for Running {
+impl Deref for RunningCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
@@ -62,7 +62,7 @@ impl Deref for Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCluster {
     fn drop(&mut self) {
         let pid = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
