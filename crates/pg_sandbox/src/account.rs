@@ -1,4 +1,4 @@
-//! Whom the server runs as.
+//! The account that the server runs as.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{ClusterError, io_error, make_private};
 
-/// Ourselves, or, when we are root, somebody less.
+/// The caller's own account, or, for root, an unprivileged one.
 #[derive(Clone, Copy, Debug)]
 pub struct Account(Option<(u32, u32)>);
 
@@ -24,7 +24,7 @@ impl Account {
         ids.map(|ids| Self(Some(ids))).ok_or(ClusterError::NoAccount)
     }
 
-    /// User and group id, if other than ours.
+    /// User and group id, if other than the caller's.
     pub fn ids(&self) -> Option<(u32, u32)> {
         self.0
     }
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever is neither owner nor of the group needs the last bit, on every directory of the way.
+    /// An account that is neither owner nor of the group needs the last bit, on every directory of the way.
     #[test]
     fn the_outermost_closed_directory_is_named() {
         let directory = tempfile::tempdir().unwrap();

@@ -28,8 +28,8 @@ pub const SUPERUSER: &str = "postgres";
 
 /// Directories of sockets, directly in the temporary directory: the path of a socket may have 107 bytes.
 const SOCKETS_PREFIX: &str = "rampart-pg-";
-/// Names the directory of sockets, in the cluster's directory, for whoever cleans up after an owner that was killed. The
-/// server's own file knows it only once the server listens.
+/// Names the directory of sockets, in the cluster's directory, for `end_orphan`. The server's own file knows it only once the
+/// server listens.
 const SOCKETS_FILE: &str = "sockets";
 const INITDB_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -41,8 +41,8 @@ pub enum ClusterError {
         "no PostgreSQL server programs found (looked for initdb by pg_config and in /usr/lib/postgresql): install the package postgresql"
     )]
     NotInstalled,
-    /// We are root and there is nobody else to run the server as.
-    #[error("running as root, and neither a user postgres nor nobody exists to run PostgreSQL as")]
+    /// The process is root's and there is no account to run the server as.
+    #[error("running as root, and /etc/passwd has no unprivileged account to run PostgreSQL as: install the package postgresql")]
     NoAccount,
     /// A file or directory could not be made.
     #[error("cannot prepare {path}")]
@@ -52,9 +52,9 @@ pub enum ClusterError {
         /// Why.
         source: std::io::Error,
     },
-    /// We are root, and the account that the server runs as does not get to its directory.
+    /// The process is root's, and the account that the server runs as does not get to its directory.
     #[error(
-        "user {user}, whom PostgreSQL runs as, may not pass through {path}: let others pass (chmod o+x), or put the cluster elsewhere"
+        "user {user}, as which PostgreSQL runs, may not pass through {path}: let others pass (chmod o+x), or put the cluster elsewhere"
     )]
     Impassable {
         /// The outermost directory that keeps it out.
@@ -127,7 +127,7 @@ impl Cluster {
         &self.binaries
     }
 
-    /// Whom the server runs as, if not as ourselves.
+    /// The account that the server runs as.
     pub fn account(&self) -> &Account {
         &self.account
     }
@@ -137,7 +137,7 @@ impl Cluster {
         self.socket.path()
     }
 
-    /// The server program and its arguments, for whoever supervises it.
+    /// The server program and its arguments, for a caller that supervises it.
     pub fn server(&self) -> (PathBuf, Vec<String>) {
         let mut arguments = vec!["-D".to_owned(), self.data().display().to_string()];
         let mut set = |key: &str, value: &str| arguments.extend(["-c".to_owned(), format!("{key}={value}")]);
@@ -200,7 +200,7 @@ impl Cluster {
     /// The SQL goes by standard input: it may hold a password, and command lines are public.
     ///
     /// # Errors
-    /// psql's own words.
+    /// What psql printed on its standard error.
     pub async fn sql(&self, database: &str, sql: &str) -> Result<String, ClusterError> {
         let mut command = Command::new(self.binaries.program("psql"));
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", database, "-h"]);
@@ -291,7 +291,7 @@ fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> ClusterError {
     move |source| ClusterError::Io { path, source }
 }
 
-/// The owner of a directory and its mode, so that nobody else enters.
+/// Gives a directory its owner and a mode that keeps all other accounts out.
 fn make_private(path: &Path, owner: Option<(u32, u32)>) -> Result<(), ClusterError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
     if let Some((user, group)) = owner {

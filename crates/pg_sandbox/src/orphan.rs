@@ -1,4 +1,4 @@
-//! What a process that was killed left running.
+//! Servers whose owner was killed.
 
 use std::{
     fs,
@@ -12,18 +12,18 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{SOCKETS_FILE, SOCKETS_PREFIX};
 
-const LOOKS_MAX: u32 = 100;
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const POLLS_MAX: u32 = 100;
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Ends the server that still works in a cluster's directory, and removes the directory of its socket. Whoever calls this
-/// knows that the cluster's owner is gone; that the process is the cluster's server is checked here.
+/// Ends the server that still works in a cluster's directory, and removes the directory of its socket. The caller knows that
+/// the cluster's owner is gone; that the process is the cluster's server is checked here.
 ///
 /// Blocks until the server has ended, two seconds at most.
 pub fn end_orphan(directory: &Path) {
     end_server(&directory.join("data"));
     let Ok(sockets) = fs::read_to_string(directory.join(SOCKETS_FILE)).map(PathBuf::from) else { return };
     if sockets.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKETS_PREFIX)) {
-        // Gone already is what we want.
+        // Another process may have removed it already.
         let _gone = fs::remove_dir_all(sockets);
     }
 }
@@ -41,21 +41,21 @@ fn end_server(data: &Path) {
 /// SIGQUIT is an immediate shutdown; a frozen server needs waking for it.
 fn end(server: Pid, data: &Path) {
     for signal in [Signal::QUIT, Signal::CONT] {
-        if serves(server, data) {
+        if is_server_of(server, data) {
             let _ended = kill_process(server, signal);
         }
     }
-    for _ in 0..LOOKS_MAX {
-        if !serves(server, data) {
+    for _ in 0..POLLS_MAX {
+        if !is_server_of(server, data) {
             return;
         }
-        thread::sleep(LOOK_PAUSE);
+        thread::sleep(POLL_INTERVAL);
     }
     let _ended = kill_process(server, Signal::KILL);
 }
 
 /// A process id may belong to another process by now.
-fn serves(server: Pid, data: &Path) -> bool {
+fn is_server_of(server: Pid, data: &Path) -> bool {
     let command = fs::read(format!("/proc/{}/cmdline", server.as_raw_nonzero())).unwrap_or_default();
     let mut arguments = command.split(|byte| *byte == 0).map(|bytes| PathBuf::from(std::ffi::OsStr::from_bytes(bytes)));
     arguments.any(|argument| fs::canonicalize(argument).is_ok_and(|path| path == data))

@@ -13,7 +13,7 @@ use crate::{Cluster, ClusterError, io_error};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A cluster whose server answers. Dropping it stops the server at once ("immediate": nothing here outlives us).
+/// A cluster whose server answers. Dropping it stops the server at once (PostgreSQL's immediate shutdown).
 #[derive(Debug)]
 pub struct RunningCluster {
     cluster: Cluster,

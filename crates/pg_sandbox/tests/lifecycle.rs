@@ -3,7 +3,7 @@
 use pg_sandbox::Cluster;
 
 #[tokio::test]
-async fn data_outlives_the_server_and_the_server_does_not_outlive_us() {
+async fn data_outlives_the_server_and_the_server_ends_with_its_owner() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let home = directory.path().join("postgres");
@@ -19,7 +19,7 @@ async fn data_outlives_the_server_and_the_server_does_not_outlive_us() {
     assert!(again.sql("postgres", "SELECT nonsense").await.unwrap_err().to_string().contains("nonsense"));
 }
 
-/// Proves that root is told which directory keeps PostgreSQL's user out, and whoever is not root is not kept out by it.
+/// Proves that root reads which directory keeps PostgreSQL's user out, and that other accounts are not kept out by it.
 #[tokio::test]
 async fn a_closed_directory_on_the_way_is_named() {
     let directory = tempfile::tempdir().unwrap();
