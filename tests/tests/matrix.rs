@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use authz::{AccessTokenClaims, Caller, Declared, Policy, Role, SigningKey, Subject, render_matrix};
+use authz::{AccessTokenClaims, SigningKey};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use end_to_end::{
     platform::{Platform, repository},
@@ -16,6 +16,7 @@ use end_to_end::{
 };
 use http::{Method, StatusCode};
 use identity::{PeerList, PeerName};
+use policy::{Caller, DeclaredRoute, Policy, Role, Subject, render_matrix};
 use serde_json::{Value, json};
 
 const UNAUTHENTICATED: i32 = 16;
@@ -23,12 +24,12 @@ const PERMISSION_DENIED: i32 = 7;
 /// The name of the admin port's table, and the crate that declares it.
 const ADMIN: (&str, &str) = ("admin", "service");
 /// The same of the model registry's, a third party that declares nothing itself.
-const REGISTRY: (&str, &str) = (authz::registry::AUDIENCE, "authz");
+const REGISTRY: (&str, &str) = (policy::mlflow_routes::AUDIENCE, "authz");
 
 /// What the balancer answers where nobody is behind a path, and a service where it has no route.
 const NOWHERE: [&str; 2] = ["there is nothing at this path", "nothing answers "];
 
-fn tables() -> Vec<(&'static str, Vec<Declared>)> {
+fn tables() -> Vec<(&'static str, Vec<DeclaredRoute>)> {
     vec![
         // The admin port, which every service has from this crate.
         (ADMIN.0, service::declared_routes()),
@@ -38,7 +39,7 @@ fn tables() -> Vec<(&'static str, Vec<Declared>)> {
         ("sla", sla::declared_routes()),
         ("backup", backup::declared_routes()),
         // `rampart dev` has none: who may is told so, and everybody else is refused before.
-        (REGISTRY.0, authz::registry::declared_routes()),
+        (REGISTRY.0, policy::mlflow_routes::declared_routes()),
     ]
 }
 
@@ -60,7 +61,7 @@ fn every_crate_that_declares_routes_is_in_the_matrix() {
 /// Both edges reach every route of a client, and beyond that each its own: nginx one question, the balancer the rest.
 #[test]
 fn an_edge_reaches_what_clients_do_and_its_own_calls() {
-    let is_service = |name: &&(&str, Vec<Declared>)| !["admin", "balancer", REGISTRY.0].contains(&name.0);
+    let is_service = |name: &&(&str, Vec<DeclaredRoute>)| !["admin", "balancer", REGISTRY.0].contains(&name.0);
     for (service, declared) in tables().iter().filter(is_service) {
         let path = repository().join(format!("crates/{service}/config/default.toml"));
         let config: toml::Value = toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -68,7 +69,7 @@ fn an_edge_reaches_what_clients_do_and_its_own_calls() {
         let reaches = |name: &str, path: &str| {
             peers.allows(path, &PeerName { service: name.to_owned(), instance: format!("{name}-1") })
         };
-        for Declared { path, caller, .. } in declared {
+        for DeclaredRoute { path, caller, .. } in declared {
             let example = path.replace(['{', '}'], "");
             let is_clients = *caller == Caller::User;
             let is_question = path == "/internal/authorize";
@@ -218,7 +219,7 @@ impl Seen {
     }
 }
 
-async fn call(platform: &Platform, route: &Declared, token: Option<&str>) -> anyhow::Result<Seen> {
+async fn call(platform: &Platform, route: &DeclaredRoute, token: Option<&str>) -> anyhow::Result<Seen> {
     let is_grpc =
         route.path.contains('.') && !route.path.starts_with("/.well-known") && !route.path.starts_with("/api/");
     let template = if is_grpc {

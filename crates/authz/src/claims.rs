@@ -1,8 +1,9 @@
 //! What the two kinds of token say. Each kind is a type of its own, so that neither can pass for the other.
 
+use policy::Roles;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Roles, UnixTime};
+use crate::UnixTime;
 
 /// Who signs every token.
 pub const ISSUER: &str = "rampart-gateway";

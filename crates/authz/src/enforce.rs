@@ -11,22 +11,14 @@ use axum::{body::Body, extract::Request, response::Response};
 use futures::future::Either;
 use http::{HeaderMap, header};
 use identity::PeerName;
+use policy::{Action, Caller};
 use problem::{Form, Kind, Problem};
 use tower::{Layer, Service};
 
-use crate::{Action, Guard, Principal, Reject};
+use crate::{Guard, Principal, TokenError};
 
 /// The header that carries a passport between our own processes.
 pub const PASSPORT_HEADER: &str = "rampart-passport";
-
-/// Whose word a route takes for who is calling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Caller {
-    /// A person or client: the passport, or nobody.
-    User,
-    /// A service: the certificate of the connection.
-    Peer,
-}
 
 /// Wraps the handler of one route.
 #[derive(Clone)]
@@ -67,13 +59,13 @@ impl EnforceLayer {
 }
 
 /// Two passports would let two readers believe different ones, so there is one or none.
-fn passport(headers: &HeaderMap) -> Result<Option<&str>, Reject> {
+fn passport(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
     let mut values = headers.get_all(PASSPORT_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Reject::Malformed);
+        return Err(TokenError::Malformed);
     }
-    value.to_str().map(Some).map_err(|_| Reject::Malformed)
+    value.to_str().map(Some).map_err(|_| TokenError::Malformed)
 }
 
 fn peer(request: &Request) -> Result<Principal, Problem> {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use policy::{Action, Policy, Subject};
 use problem::{Kind, Problem};
 
 use crate::{
-    Action, Clock, PassportClaims, PassportKeys, Policy, Principal, Reject, Subject, UnixTime,
-    memory::{Digest, Memory},
-    metrics::{Counters, Outcome},
+    Clock, PassportClaims, PassportKeys, Principal, TokenError, UnixTime,
+    metrics::{Counters, Decision},
     token::{LEEWAY_S, TOKEN_BYTES_MAX},
+    verified_cache::{Digest, VerifiedCache},
 };
 
 /// How old a login may be and still count as fresh.
@@ -21,7 +22,7 @@ pub struct Guard {
     keys: Arc<PassportKeys>,
     policy: Arc<Policy>,
     clock: Clock,
-    memory: Memory,
+    verified: VerifiedCache,
     counters: Counters,
 }
 
@@ -30,24 +31,31 @@ pub struct Guard {
 impl Guard {
     /// A guard that believes passports for `audience`, which is the service's name.
     pub fn new(audience: &str, keys: Arc<PassportKeys>, policy: Arc<Policy>, clock: Clock) -> Self {
-        Self { audience: audience.to_owned(), keys, policy, clock, memory: Memory::new(), counters: Counters::new() }
+        Self {
+            audience: audience.to_owned(),
+            keys,
+            policy,
+            clock,
+            verified: VerifiedCache::new(),
+            counters: Counters::new(),
+        }
     }
 
     /// Who calls with this passport. No passport is nobody in particular; a bad one is an error, everywhere.
-    pub fn identify(&self, passport: Option<&str>) -> Result<Principal, Reject> {
+    pub fn identify(&self, passport: Option<&str>) -> Result<Principal, TokenError> {
         let Some(passport) = passport else { return Ok(Principal::Anonymous) };
         if passport.len() > TOKEN_BYTES_MAX {
-            return Err(Reject::TooLong);
+            return Err(TokenError::TooLong);
         }
         let now = self.clock.now();
         let digest = sha256(passport);
         // Read before verifying: if a key is taken away meanwhile, what we remember is already out of date.
         let generation = self.keys.generation();
-        if let Some(claims) = self.memory.get(&digest, generation, now) {
+        if let Some(claims) = self.verified.get(&digest, generation, now) {
             return Ok(Principal::User(claims));
         }
         let claims = Arc::new(self.keys.verify(passport, &self.audience, now)?);
-        self.memory.insert(digest, generation, Arc::clone(&claims), now);
+        self.verified.insert(digest, generation, Arc::clone(&claims), now);
         Ok(Principal::User(claims))
     }
 
@@ -59,21 +67,21 @@ impl Guard {
     /// Whether the caller may do this, counted, with the answer to give if not: 401 to nobody, 403 to somebody.
     pub fn check(&self, principal: &Principal, action: Action) -> Result<(), Problem> {
         if self.allows(principal, action) {
-            self.counters.count(action, Outcome::Allow);
+            self.counters.count(action, Decision::Allow);
             return Ok(());
         }
         if matches!(principal, Principal::Anonymous) {
-            self.counters.count(action, Outcome::Unauthenticated);
+            self.counters.count(action, Decision::Unauthenticated);
             return Err(Problem::new(Kind::Unauthenticated, "this needs a valid bearer token"));
         }
-        self.counters.count(action, Outcome::Deny);
+        self.counters.count(action, Decision::Deny);
         tracing::info!(%principal, %action, "call denied by policy");
         Err(Problem::new(Kind::PermissionDenied, self.denial(principal, action)))
     }
 
     /// The answer to a passport that is not believed.
-    pub(crate) fn reject(&self, reject: Reject, action: Action) -> Problem {
-        self.counters.count(action, Outcome::Unauthenticated);
+    pub(crate) fn reject(&self, reject: TokenError, action: Action) -> Problem {
+        self.counters.count(action, Decision::Unauthenticated);
         tracing::info!(%action, reason = %reject, "passport not believed");
         Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
     }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::{
-    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, Claims, KeyError, PassportClaims, Reject, UnixTime, keys::Ring, token,
+    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, Claims, KeyError, PassportClaims, TokenError, UnixTime, keys::Ring, token,
 };
 
 /// The keys that passports are verified with. Empty at first, and then no passport is believed.
@@ -44,9 +44,9 @@ impl PassportKeys {
     }
 
     /// The claims of a passport that is good for `audience` at `now`.
-    pub fn verify(&self, passport: &str, audience: &str, now: UnixTime) -> Result<PassportClaims, Reject> {
+    pub fn verify(&self, passport: &str, audience: &str, now: UnixTime) -> Result<PassportClaims, TokenError> {
         let verified = self.keyring.verify(passport, audience, now);
-        if matches!(verified, Err(Reject::UnknownKey)) {
+        if matches!(verified, Err(TokenError::UnknownKey)) {
             self.unknown_kid.notify_one();
         }
         verified
@@ -73,12 +73,12 @@ impl AccessTokenKeys {
     }
 
     /// The claims of an access token that is good at `now`. Whether it was revoked is another question.
-    pub fn verify(&self, access_token: &str, now: UnixTime) -> Result<AccessTokenClaims, Reject> {
+    pub fn verify(&self, access_token: &str, now: UnixTime) -> Result<AccessTokenClaims, TokenError> {
         self.0.verify(access_token, ACCESS_TOKEN_AUDIENCE, now)
     }
 
     /// The claims of an access token that one of the keys signed, though it may be over: whose it was, and nothing else.
-    pub fn owner(&self, access_token: &str) -> Result<AccessTokenClaims, Reject> {
+    pub fn owner(&self, access_token: &str) -> Result<AccessTokenClaims, TokenError> {
         token::verify_signed(&self.0.0.load().ring, access_token, ACCESS_TOKEN_AUDIENCE)
     }
 }
@@ -95,7 +95,7 @@ impl Keyring {
         Ok(ring.len())
     }
 
-    fn verify<C: Claims>(&self, token: &str, audience: &str, now: UnixTime) -> Result<C, Reject> {
+    fn verify<C: Claims>(&self, token: &str, audience: &str, now: UnixTime) -> Result<C, TokenError> {
         token::verify(&self.0.load().ring, token, audience, now)
     }
 }

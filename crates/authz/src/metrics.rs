@@ -1,26 +1,25 @@
 //! Every metric of this crate.
 
 use metrics::{Counter, Unit, counter, describe_counter};
+use policy::Action;
 
-use crate::Action;
-
-/// Decisions, by action and outcome.
+/// Decisions, by action and decision.
 const DECISIONS: &str = "ml_authz_decisions_total";
 
 /// How a call ended at the guard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum Decision {
     Allow,
     Deny,
     Unauthenticated,
 }
 
-/// One handle for each action and outcome, registered once: a call only adds one.
+/// One handle for each action and decision, registered once: a call only adds one.
 pub(crate) struct Counters(Vec<[Counter; 3]>);
 
-// === impl Outcome ===
+// === impl Decision ===
 
-impl Outcome {
+impl Decision {
     const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::Unauthenticated];
 
     fn as_str(self) -> &'static str {
@@ -38,13 +37,14 @@ impl Counters {
     pub(crate) fn new() -> Self {
         describe_counter!(DECISIONS, Unit::Count, "Calls that were allowed, denied, or had no valid credentials");
         let of_action = |action: &Action| {
-            Outcome::ALL.map(|outcome| counter!(DECISIONS, "action" => action.as_str(), "decision" => outcome.as_str()))
+            Decision::ALL
+                .map(|decision| counter!(DECISIONS, "action" => action.as_str(), "decision" => decision.as_str()))
         };
         Self(Action::ALL.iter().map(of_action).collect())
     }
 
-    pub(crate) fn count(&self, action: Action, outcome: Outcome) {
-        let counter = self.0.get(action.index()).and_then(|outcomes| outcomes.get(outcome as usize));
+    pub(crate) fn count(&self, action: Action, decision: Decision) {
+        let counter = self.0.get(action as usize).and_then(|decisions| decisions.get(decision as usize));
         if let Some(counter) = counter {
             counter.increment(1);
         }

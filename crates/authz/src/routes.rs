@@ -14,23 +14,11 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on, on_service},
 };
 use http::{Method, header};
+use policy::{Action, Caller, DeclaredRoute};
 use problem::{Form, Problem};
 use tower::Service;
 
-use crate::{Action, Caller, Guard, contract, enforce::EnforceLayer};
-
-/// What a route is, for the matrix and for tests that walk every route.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Declared {
-    /// The HTTP method; `POST` for gRPC.
-    pub method: Method,
-    /// The path as it is mounted, with `{parameters}`; `/package.Service/Method` for gRPC.
-    pub path: String,
-    /// What it takes.
-    pub action: Action,
-    /// Whose word it takes.
-    pub caller: Caller,
-}
+use crate::{Guard, enforce::EnforceLayer, grpc_methods};
 
 /// Why no router came of the routes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +49,7 @@ pub enum RoutesError {
         service: String,
         /// In the contract only.
         missing: Vec<String>,
-        /// Declared only.
+        /// DeclaredRoute only.
         surplus: Vec<String>,
     },
 }
@@ -69,14 +57,14 @@ pub enum RoutesError {
 /// Routes under construction. `S` is the state that handlers take.
 ///
 /// ```
-/// # use {authz::{Action, Routes}, http::Method};
+/// # use {authz::Routes, http::Method, policy::Action};
 /// Routes::<()>::new().route(Method::GET, "/health", Action::ReadHealth, async || "OK");
 /// ```
 ///
 /// Without an action it does not compile:
 ///
 /// ```compile_fail
-/// # use {authz::{Action, Routes}, http::Method};
+/// # use {authz::Routes, http::Method, policy::Action};
 /// Routes::<()>::new().route(Method::GET, "/health", async || "OK");
 /// ```
 pub struct Routes<S> {
@@ -85,7 +73,7 @@ pub struct Routes<S> {
 }
 
 struct Mount<S> {
-    declared: Vec<Declared>,
+    declared: Vec<DeclaredRoute>,
     handler: MakeHandler<S>,
 }
 
@@ -135,7 +123,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         let Ok(filter) = MethodFilter::try_from(method.clone()) else {
             return self.fail(RoutesError::Method { method, path });
         };
-        let declared = vec![Declared { method, path, action, caller }];
+        let declared = vec![DeclaredRoute { method, path, action, caller }];
         self.mounts.push(Mount { declared, handler: Box::new(move |_| on(filter, handler)) });
         self
     }
@@ -155,10 +143,10 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         T::Response: IntoResponse + 'static,
         T::Future: Send + 'static,
     {
-        if let Err(error) = contract::check(service, methods.iter().map(|(method, _)| *method)) {
+        if let Err(error) = grpc_methods::check(service, methods.iter().map(|(method, _)| *method)) {
             return self.fail(error);
         }
-        let declare = |(method, action): &(&str, Action)| Declared {
+        let declare = |(method, action): &(&str, Action)| DeclaredRoute {
             method: Method::POST,
             path: format!("/{service}/{method}"),
             action: *action,
@@ -176,7 +164,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     }
 
     /// Every route so far, without building anything.
-    pub fn table(&self) -> Vec<Declared> {
+    pub fn table(&self) -> Vec<DeclaredRoute> {
         self.mounts.iter().flat_map(|mount| mount.declared.iter().cloned()).collect()
     }
 
@@ -191,7 +179,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         let mut router = Router::new();
         for mount in self.mounts {
             let handler = (mount.handler)(&state);
-            for Declared { method, path, action, caller } in mount.declared {
+            for DeclaredRoute { method, path, action, caller } in mount.declared {
                 if !seen.insert((method.clone(), path.clone())) {
                     return Err(RoutesError::Twice { method, path });
                 }

@@ -18,7 +18,7 @@ pub const LEEWAY_S: u64 = 2;
 
 /// Why a token is not believed. Callers only learn that it is not; this is for logs and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reject {
+pub enum TokenError {
     /// Over [`TOKEN_BYTES_MAX`], and not parsed for that reason.
     #[error("token is over 4 KiB")]
     TooLong,
@@ -66,58 +66,58 @@ static VALIDATION: LazyLock<Validation> = LazyLock::new(|| {
 });
 
 /// The claims of the token, if it is of kind `C`, signed by a key of the ring, for `audience`, and good at `now`.
-pub(crate) fn verify<C: Claims>(ring: &Ring, token: &str, audience: &str, now: UnixTime) -> Result<C, Reject> {
+pub(crate) fn verify<C: Claims>(ring: &Ring, token: &str, audience: &str, now: UnixTime) -> Result<C, TokenError> {
     let claims = verify_signed(ring, token, audience)?;
     check_time(&claims, now)?;
     Ok(claims)
 }
 
 /// The same, whatever the time is.
-pub(crate) fn verify_signed<C: Claims>(ring: &Ring, token: &str, audience: &str) -> Result<C, Reject> {
+pub(crate) fn verify_signed<C: Claims>(ring: &Ring, token: &str, audience: &str) -> Result<C, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
-        return Err(Reject::TooLong);
+        return Err(TokenError::TooLong);
     }
     let header = jsonwebtoken::decode_header(token).map_err(reject)?;
     if header.alg != Algorithm::EdDSA {
-        return Err(Reject::WrongAlgorithm);
+        return Err(TokenError::WrongAlgorithm);
     }
     if header.typ.as_deref() != Some(C::KIND.typ()) {
-        return Err(Reject::WrongType);
+        return Err(TokenError::WrongType);
     }
     if header.crit.is_some() {
         // RFC 7515 4.1.11: whoever does not understand a critical extension must reject; we understand none.
-        return Err(Reject::Malformed);
+        return Err(TokenError::Malformed);
     }
-    let kid = header.kid.as_deref().ok_or(Reject::UnknownKey)?;
-    let key = ring.get(kid).ok_or(Reject::UnknownKey)?;
+    let kid = header.kid.as_deref().ok_or(TokenError::UnknownKey)?;
+    let key = ring.get(kid).ok_or(TokenError::UnknownKey)?;
     let claims = jsonwebtoken::decode::<C>(token, key, &VALIDATION).map_err(reject)?.claims;
     if claims.audience() != audience {
-        return Err(Reject::WrongAudience);
+        return Err(TokenError::WrongAudience);
     }
     Ok(claims)
 }
 
 /// Whether the claims hold at `now`. Asked again each time that a remembered token is used.
-pub(crate) fn check_time<C: Claims>(claims: &C, now: UnixTime) -> Result<(), Reject> {
+pub(crate) fn check_time<C: Claims>(claims: &C, now: UnixTime) -> Result<(), TokenError> {
     let validity = claims.validity();
     if validity.exp.saturating_sub(validity.iat) > C::KIND.lifetime_max_s() {
-        return Err(Reject::LifetimeTooLong);
+        return Err(TokenError::LifetimeTooLong);
     }
     if now >= validity.exp.saturating_add(LEEWAY_S) {
-        return Err(Reject::Expired);
+        return Err(TokenError::Expired);
     }
     let latest_start = validity.nbf.max(validity.iat);
     if latest_start > now.saturating_add(LEEWAY_S) {
-        return Err(Reject::NotYet);
+        return Err(TokenError::NotYet);
     }
     Ok(())
 }
 
-fn reject(error: jsonwebtoken::errors::Error) -> Reject {
+fn reject(error: jsonwebtoken::errors::Error) -> TokenError {
     match error.kind() {
-        ErrorKind::InvalidSignature => Reject::BadSignature,
-        ErrorKind::InvalidIssuer => Reject::WrongIssuer,
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => Reject::WrongAlgorithm,
-        _ => Reject::Malformed,
+        ErrorKind::InvalidSignature => TokenError::BadSignature,
+        ErrorKind::InvalidIssuer => TokenError::WrongIssuer,
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => TokenError::WrongAlgorithm,
+        _ => TokenError::Malformed,
     }
 }

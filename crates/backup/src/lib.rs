@@ -22,9 +22,10 @@ pub mod worker;
 
 use std::{sync::Arc, time::Duration};
 
-use authz::{Action, Caller, Clock, Declared, Guard, PassportKeys, Policy, Routes};
+use authz::{Clock, Guard, PassportKeys, Routes};
 use axum::{extract::FromRef, http::Method};
 use database::Database;
+use policy::{Action, Caller, DeclaredRoute, Policy};
 use service::{BoxError, HEALTH_SERVICE, Latch, Lifecycle, ProcessHealth};
 use sqlx::migrate::Migrator;
 use tokio::time::sleep;
@@ -102,7 +103,7 @@ pub fn routes() -> Routes<Mounted> {
 }
 
 /// The routes as a table, for the matrix of who may do what.
-pub fn declared_routes() -> Vec<Declared> {
+pub fn declared_routes() -> Vec<DeclaredRoute> {
     routes().table()
 }
 

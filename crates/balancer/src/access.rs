@@ -166,7 +166,7 @@ impl Access {
         path: &str,
         origin: Origin<'_>,
     ) -> Result<(), AccessError> {
-        if path.len() > authz::registry::PATH_BYTES_MAX {
+        if path.len() > policy::mlflow_routes::PATH_BYTES_MAX {
             return Err(AccessError::Forbidden);
         }
         self.grant(Question { token, audience, request: Some((method, path)) }, origin).await?;

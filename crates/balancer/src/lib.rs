@@ -12,7 +12,8 @@ pub mod status;
 
 use std::sync::Arc;
 
-use authz::{Clock, Guard, PassportKeys, Policy};
+use authz::{Clock, Guard, PassportKeys};
+use policy::Policy;
 use service::{BoxError, Lifecycle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

@@ -122,7 +122,7 @@ impl PoolName {
             Self::Gateway => "gateway",
             Self::Sla => "sla",
             Self::Backup => "backup",
-            Self::Mlflow => authz::registry::AUDIENCE,
+            Self::Mlflow => policy::mlflow_routes::AUDIENCE,
         }
     }
 }

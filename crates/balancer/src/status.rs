@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use authz::{Action, Caller, Declared, Guard, Principal};
+use authz::{Guard, Principal};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use policy::{Action, Caller, DeclaredRoute};
 use problem::{Kind, Problem};
 use serde::Serialize;
 use service::Readiness;
@@ -58,8 +59,9 @@ struct Details<'a> {
 }
 
 /// The routes that the balancer answers itself, for the matrix of who may do what.
-pub fn declared_routes() -> Vec<Declared> {
-    let route = |path: &str, action| Declared { method: Method::GET, path: path.into(), action, caller: Caller::User };
+pub fn declared_routes() -> Vec<DeclaredRoute> {
+    let route =
+        |path: &str, action| DeclaredRoute { method: Method::GET, path: path.into(), action, caller: Caller::User };
     vec![route("/health", Action::ReadHealth), route("/api/loadbalancer/status", Action::ReadReplicasSummary)]
 }
 

@@ -3,8 +3,9 @@
 
 use std::{sync::Arc, time::Instant};
 
-use authz::{AccessTokenClaims, Guard, PassportClaims, Principal, Reject, UnixTime, registry};
+use authz::{AccessTokenClaims, Guard, PassportClaims, Principal, TokenError, UnixTime};
 use http::Method;
+use policy::mlflow_routes;
 use problem::{Kind, Problem};
 
 use crate::{
@@ -76,14 +77,14 @@ impl Access {
     }
 
     async fn answer(&self, asked: Asked<'_>) -> Result<Granted, Refusal> {
-        let is_third_party = asked.audience == registry::AUDIENCE;
+        let is_third_party = asked.audience == mlflow_routes::AUDIENCE;
         if !is_third_party && !self.app.audiences.contains(asked.audience) {
             let problem = Problem::new(Kind::InvalidArgument, "no service of this name takes passports");
             return Err(Refusal::Unasked(Box::new(problem.field("audience"))));
         }
         let (claims, user) = self.judge(asked.token).await?;
         let passport = self.app.tokens.passport_claims(&claims, &user, asked.audience, self.app.unix_now());
-        let passport = passport.ok_or_else(|| Refusal::of(&claims, reason_of(Reject::Expired)))?;
+        let passport = passport.ok_or_else(|| Refusal::of(&claims, reason_of(TokenError::Expired)))?;
         let expires_at = passport.exp;
         let passport = if is_third_party {
             self.check_request(&asked, &claims, passport)?;
@@ -118,7 +119,7 @@ impl Access {
         claims: &AccessTokenClaims,
         passport: PassportClaims,
     ) -> Result<(), Refusal> {
-        let route = asked.method.parse::<Method>().ok().and_then(|method| registry::find(&method, asked.path));
+        let route = asked.method.parse::<Method>().ok().and_then(|method| mlflow_routes::find(&method, asked.path));
         let Some(route) = route else {
             // By the third party's name alone: what a client makes up must not make ever new records.
             let problem =
@@ -137,8 +138,8 @@ impl Access {
     }
 
     /// The text of a token that is not ours says nothing about anybody; one that is over was still somebody's.
-    fn bad(&self, token: &str, reject: Reject) -> Refusal {
-        let owner = if reject == Reject::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
+    fn bad(&self, token: &str, reject: TokenError) -> Refusal {
+        let owner = if reject == TokenError::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
         let reason = reason_of(reject);
         owner.map_or(Refusal::Bad { reason, actor: Actor::Anonymous }, |claims| Refusal::of(&claims, reason))
     }
@@ -208,18 +209,18 @@ fn actor_of(claims: &AccessTokenClaims) -> Actor {
     id.map_or(Actor::Anonymous, |id| Actor::User { id, session: claims.sid.parse().ok() })
 }
 
-fn reason_of(reject: Reject) -> &'static str {
+fn reason_of(reject: TokenError) -> &'static str {
     match reject {
-        Reject::TooLong => "too_long",
-        Reject::Malformed => "malformed",
-        Reject::WrongAlgorithm => "wrong_algorithm",
-        Reject::WrongType => "wrong_type",
-        Reject::UnknownKey => "unknown_key",
-        Reject::BadSignature => "bad_signature",
-        Reject::WrongIssuer => "wrong_issuer",
-        Reject::WrongAudience => "wrong_audience",
-        Reject::Expired => "expired",
-        Reject::NotYet => "not_yet",
-        Reject::LifetimeTooLong => "lifetime_too_long",
+        TokenError::TooLong => "too_long",
+        TokenError::Malformed => "malformed",
+        TokenError::WrongAlgorithm => "wrong_algorithm",
+        TokenError::WrongType => "wrong_type",
+        TokenError::UnknownKey => "unknown_key",
+        TokenError::BadSignature => "bad_signature",
+        TokenError::WrongIssuer => "wrong_issuer",
+        TokenError::WrongAudience => "wrong_audience",
+        TokenError::Expired => "expired",
+        TokenError::NotYet => "not_yet",
+        TokenError::LifetimeTooLong => "lifetime_too_long",
     }
 }

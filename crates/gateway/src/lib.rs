@@ -24,9 +24,10 @@ mod watch;
 use std::{num::NonZeroU32, sync::Arc};
 
 use ::http::Method;
-use authz::{Action, Caller, Declared, Guard, PassportKeys, Policy, Routes};
+use authz::{Guard, PassportKeys, Routes};
 use axum::{Router, extract::FromRef, middleware};
 use database::DatabaseConfig;
+use policy::{Action, Caller, DeclaredRoute, Policy};
 use proto::auth::v1::authorization_server::{self, AuthorizationServer};
 use service::{BoxError, HEALTH_SERVICE, Lifecycle, ProcessHealth};
 use tokio::sync::Semaphore;
@@ -139,7 +140,7 @@ pub fn routes() -> Routes<Mounted> {
 }
 
 /// The routes as a table, for the matrix of who may do what.
-pub fn declared_routes() -> Vec<Declared> {
+pub fn declared_routes() -> Vec<DeclaredRoute> {
     routes().table()
 }
 

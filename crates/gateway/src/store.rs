@@ -9,8 +9,8 @@ mod changes;
 mod sessions;
 mod users;
 
-use authz::Roles;
 use database::Database;
+use policy::Roles;
 use problem::Problem;
 use sqlx::{PgConnection, migrate::Migrator};
 use time::OffsetDateTime;

@@ -1,8 +1,8 @@
 //! Signing and judging tokens with the gateway's own keys.
 
 use authz::{
-    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, AccessTokenKeys, KeyError, PassportClaims, Reject, SigningKey, UnixTime,
-    jwks_json,
+    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, AccessTokenKeys, KeyError, PassportClaims, SigningKey, TokenError,
+    UnixTime, jwks_json,
 };
 use secrets::{SecretError, SecretFile};
 use time::Duration;
@@ -105,14 +105,14 @@ impl Tokens {
     }
 
     /// What an access token says, if we signed it and it is not over. Whether it was revoked, the memory knows.
-    pub fn verify_access(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, Reject> {
+    pub fn verify_access(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, TokenError> {
         let claims = self.access_keys.verify(token, now)?;
         // The leeway is for clocks of other hosts; here it would only make passports that are over already.
-        if now >= claims.exp { Err(Reject::Expired) } else { Ok(claims) }
+        if now >= claims.exp { Err(TokenError::Expired) } else { Ok(claims) }
     }
 
     /// What a token says that we signed but that is over: for saying whose it was.
-    pub fn owner_of_access(&self, token: &str) -> Result<AccessTokenClaims, Reject> {
+    pub fn owner_of_access(&self, token: &str) -> Result<AccessTokenClaims, TokenError> {
         self.access_keys.owner(token)
     }
 
@@ -175,7 +175,8 @@ fn load_key(file: &SecretFile) -> Result<SigningKey, SigningError> {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-    use authz::{PassportKeys, Role};
+    use authz::PassportKeys;
+    use policy::Role;
     use time::OffsetDateTime;
 
     use super::*;
@@ -238,7 +239,7 @@ mod tests {
         let too_late = tokens.passport_claims(&claims, &known, "serving", NOW + 600);
         assert!(too_late.is_none(), "judged in its last second, answered after it");
         assert_eq!(tokens.verify_access(&access(&tokens), NOW + 599).unwrap().exp, NOW + 600);
-        assert_eq!(tokens.verify_access(&access(&tokens), NOW + 600), Err(Reject::Expired), "without leeway");
+        assert_eq!(tokens.verify_access(&access(&tokens), NOW + 600), Err(TokenError::Expired), "without leeway");
     }
 
     #[test]
@@ -257,7 +258,7 @@ mod tests {
         assert!(tokens.verify_access(&access(&tokens), NOW).is_ok());
         assert_eq!(tokens.access_jwks().matches("kid").count(), 2);
         let renewed = TokensConfig { access_passive_key_files: Vec::new(), ..renewed };
-        assert_eq!(Tokens::load(&renewed).unwrap().verify_access(&token, NOW), Err(Reject::UnknownKey));
+        assert_eq!(Tokens::load(&renewed).unwrap().verify_access(&token, NOW), Err(TokenError::UnknownKey));
     }
 
     #[test]

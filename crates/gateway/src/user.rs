@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use authz::{Role, Roles};
+use policy::{Role, Roles};
 use time::OffsetDateTime;
 use uuid::Uuid;
 

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use authz::{PassportClaims, Role, Roles, SigningKey, generate_pkcs8_pem, jwks_json};
+use authz::{PassportClaims, SigningKey, generate_pkcs8_pem, jwks_json};
 use identity::{Identity, IdentityConfig};
+use policy::{Role, Roles};
 use proto::auth::v1::{
     AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, PassportKeysResponse, WatchRevocationsRequest,
     WatchRevocationsResponse,

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authz::Role;
 use http::Method;
 use identity::{Identity, IdentityConfig};
+use policy::Role;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{ca::Ca, poll_until};

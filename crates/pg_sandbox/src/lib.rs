@@ -42,7 +42,9 @@ pub enum ClusterError {
     )]
     NotInstalled,
     /// The process is root's and there is no account to run the server as.
-    #[error("running as root, and /etc/passwd has no unprivileged account to run PostgreSQL as: install the package postgresql")]
+    #[error(
+        "running as root, and /etc/passwd has no unprivileged account to run PostgreSQL as: install the package postgresql"
+    )]
     NoAccount,
     /// A file or directory could not be made.
     #[error("cannot prepare {path}")]

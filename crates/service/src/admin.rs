@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use authz::{Action, Clock, Declared, Guard, PassportKeys, Policy, Routes};
+use authz::{Clock, Guard, PassportKeys, Routes};
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode, header};
+use policy::{Action, DeclaredRoute, Policy};
 use serde_json::json;
 use telemetry::MetricsHandle;
 
@@ -23,7 +24,7 @@ struct Shown {
 }
 
 /// The routes of every admin listener, each with its action.
-pub fn declared_routes() -> Vec<Declared> {
+pub fn declared_routes() -> Vec<DeclaredRoute> {
     routes().table()
 }
 

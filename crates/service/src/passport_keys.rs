@@ -83,11 +83,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use authz::{
-        Action, Caller, Clock, Guard, PassportClaims, PublicKey, Reject, Role, Routes, SigningKey, generate_pkcs8_pem,
-        jwks_json,
+        Clock, Guard, PassportClaims, PublicKey, Routes, SigningKey, TokenError, generate_pkcs8_pem, jwks_json,
     };
     use identity::{Identity, IdentityConfig};
     use parking_lot::Mutex;
+    use policy::{Action, Caller, Role};
     use proto::auth::v1::authorization_server::{Authorization, AuthorizationServer};
     use proto::auth::v1::{
         AuthorizeRequest, AuthorizeResponse, PassportKeysResponse, WatchRevocationsRequest, WatchRevocationsResponse,
@@ -148,7 +148,7 @@ mod tests {
             ("WatchRevocations", Action::WatchRevocations),
             ("PassportKeys", Action::ReadPassportKeys),
         ];
-        let policy = Arc::new(authz::Policy::embedded().unwrap());
+        let policy = Arc::new(policy::Policy::embedded().unwrap());
         let guard = Arc::new(Guard::new("gateway", Arc::default(), policy, Clock::system()));
         let routes =
             Routes::new().grpc(Caller::Peer, "rampart.auth.v1.Authorization", &methods, |state: &Published| {
@@ -194,12 +194,12 @@ mod tests {
 
         *published.jwks.lock() = jwks_json(&public[..2]);
         let rotated = passport(&keys[1]);
-        assert_eq!(known.verify(&rotated, "serving", NOW), Err(Reject::UnknownKey));
+        assert_eq!(known.verify(&rotated, "serving", NOW), Err(TokenError::UnknownKey));
         poll_until("the new key", PATIENCE, async || known.verify(&rotated, "serving", NOW).is_ok()).await;
 
         *published.jwks.lock() = "{}".into();
         let asked = published.asked.load(Ordering::SeqCst);
-        assert_eq!(known.verify(&passport(&keys[2]), "serving", NOW), Err(Reject::UnknownKey));
+        assert_eq!(known.verify(&passport(&keys[2]), "serving", NOW), Err(TokenError::UnknownKey));
         poll_until("asked again", PATIENCE, async || published.asked.load(Ordering::SeqCst) > asked).await;
         for key in &keys[..2] {
             assert!(known.verify(&passport(key), "serving", NOW).is_ok());

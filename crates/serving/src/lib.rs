@@ -20,7 +20,8 @@ mod wire;
 
 use std::{path::PathBuf, sync::Arc};
 
-use authz::{Clock, Guard, PassportKeys, Policy};
+use authz::{Clock, Guard, PassportKeys};
+use policy::Policy;
 use problem::Chain;
 use service::{BoxError, Latch, Lifecycle, Readiness};
 use transport::{Limits, Server};

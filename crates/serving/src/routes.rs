@@ -1,7 +1,8 @@
 //! Every route of the service with the action it stands for.
 
-use authz::{Action, Caller, Declared, Routes};
+use authz::Routes;
 use http::Method;
+use policy::{Action, Caller, DeclaredRoute};
 use service::HEALTH_SERVICE;
 
 use crate::{app::App, grpc, rest};
@@ -46,6 +47,6 @@ pub(crate) fn routes() -> Routes<App> {
 }
 
 /// The routes as a table, without starting anything: for the matrix of who may do what.
-pub fn declared_routes() -> Vec<Declared> {
+pub fn declared_routes() -> Vec<DeclaredRoute> {
     routes().table()
 }

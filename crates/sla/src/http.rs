@@ -1,10 +1,11 @@
 //! `/api/sla`, for people: figures for everybody, what is behind them for those who may see it.
 
-use authz::{Action, Principal};
+use authz::Principal;
 use axum::{
     Extension, Json,
     extract::{Path, State},
 };
+use policy::Action;
 use problem::Api;
 use serde::Serialize;
 use time::OffsetDateTime;

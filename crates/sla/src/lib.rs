@@ -13,8 +13,9 @@ pub mod summary;
 
 use std::{sync::Arc, time::Duration};
 
-use authz::{Action, Caller, Clock, Declared, Guard, PassportKeys, Policy, Routes};
+use authz::{Clock, Guard, PassportKeys, Routes};
 use axum::{extract::FromRef, http::Method};
+use policy::{Action, Caller, DeclaredRoute, Policy};
 use proto::sla::v1::ledger_server::{LedgerServer, SERVICE_NAME};
 use service::{BoxError, HEALTH_SERVICE, Latch, Lifecycle, ProcessHealth};
 use sqlx::migrate::Migrator;
@@ -89,7 +90,7 @@ pub fn routes() -> Routes<Mounted> {
 }
 
 /// The routes as a table, for the matrix of who may do what.
-pub fn declared_routes() -> Vec<Declared> {
+pub fn declared_routes() -> Vec<DeclaredRoute> {
     routes().table()
 }
 

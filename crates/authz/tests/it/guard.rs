@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use authz::{Action, Guard, LEEWAY_S, Policy, Principal, Reject, Role, Roles, jwks_json};
+use authz::{Guard, LEEWAY_S, Principal, TokenError, jwks_json};
 use identity::PeerName;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use policy::{Action, Policy, Role, Roles};
 use problem::Kind;
 
 use crate::support::{Gateway, Hand, NOW, claims};
@@ -18,8 +19,8 @@ fn no_passport_is_anonymous_and_a_bad_one_is_nobody() {
     let gateway = Gateway::new();
     let guard = gateway.guard(&Hand::at(NOW));
     assert!(matches!(guard.identify(None), Ok(Principal::Anonymous)));
-    assert_eq!(guard.identify(Some("")).unwrap_err(), Reject::Malformed);
-    assert_eq!(guard.identify(Some(&"x".repeat(1 << 20))).unwrap_err(), Reject::TooLong);
+    assert_eq!(guard.identify(Some("")).unwrap_err(), TokenError::Malformed);
+    assert_eq!(guard.identify(Some(&"x".repeat(1 << 20))).unwrap_err(), TokenError::TooLong);
     let Principal::User(believed) = user(&guard, &gateway.passport(Role::Analyst)) else { panic!("not a user") };
     assert_eq!(*believed, claims(Role::Analyst));
 }
@@ -36,11 +37,11 @@ fn a_remembered_passport_never_outlives_its_end() {
     }
     for second in [60 + LEEWAY_S, 61 + LEEWAY_S, 3600, 1 << 40] {
         hand.set(NOW + second);
-        assert_eq!(guard.identify(Some(&passport)).unwrap_err(), Reject::Expired, "after {second} s");
+        assert_eq!(guard.identify(Some(&passport)).unwrap_err(), TokenError::Expired, "after {second} s");
     }
     // A clock that goes back far enough makes it a passport of the future, remembered or not.
     hand.set(NOW - LEEWAY_S - 1);
-    assert_eq!(guard.identify(Some(&passport)).unwrap_err(), Reject::NotYet);
+    assert_eq!(guard.identify(Some(&passport)).unwrap_err(), TokenError::NotYet);
 }
 
 #[test]
@@ -53,7 +54,7 @@ fn a_key_taken_away_takes_its_passports_along() {
     gateway.keys.replace(&jwks_json(&both)).unwrap();
     user(&guard, &passport);
     gateway.keys.replace(&jwks_json(&both[1..])).unwrap();
-    assert_eq!(guard.identify(Some(&passport)).unwrap_err(), Reject::UnknownKey);
+    assert_eq!(guard.identify(Some(&passport)).unwrap_err(), TokenError::UnknownKey);
     gateway.keys.replace(&jwks_json(&both)).unwrap();
     user(&guard, &passport);
 }

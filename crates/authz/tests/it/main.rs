@@ -8,8 +8,6 @@
 
 mod attacks;
 mod guard;
-mod matrix;
 mod routes;
 mod support;
-mod table;
 mod tokens;

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use authz::{Action, Caller, Declared, PASSPORT_HEADER, Principal, Role, Routes, RoutesError};
+use authz::{PASSPORT_HEADER, Principal, Routes, RoutesError};
 use axum::{Extension, Router, body::Body, extract::State, response::Response};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use identity::PeerName;
+use policy::{Action, Caller, DeclaredRoute, Role};
 use proto::sla::v1::{
     ReportMinutesRequest, ReportMinutesResponse,
     ledger_client::LedgerClient,
@@ -227,7 +228,7 @@ async fn grpc_is_guarded_method_by_method_and_refused_in_trailers() {
 
 #[test]
 fn the_table_lists_every_route_with_its_action() {
-    let declared = |method, path: &str, action, caller| Declared { method, path: path.into(), action, caller };
+    let declared = |method, path: &str, action, caller| DeclaredRoute { method, path: path.into(), action, caller };
     assert_eq!(
         routes().table(),
         [

@@ -5,11 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use authz::{
-    AccessTokenClaims, Clock, Guard, PassportClaims, PassportKeys, Policy, Role, Roles, SigningKey, jwks_json,
-};
+use authz::{AccessTokenClaims, Clock, Guard, PassportClaims, PassportKeys, SigningKey, jwks_json};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use policy::{Policy, Role, Roles};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde_json::{Value, json};
 

@@ -1,6 +1,7 @@
 //! Tokens that must be believed, and keys.
 
-use authz::{AccessTokenKeys, KeyError, LEEWAY_S, PassportKeys, Reject, Role, Roles, SigningKey, jwks_json};
+use authz::{AccessTokenKeys, KeyError, LEEWAY_S, PassportKeys, SigningKey, TokenError, jwks_json};
+use policy::{Role, Roles};
 
 use crate::support::{Gateway, NOW, access_claims, claims, payload};
 
@@ -24,10 +25,10 @@ fn a_token_that_is_over_still_says_whose_it_was_if_we_signed_it() {
     let access_keys = AccessTokenKeys::default();
     access_keys.replace(&jwks_json(&[gateway.key.public().clone()])).unwrap();
     let token = gateway.key.sign(&access_claims()).unwrap();
-    assert_eq!(access_keys.verify(&token, NOW + 700), Err(Reject::Expired));
+    assert_eq!(access_keys.verify(&token, NOW + 700), Err(TokenError::Expired));
     assert_eq!(access_keys.owner(&token), Ok(access_claims()));
-    assert_eq!(access_keys.owner(&other.key.sign(&access_claims()).unwrap()), Err(Reject::UnknownKey));
-    assert_eq!(access_keys.owner(&gateway.key.sign(&claims(Role::Viewer)).unwrap()), Err(Reject::WrongType));
+    assert_eq!(access_keys.owner(&other.key.sign(&access_claims()).unwrap()), Err(TokenError::UnknownKey));
+    assert_eq!(access_keys.owner(&gateway.key.sign(&claims(Role::Viewer)).unwrap()), Err(TokenError::WrongType));
 }
 
 #[test]
@@ -51,8 +52,8 @@ fn one_kind_never_passes_for_the_other() {
 
     let passport = gateway.key.sign(&passport_claims).unwrap();
     let token = gateway.key.sign(&token_claims).unwrap();
-    assert_eq!(access_keys.verify(&passport, NOW), Err(Reject::WrongType));
-    assert_eq!(gateway.keys.verify(&token, "serving", NOW), Err(Reject::WrongType));
+    assert_eq!(access_keys.verify(&passport, NOW), Err(TokenError::WrongType));
+    assert_eq!(gateway.keys.verify(&token, "serving", NOW), Err(TokenError::WrongType));
 }
 
 #[test]
@@ -62,11 +63,11 @@ fn a_token_holds_from_nbf_to_exp_give_or_take_the_leeway() {
     later.nbf = NOW + 10;
     let passport = gateway.key.sign(&later).unwrap();
     let at = |now: u64| gateway.keys.verify(&passport, "serving", now).map(|_| ());
-    assert_eq!(at(NOW + 10 - LEEWAY_S - 1), Err(Reject::NotYet));
+    assert_eq!(at(NOW + 10 - LEEWAY_S - 1), Err(TokenError::NotYet));
     assert_eq!(at(NOW + 10 - LEEWAY_S), Ok(()));
     assert_eq!(at(NOW + 60 + LEEWAY_S - 1), Ok(()));
-    assert_eq!(at(NOW + 60 + LEEWAY_S), Err(Reject::Expired));
-    assert_eq!(at(u64::MAX), Err(Reject::Expired));
+    assert_eq!(at(NOW + 60 + LEEWAY_S), Err(TokenError::Expired));
+    assert_eq!(at(u64::MAX), Err(TokenError::Expired));
 }
 
 #[test]
@@ -139,12 +140,12 @@ fn keys_rotate_without_a_gap() {
     let keys = &old.keys;
     let both = jwks_json(&[old.key.public().clone(), new.key.public().clone()]);
     let (before, after) = (old.passport(Role::Viewer), new.passport(Role::Viewer));
-    assert_eq!(keys.verify(&after, "serving", NOW), Err(Reject::UnknownKey));
+    assert_eq!(keys.verify(&after, "serving", NOW), Err(TokenError::UnknownKey));
     assert_eq!(keys.replace(&both).unwrap(), 2);
     assert!(keys.verify(&before, "serving", NOW).is_ok());
     assert!(keys.verify(&after, "serving", NOW).is_ok());
     keys.replace(&jwks_json(&[new.key.public().clone()])).unwrap();
-    assert_eq!(keys.verify(&before, "serving", NOW), Err(Reject::UnknownKey));
+    assert_eq!(keys.verify(&before, "serving", NOW), Err(TokenError::UnknownKey));
     assert!(keys.verify(&after, "serving", NOW).is_ok());
 }
 
@@ -154,9 +155,9 @@ async fn an_unknown_key_is_told_to_whoever_fetches_keys() {
     assert!(PassportKeys::default().is_empty());
     assert!(!gateway.keys.is_empty());
     let foreign = Gateway::new().passport(Role::Viewer);
-    assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(Reject::UnknownKey));
+    assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(TokenError::UnknownKey));
     // Told although nobody was waiting yet, and once however often it happened.
-    assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(Reject::UnknownKey));
+    assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(TokenError::UnknownKey));
     gateway.keys.unknown_kid().await;
     let again = tokio::time::timeout(std::time::Duration::from_millis(20), gateway.keys.unknown_kid()).await;
     assert!(again.is_err());

@@ -2,9 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use authz::Role;
 use axum::http::Method;
 use harness::{Client, Harness, Service};
+use policy::Role;
 use serde_json::{Value, json};
 use testkit::poll_until;
 

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authz::Role;
 use http::StatusCode;
+use policy::Role;
 use testkit::poll_until;
 
 use crate::{

@@ -11,9 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use authz::{PassportClaims, Policy, Role, Roles, SigningKey, Subject, registry};
+use authz::{PassportClaims, SigningKey};
 use axum::Router;
 use futures::{Stream, StreamExt};
+use policy::{Policy, Role, Roles, Subject, mlflow_routes};
 use proto::auth::v1::{
     AuthorizeRequest, AuthorizeResponse, Heartbeat, PassportKeysRequest, PassportKeysResponse, Snapshot,
     WatchRevocationsRequest, WatchRevocationsResponse,
@@ -122,9 +123,9 @@ impl Authorization for State {
         let AuthorizeRequest { token, audience, method, path } = request.into_inner();
         let role = self.tokens.lock().unwrap().get(&token).copied();
         let role = role.ok_or_else(|| Status::unauthenticated("no such token"))?;
-        let is_third_party = audience == registry::AUDIENCE;
+        let is_third_party = audience == mlflow_routes::AUDIENCE;
         if is_third_party {
-            let route = method.parse().ok().and_then(|method| registry::find(&method, &path));
+            let route = method.parse().ok().and_then(|method| mlflow_routes::find(&method, &path));
             let subject = Subject::User { roles: role.into(), fresh_login: true };
             if !route.is_some_and(|route| self.policy.allows(subject, route.action)) {
                 return Err(Status::permission_denied("not with this token"));

@@ -1,7 +1,7 @@
 //! What passes through, what does not, and what is put on the way.
 
-use authz::Role;
 use http::{HeaderMap, StatusCode};
+use policy::Role;
 use proto::inference::{
     ModelReadyRequest, RepositoryModelLoadRequest, ServerLiveRequest,
     grpc_inference_service_client::GrpcInferenceServiceClient,

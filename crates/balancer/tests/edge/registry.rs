@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use authz::Role;
 use http::{Method, StatusCode};
+use policy::Role;
 use serde_json::{Value, json};
 use testkit::poll_until;
 

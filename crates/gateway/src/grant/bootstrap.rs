@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use authz::Role;
+use policy::Role;
 use problem::{Kind, Problem};
 use secrets::Secret;
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use authz::{AccessTokenClaims, Roles};
+use authz::AccessTokenClaims;
+use policy::Roles;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -144,7 +145,7 @@ impl From<&User> for KnownUser {
 
 #[cfg(test)]
 mod tests {
-    use authz::Role;
+    use policy::Role;
     use time::Duration;
 
     use super::*;

@@ -1,6 +1,6 @@
 //! Users.
 
-use authz::{Role, Roles};
+use policy::{Role, Roles};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;

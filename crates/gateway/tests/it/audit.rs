@@ -130,7 +130,7 @@ async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
         .unwrap();
     assert_eq!(client.raw(request).await.headers["grpc-status"], "16");
 
-    let policy = authz::Policy::embedded().unwrap();
+    let policy = policy::Policy::embedded().unwrap();
     let wanted = [
         ("failure", "GET /api/admin/users"),
         ("denied", "GET /api/admin/users"),

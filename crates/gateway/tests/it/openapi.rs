@@ -38,7 +38,7 @@ fn every_route_is_described_and_nothing_else() {
         .collect();
     let declared: BTreeSet<String> = declared_routes()
         .iter()
-        .filter(|route| route.caller == authz::Caller::User)
+        .filter(|route| route.caller == policy::Caller::User)
         .map(|route| format!("{} {}", route.method, route.path))
         .collect();
     assert_eq!(described, declared);

@@ -1,8 +1,9 @@
 //! Proofs of identity for tokens, and what a token is worth.
 
-use authz::{AccessTokenKeys, Clock, PassportKeys, Role, Roles};
+use authz::{AccessTokenKeys, Clock, PassportKeys};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
+use policy::{Role, Roles};
 use serde_json::json;
 
 use crate::{

@@ -15,8 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authz::{Role, Roles, SigningKey, generate_pkcs8_pem, jwks_json};
+use authz::{SigningKey, generate_pkcs8_pem, jwks_json};
 use identity::{Identity, IdentityConfig};
+use policy::{Role, Roles};
 use proto::auth::v1::{
     AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, PassportKeysResponse, WatchRevocationsRequest,
     WatchRevocationsResponse,

@@ -1,7 +1,7 @@
 //! `GET /api/sla/{service}/current`: the figures are those of the requests, and never kinder.
 
-use authz::Role;
 use axum::http::Method;
+use policy::Role;
 use proto::sla::v1::Minute;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! What is sent and shown of users.
 
-use authz::{Role, Roles};
+use policy::{Role, Roles};
 use problem::{Kind, Problem};
 use secrets::Secret;
 use serde::{Deserialize, Deserializer, Serialize};

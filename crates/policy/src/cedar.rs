@@ -46,7 +46,7 @@ pub enum Subject<'a> {
 
 /// What the policies say, and which of them said it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct PolicyDecision {
     /// Whether it may be done: a policy permits it, none forbids it, and none failed.
     pub allowed: bool,
     /// The `@id`s of the policies that decided, in order.
@@ -138,7 +138,7 @@ impl Policy {
 
     /// Whether the subject may do this. Some nanoseconds, except the first time for each pair.
     pub fn allows(&self, subject: Subject<'_>, action: Action) -> bool {
-        let cell = subject.index().and_then(|row| self.decided.get(row * Action::ALL.len() + action.index()));
+        let cell = subject.index().and_then(|row| self.decided.get(row * Action::ALL.len() + action as usize));
         let Some(cell) = cell else { return false };
         match cell.load(Ordering::Relaxed) {
             UNKNOWN => {
@@ -151,10 +151,10 @@ impl Policy {
     }
 
     /// Asks Cedar, and tells which policies decided. Some tens of microseconds.
-    pub fn decide(&self, subject: Subject<'_>, action: Action) -> Verdict {
+    pub fn decide(&self, subject: Subject<'_>, action: Action) -> PolicyDecision {
         let Some((request, entities)) = self.request(subject, action) else {
             // The schema has no such principal for the action: nothing could permit it.
-            return Verdict { allowed: false, policies: Vec::new() };
+            return PolicyDecision { allowed: false, policies: Vec::new() };
         };
         let response = Authorizer::new().is_authorized(&request, &self.policies, &entities);
         let mut errors = response.diagnostics().errors().peekable();
@@ -165,7 +165,7 @@ impl Policy {
         }
         let mut policies: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
         policies.sort_unstable();
-        Verdict { allowed: response.decision() == Decision::Allow && !failed, policies }
+        PolicyDecision { allowed: response.decision() == Decision::Allow && !failed, policies }
     }
 
     fn request(&self, subject: Subject<'_>, action: Action) -> Option<(Request, Entities)> {
@@ -179,7 +179,7 @@ impl Policy {
         let entities = Entities::from_entities([entity], Some(&self.schema)).ok()?;
         let fresh_login = ("fresh_login".to_owned(), RestrictedExpression::new_bool(fresh_login));
         let context = Context::from_pairs([fresh_login]).ok()?;
-        let action = self.actions.get(action.index())?.clone();
+        let action = self.actions.get(action as usize)?.clone();
         let request = Request::new(principal, action, self.names.platform.clone(), context, Some(&self.schema)).ok()?;
         Some((request, entities))
     }

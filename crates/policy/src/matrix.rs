@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::{Action, Caller, Declared, Policy, Role, Roles, SERVICES, Subject};
+use crate::{Action, Caller, DeclaredRoute, Policy, Role, Roles, SERVICES, Subject};
 
 /// What every route of every service answers to everybody: `yes`, `fresh` (only after a fresh login) or `-`.
 ///
 /// Each caller is asked in the way that the route knows callers: a service is nobody on a route for people.
-pub fn render_matrix(tables: &[(&str, Vec<Declared>)], policy: &Policy) -> String {
+pub fn render_matrix(tables: &[(&str, Vec<DeclaredRoute>)], policy: &Policy) -> String {
     let mut rows = vec![header()];
     for (service, declared) in tables {
         let mut routes: Vec<Vec<String>> = declared.iter().map(|route| row(service, route, policy)).collect();
@@ -24,7 +24,7 @@ fn header() -> Vec<String> {
     fixed.into_iter().chain(roles).chain(services).collect()
 }
 
-fn row(service: &str, route: &Declared, policy: &Policy) -> Vec<String> {
+fn row(service: &str, route: &DeclaredRoute, policy: &Policy) -> Vec<String> {
     let caller = match route.caller {
         Caller::User => "user",
         Caller::Peer => "peer",

@@ -164,13 +164,6 @@ pub struct UnknownAction(pub String);
 
 // === impl Action ===
 
-impl Action {
-    /// A number below the length of [`Action::ALL`], different for every action.
-    pub(crate) fn index(self) -> usize {
-        self as usize
-    }
-}
-
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -1,11 +1,11 @@
 //! The matrix says what the policies say, in a form that people compare by eye.
 
-use authz::{Action, Caller, Declared, Policy, render_matrix};
 use http::Method;
+use policy::{Action, Caller, DeclaredRoute, Policy, render_matrix};
 
 #[test]
 fn every_kind_of_answer_has_its_place() {
-    let declare = |method, path: &str, action, caller| Declared { method, path: path.into(), action, caller };
+    let declare = |method, path: &str, action, caller| DeclaredRoute { method, path: path.into(), action, caller };
     let gateway = vec![
         declare(Method::POST, "/api/keys/rotate", Action::RotateKeys, Caller::User),
         declare(Method::GET, "/api/admin/users", Action::ReadUsers, Caller::User),

@@ -8,7 +8,7 @@ use http::Method;
 
 use crate::{
     Action::{self, ReadRegistry, WriteRegistry},
-    Caller, Declared,
+    Caller, DeclaredRoute,
 };
 
 /// What the registry is called where a service would have its name: as an audience, and as a pool.
@@ -19,7 +19,7 @@ pub const PATH_BYTES_MAX: usize = 4096;
 
 /// One line of the table.
 #[derive(Debug, PartialEq, Eq)]
-pub struct RegistryRoute {
+pub struct MlflowRoute {
     /// The HTTP method; `HEAD` is `GET`.
     pub method: Method,
     /// The path. `{name}` is one segment, `{*name}` at the end one or more.
@@ -28,7 +28,7 @@ pub struct RegistryRoute {
     pub action: Action,
 }
 
-const ROUTES: &[RegistryRoute] = &[
+const ROUTES: &[MlflowRoute] = &[
     // --- models and their versions ---
     get("/api/2.0/mlflow/registered-models/get"),
     get("/api/2.0/mlflow/registered-models/search"),
@@ -98,7 +98,7 @@ const ROUTES: &[RegistryRoute] = &[
 ];
 
 /// The route of a request, if it is one of the registry's. A path that MLflow could read differently is none.
-pub fn find(method: &Method, path: &str) -> Option<&'static RegistryRoute> {
+pub fn find(method: &Method, path: &str) -> Option<&'static MlflowRoute> {
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     if path.len() > PATH_BYTES_MAX || !is_plain(path) {
         return None;
@@ -107,8 +107,8 @@ pub fn find(method: &Method, path: &str) -> Option<&'static RegistryRoute> {
 }
 
 /// The table, for the matrix of who may do what.
-pub fn declared_routes() -> Vec<Declared> {
-    let declare = |route: &RegistryRoute| Declared {
+pub fn declared_routes() -> Vec<DeclaredRoute> {
+    let declare = |route: &MlflowRoute| DeclaredRoute {
         method: route.method.clone(),
         path: route.path.to_owned(),
         action: route.action,
@@ -117,17 +117,17 @@ pub fn declared_routes() -> Vec<Declared> {
     ROUTES.iter().map(declare).collect()
 }
 
-const fn get(path: &'static str) -> RegistryRoute {
-    RegistryRoute { method: Method::GET, path, action: ReadRegistry }
+const fn get(path: &'static str) -> MlflowRoute {
+    MlflowRoute { method: Method::GET, path, action: ReadRegistry }
 }
 
 /// What asks much by a body and changes nothing.
-const fn search(path: &'static str) -> RegistryRoute {
-    RegistryRoute { method: Method::POST, path, action: ReadRegistry }
+const fn search(path: &'static str) -> MlflowRoute {
+    MlflowRoute { method: Method::POST, path, action: ReadRegistry }
 }
 
-const fn write(method: Method, path: &'static str) -> RegistryRoute {
-    RegistryRoute { method, path, action: WriteRegistry }
+const fn write(method: Method, path: &'static str) -> MlflowRoute {
+    MlflowRoute { method, path, action: WriteRegistry }
 }
 
 fn matches(pattern: &str, path: &str) -> bool {

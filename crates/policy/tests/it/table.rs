@@ -1,6 +1,6 @@
 //! Every role × action, against the table "Who may do what" of the specification, transcribed here by hand.
 
-use authz::{Action, Policy, Role, Roles, SERVICES, Subject};
+use policy::{Action, Policy, Role, Roles, SERVICES, Subject};
 use proptest::prelude::*;
 
 use Role::{Admin, Analyst, Auditor, Engineer, Operator, PrivacyOfficer, Viewer};

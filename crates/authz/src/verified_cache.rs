@@ -19,20 +19,20 @@ const SHARD_ENTRIES_MAX: usize = 625;
 /// SHA-256 of a passport.
 pub(crate) type Digest = [u8; 32];
 
-pub(crate) struct Memory {
-    shards: [RwLock<HashMap<Digest, Remembered>>; SHARDS],
+pub(crate) struct VerifiedCache {
+    shards: [RwLock<HashMap<Digest, Entry>>; SHARDS],
     shard_of: RandomState,
 }
 
-struct Remembered {
+struct Entry {
     claims: Arc<PassportClaims>,
     keys_generation: u64,
 }
 
-// === impl Memory ===
+// === impl VerifiedCache ===
 
-impl Memory {
-    /// How many passports are remembered at most.
+impl VerifiedCache {
+    /// How many passports are entry at most.
     #[cfg(test)]
     pub(crate) const ENTRIES_MAX: usize = SHARDS * SHARD_ENTRIES_MAX;
 
@@ -43,23 +43,22 @@ impl Memory {
     /// The claims, if this passport was verified with keys that still hold, and is still good at `now`.
     pub(crate) fn get(&self, digest: &Digest, keys_generation: u64, now: UnixTime) -> Option<Arc<PassportClaims>> {
         let shard = self.shard(digest).read();
-        let remembered = shard.get(digest)?;
-        let good =
-            remembered.keys_generation == keys_generation && token::check_time(remembered.claims.as_ref(), now).is_ok();
-        good.then(|| Arc::clone(&remembered.claims))
+        let entry = shard.get(digest)?;
+        let good = entry.keys_generation == keys_generation && token::check_time(entry.claims.as_ref(), now).is_ok();
+        good.then(|| Arc::clone(&entry.claims))
     }
 
     /// Remembers a passport that was just verified. A full shard forgets what has expired, else what expires first.
     pub(crate) fn insert(&self, digest: Digest, keys_generation: u64, claims: Arc<PassportClaims>, now: UnixTime) {
         let mut shard = self.shard(&digest).write();
         if shard.len() >= SHARD_ENTRIES_MAX {
-            shard.retain(|_, remembered| token::check_time(remembered.claims.as_ref(), now).is_ok());
+            shard.retain(|_, entry| token::check_time(entry.claims.as_ref(), now).is_ok());
         }
         if shard.len() >= SHARD_ENTRIES_MAX {
-            let first = shard.iter().min_by_key(|(_, remembered)| remembered.claims.exp).map(|(digest, _)| *digest);
+            let first = shard.iter().min_by_key(|(_, entry)| entry.claims.exp).map(|(digest, _)| *digest);
             first.and_then(|digest| shard.remove(&digest));
         }
-        shard.insert(digest, Remembered { claims, keys_generation });
+        shard.insert(digest, Entry { claims, keys_generation });
     }
 
     #[cfg(test)]
@@ -68,15 +67,16 @@ impl Memory {
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "the remainder is a shard's index")]
-    fn shard(&self, digest: &Digest) -> &RwLock<HashMap<Digest, Remembered>> {
+    fn shard(&self, digest: &Digest) -> &RwLock<HashMap<Digest, Entry>> {
         &self.shards[self.shard_of.hash_one(digest) as usize % SHARDS]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use policy::Roles;
+
     use super::*;
-    use crate::Roles;
 
     const NOW: UnixTime = 1_800_000_000;
 
@@ -104,39 +104,39 @@ mod tests {
 
     #[test]
     fn it_is_bounded_whatever_comes_in() {
-        let memory = Memory::new();
-        for number in 0..3 * Memory::ENTRIES_MAX {
-            memory.insert(digest(number), 0, claims(NOW + 60), NOW);
+        let cache = VerifiedCache::new();
+        for number in 0..3 * VerifiedCache::ENTRIES_MAX {
+            cache.insert(digest(number), 0, claims(NOW + 60), NOW);
         }
-        assert_eq!(memory.len(), Memory::ENTRIES_MAX);
-        let newest = digest(3 * Memory::ENTRIES_MAX - 1);
-        assert!(memory.get(&newest, 0, NOW).is_some());
+        assert_eq!(cache.len(), VerifiedCache::ENTRIES_MAX);
+        let newest = digest(3 * VerifiedCache::ENTRIES_MAX - 1);
+        assert!(cache.get(&newest, 0, NOW).is_some());
     }
 
     #[test]
     fn what_has_expired_makes_room_first_and_then_what_expires_first() {
-        let memory = Memory::new();
-        for number in 0..2 * Memory::ENTRIES_MAX {
-            memory.insert(digest(number), 0, claims(NOW), NOW);
+        let cache = VerifiedCache::new();
+        for number in 0..2 * VerifiedCache::ENTRIES_MAX {
+            cache.insert(digest(number), 0, claims(NOW), NOW);
         }
-        memory.insert(digest(usize::MAX), 0, claims(NOW + 70), NOW + 60);
-        let shard_emptied = Memory::ENTRIES_MAX - SHARD_ENTRIES_MAX + 1;
-        assert_eq!(memory.len(), shard_emptied, "the full shard forgot all that had expired");
+        cache.insert(digest(usize::MAX), 0, claims(NOW + 70), NOW + 60);
+        let shard_emptied = VerifiedCache::ENTRIES_MAX - SHARD_ENTRIES_MAX + 1;
+        assert_eq!(cache.len(), shard_emptied, "the full shard forgot all that had expired");
 
-        let memory = Memory::new();
-        memory.insert(digest(0), 0, claims(NOW + 1), NOW);
-        for number in 1..2 * Memory::ENTRIES_MAX {
-            memory.insert(digest(number), 0, claims(NOW + 60), NOW);
+        let cache = VerifiedCache::new();
+        cache.insert(digest(0), 0, claims(NOW + 1), NOW);
+        for number in 1..2 * VerifiedCache::ENTRIES_MAX {
+            cache.insert(digest(number), 0, claims(NOW + 60), NOW);
         }
-        assert!(memory.get(&digest(0), 0, NOW).is_none(), "the first to expire was the first to go");
+        assert!(cache.get(&digest(0), 0, NOW).is_none(), "the first to expire was the first to go");
     }
 
     #[test]
     fn another_generation_of_keys_knows_nothing() {
-        let memory = Memory::new();
-        memory.insert(digest(1), 7, claims(NOW + 60), NOW);
-        assert!(memory.get(&digest(1), 7, NOW).is_some());
-        assert!(memory.get(&digest(1), 8, NOW).is_none());
-        assert!(memory.get(&digest(2), 7, NOW).is_none());
+        let cache = VerifiedCache::new();
+        cache.insert(digest(1), 7, claims(NOW + 60), NOW);
+        assert!(cache.get(&digest(1), 7, NOW).is_some());
+        assert!(cache.get(&digest(1), 8, NOW).is_none());
+        assert!(cache.get(&digest(2), 7, NOW).is_none());
     }
 }

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod action;
+mod cedar;
+mod matrix;
+pub mod mlflow_routes;
+mod role;
+mod route;
+
+pub use action::{Action, UnknownAction};
+pub use cedar::{Policy, PolicyDecision, PolicyError, SERVICES, Subject};
+pub use matrix::render_matrix;
+pub use role::{Role, Roles, UnknownRole};
+pub use route::{Caller, DeclaredRoute};
