@@ -79,82 +79,24 @@ async fn fetch(client: &mut AuthorizationClient<Channel>, keys: &PassportKeys) -
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::net::Ipv4Addr;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::Ordering;
 
-    use authz::{
-        Clock, Guard, PassportClaims, PublicKey, Routes, SigningKey, TokenError, generate_pkcs8_pem, jwks_json,
-    };
+    use authz::{PassportClaims, PublicKey, SigningKey, TokenError, generate_pkcs8_pem, jwks_json};
     use identity::{Identity, IdentityConfig};
-    use parking_lot::Mutex;
-    use policy::{Action, Caller, Role};
-    use proto::auth::v1::authorization_server::{Authorization, AuthorizationServer};
-    use proto::auth::v1::{
-        AuthorizeRequest, AuthorizeResponse, PassportKeysResponse, WatchRevocationsRequest, WatchRevocationsResponse,
-    };
-    use testkit::ca::Ca;
-    use testkit::poll_until;
-    use tonic::{Request, Response, Status};
-    use transport::{Limits, Server};
+    use policy::Role;
+    use testkit::{FakeGateway, ca::Ca, poll_until};
 
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Publishes what it is told to, and counts how often it was asked.
-    #[derive(Clone, Default)]
-    struct Published {
-        jwks: Arc<Mutex<String>>,
-        asked: Arc<AtomicUsize>,
-    }
-
-    #[tonic::async_trait]
-    impl Authorization for Published {
-        type WatchRevocationsStream = tokio_stream::Empty<Result<WatchRevocationsResponse, Status>>;
-
-        async fn authorize(&self, _: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
-            Err(Status::unimplemented("not asked here"))
-        }
-
-        async fn watch_revocations(
-            &self,
-            _: Request<WatchRevocationsRequest>,
-        ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
-            Err(Status::unimplemented("not asked here"))
-        }
-
-        async fn passport_keys(
-            &self,
-            _: Request<PassportKeysRequest>,
-        ) -> Result<Response<PassportKeysResponse>, Status> {
-            self.asked.fetch_add(1, Ordering::SeqCst);
-            Ok(Response::new(PassportKeysResponse { jwks: self.jwks.lock().clone() }))
-        }
-    }
-
-    fn identity(ca: &Ca, service: &str, directory: &Path) -> Arc<Identity> {
+    fn issue(ca: &Ca, service: &str, directory: &Path) -> PathBuf {
         let directory = directory.join(service);
-        std::fs::create_dir(&directory).unwrap();
         ca.issue(service, &format!("{service}-1"), &directory);
-        Identity::load(&IdentityConfig { directory }).unwrap()
-    }
-
-    async fn listen(identity: Arc<Identity>, published: Published) -> (Server, axum::Router) {
-        let config = "address = \"127.0.0.1:0\"\npeers = { \"/\" = [\"serving\"] }";
-        let server = Server::bind(&toml::from_str(config).unwrap(), identity, Limits::default()).await.unwrap();
-        let methods = [
-            ("Authorize", Action::Authorize),
-            ("WatchRevocations", Action::WatchRevocations),
-            ("PassportKeys", Action::ReadPassportKeys),
-        ];
-        let policy = Arc::new(policy::Policy::embedded().unwrap());
-        let guard = Arc::new(Guard::new("gateway", Arc::default(), policy, Clock::system()));
-        let routes =
-            Routes::new().grpc(Caller::Peer, "rampart.auth.v1.Authorization", &methods, |state: &Published| {
-                AuthorizationServer::new(state.clone())
-            });
-        (server, routes.build(&guard, published).unwrap())
+        directory
     }
 
     fn passport(key: &SigningKey) -> String {
@@ -173,34 +115,35 @@ mod tests {
         let keys: [SigningKey; 3] =
             std::array::from_fn(|_| SigningKey::from_pkcs8_pem(&generate_pkcs8_pem().unwrap()).unwrap());
         let public: Vec<PublicKey> = keys.iter().map(|key| key.public().clone()).collect();
-        let published = Published::default();
-        let (server, router) = listen(identity(&ca, "gateway", directory.path()), published.clone()).await;
+        let gateway_identity = issue(&ca, "gateway", directory.path());
+        let gateway = FakeGateway::start(&gateway_identity, &["serving"], (Ipv4Addr::LOCALHOST, 0).into());
+        // Not a key set: asked again and again, and not ready.
+        gateway.publish_keys("");
 
-        let serving = identity(&ca, "serving", directory.path());
+        let serving = Identity::load(&IdentityConfig { directory: issue(&ca, "serving", directory.path()) }).unwrap();
         let lifecycle = Lifecycle::new(Arc::clone(&serving));
         let known = Arc::new(PassportKeys::default());
-        let gateway = transport::channel(&serving, "gateway", &[server.local_addr().to_string()]);
-        follow(gateway, Arc::clone(&known), &lifecycle);
+        let channel = transport::channel(&serving, "gateway", &[gateway.address.to_string()]);
+        follow(channel, Arc::clone(&known), &lifecycle);
         let readiness = lifecycle.readiness();
         assert_eq!(readiness.waits_for(), ["passport keys"]);
 
-        // An empty answer at first: asked again and again, and not ready.
-        tokio::spawn(server.serve(router, lifecycle.soft_stop()));
-        poll_until("asked twice", PATIENCE, async || published.asked.load(Ordering::SeqCst) >= 2).await;
+        let key_requests = || gateway.state.key_requests.load(Ordering::SeqCst);
+        poll_until("asked twice", PATIENCE, async || key_requests() >= 2).await;
         assert!(!readiness.is_ready());
-        *published.jwks.lock() = jwks_json(&public[..1]);
+        gateway.publish_keys(jwks_json(&public[..1]));
         poll_until("ready", PATIENCE, async || readiness.is_ready()).await;
         assert!(known.verify(&passport(&keys[0]), "serving", NOW).is_ok());
 
-        *published.jwks.lock() = jwks_json(&public[..2]);
+        gateway.publish_keys(jwks_json(&public[..2]));
         let rotated = passport(&keys[1]);
         assert_eq!(known.verify(&rotated, "serving", NOW), Err(TokenError::UnknownKey));
         poll_until("the new key", PATIENCE, async || known.verify(&rotated, "serving", NOW).is_ok()).await;
 
-        *published.jwks.lock() = "{}".into();
-        let asked = published.asked.load(Ordering::SeqCst);
+        gateway.publish_keys("{}");
+        let asked = key_requests();
         assert_eq!(known.verify(&passport(&keys[2]), "serving", NOW), Err(TokenError::UnknownKey));
-        poll_until("asked again", PATIENCE, async || published.asked.load(Ordering::SeqCst) > asked).await;
+        poll_until("asked again", PATIENCE, async || key_requests() > asked).await;
         for key in &keys[..2] {
             assert!(known.verify(&passport(key), "serving", NOW).is_ok());
         }

@@ -1,8 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod ca;
+mod client;
+mod gateway;
+mod harness;
 mod poll;
 mod postgres;
 
+pub use client::{HttpResponse, PeerClient};
+pub use gateway::{FakeGateway, GatewayState};
+pub use harness::{Harness, RunningService, listening_addresses};
 pub use poll::poll_until;
 pub use postgres::{Lock, Postgres};

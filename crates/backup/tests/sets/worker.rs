@@ -3,10 +3,10 @@
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use axum::http::Method;
-use harness::{Client, Harness, Service};
 use policy::Role;
 use serde_json::{Value, json};
 use testkit::poll_until;
+use testkit::{Harness, PeerClient, RunningService};
 
 use crate::support::Ground;
 
@@ -15,7 +15,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 struct Worker {
     ground: Ground,
     harness: Harness,
-    service: Service,
+    service: RunningService,
 }
 
 impl Worker {
@@ -24,12 +24,12 @@ impl Worker {
     }
 
     async fn start_as(ground: Ground, binary: &str) -> Self {
-        let harness = Harness::new("backup", binary).await;
+        let harness = Harness::new("backup", binary);
         let service = harness.start(&configuration(&ground)).await;
         Self { ground, harness, service }
     }
 
-    fn operator(&self) -> Client {
+    fn operator(&self) -> PeerClient {
         self.harness.client(&self.service, Some(&[Role::Operator]))
     }
 

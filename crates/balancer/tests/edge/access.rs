@@ -7,10 +7,9 @@ use std::{
 
 use http::StatusCode;
 use policy::Role;
-use testkit::poll_until;
+use testkit::{FakeGateway, poll_until};
 
 use crate::{
-    gateway::Gateway,
     process::Balancer,
     world::{Platform, SOON},
 };
@@ -108,7 +107,7 @@ async fn a_lost_gateway_stops_nobody_who_is_known() {
 
     platform.gateway.forget("revoked");
     let (address, state) = (platform.gateway.address, Arc::clone(&platform.gateway.state));
-    platform.gateway = Gateway::start_with(&platform.world, "gateway-1", address, state);
+    platform.gateway = FakeGateway::start_with(&platform.world.identity("gateway-1"), &["balancer"], address, state);
     poll_until("what was revoked unheard is refused", SOON, async || {
         assert_eq!(status_of(&platform, "known").await, StatusCode::OK);
         status_of(&platform, "revoked").await == StatusCode::UNAUTHORIZED
@@ -120,7 +119,7 @@ async fn a_lost_gateway_stops_nobody_who_is_known() {
 #[tokio::test]
 async fn passports_are_renewed_while_they_are_used() {
     let platform = Platform::start(1).await;
-    *platform.gateway.state.passport_life_s.lock().unwrap() = 3;
+    platform.gateway.state.passport_life_s.store(3, Ordering::SeqCst);
     platform.gateway.grant("good", Role::Analyst);
     poll_until("it was renewed", SOON, async || {
         assert_eq!(status_of(&platform, "good").await, StatusCode::OK);
@@ -148,7 +147,7 @@ async fn the_gateway_learns_for_whom_it_is_asked() {
 #[tokio::test]
 async fn a_gateway_with_old_knowledge_comes_second() {
     let platform = Platform::start(1).await;
-    let mut fresh = Gateway::start(&platform.world, "gateway-2", "127.0.0.1:0".parse().unwrap());
+    let mut fresh = platform.world.gateway("gateway-2");
     let old = &platform.gateway;
     old.state.is_stale.store(true, Ordering::SeqCst);
     let balancer = Balancer::start(
@@ -197,7 +196,7 @@ async fn the_known_do_not_wait_for_a_slow_gateway() {
     assert_eq!(status_of(&platform, "known").await, StatusCode::OK);
     platform.gateway.state.delay_ms.store(60_000, Ordering::SeqCst);
     poll_until("it is asked about anew", SOON, async || {
-        platform.gateway.begin_anew();
+        platform.gateway.resnapshot();
         let began = Instant::now();
         assert_eq!(status_of(&platform, "known").await, StatusCode::OK);
         assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());

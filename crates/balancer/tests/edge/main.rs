@@ -15,7 +15,6 @@
 mod access;
 mod failover;
 mod front;
-mod gateway;
 mod life;
 mod limits;
 mod process;

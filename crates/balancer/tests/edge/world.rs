@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use reqwest::{Certificate, Client, ClientBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{ca::Ca, poll_until};
+use testkit::{FakeGateway, ca::Ca, poll_until};
 
-use crate::{gateway::Gateway, process::Balancer, upstream::Upstream};
+use crate::{process::Balancer, upstream::Upstream};
 
 /// How long anything that should be quick may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -38,6 +38,11 @@ impl World {
         self.ca.issue(service, instance, &self.directory.path().join(instance));
     }
 
+    /// A gateway that answers the balancer.
+    pub fn gateway(&self, instance: &str) -> FakeGateway {
+        FakeGateway::start(&self.identity(instance), &["balancer"], "127.0.0.1:0".parse().unwrap())
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -52,7 +57,7 @@ impl World {
 /// A world with a gateway, serving replicas and a balancer before them.
 pub struct Platform {
     pub world: World,
-    pub gateway: Gateway,
+    pub gateway: FakeGateway,
     pub serving: Vec<Upstream>,
     pub balancer: Balancer,
     pub client: Client,
@@ -66,7 +71,7 @@ impl Platform {
     /// `config` is laid over what the test needs anyway.
     pub async fn start_with(replicas: usize, config: &str) -> Self {
         let world = World::new();
-        let gateway = Gateway::start(&world, "gateway-1", "127.0.0.1:0".parse().unwrap());
+        let gateway = world.gateway("gateway-1");
         let serving: Vec<Upstream> = (1..=replicas).map(|n| Upstream::start(&world, &format!("serving-{n}"))).collect();
         let pool = |name: &str, replicas: &[(String, std::net::SocketAddr)]| {
             let replicas: Vec<String> = replicas

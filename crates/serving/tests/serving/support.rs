@@ -7,28 +7,17 @@ pub(crate) mod registry;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
-use authz::{SigningKey, generate_pkcs8_pem, jwks_json};
 use identity::{Identity, IdentityConfig};
-use policy::{Role, Roles};
-use proto::auth::v1::{
-    AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, PassportKeysResponse, WatchRevocationsRequest,
-    WatchRevocationsResponse,
-    authorization_server::{Authorization, AuthorizationServer},
-};
-use serde_json::Value;
+use policy::Role;
 use tempfile::TempDir;
-use testkit::ca::Ca;
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
-use transport::{Limits, ListenConfig, Server};
+use testkit::{FakeGateway, ca::Ca, listening_addresses};
 
 pub(crate) use client::Client;
 
@@ -42,18 +31,8 @@ pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) child: Child,
-    signer: SigningKey,
-    _gateway: Gateway,
+    gateway: FakeGateway,
 }
-
-/// Answers the one question that serving has for a gateway; everything else is that service's own test.
-struct Gateway {
-    stop: CancellationToken,
-}
-
-struct Keys(String);
-
-type Revocations = tokio_stream::Empty<Result<WatchRevocationsResponse, Status>>;
 
 // === impl Serving ===
 
@@ -78,7 +57,7 @@ impl Serving {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
         self.child = command(&self.directory.path().join("serving.toml")).spawn().unwrap();
-        (self.address, self.admin) = addresses(&mut self.child);
+        (self.address, self.admin) = listening_addresses(&mut self.child);
     }
 
     /// The same with a home of its own, and nothing else in its environment.
@@ -106,19 +85,20 @@ impl Serving {
         let (models, ca) = (directory.path().join("models"), Ca::new());
         fs::create_dir(&models).unwrap();
         write(&models);
-        let signer = SigningKey::from_pkcs8_pem(&generate_pkcs8_pem().unwrap()).unwrap();
-        let (gateway, gateway_address) = Gateway::start(&ca, directory.path(), &signer).await;
+        let gateway_identity = directory.path().join("gateway-1");
+        ca.issue("gateway", "gateway-1", &gateway_identity);
+        let gateway = FakeGateway::start(&gateway_identity, &["serving"], (Ipv4Addr::LOCALHOST, 0).into());
         ca.issue("serving", "serving-1", &directory.path().join("serving-1"));
         let file = directory.path().join("serving.toml");
         let config = config(&ca, directory.path());
-        fs::write(&file, configuration(directory.path(), &models, gateway_address) + &config).unwrap();
+        fs::write(&file, configuration(directory.path(), &models, gateway.address) + &config).unwrap();
         let mut command = command(&file);
         if let Some(home) = home {
             command.env_clear().env("HOME", home);
         }
         let mut child = command.spawn().unwrap();
-        let (address, admin) = addresses(&mut child);
-        Self { models, ca, directory, address, admin, child, signer, _gateway: gateway }
+        let (address, admin) = listening_addresses(&mut child);
+        Self { models, ca, directory, address, admin, child, gateway }
     }
 
     /// A client with the certificate of a service, and an engineer's passport.
@@ -151,22 +131,7 @@ impl Serving {
 
     /// A passport to this service.
     pub(crate) fn passport(&self, roles: &[Role]) -> String {
-        let now = authz::Clock::system().now();
-        self.signer
-            .sign(&authz::PassportClaims {
-                aud: "serving".to_owned(),
-                sub: "u-1".to_owned(),
-                tenant: "t-1".to_owned(),
-                roles: roles.iter().copied().collect::<Roles>(),
-                client_id: "c-1".to_owned(),
-                sid: "s-1".to_owned(),
-                jti: "j-1".to_owned(),
-                auth_time: now,
-                iat: now,
-                nbf: now,
-                exp: now + 60,
-            })
-            .unwrap()
+        self.gateway.passport("serving", roles)
     }
 
     pub(crate) fn identity(&self, service: &str) -> Arc<Identity> {
@@ -203,75 +168,4 @@ pub(crate) fn onnxruntime() -> (String, String) {
     let variable =
         |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; scripts/test sets it"));
     (variable("RAMPART_ONNXRUNTIME"), variable("RAMPART_ONNXRUNTIME_SHA256"))
-}
-
-/// Reads the log until both listeners said where they are, and goes on reading it for the test's output.
-fn addresses(child: &mut Child) -> (SocketAddr, SocketAddr) {
-    let (said, heard) = mpsc::channel();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    std::thread::spawn(move || {
-        for line in log.lines().map_while(Result::ok) {
-            eprintln!("{line}");
-            let line: Value = serde_json::from_str(&line).unwrap_or_default();
-            if let (Some(listener), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
-                let _heard = said.send((listener.to_owned(), address.parse::<SocketAddr>().unwrap()));
-            }
-        }
-    });
-    let deadline = Instant::now() + START_TIMEOUT;
-    let next = || {
-        heard
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            .expect("the service says where it listens")
-    };
-    let (mut address, mut admin) = (None, None);
-    while address.is_none() || admin.is_none() {
-        match next() {
-            (listener, found) if listener == "service" => address = Some(found),
-            (_, found) => admin = Some(found),
-        }
-    }
-    (address.unwrap(), admin.unwrap())
-}
-
-// === impl Gateway ===
-
-impl Gateway {
-    async fn start(ca: &Ca, directory: &Path, signer: &SigningKey) -> (Self, SocketAddr) {
-        let folder = directory.join("gateway-1");
-        ca.issue("gateway", "gateway-1", &folder);
-        let identity = Identity::load(&IdentityConfig { directory: folder }).unwrap();
-        let listen: ListenConfig =
-            serde_json::from_value(serde_json::json!({ "address": "127.0.0.1:0", "peers": { "/": ["serving"] } }))
-                .unwrap();
-        let server = Server::bind(&listen, identity, Limits::default()).await.unwrap();
-        let address = server.local_addr();
-        let keys = AuthorizationServer::new(Keys(jwks_json(&[signer.public().clone()])));
-        let stop = CancellationToken::new();
-        tokio::spawn(server.serve(tonic::service::Routes::new(keys).into_axum_router(), stop.clone()));
-        (Self { stop }, address)
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-#[tonic::async_trait]
-impl Authorization for Keys {
-    type WatchRevocationsStream = Revocations;
-
-    async fn authorize(&self, _: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
-        Err(Status::unimplemented("not asked by serving"))
-    }
-
-    async fn watch_revocations(&self, _: Request<WatchRevocationsRequest>) -> Result<Response<Revocations>, Status> {
-        Err(Status::unimplemented("not asked by serving"))
-    }
-
-    async fn passport_keys(&self, _: Request<PassportKeysRequest>) -> Result<Response<PassportKeysResponse>, Status> {
-        Ok(Response::new(PassportKeysResponse { jwks: self.0.clone() }))
-    }
 }

@@ -3,12 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::Method;
-use harness::{Client, Harness, Service};
 use prost_types::Timestamp;
 use proto::sla::v1::{Minute, ReportMinutesRequest, ledger_client::LedgerClient};
 use serde_json::Value;
 use sla::latency::Latencies;
 use testkit::Postgres;
+use testkit::{Harness, PeerClient, RunningService};
 use tonic::Code;
 
 pub(crate) const SERVICE: &str = "ml-services";
@@ -16,7 +16,7 @@ pub(crate) const BOOT: &str = "0190a6b2-7d51-7e0c-a1c5-6b3d5f0e8f11";
 
 pub(crate) struct Tracker {
     pub(crate) harness: Harness,
-    pub(crate) service: Service,
+    pub(crate) service: RunningService,
     pub(crate) postgres: Postgres,
     pub(crate) database: String,
     /// The minute in which the test began, counted from 1970: all its minutes are told from this one.
@@ -40,7 +40,7 @@ impl Tracker {
             database.certificate_file,
             database.key_file,
         );
-        let harness = Harness::new("sla", env!("CARGO_BIN_EXE_rampart-sla")).await;
+        let harness = Harness::new("sla", env!("CARGO_BIN_EXE_rampart-sla"));
         let service = harness.start(&config).await;
         Self { harness, service, postgres, database: database.name, base: now_minute(), config }
     }
@@ -59,7 +59,7 @@ impl Tracker {
         report_as(&peer, instance, boot_id, minutes).await
     }
 
-    pub(crate) async fn current(&self, caller: &Client) -> Value {
+    pub(crate) async fn current(&self, caller: &PeerClient) -> Value {
         let answer = caller.call(Method::GET, &format!("/api/sla/{SERVICE}/current")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
@@ -89,7 +89,12 @@ impl Tracker {
     }
 }
 
-pub(crate) async fn report_as(peer: &Client, source: &str, boot_id: &str, minutes: Vec<Minute>) -> Result<u32, Code> {
+pub(crate) async fn report_as(
+    peer: &PeerClient,
+    source: &str,
+    boot_id: &str,
+    minutes: Vec<Minute>,
+) -> Result<u32, Code> {
     let request = ReportMinutesRequest { source: source.into(), boot_id: boot_id.into(), minutes };
     let answer = LedgerClient::new(peer.channel()).report_minutes(request).await;
     answer.map(|response| response.into_inner().recorded).map_err(|status| status.code())

@@ -16,14 +16,14 @@ const SENT: &str = "a test's request is well-formed";
 
 /// Calls as one peer, with one passport or none.
 #[derive(Clone)]
-pub struct Client {
+pub struct PeerClient {
     channel: Channel,
     passport: Option<String>,
 }
 
-/// What came back.
+/// A whole response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     /// The HTTP status.
     pub status: u16,
     /// The header.
@@ -32,9 +32,9 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-// === impl Client ===
+// === impl PeerClient ===
 
-impl Client {
+impl PeerClient {
     /// A caller with this certificate.
     pub fn new(identity: &Arc<Identity>, service: &str, address: SocketAddr, passport: Option<String>) -> Self {
         Self { channel: transport::channel(identity, service, &[address.to_string()]), passport }
@@ -46,12 +46,12 @@ impl Client {
     }
 
     /// Calls a route that must answer.
-    pub async fn call(&self, method: Method, path: &str) -> Answer {
+    pub async fn call(&self, method: Method, path: &str) -> HttpResponse {
         self.try_call(method, path).await.expect("the service answers")
     }
 
     /// Calls a route that may not answer, because the connection is refused or breaks.
-    pub async fn try_call(&self, method: Method, path: &str) -> Result<Answer, Status> {
+    pub async fn try_call(&self, method: Method, path: &str) -> Result<HttpResponse, Status> {
         let mut request = Request::new(Body::new(Full::new(Bytes::new())));
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().expect(SENT);
@@ -59,13 +59,17 @@ impl Client {
             request.headers_mut().insert(PASSPORT_HEADER, passport.parse().expect(SENT));
         }
         let (parts, body) = self.channel.clone().call(request).await?.into_parts();
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await?.to_bytes() })
+        Ok(HttpResponse {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: body.collect().await?.to_bytes(),
+        })
     }
 }
 
-// === impl Answer ===
+// === impl HttpResponse ===
 
-impl Answer {
+impl HttpResponse {
     /// The body, which must be JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("the body is JSON")

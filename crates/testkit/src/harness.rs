@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, mpsc},
@@ -15,9 +15,8 @@ use identity::{Identity, IdentityConfig};
 use policy::Role;
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{ca::Ca, poll_until};
 
-use crate::{Client, gateway::Gateway};
+use crate::{FakeGateway, PeerClient, ca::Ca, poll_until};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const MADE: &str = "a test's directory and certificates can be made";
@@ -28,11 +27,11 @@ pub struct Harness {
     binary: PathBuf,
     ca: Ca,
     directory: TempDir,
-    gateway: Gateway,
+    gateway: FakeGateway,
 }
 
 /// A running process. Dropping it is `kill -9`.
-pub struct Service {
+pub struct RunningService {
     address: SocketAddr,
     admin: SocketAddr,
     child: Child,
@@ -42,10 +41,12 @@ pub struct Service {
 
 impl Harness {
     /// Makes the surroundings of a service. The binary is `env!("CARGO_BIN_EXE_rampart-…")`.
-    pub async fn new(service: &'static str, binary: &str) -> Self {
+    pub fn new(service: &'static str, binary: &str) -> Self {
         identity::install_crypto_providers().expect(MADE);
         let (directory, ca) = (tempfile::tempdir().expect(MADE), Ca::new());
-        let gateway = Gateway::start(&ca, directory.path(), service).await;
+        ca.issue("gateway", "gateway-1", &directory.path().join("gateway-1"));
+        let gateway =
+            FakeGateway::start(&directory.path().join("gateway-1"), &[service], (Ipv4Addr::LOCALHOST, 0).into());
         ca.issue(service, &format!("{service}-1"), &directory.path().join("own"));
         Self { service, binary: binary.into(), ca, directory, gateway }
     }
@@ -56,16 +57,16 @@ impl Harness {
     }
 
     /// Starts the process with these sections on top of its defaults, and waits until it is ready.
-    pub async fn start(&self, config: &str) -> Service {
+    pub async fn start(&self, config: &str) -> RunningService {
         let service = self.spawn(config);
-        let admin = Client::new(&self.identity("operator", "operator-1"), self.service, service.admin, None);
+        let admin = PeerClient::new(&self.identity("operator", "operator-1"), self.service, service.admin, None);
         let is_ready = async || admin.try_call(Method::GET, "/ready").await.is_ok_and(|answer| answer.status == 200);
         poll_until("the service is ready", START_TIMEOUT, is_ready).await;
         service
     }
 
     /// Starts the process and waits until it listens.
-    pub fn spawn(&self, config: &str) -> Service {
+    pub fn spawn(&self, config: &str) -> RunningService {
         let common = format!(
             "[identity]\ndirectory = {:?}\n[gateway]\naddresses = [\"{}\"]\n",
             self.directory.path().join("own"),
@@ -80,8 +81,8 @@ impl Harness {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary under test starts");
-        let (address, admin) = addresses(&mut child);
-        Service { address, admin, child }
+        let (address, admin) = listening_addresses(&mut child);
+        RunningService { address, admin, child }
     }
 
     /// A certificate of a peer.
@@ -91,27 +92,27 @@ impl Harness {
         Identity::load(&IdentityConfig { directory }).expect(MADE)
     }
 
-    /// A caller as the balancer sends them on: a person with these roles, or nobody in particular.
-    pub fn client(&self, service: &Service, roles: Option<&[Role]>) -> Client {
+    /// A caller as the balancer forwards it: a person with these roles, or anonymous.
+    pub fn client(&self, service: &RunningService, roles: Option<&[Role]>) -> PeerClient {
         let passport = roles.map(|roles| self.gateway.passport(self.service, roles));
-        Client::new(&self.identity("balancer", "balancer-1"), self.service, service.address, passport)
+        PeerClient::new(&self.identity("balancer", "balancer-1"), self.service, service.address, passport)
     }
 
     /// A peer with a certificate of its own and no passport.
-    pub fn peer(&self, service: &Service, name: &str, instance: &str) -> Client {
-        Client::new(&self.identity(name, instance), self.service, service.address, None)
+    pub fn peer(&self, service: &RunningService, name: &str, instance: &str) -> PeerClient {
+        PeerClient::new(&self.identity(name, instance), self.service, service.address, None)
     }
 
     /// What the admin port says of metrics.
-    pub async fn metrics(&self, service: &Service) -> String {
-        let client = Client::new(&self.identity("operator", "operator-1"), self.service, service.admin, None);
+    pub async fn metrics(&self, service: &RunningService) -> String {
+        let client = PeerClient::new(&self.identity("operator", "operator-1"), self.service, service.admin, None);
         String::from_utf8_lossy(&client.call(Method::GET, "/metrics").await.body).into_owned()
     }
 }
 
-// === impl Service ===
+// === impl RunningService ===
 
-impl Service {
+impl RunningService {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -123,21 +124,21 @@ impl Service {
     }
 
     fn end(&mut self) {
-        // Gone already is what we want.
+        // It may have ended already.
         let _killed = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
 
-impl Drop for Service {
+impl Drop for RunningService {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// Reads the log until both listeners said where they are, and goes on reading it for the test's output.
-fn addresses(child: &mut Child) -> (SocketAddr, SocketAddr) {
-    let (said, heard) = mpsc::channel();
+/// The addresses of the service's port and of its admin port, from its log, which goes on to the test's output.
+pub fn listening_addresses(child: &mut Child) -> (SocketAddr, SocketAddr) {
+    let (found, addresses) = mpsc::channel();
     let log = BufReader::new(child.stderr.take().expect("standard error is piped"));
     std::thread::spawn(move || {
         for line in log.lines().map_while(Result::ok) {
@@ -146,7 +147,7 @@ fn addresses(child: &mut Child) -> (SocketAddr, SocketAddr) {
             let field = |name: &str| line.get(name).and_then(Value::as_str).map(str::to_owned);
             if let (Some(listener), Some(Ok(address))) = (field("listener"), field("address").map(|text| text.parse()))
             {
-                let _heard = said.send((listener, address));
+                let _unread = found.send((listener, address));
             }
         }
     });
@@ -158,7 +159,7 @@ fn addresses(child: &mut Child) -> (SocketAddr, SocketAddr) {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let (listener, address): (String, SocketAddr) =
-            heard.recv_timeout(left).expect("the service says where it listens");
+            addresses.recv_timeout(left).expect("the service logs where it listens");
         *(if listener == "admin" { &mut admin } else { &mut service }) = Some(address);
     }
 }

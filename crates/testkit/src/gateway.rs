@@ -1,0 +1,267 @@
+//! A gateway that answers what a test tells it: real passports over mutual TLS, revocations pushed as they happen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, UNIX_EPOCH},
+};
+
+use authz::{Clock, Guard, PassportClaims, Routes, SigningKey, generate_pkcs8_pem, jwks_json};
+use futures::{Stream, StreamExt};
+use identity::{Identity, IdentityConfig, PeerList};
+use policy::{Action, Caller, Policy, Role, Subject, mlflow_routes};
+use proto::auth::v1::{
+    AuthorizeRequest, AuthorizeResponse, Heartbeat, PassportKeysRequest, PassportKeysResponse, Snapshot,
+    WatchRevocationsRequest, WatchRevocationsResponse,
+    authorization_server::{Authorization, AuthorizationServer},
+    watch_revocations_response::Event,
+};
+use tokio::{runtime::Runtime, sync::broadcast};
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use transport::{Limits, ListenConfig, Server};
+
+const MADE: &str = "a test's gateway can be made";
+
+/// The gateway of a test, in a runtime of its own so that it can be lost like a process.
+pub struct FakeGateway {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it answers, and what it was asked. A second gateway may share it.
+    pub state: Arc<GatewayState>,
+    runtime: Option<Runtime>,
+}
+
+/// What a fake gateway answers, and what it was asked.
+pub struct GatewayState {
+    key: SigningKey,
+    policy: Arc<Policy>,
+    jwks: Mutex<String>,
+    /// Valid tokens, and the role each gives.
+    tokens: Mutex<BTreeMap<String, Role>>,
+    events: broadcast::Sender<Event>,
+    /// How many calls of `Authorize` arrived.
+    pub authorize_calls: AtomicUsize,
+    /// How often the keys were fetched.
+    pub key_requests: AtomicUsize,
+    /// For how long its passports are valid.
+    pub passport_life_s: AtomicU64,
+    /// Client address and trace of each `Authorize`.
+    pub origins: Mutex<Vec<(String, String)>>,
+    /// Whether answers are marked as from a gateway without a database.
+    pub is_stale: AtomicBool,
+    /// How long `Authorize` takes.
+    pub delay_ms: AtomicU64,
+}
+
+// === impl FakeGateway ===
+
+impl FakeGateway {
+    /// Starts one with the certificate in `identity`, for these peers, at this address (port 0 takes a free one).
+    pub fn start(identity: &Path, peers: &[&str], address: SocketAddr) -> Self {
+        Self::start_with(identity, peers, address, Arc::new(GatewayState::new()))
+    }
+
+    /// The same with the state of another one.
+    pub fn start_with(identity: &Path, peers: &[&str], address: SocketAddr, state: Arc<GatewayState>) -> Self {
+        let identity = Identity::load(&IdentityConfig { directory: identity.to_owned() }).expect(MADE);
+        let peers: BTreeSet<String> = peers.iter().map(|peer| (*peer).to_owned()).collect();
+        let peers = PeerList::new([("/".to_owned(), peers)].into()).expect(MADE);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect(MADE);
+        let (bound, address_of) = mpsc::channel();
+        let router = router(&state);
+        runtime.spawn(async move {
+            tokio::spawn(Arc::clone(&identity).watch(CancellationToken::new()));
+            let server = Server::bind(&ListenConfig { address, peers }, identity, Limits::default()).await;
+            let server = server.expect(MADE);
+            bound.send(server.local_addr()).expect(MADE);
+            server.serve(router, CancellationToken::new()).await.expect(MADE);
+        });
+        Self { address: address_of.recv().expect(MADE), state, runtime: Some(runtime) }
+    }
+
+    /// Makes a token valid.
+    pub fn grant(&self, token: &str, role: Role) {
+        locked(&self.state.tokens).insert(token.to_owned(), role);
+    }
+
+    /// Makes a token invalid and pushes the revocation to the watchers.
+    pub fn revoke(&self, token: &str) {
+        self.forget(token);
+        // Without a watcher there is nothing to push.
+        let _watchers = self.state.events.send(Event::TokenId(format!("id-{token}")));
+    }
+
+    /// Makes a token invalid without pushing anything.
+    pub fn forget(&self, token: &str) {
+        locked(&self.state.tokens).remove(token);
+    }
+
+    /// Begins the stream of revocations anew, as a gateway does when events may have been missed.
+    pub fn resnapshot(&self) {
+        let _watchers = self.state.events.send(Event::Snapshot(Snapshot {}));
+    }
+
+    /// Answers this instead of its own key set from now on.
+    pub fn publish_keys(&self, jwks: impl Into<String>) {
+        *locked(&self.state.jwks) = jwks.into();
+    }
+
+    /// How many calls of `Authorize` arrived.
+    pub fn calls(&self) -> usize {
+        self.state.authorize_calls.load(Ordering::SeqCst)
+    }
+
+    /// A passport of a minute for a service.
+    pub fn passport(&self, service: &str, roles: &[Role]) -> String {
+        self.state.sign(&claims(service, "1", roles, 60))
+    }
+
+    /// Lost at once, with all its sockets.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for FakeGateway {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+// === impl GatewayState ===
+
+impl GatewayState {
+    fn new() -> Self {
+        let key = SigningKey::from_pkcs8_pem(&generate_pkcs8_pem().expect(MADE)).expect(MADE);
+        Self {
+            jwks: Mutex::new(jwks_json(std::slice::from_ref(key.public()))),
+            key,
+            policy: Arc::new(Policy::embedded().expect(MADE)),
+            tokens: Mutex::default(),
+            events: broadcast::Sender::new(100),
+            authorize_calls: AtomicUsize::new(0),
+            key_requests: AtomicUsize::new(0),
+            passport_life_s: AtomicU64::new(60),
+            origins: Mutex::default(),
+            is_stale: AtomicBool::new(false),
+            delay_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn sign(&self, claims: &PassportClaims) -> String {
+        self.key.sign(claims).expect(MADE)
+    }
+}
+
+/// The routes of a gateway that tests use, behind the guard as in production; anything else is answered `gateway`.
+#[expect(clippy::disallowed_methods, reason = "the fallback of a test needs no action")]
+fn router(state: &Arc<GatewayState>) -> axum::Router {
+    let methods = [
+        ("Authorize", Action::Authorize),
+        ("WatchRevocations", Action::WatchRevocations),
+        ("PassportKeys", Action::ReadPassportKeys),
+    ];
+    let health = [("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)];
+    let guard = Arc::new(Guard::new("gateway", Arc::default(), Arc::clone(&state.policy), Clock::system()));
+    Routes::new()
+        .grpc(Caller::Peer, "rampart.auth.v1.Authorization", &methods, |state: &Arc<GatewayState>| {
+            AuthorizationServer::from_arc(Arc::clone(state))
+        })
+        .grpc(Caller::Peer, "grpc.health.v1.Health", &health, |_| tonic_health::server::health_reporter().1)
+        .build(&guard, Arc::clone(state))
+        .expect(MADE)
+        .reset_fallback()
+        .fallback(async || "gateway")
+}
+
+#[tonic::async_trait]
+impl Authorization for GatewayState {
+    type WatchRevocationsStream = Pin<Box<dyn Stream<Item = Result<WatchRevocationsResponse, Status>> + Send>>;
+
+    async fn authorize(&self, request: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
+        self.authorize_calls.fetch_add(1, Ordering::SeqCst);
+        let header = |name: &str| {
+            let value = request.metadata().get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or("none").to_owned()
+        };
+        locked(&self.origins).push((header("rampart-client-address"), header("traceparent")));
+        // What a slow database takes; not a state that could be waited for.
+        tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
+        let AuthorizeRequest { token, audience, method, path } = request.into_inner();
+        let role = locked(&self.tokens).get(&token).copied();
+        let role = role.ok_or_else(|| Status::unauthenticated("no such token"))?;
+        let is_third_party = audience == mlflow_routes::AUDIENCE;
+        if is_third_party {
+            let route = method.parse().ok().and_then(|method| mlflow_routes::find(&method, &path));
+            let subject = Subject::User { roles: role.into(), fresh_login: true };
+            if !route.is_some_and(|route| self.policy.allows(subject, route.action)) {
+                return Err(Status::permission_denied("not with this token"));
+            }
+        }
+        let claims = claims(&audience, &token, &[role], self.passport_life_s.load(Ordering::SeqCst));
+        let expires = UNIX_EPOCH + Duration::from_secs(claims.exp);
+        Ok(Response::new(AuthorizeResponse {
+            passport: if is_third_party { String::new() } else { self.sign(&claims) },
+            passport_expires_at: Some(expires.into()),
+            token_expires_at: Some((expires + Duration::from_secs(600)).into()),
+            subject: claims.sub,
+            session_id: claims.sid,
+            token_id: format!("id-{token}"),
+            stale: self.is_stale.load(Ordering::SeqCst),
+        }))
+    }
+
+    async fn watch_revocations(
+        &self,
+        _request: Request<WatchRevocationsRequest>,
+    ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
+        let events = BroadcastStream::new(self.events.subscribe()).filter_map(async |event| event.ok());
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let heartbeats =
+            futures::stream::poll_fn(move |cx| ticks.poll_tick(cx).map(|_| Some(Event::Heartbeat(Heartbeat {}))));
+        let snapshot = futures::stream::once(async { Event::Snapshot(Snapshot {}) });
+        let all = snapshot.chain(futures::stream::select(Box::pin(events), heartbeats));
+        Ok(Response::new(Box::pin(all.map(|event| Ok(WatchRevocationsResponse { event: Some(event) })))))
+    }
+
+    async fn passport_keys(
+        &self,
+        _request: Request<PassportKeysRequest>,
+    ) -> Result<Response<PassportKeysResponse>, Status> {
+        self.key_requests.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(PassportKeysResponse { jwks: locked(&self.jwks).clone() }))
+    }
+}
+
+/// A passport's claims: all ids are those of `token`.
+fn claims(audience: &str, token: &str, roles: &[Role], life_s: u64) -> PassportClaims {
+    let now = Clock::system().now();
+    PassportClaims {
+        aud: audience.to_owned(),
+        sub: format!("u-{token}"),
+        tenant: "tenant".to_owned(),
+        roles: roles.iter().copied().collect(),
+        client_id: "client".to_owned(),
+        sid: format!("s-{token}"),
+        jti: format!("j-{token}"),
+        auth_time: now,
+        iat: now,
+        nbf: now,
+        exp: now + life_s,
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
