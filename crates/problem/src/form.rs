@@ -1,6 +1,9 @@
 //! The four forms an error can take on the wire.
 
-use axum::response::IntoResponse;
+use axum_core::{
+    body::Body,
+    response::{IntoResponse, Response as AxumResponse},
+};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -125,14 +128,14 @@ fn grpc_response(problem: &Problem) -> Response<Bytes> {
 // === impl Api, Inference ===
 
 impl IntoResponse for Api {
-    fn into_response(self) -> axum::response::Response {
-        self.0.response(Form::Api).map(axum::body::Body::from)
+    fn into_response(self) -> AxumResponse {
+        self.0.response(Form::Api).map(Body::from)
     }
 }
 
 impl IntoResponse for Inference {
-    fn into_response(self) -> axum::response::Response {
-        self.0.response(Form::Inference).map(axum::body::Body::from)
+    fn into_response(self) -> AxumResponse {
+        self.0.response(Form::Inference).map(Body::from)
     }
 }
 
