@@ -66,7 +66,7 @@ impl Authority {
     /// The system gives no randomness.
     pub fn generate(now: OffsetDateTime) -> Result<Self, AuthorityError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = named("Rampart root CA");
+        params.distinguished_name = distinguished_name("Rampart root CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = now - BACKDATE;
@@ -81,7 +81,7 @@ impl Authority {
     ///
     /// # Errors
     /// The files cannot be read, written or understood, or the root has lost its key.
-    pub fn open(directory: &Path, now: OffsetDateTime) -> Result<Self, AuthorityError> {
+    pub fn open_or_create(directory: &Path, now: OffsetDateTime) -> Result<Self, AuthorityError> {
         let (certificate, key) = (directory.join("ca.pem"), directory.join("ca-key.pem"));
         if certificate.exists() && key.exists() {
             let pem = read(&certificate)?;
@@ -152,7 +152,7 @@ impl Leaf {
 
     /// Also good for these DNS names or IP addresses, as the front door and PostgreSQL need.
     #[must_use]
-    pub fn also_for(mut self, names: &[&str]) -> Self {
+    pub fn with_names(mut self, names: &[&str]) -> Self {
         self.dns_names.extend(names.iter().map(|name| (*name).to_owned()));
         self
     }
@@ -166,7 +166,7 @@ impl Leaf {
 
     /// The key can also be read by this group: by a process that is not us, and whose key it is.
     #[must_use]
-    pub fn readable_by(mut self, group: u32) -> Self {
+    pub fn readable_by_group(mut self, group: u32) -> Self {
         self.group = Some(group);
         self
     }
@@ -181,7 +181,7 @@ impl Leaf {
     fn params(&self) -> Result<CertificateParams, AuthorityError> {
         let mut params = CertificateParams::new(self.dns_names.clone())?;
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(self.name.to_string())?));
-        params.distinguished_name = named(&self.common_name);
+        params.distinguished_name = distinguished_name(&self.common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
@@ -191,7 +191,7 @@ impl Leaf {
     }
 }
 
-fn named(common_name: &str) -> DistinguishedName {
+fn distinguished_name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
@@ -220,8 +220,8 @@ mod tests {
     fn a_root_is_made_once_and_found_again() {
         let directory = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let first = Authority::open(directory.path(), now).unwrap();
-        let again = Authority::open(directory.path(), now).unwrap();
+        let first = Authority::open_or_create(directory.path(), now).unwrap();
+        let again = Authority::open_or_create(directory.path(), now).unwrap();
         assert_eq!(first.pem(), again.pem());
         let mode = fs::metadata(directory.path().join("ca-key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -231,9 +231,9 @@ mod tests {
     fn a_root_without_its_key_is_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let first = Authority::open(directory.path(), now).unwrap();
+        let first = Authority::open_or_create(directory.path(), now).unwrap();
         fs::remove_file(directory.path().join("ca-key.pem")).unwrap();
-        assert!(matches!(Authority::open(directory.path(), now), Err(AuthorityError::KeyMissing { .. })));
+        assert!(matches!(Authority::open_or_create(directory.path(), now), Err(AuthorityError::KeyMissing { .. })));
         assert_eq!(fs::read_to_string(directory.path().join("ca.pem")).unwrap(), first.pem());
     }
 
@@ -243,7 +243,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
         let name = PeerName { service: "gateway".into(), instance: "gateway-a".into() };
-        let leaf = Leaf::new(name.clone(), now, Duration::hours(1)).also_for(&["localhost", "127.0.0.1"]);
+        let leaf = Leaf::new(name.clone(), now, Duration::hours(1)).with_names(&["localhost", "127.0.0.1"]);
         Authority::generate(now).unwrap().issue(&leaf, directory.path()).unwrap();
         let loaded =
             identity::Identity::load(&identity::IdentityConfig { directory: directory.path().to_owned() }).unwrap();

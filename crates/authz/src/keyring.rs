@@ -78,7 +78,7 @@ impl AccessTokenKeys {
     }
 
     /// The claims of an access token that one of the keys signed, though it may be over: whose it was, and nothing else.
-    pub fn owner(&self, access_token: &str) -> Result<AccessTokenClaims, TokenError> {
+    pub fn claims_if_signed(&self, access_token: &str) -> Result<AccessTokenClaims, TokenError> {
         token::verify_signed(&self.0.0.load().ring, access_token, ACCESS_TOKEN_AUDIENCE)
     }
 }

@@ -62,7 +62,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let kept = arguments.state.join("steward");
     containers::ensure_secrets(&kept)?;
-    let authority = Authority::open(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
+    let authority =
+        Authority::open_or_create(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
     for container in &ALL {
         give_secrets(container, &kept, &arguments.state)?;
         give_ca(container, &authority, &arguments.state)?;
@@ -134,9 +135,9 @@ fn give_certificate(container: &Container, authority: &Authority, state: &Path) 
         return Ok(());
     }
     let leaf = Leaf::new(container.peer_name(), OffsetDateTime::now_utc(), container.lifetime)
-        .also_for(&[container.name])
-        .also_for(container.dns_names)
-        .readable_by(container.group);
+        .with_names(&[container.name])
+        .with_names(container.dns_names)
+        .readable_by_group(container.group);
     let leaf = match container.common_name {
         Some(common_name) => leaf.common_name(common_name),
         None => leaf,

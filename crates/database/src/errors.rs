@@ -4,10 +4,10 @@ use problem::Problem;
 use sqlx::error::DatabaseError;
 
 /// What a caller is told while the database is away.
-const AWAY: &str = "the database cannot be reached now";
+const UNREACHABLE: &str = "the database cannot be reached now";
 
 /// Conditions that pass by themselves: another attempt, perhaps on another server, may succeed.
-const PASSING: &[&str] = &[
+const TRANSIENT_CODES: &[&str] = &[
     "25006", // read only: this was the primary
     "28000", "28P01", // refused while a password or a rule is being changed
     "40001", "40P01", // serialization failure, deadlock
@@ -19,7 +19,7 @@ const PASSING: &[&str] = &[
 
 /// The problem that a failed query is to the caller. The cause goes to the log, never to the caller.
 pub fn map_error(error: sqlx::Error) -> Problem {
-    if passes(&error) { Problem::unavailable(AWAY).source(error) } else { Problem::internal(error) }
+    if is_transient(&error) { Problem::unavailable(UNREACHABLE).source(error) } else { Problem::internal(error) }
 }
 
 /// Like [`map_error`], but a violated constraint that `name_to_problem` knows becomes that problem:
@@ -37,7 +37,7 @@ pub(crate) fn is_password_refused(error: &sqlx::Error) -> bool {
     code_of(error).is_some_and(|code| code == "28P01")
 }
 
-fn passes(error: &sqlx::Error) -> bool {
+fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -46,7 +46,7 @@ fn passes(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        _ => code_of(error).is_some_and(|code| code.starts_with("08") || PASSING.contains(&code.as_str())),
+        _ => code_of(error).is_some_and(|code| code.starts_with("08") || TRANSIENT_CODES.contains(&code.as_str())),
     }
 }
 

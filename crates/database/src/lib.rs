@@ -2,8 +2,8 @@
 
 mod config;
 mod errors;
-mod keeper;
 mod pool;
+mod pool_manager;
 mod primary;
 
 pub use config::{DatabaseConfig, DatabaseError};

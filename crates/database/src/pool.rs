@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::{DatabaseConfig, DatabaseError};
 use crate::errors::{is_password_refused, map_error};
-use crate::keeper::Keeper;
+use crate::pool_manager::PoolManager;
 use crate::primary;
 
 /// How long a connection is tested when it comes back before it is closed hard.
@@ -33,7 +33,7 @@ const OPERATION_DURATION: &str = "ml_db_query_duration_seconds";
 /// The database of one service. Clones share one pool.
 #[derive(Clone, Debug)]
 pub struct Database {
-    keeper: Arc<Keeper>,
+    manager: Arc<PoolManager>,
 }
 
 /// Makes the pool. Checks the files but opens no connection, so a service starts while its database is away.
@@ -47,8 +47,8 @@ pub fn connect(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
         metrics::Unit::Seconds,
         "Time of one bounded database operation, waiting for a connection included."
     );
-    let keeper = Keeper::start(config.clone(), password)?;
-    Ok(Database { keeper: Arc::new(keeper) })
+    let manager = PoolManager::start(config.clone(), password)?;
+    Ok(Database { manager: Arc::new(manager) })
 }
 
 pub(crate) fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
@@ -96,12 +96,12 @@ fn timed_out() -> sqlx::Error {
 impl Database {
     /// The pool, for queries inside [`bounded`](Self::bounded). Not to be kept: another primary is another pool.
     pub fn pool(&self) -> PgPool {
-        self.keeper.kept().pool()
+        self.manager.shared().pool()
     }
 
     /// A connection; when the server refuses the password, waits for another one and tries once more.
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let tried = self.keeper.kept().password();
+        let tried = self.manager.shared().password();
         match self.pool().acquire().await {
             Err(error) if self.may_try_again(&error, &tried).await => self.pool().acquire().await,
             acquired => acquired,
@@ -110,7 +110,7 @@ impl Database {
 
     /// A transaction, on a connection got as by [`acquire`](Self::acquire).
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let tried = self.keeper.kept().password();
+        let tried = self.manager.shared().password();
         match self.pool().begin().await {
             Err(error) if self.may_try_again(&error, &tried).await => self.pool().begin().await,
             begun => begun,
@@ -121,7 +121,7 @@ impl Database {
     /// connection was that of the old primary.
     async fn may_try_again(&self, error: &sqlx::Error, tried: &Secret) -> bool {
         matches!(error, sqlx::Error::PoolClosed)
-            || is_password_refused(error) && self.keeper.kept().take_another_password(tried).await
+            || is_password_refused(error) && self.manager.shared().wait_for_new_password(tried).await
     }
 
     /// Runs `work` for at most `operation_timeout_ms` and measures it under the name `operation`.
@@ -134,7 +134,7 @@ impl Database {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let started = Instant::now();
-        let (result, outcome) = match timeout(self.keeper.kept().config.operation_timeout(), work).await {
+        let (result, outcome) = match timeout(self.manager.shared().config.operation_timeout(), work).await {
             Ok(Ok(value)) => (Ok(value), "ok"),
             Ok(Err(error)) => (Err(error), "error"),
             Err(_elapsed) => (Err(E::from(timed_out())), "timeout"),
@@ -162,9 +162,9 @@ impl Database {
         migrator.set_ignore_missing(true);
         migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
         let work = async {
-            if self.keeper.kept().has_choice() {
+            if self.manager.shared().has_other_hosts() {
                 // None: the server that was the primary last says what is wrong.
-                drop(primary::find(self.keeper.kept()).await);
+                drop(primary::find(self.manager.shared()).await);
             }
             let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
             refuse_wrong_server(&mut connection).await?;
@@ -175,8 +175,8 @@ impl Database {
     }
 
     fn migration_options(&self) -> Result<PgConnectOptions, DatabaseError> {
-        let kept = self.keeper.kept();
-        kept.config.connect_options(&kept.server(), &kept.config.password_file.read()?, MIGRATION_TIMEOUT)
+        let shared = self.manager.shared();
+        shared.config.connect_options(&shared.server(), &shared.config.password_file.read()?, MIGRATION_TIMEOUT)
     }
 }
 

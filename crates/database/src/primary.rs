@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::keeper::Kept;
+use crate::pool_manager::SharedPool;
 
 /// How often the primary is asked.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -21,11 +21,11 @@ const PERIOD: Duration = Duration::from_millis(250);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Follows the primary for ever.
-pub(crate) async fn follow(kept: Arc<Kept>) {
+pub(crate) async fn follow(shared: Arc<SharedPool>) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut primary = None;
-    let mut is_missed = false;
+    let mut is_reported = false;
     loop {
         tick.tick().await;
         primary = match primary {
@@ -35,30 +35,30 @@ pub(crate) async fn follow(kept: Arc<Kept>) {
         if primary.is_some() {
             continue;
         }
-        match find(&kept).await {
+        match find(&shared).await {
             Ok(connection) => {
-                if is_missed {
+                if is_reported {
                     tracing::info!("there is a primary again");
                 }
-                (primary, is_missed) = (Some(connection), false);
+                (primary, is_reported) = (Some(connection), false);
             }
             Err(why) => {
-                if !is_missed {
+                if !is_reported {
                     tracing::warn!(why, "no server of the database is its primary; they are asked again and again");
                 }
-                is_missed = true;
+                is_reported = true;
             }
         }
     }
 }
 
 /// Asks all servers and takes the primary for all further connections. Else: what each of them said.
-pub(crate) async fn find(kept: &Kept) -> Result<PgConnection, String> {
-    let password = kept.password();
+pub(crate) async fn find(shared: &SharedPool) -> Result<PgConnection, String> {
+    let password = shared.password();
     let mut asked = JoinSet::new();
-    for server in kept.config.servers() {
+    for server in shared.config.servers() {
         // A password that is no text was refused when the pool was made.
-        let Ok(options) = kept.config.connect_options(&server, &password, ANSWER_TIMEOUT) else { continue };
+        let Ok(options) = shared.config.connect_options(&server, &password, ANSWER_TIMEOUT) else { continue };
         asked.spawn(async move {
             let answer = timeout(ANSWER_TIMEOUT, connect(options)).await;
             (server, answer.unwrap_or_else(|_elapsed| Err("no answer in time".to_owned())))
@@ -68,7 +68,7 @@ pub(crate) async fn find(kept: &Kept) -> Result<PgConnection, String> {
     while let Some(answer) = asked.join_next().await {
         match answer {
             Ok((server, Ok(connection))) => {
-                kept.take_primary(server);
+                shared.switch_to_primary(server);
                 return Ok(connection);
             }
             Ok((server, Err(why))) => refusals.push(format!("{}:{}: {why}", server.host, server.port)),

@@ -113,7 +113,7 @@ impl Tokens {
 
     /// What a token says that we signed but that is over: for saying whose it was.
     pub fn owner_of_access(&self, token: &str) -> Result<AccessTokenClaims, TokenError> {
-        self.access_keys.owner(token)
+        self.access_keys.claims_if_signed(token)
     }
 
     /// What a passport to `audience` says for who holds the token, as the user is now. Never outlives the token; `None` when

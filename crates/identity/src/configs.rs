@@ -11,7 +11,7 @@ use rustls::{
 
 use crate::{
     Identity, PeerList, crypto_provider,
-    hot::{ListedClient, NamedServer, Presented},
+    tls_callbacks::{PeerListVerifier, ReloadableCertResolver, ServiceNameVerifier},
 };
 
 const H2: &[u8] = b"h2";
@@ -20,12 +20,12 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 impl Identity {
     /// For a server to peers: TLS 1.3, client certificate required, its service on the list, no resumption.
     pub fn server_config(self: &Arc<Self>, peers: &PeerList) -> Arc<ServerConfig> {
-        let clients = Arc::new(ListedClient { identity: self.clone(), services: peers.names() });
+        let clients = Arc::new(PeerListVerifier { identity: self.clone(), services: peers.names() });
         let mut config = ServerConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])
             .expect("our provider has TLS 1.3 suites")
             .with_client_cert_verifier(clients)
-            .with_cert_resolver(Arc::new(Presented(self.clone())));
+            .with_cert_resolver(Arc::new(ReloadableCertResolver(self.clone())));
         config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -47,13 +47,13 @@ impl Identity {
     }
 
     fn client_of(self: &Arc<Self>, service: Option<String>) -> ClientConfig {
-        let server = NamedServer { identity: self.clone(), service };
+        let server = ServiceNameVerifier { identity: self.clone(), service };
         let mut config = ClientConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])
             .expect("our provider has TLS 1.3 suites")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(server))
-            .with_client_cert_resolver(Arc::new(Presented(self.clone())));
+            .with_client_cert_resolver(Arc::new(ReloadableCertResolver(self.clone())));
         config.resumption = Resumption::disabled();
         config
     }
@@ -65,7 +65,7 @@ pub fn front_server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
         .with_protocol_versions(&[&TLS13])
         .expect("our provider has TLS 1.3 suites")
         .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
-        .with_cert_resolver(Arc::new(Presented(identity.clone())));
+        .with_cert_resolver(Arc::new(ReloadableCertResolver(identity.clone())));
     config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
     Arc::new(config)
 }

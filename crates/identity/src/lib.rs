@@ -2,13 +2,13 @@
 
 mod configs;
 mod error;
-mod hot;
 mod material;
 mod metrics;
 mod name;
 mod peers;
 mod provider;
 mod reload;
+mod tls_callbacks;
 
 use std::{path::PathBuf, sync::Arc};
 

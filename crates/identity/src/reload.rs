@@ -1,7 +1,7 @@
 //! Taking over new files while the process runs.
 //!
 //! Whoever renews a certificate replaces several files one after the other, so files may be caught in between. Therefore
-//! refused files are looked at once more before anybody is told: only what stays wrong is reported, and only once.
+//! refused files are checked at once more before anybody is told: only what stays wrong is reported, and only once.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -36,8 +36,8 @@ impl Identity {
             }
             let identity = self.clone();
             // Reading and verifying takes about a millisecond, and the directory may be a slow volume.
-            let looked = tokio::task::spawn_blocking(move || identity.look(refusal)).await;
-            refusal = looked.unwrap_or_else(|error| {
+            let checked = tokio::task::spawn_blocking(move || identity.check_files(refusal)).await;
+            refusal = checked.unwrap_or_else(|error| {
                 tracing::error!(%error, "reading the certificate files failed inside; the old ones stay in use");
                 None
             });
@@ -46,25 +46,25 @@ impl Identity {
         }
     }
 
-    fn look(&self, refusal: Option<Refusal>) -> Option<Refusal> {
+    fn check_files(&self, refusal: Option<Refusal>) -> Option<Refusal> {
         let current = self.material.load();
         let (digest, verified) = read_and_verify(&self.directory, &current.digest);
         match verified {
             Ok(None) => None,
             Ok(Some(material)) if material.name == self.name => {
-                self.take_over(material, &current.roots);
+                self.use_material(material, &current.roots);
                 None
             }
             Ok(Some(material)) => {
                 let error =
                     IdentityError::OtherName { expected: self.name.to_string(), found: material.name.to_string() };
-                Some(self.refuse(digest, &error, refusal))
+                Some(self.report_refusal(digest, &error, refusal))
             }
-            Err(error) => Some(self.refuse(digest, &error, refusal)),
+            Err(error) => Some(self.report_refusal(digest, &error, refusal)),
         }
     }
 
-    fn take_over(&self, material: Material, roots_before: &[CertificateDer<'static>]) {
+    fn use_material(&self, material: Material, roots_before: &[CertificateDer<'static>]) {
         let trust_changed = material.roots != roots_before;
         let not_after = material.not_after;
         self.material.store(Arc::new(material));
@@ -78,7 +78,7 @@ impl Identity {
         tracing::info!(identity = %self.name, %not_after, trust_changed, "new certificate files are in use");
     }
 
-    fn refuse(&self, digest: Option<Digest>, error: &IdentityError, before: Option<Refusal>) -> Refusal {
+    fn report_refusal(&self, digest: Option<Digest>, error: &IdentityError, before: Option<Refusal>) -> Refusal {
         let Some(before) = before.filter(|before| before.digest == digest) else {
             return Refusal { digest, reported: false };
         };

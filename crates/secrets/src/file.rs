@@ -14,10 +14,10 @@ use crate::Secret;
 pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// Permission bits that let anybody but the owner at a file of ours.
-const FOREIGN_ACCESS: u32 = 0o077;
+const OTHERS_ACCESS: u32 = 0o077;
 
 /// The same for a file that somebody else keeps for us, who lets us read it through our group (PostgreSQL's rule for keys).
-const FOREIGN_ACCESS_KEPT: u32 = 0o037;
+const OTHERS_ACCESS_VIA_GROUP: u32 = 0o037;
 
 /// Where a secret lies; in a configuration file simply the path as a string.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -121,8 +121,8 @@ impl From<PathBuf> for SecretFile {
     }
 }
 
-fn is_exposed(mode: u32, is_ours: bool) -> bool {
-    let foreign = if is_ours { FOREIGN_ACCESS } else { FOREIGN_ACCESS_KEPT };
+fn is_exposed(mode: u32, is_owner: bool) -> bool {
+    let foreign = if is_owner { OTHERS_ACCESS } else { OTHERS_ACCESS_VIA_GROUP };
     mode & foreign != 0
 }
 

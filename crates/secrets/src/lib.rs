@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod file;
-mod refused;
+mod rejection_signal;
 mod replace;
 mod secret;
 
 pub use file::{SECRET_BYTES_MAX, SecretError, SecretFile};
-pub use refused::refused;
+pub use rejection_signal::rejection_signal;
 pub use replace::replace_file;
 pub use secret::Secret;

@@ -134,7 +134,7 @@ fn serve<C: Configuration>(
         };
         let process = begin(name, config.sections(), metrics).await?;
         if let Some(agent) = agent {
-            process.lifecycle.spawn("vault", agent.follow(process.lifecycle.soft_stop()));
+            process.lifecycle.spawn("vault", agent.renew_until(process.lifecycle.soft_stop()));
         }
         let clean = live(&process.lifecycle, &mut signals, config, start).await;
         end(process).await;
@@ -156,7 +156,7 @@ async fn ask_vault(
         say(&mut io::stderr(), &format!("rampart-{name}: waiting for Vault at {}: {}", config.address, Chain(error)));
     };
     tokio::select! {
-        () = agent.first(report) => Ok(agent),
+        () = agent.fetch_all(report) => Ok(agent),
         signal = signals.next() => Err(format!("{signal} while waiting for Vault at {}", config.address).into()),
         () = tokio::time::sleep(VAULT_WAIT_MAX) => {
             Err(format!("Vault at {} gave nothing in {} s; see its log and the steward's", config.address, VAULT_WAIT_MAX.as_secs()).into())

@@ -56,7 +56,7 @@ pin_project! {
         #[pin]
         inner: F,
         trace: Trace,
-        measured: Measured,
+        measured: MeasuredRequest,
     }
 }
 
@@ -82,7 +82,7 @@ struct Route {
 
 /// Counts the request when it ends, also when its caller left before.
 #[derive(Debug)]
-struct Measured {
+struct MeasuredRequest {
     route: Arc<Route>,
     in_flight: Gauge,
     started: Instant,
@@ -189,7 +189,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let template = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str);
-        let measured = Measured::start(self.routes.get(template), self.routes.in_flight.clone());
+        let measured = MeasuredRequest::start(self.routes.get(template), self.routes.in_flight.clone());
         let trace = Trace::of_request(request.headers(), |level| request_span(level, request.method(), template));
         let inner = {
             let _trace = trace.attach();
@@ -266,9 +266,9 @@ impl Route {
     }
 }
 
-// === impl Measured ===
+// === impl MeasuredRequest ===
 
-impl Measured {
+impl MeasuredRequest {
     fn start(route: Arc<Route>, in_flight: Gauge) -> Self {
         in_flight.increment(1.0);
         Self { route, in_flight, started: Instant::now(), is_counted: false }
@@ -286,7 +286,7 @@ impl Measured {
     }
 }
 
-impl Drop for Measured {
+impl Drop for MeasuredRequest {
     fn drop(&mut self) {
         self.count(Outcome::ClientError);
     }

@@ -19,7 +19,7 @@ use crate::trace;
 
 /// What of these libraries reaches the log at most, whatever the filter says: below that they write headers with tokens
 /// (pingora, h2), or a WARN whenever some client wishes (rustls).
-const LOUDEST: [(&str, LevelFilter); 3] =
+const LEVEL_CAPS: [(&str, LevelFilter); 3] =
     [("pingora_proxy", LevelFilter::OFF), ("h2", LevelFilter::INFO), ("rustls", LevelFilter::ERROR)];
 
 /// The service's name, which is part of the names of its request metrics.
@@ -73,7 +73,7 @@ fn subscriber(
     export: Option<&Export>,
 ) -> Result<impl Subscriber + Send + Sync, ParseError> {
     let filter = EnvFilter::builder().parse(&config.log_filter)?;
-    let filter = filter.and(filter_fn(is_fit_to_print).with_max_level_hint(LevelFilter::TRACE));
+    let filter = filter.and(filter_fn(is_below_cap).with_max_level_hint(LevelFilter::TRACE));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match config.log_format {
         LogFormat::Json => lines.event_format(LogLine::new(service, instance)).fmt_fields(JsonFields::new()).boxed(),
@@ -96,10 +96,10 @@ pub(crate) fn service_name() -> &'static str {
     SERVICE.get().copied().unwrap_or("unnamed")
 }
 
-fn is_fit_to_print(metadata: &Metadata<'_>) -> bool {
+fn is_below_cap(metadata: &Metadata<'_>) -> bool {
     let library = metadata.target().split("::").next().unwrap_or_default();
-    let loudest = LOUDEST.iter().find(|(name, _)| *name == library);
-    loudest.is_none_or(|(_, loudest)| metadata.level() <= loudest)
+    let cap = LEVEL_CAPS.iter().find(|(name, _)| *name == library);
+    cap.is_none_or(|(_, cap)| metadata.level() <= cap)
 }
 
 /// A panic is a bug that a human must see. Its message is ours, from the source, and holds no secret.

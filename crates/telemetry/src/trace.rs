@@ -54,7 +54,7 @@ impl Trace {
             Some(remote) => Context::new().with_remote_span_context(remote),
             // The root span of an exported trace takes its ids, and whether it is sampled, from the SDK.
             None if is_exporting => Context::new(),
-            None => Context::new().with_remote_span_context(begin()),
+            None => Context::new().with_remote_span_context(new_context()),
         };
         let span = {
             let _parent = context.clone().attach();
@@ -101,11 +101,11 @@ pub(crate) fn current_id() -> Option<TraceId> {
 }
 
 fn with_trace(context: Context) -> Context {
-    if context.span().span_context().is_valid() { context } else { context.with_remote_span_context(begin()) }
+    if context.span().span_context().is_valid() { context } else { context.with_remote_span_context(new_context()) }
 }
 
 /// A trace that begins here and that nobody records.
-fn begin() -> SpanContext {
+fn new_context() -> SpanContext {
     let ids = RandomIdGenerator::default();
     SpanContext::new(ids.new_trace_id(), ids.new_span_id(), TraceFlags::NOT_SAMPLED, false, TraceState::NONE)
 }

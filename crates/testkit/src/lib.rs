@@ -11,4 +11,4 @@ pub use client::{HttpResponse, PeerClient};
 pub use gateway::{FakeGateway, GatewayState};
 pub use harness::{Harness, RunningService, listening_addresses};
 pub use poll::poll_until;
-pub use postgres::{Lock, Postgres};
+pub use postgres::{Postgres, TableLock};

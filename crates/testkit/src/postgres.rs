@@ -1,8 +1,8 @@
 //! A real PostgreSQL for tests: one cluster per test process, a database and a role per call.
 
+mod abandoned;
 mod lock;
 mod port;
-mod sweep;
 
 use std::{
     fs::{self, Permissions},
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use crate::ca::Ca;
-pub use lock::Lock;
+pub use lock::TableLock;
 use port::Port;
 
 const MADE: &str = "a test's database can be made";
@@ -54,9 +54,9 @@ impl Postgres {
 
     /// Makes and starts a cluster of its own, for a test that freezes or stops it.
     pub async fn start() -> Self {
-        sweep::sweep();
-        let directory = tempfile::Builder::new().prefix(sweep::DIRECTORY_PREFIX).tempdir().expect(MADE);
-        sweep::claim(directory.path());
+        abandoned::remove_abandoned();
+        let directory = tempfile::Builder::new().prefix(abandoned::DIRECTORY_PREFIX).tempdir().expect(MADE);
+        abandoned::claim(directory.path());
         // The server runs as somebody else when we are root.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect(MADE);
         let files = directory.path().join("identity");
@@ -105,8 +105,8 @@ impl Postgres {
     }
 
     /// Locks a table, so that whoever reads or writes it waits, until the value is dropped.
-    pub fn lock(&self, database: &str, table: &str) -> Lock {
-        Lock::take(&self.running, self.port.address.port(), database, table)
+    pub fn lock(&self, database: &str, table: &str) -> TableLock {
+        TableLock::take(&self.running, self.port.address.port(), database, table)
     }
 
     /// The cluster below, for a signal to its process or its binaries.

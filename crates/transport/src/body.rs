@@ -17,41 +17,41 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pin_project_lite::pin_project! {
     /// Fails when the next frame takes longer than the longest pause.
-    pub(crate) struct Paced<B> {
+    pub(crate) struct IdleTimeoutBody<B> {
         #[pin]
         body: B,
-        pause_max: Duration,
+        idle_timeout: Duration,
         // Made at the first wait: most bodies have arrived together with their header.
         deadline: Option<Pin<Box<Sleep>>>,
     }
 }
 
 /// How long the rest of a body is heard that its reader gave up.
-const HEAR_OUT_MAX: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A body that comes back when its reader drops it before its end.
-pub(crate) struct Returning<B: Body> {
+pub(crate) struct DrainOnDrop<B: Body> {
     body: Option<B>,
     back: Option<oneshot::Sender<B>>,
 }
 
 /// Where an unread body comes back to.
-pub(crate) struct Unread<B>(oneshot::Receiver<B>);
+pub(crate) struct UnreadBody<B>(oneshot::Receiver<B>);
 
 /// The peer stopped in the middle of a body.
 #[derive(Debug, thiserror::Error)]
 #[error("body paused for more than {0:?}")]
-pub(crate) struct PauseError(Duration);
+pub(crate) struct IdleTimeoutError(Duration);
 
-// === impl Paced ===
+// === impl IdleTimeoutBody ===
 
-impl<B> Paced<B> {
-    pub(crate) fn new(body: B, pause_max: Duration) -> Self {
-        Self { body, pause_max, deadline: None }
+impl<B> IdleTimeoutBody<B> {
+    pub(crate) fn new(body: B, idle_timeout: Duration) -> Self {
+        Self { body, idle_timeout, deadline: None }
     }
 }
 
-impl<B> Body for Paced<B>
+impl<B> Body for IdleTimeoutBody<B>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -65,9 +65,9 @@ where
             *this.deadline = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let pause_max = *this.pause_max;
-        let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause_max)));
-        deadline.as_mut().poll(cx).map(|()| Some(Err(PauseError(pause_max).into())))
+        let idle_timeout = *this.idle_timeout;
+        let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_timeout)));
+        deadline.as_mut().poll(cx).map(|()| Some(Err(IdleTimeoutError(idle_timeout).into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -79,16 +79,16 @@ where
     }
 }
 
-// === impl Returning ===
+// === impl DrainOnDrop ===
 
-impl<B: Body> Returning<B> {
-    pub(crate) fn new(body: B) -> (Self, Unread<B>) {
+impl<B: Body> DrainOnDrop<B> {
+    pub(crate) fn new(body: B) -> (Self, UnreadBody<B>) {
         let (back, unread) = oneshot::channel();
-        (Self { body: Some(body), back: Some(back) }, Unread(unread))
+        (Self { body: Some(body), back: Some(back) }, UnreadBody(unread))
     }
 }
 
-impl<B: Body> Drop for Returning<B> {
+impl<B: Body> Drop for DrainOnDrop<B> {
     fn drop(&mut self) {
         if let (Some(body), Some(back)) = (self.body.take(), self.back.take())
             && !body.is_end_stream()
@@ -99,7 +99,7 @@ impl<B: Body> Drop for Returning<B> {
     }
 }
 
-impl<B: Body + Unpin> Body for Returning<B> {
+impl<B: Body + Unpin> Body for DrainOnDrop<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -117,15 +117,15 @@ impl<B: Body + Unpin> Body for Returning<B> {
     }
 }
 
-// === impl Unread ===
+// === impl UnreadBody ===
 
-impl<B: Body + Unpin> Unread<B> {
+impl<B: Body + Unpin> UnreadBody<B> {
     /// Reads what was left unread, within the body's own bounds and for a moment. An answer that came first would be
     /// followed by a reset (RFC 9113, 8.1), and a proxy that still sends the body would take that for the loss of the
     /// request.
-    pub(crate) async fn hear_out(mut self) {
+    pub(crate) async fn drain(mut self) {
         let Ok(mut body) = self.0.try_recv() else { return };
         let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-        let _ = timeout(HEAR_OUT_MAX, rest).await;
+        let _ = timeout(DRAIN_TIMEOUT, rest).await;
     }
 }

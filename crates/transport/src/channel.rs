@@ -34,7 +34,7 @@ use crate::{
     connection::time_left,
     connector::{ConnectError, Connector},
     deadline,
-    ending::Ending,
+    expiring_stream::ExpiringStream,
     metrics,
 };
 
@@ -157,7 +157,7 @@ impl std::fmt::Debug for Channel {
 
 impl Upstream {
     async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<Body>, Status> {
-        self.address(&mut request);
+        self.set_scheme_and_authority(&mut request);
         for _ in 0..CONNECTIONS_MAX {
             let connecting = self.connection();
             let mut connection = connecting.await.map_err(unavailable)?;
@@ -179,7 +179,7 @@ impl Upstream {
     }
 
     /// HTTP/2 wants scheme and authority, and generated clients know only the path.
-    fn address(&self, request: &mut Request<Body>) {
+    fn set_scheme_and_authority(&self, request: &mut Request<Body>) {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(http::uri::Scheme::HTTPS);
         parts.authority = self.authority.clone();
@@ -190,7 +190,7 @@ impl Upstream {
     /// The newest connection if it may still be of use, otherwise a new one.
     fn connection(self: &Arc<Self>) -> Connecting {
         let mut newest = self.newest.lock();
-        if let Some(connecting) = newest.as_ref().filter(|connecting| is_of_use(connecting)) {
+        if let Some(connecting) = newest.as_ref().filter(|connecting| is_usable(connecting)) {
             return connecting.clone();
         }
         let upstream = self.clone();
@@ -206,7 +206,7 @@ impl Upstream {
         let (stream, peer_not_after) = self.connector.connect().await?;
         let not_after = Instant::now() + time_left(peer_not_after.min(self.identity.not_after()));
         let end = retired(not_after, trust, changes.clone()).then(|()| sleep(DRAIN_TIMEOUT)).boxed();
-        let stream = TokioIo::new(Ending::at(end, stream));
+        let stream = TokioIo::new(ExpiringStream::until(end, stream));
         let (sender, connection) = self.http2.handshake(stream).await.map_err(ConnectError::Http)?;
         let (service, broke) = (self.service.clone(), self.broke.clone());
         // Ends when the channel is dropped or the peer closes; broken peers are found by pings.
@@ -241,7 +241,7 @@ async fn retired(not_after: Instant, trust: u64, mut changes: watch::Receiver<Ge
     }
 }
 
-fn is_of_use(connecting: &Connecting) -> bool {
+fn is_usable(connecting: &Connecting) -> bool {
     match connecting.peek() {
         None => true,
         Some(Ok(connection)) => connection.sender.is_ready() && connection.is_trusted(),

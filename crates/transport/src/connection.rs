@@ -27,13 +27,13 @@ use crate::{
     Limits,
     handler::{Handler, Peer},
     metrics::{self, Retirement},
-    opening::Opening,
+    preface_timeout::PrefaceTimeout,
 };
 
 const H2: &[u8] = b"h2";
 /// How long, and for how much, a refused peer is heard out so that it can read why.
-const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
-const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+const CLOSE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What all connections of a listener share.
 pub(crate) struct Listener {
@@ -49,7 +49,7 @@ pub(crate) struct Listener {
 }
 
 /// A peer that completed the handshake.
-struct Admitted {
+struct AcceptedPeer {
     stream: TlsStream<TcpStream>,
     name: PeerName,
     not_after: OffsetDateTime,
@@ -81,7 +81,7 @@ pub(crate) fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
 
 /// Why a connection ended otherwise than by agreement.
 #[derive(Debug, thiserror::Error)]
-enum Interrupted {
+enum ConnectionError {
     #[error(transparent)]
     Http(#[from] hyper::Error),
     #[error("requests in flight took too long to end")]
@@ -93,15 +93,15 @@ enum Interrupted {
 impl Listener {
     /// Serves one TCP connection to its end. `ordinal` counts connections, to spread their retirements.
     pub(crate) async fn serve(self: Arc<Self>, tcp: TcpStream, ordinal: u64) {
-        let Some(admitted) = self.admit(tcp).await else { return };
+        let Some(accepted) = self.accept_tls(tcp).await else { return };
         let _open = metrics::Open::on(self.name);
-        let peer = admitted.name.clone();
-        if let Err(error) = self.converse(admitted, ordinal).await {
+        let peer = accepted.name.clone();
+        if let Err(error) = self.serve_requests(accepted, ordinal).await {
             tracing::debug!(%peer, %error, listener = self.name, "connection ended early");
         }
     }
 
-    async fn admit(&self, tcp: TcpStream) -> Option<Admitted> {
+    async fn accept_tls(&self, tcp: TcpStream) -> Option<AcceptedPeer> {
         // Without it small answers wait for the peer's delayed acknowledgement. Only a dead socket fails here.
         tcp.set_nodelay(true).ok()?;
         let mut trust = self.identity.changes();
@@ -112,7 +112,7 @@ impl Listener {
             Ok(Err((error, tcp))) => {
                 metrics::count_handshake(self.name, metrics::Handshake::Refused);
                 tracing::debug!(%error, listener = self.name, "handshake refused");
-                say_farewell(tcp).await;
+                close_after_alert(tcp).await;
                 return None;
             }
             Err(_) => {
@@ -123,11 +123,11 @@ impl Listener {
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first)?;
         let (name, not_after) = (PeerName::from_certificate(leaf).ok()?, certificate_not_after(leaf).ok()?);
         metrics::count_handshake(self.name, metrics::Handshake::Completed);
-        Some(Admitted { stream, name, not_after, trust })
+        Some(AcceptedPeer { stream, name, not_after, trust })
     }
 
-    async fn converse(&self, admitted: Admitted, ordinal: u64) -> Result<(), Interrupted> {
-        let Admitted { stream, name, not_after, trust } = admitted;
+    async fn serve_requests(&self, accepted: AcceptedPeer, ordinal: u64) -> Result<(), ConnectionError> {
+        let AcceptedPeer { stream, name, not_after, trust } = accepted;
         let retirement = self.retirement(self.age_max(not_after, ordinal), trust);
         let peer = Peer {
             name,
@@ -138,18 +138,18 @@ impl Listener {
         };
         let handler = Handler { router: self.router.clone(), connection: Arc::new(peer) };
         if stream.get_ref().1.alpn_protocol() == Some(H2) {
-            let stream = Opening::preface_within(self.limits.header_timeout, stream);
-            self.drive(self.http2.serve_connection(TokioIo::new(stream), handler), retirement).await
+            let stream = PrefaceTimeout::new(self.limits.header_timeout, stream);
+            self.run_until_retired(self.http2.serve_connection(TokioIo::new(stream), handler), retirement).await
         } else {
-            self.drive(self.http1.serve_connection(TokioIo::new(stream), handler), retirement).await
+            self.run_until_retired(self.http1.serve_connection(TokioIo::new(stream), handler), retirement).await
         }
     }
 
-    async fn drive(
+    async fn run_until_retired(
         &self,
         connection: impl GracefulConnection<Error = hyper::Error>,
         retirement: impl Future<Output = Retirement>,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<(), ConnectionError> {
         let mut connection = pin!(connection);
         let reason = tokio::select! {
             result = connection.as_mut() => return Ok(result?),
@@ -160,7 +160,7 @@ impl Listener {
         tokio::select! {
             result = connection => Ok(result?),
             // At a stop the server itself counts the time, for all connections together, and says what it cut.
-            () = tokio::time::sleep(self.limits.drain_timeout), if reason != Retirement::Stop => Err(Interrupted::Drain),
+            () = tokio::time::sleep(self.limits.drain_timeout), if reason != Retirement::Stop => Err(ConnectionError::Drain),
         }
     }
 
@@ -189,12 +189,12 @@ pub(crate) fn time_left(not_after: OffsetDateTime) -> Duration {
 
 /// Sends what is left to send (the alert), then waits for the peer to close. Closing with unread bytes would make the
 /// kernel reset the connection, and a reset can overtake the alert.
-async fn say_farewell(mut tcp: TcpStream) {
-    let farewell = async {
+async fn close_after_alert(mut tcp: TcpStream) {
+    let close = async {
         tcp.shutdown().await?;
-        tokio::io::copy(&mut tcp.take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await
+        tokio::io::copy(&mut tcp.take(CLOSE_BYTES_MAX), &mut tokio::io::sink()).await
     };
-    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+    let _ = timeout(CLOSE_TIMEOUT, close).await;
 }
 
 /// Evenly spread over 0 to 1 for successive numbers (the golden ratio's multiples).

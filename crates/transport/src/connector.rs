@@ -22,7 +22,7 @@ const H2: &[u8] = b"h2";
 /// For TCP and TLS together, to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one address may keep silent before the next is tried beside it: a frozen host accepts and never answers.
-const HEAD_START: Duration = Duration::from_millis(200);
+const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(200);
 
 /// Connects to the first address that completes a handshake, starting with another one each time.
 pub(crate) struct Connector {
@@ -91,8 +91,8 @@ impl Connector {
                 return Err(failure);
             }
             // The head start matters only while there is somebody to start next.
-            let head_start = if started { HEAD_START } else { CONNECT_TIMEOUT };
-            match timeout(head_start, attempts.next()).await {
+            let delay = if started { NEXT_ADDRESS_DELAY } else { CONNECT_TIMEOUT };
+            match timeout(delay, attempts.next()).await {
                 Ok(Some(Ok(connection))) => return Ok(connection),
                 Ok(Some(Err(error))) => failure = error,
                 Ok(None) | Err(_) => {}

@@ -20,7 +20,7 @@ use tower::Service as _;
 
 use crate::{
     Limits,
-    body::{Paced, Returning},
+    body::{DrainOnDrop, IdleTimeoutBody},
     metrics,
 };
 
@@ -60,12 +60,12 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
         // axum's extractors have a limit of their own, 2 MiB unless told.
         DefaultBodyLimit::max(limits.body_bytes_max).apply(&mut request);
         let (head, body) = request.into_parts();
-        let body = Limited::new(Paced::new(body, limits.body_pause_max), limits.body_bytes_max);
-        let (body, unread) = Returning::new(body);
+        let body = Limited::new(IdleTimeoutBody::new(body, limits.body_idle_timeout), limits.body_bytes_max);
+        let (body, unread) = DrainOnDrop::new(body);
         let answer = self.router.clone().call(Request::from_parts(head, body));
         Box::pin(async move {
             let answer = answer.await;
-            unread.hear_out().await;
+            unread.drain().await;
             answer
         })
     }
@@ -77,7 +77,7 @@ impl Peer {
     fn check(&self, request: &Request<Incoming>) -> Result<(), Problem> {
         let path = request.uri().path();
         if !self.peers.allows(path, &self.name) {
-            metrics::count_refusal(self.listener, metrics::Refusal::Peer);
+            metrics::count_refusal(self.listener, metrics::RequestRefusal::Peer);
             if !self.reported.swap(true, Ordering::Relaxed) {
                 tracing::warn!(peer = %self.name, path, listener = self.listener, "peer called what its list does not open");
             }
@@ -85,7 +85,7 @@ impl Peer {
         }
         let announced = request.body().size_hint().lower();
         if announced > self.limits.body_bytes_max as u64 {
-            metrics::count_refusal(self.listener, metrics::Refusal::Body);
+            metrics::count_refusal(self.listener, metrics::RequestRefusal::Body);
             let max = self.limits.body_bytes_max;
             return Err(Problem::new(Kind::TooLarge, format!("body of {announced} bytes exceeds {max}")));
         }

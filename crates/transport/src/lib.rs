@@ -5,12 +5,12 @@ mod channel;
 mod connection;
 mod connector;
 mod deadline;
-mod ending;
 mod error;
+mod expiring_stream;
 mod handler;
 mod limits;
 mod metrics;
-mod opening;
+mod preface_timeout;
 mod server;
 
 pub use channel::{Channel, UpstreamConfig, channel};

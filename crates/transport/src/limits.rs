@@ -18,7 +18,7 @@ pub struct Limits {
     /// First byte to last byte of a header. For HTTP/1.1 also the longest pause between two requests.
     pub header_timeout: Duration,
     /// The longest pause within a body.
-    pub body_pause_max: Duration,
+    pub body_idle_timeout: Duration,
     /// The age at which a connection is asked to end, so that renewed certificates come into use.
     pub connection_age_max: Duration,
     /// How long a connection that was asked to end may take for what is in flight; then it is cut.
@@ -40,7 +40,7 @@ impl Default for Limits {
             body_bytes_max: 4 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(3),
             header_timeout: Duration::from_secs(10),
-            body_pause_max: Duration::from_secs(30),
+            body_idle_timeout: Duration::from_secs(30),
             connection_age_max: Duration::from_secs(3600),
             // Less than the 10 s that a service's stop grants its tasks, which would be dropped and reported as hanging.
             drain_timeout: Duration::from_secs(8),

@@ -29,7 +29,7 @@ pub(crate) enum Handshake {
 
 /// Why a request did not reach the router.
 #[derive(Clone, Copy)]
-pub(crate) enum Refusal {
+pub(crate) enum RequestRefusal {
     Peer,
     Body,
 }
@@ -82,7 +82,7 @@ pub(crate) fn describe_listener(listener: &'static str) {
     for outcome in [Handshake::Completed, Handshake::Refused, Handshake::TimedOut] {
         counter!(HANDSHAKES, "listener" => listener, "outcome" => outcome.label()).increment(0);
     }
-    for reason in [Refusal::Peer, Refusal::Body] {
+    for reason in [RequestRefusal::Peer, RequestRefusal::Body] {
         counter!(REFUSALS, "listener" => listener, "reason" => reason.label()).increment(0);
     }
     for reason in [Retirement::Age, Retirement::Trust, Retirement::Stop] {
@@ -106,7 +106,7 @@ pub(crate) fn count_handshake(listener: &'static str, outcome: Handshake) {
     counter!(HANDSHAKES, "listener" => listener, "outcome" => outcome.label()).increment(1);
 }
 
-pub(crate) fn count_refusal(listener: &'static str, reason: Refusal) {
+pub(crate) fn count_refusal(listener: &'static str, reason: RequestRefusal) {
     counter!(REFUSALS, "listener" => listener, "reason" => reason.label()).increment(1);
 }
 
@@ -138,7 +138,7 @@ impl Handshake {
     }
 }
 
-impl Refusal {
+impl RequestRefusal {
     fn label(self) -> &'static str {
         match self {
             Self::Peer => "peer",

@@ -133,7 +133,7 @@ async fn accept_until_stopped(
             Ok((tcp, _)) => {
                 failures = 0;
                 ordinal = ordinal.wrapping_add(1);
-                take(listener, slots, connections, tcp, ordinal);
+                spawn_connection(listener, slots, connections, tcp, ordinal);
             }
             Err(error) => {
                 metrics::count_accepted(listener.name, Accepted::Failed);
@@ -148,7 +148,13 @@ async fn accept_until_stopped(
     }
 }
 
-fn take(listener: &Arc<Listener>, slots: &Arc<Semaphore>, connections: &Connections, tcp: TcpStream, ordinal: u64) {
+fn spawn_connection(
+    listener: &Arc<Listener>,
+    slots: &Arc<Semaphore>,
+    connections: &Connections,
+    tcp: TcpStream,
+    ordinal: u64,
+) {
     let Ok(slot) = slots.clone().try_acquire_owned() else {
         metrics::count_accepted(listener.name, Accepted::Full);
         tracing::debug!(listener = listener.name, "connection closed unanswered: as many as allowed are open");

@@ -23,7 +23,7 @@ const DUE_PERIOD: Duration = Duration::from_millis(250);
 /// After that long it is late, and asked for less often.
 const DUE_MAX: Duration = Duration::from_secs(15);
 /// Whatever is due later is looked at again by then: clocks are set, and roles are changed.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const CHECK_PERIOD: Duration = Duration::from_secs(60);
 /// A lasting outage is told at most that often.
 const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
@@ -75,9 +75,9 @@ impl Agent {
     }
 
     /// Tries until everything is in its place, telling `report` why not, at most once a minute.
-    pub async fn first(&mut self, mut report: impl FnMut(&VaultError)) {
+    pub async fn fetch_all(&mut self, mut report: impl FnMut(&VaultError)) {
         let mut reported: Option<Instant> = None;
-        while let Err(error) = self.round().await {
+        while let Err(error) = self.renew_due().await {
             if reported.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
                 report(&error);
                 reported = Some(Instant::now());
@@ -88,16 +88,16 @@ impl Agent {
     }
 
     /// Renews until stopped.
-    pub async fn follow(mut self, stop: CancellationToken) {
+    pub async fn renew_until(mut self, stop: CancellationToken) {
         let mut reported: Option<Instant> = None;
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
-                () = refused_after(DUE_PERIOD) => self.look_at_password_again(),
+                () = rejected_after(DUE_PERIOD) => self.mark_password_due(),
             }
-            pause = match self.round().await {
+            pause = match self.renew_due().await {
                 Ok(pause) => {
                     if reported.take().is_some() {
                         tracing::info!("Vault answers again");
@@ -117,14 +117,14 @@ impl Agent {
     }
 
     /// The server does not take what we have, whatever Vault said about its time.
-    fn look_at_password_again(&mut self) {
+    fn mark_password_due(&mut self) {
         if let Some(password) = &mut self.password {
             password.due = password.due.min(Instant::now());
         }
     }
 
     /// Renews what is due. Returns how long nothing will be.
-    async fn round(&mut self) -> Result<Duration, VaultError> {
+    async fn renew_due(&mut self) -> Result<Duration, VaultError> {
         let now = OffsetDateTime::now_utc();
         let wants_certificate = self.certificate.is_none_or(|lifetime| lifetime.is_half_over(now));
         let wants_password = self.config.database_role.is_some()
@@ -136,21 +136,21 @@ impl Agent {
             self.certificate = Some(Lifetime { since: now, until });
             counter!(RENEWALS, "what" => "certificate").increment(1);
         }
-        let mut pause = LOOK_AGAIN;
+        let mut pause = CHECK_PERIOD;
         if wants_password {
-            pause = pause.min(self.take_password().await?);
+            pause = pause.min(self.fetch_password().await?);
         } else if let Some(password) = &self.password {
             pause = pause.min(password.due.saturating_duration_since(Instant::now()));
         }
-        let half = self.certificate.map_or(LOOK_AGAIN, |lifetime| lifetime.until_half(OffsetDateTime::now_utc()));
+        let half = self.certificate.map_or(CHECK_PERIOD, |lifetime| lifetime.until_half(OffsetDateTime::now_utc()));
         Ok(pause.min(half).max(Duration::from_millis(10)))
     }
 
     /// Reads the password as it is now, and says when to look again.
-    async fn take_password(&mut self) -> Result<Duration, VaultError> {
+    async fn fetch_password(&mut self) -> Result<Duration, VaultError> {
         let (Some(role), Some(file)) = (self.config.database_role.clone(), self.config.database_password_file.clone())
         else {
-            return Ok(LOOK_AGAIN);
+            return Ok(CHECK_PERIOD);
         };
         let path = format!("database/static-creds/{role}");
         let session = self.session().await?;
@@ -163,12 +163,12 @@ impl Agent {
             write(&file, password.as_bytes(), 0o600)?;
             counter!(RENEWALS, "what" => "database_password").increment(1);
             self.password =
-                Some(Password { rotated_at: rotated_at.to_owned(), due: Instant::now() + left.min(LOOK_AGAIN) });
+                Some(Password { rotated_at: rotated_at.to_owned(), due: Instant::now() + left.min(CHECK_PERIOD) });
             return Ok(left.max(DUE_PERIOD));
         }
-        let Some(known) = &mut self.password else { return Ok(LOOK_AGAIN) };
+        let Some(known) = &mut self.password else { return Ok(CHECK_PERIOD) };
         if left > Duration::ZERO {
-            known.due = Instant::now() + left.min(LOOK_AGAIN);
+            known.due = Instant::now() + left.min(CHECK_PERIOD);
             return Ok(left);
         }
         let is_late = known.due.elapsed() > DUE_MAX;
@@ -189,9 +189,9 @@ impl Agent {
 
 /// Somebody is refused. Not sooner than `pause`: whoever waits for a password says so twenty times a second, and Vault is to
 /// be asked less often than that.
-async fn refused_after(pause: Duration) {
+async fn rejected_after(pause: Duration) {
     tokio::time::sleep(pause).await;
-    secrets::refused().notified().await;
+    secrets::rejection_signal().notified().await;
 }
 
 async fn log_in(config: &VaultConfig) -> Result<Session, VaultError> {
@@ -247,7 +247,7 @@ mod tests {
         let mut agent = Agent::new(config, folder.path().to_owned());
         let mut reports = Vec::new();
         let waited =
-            tokio::time::timeout(Duration::from_millis(2500), agent.first(|error| reports.push(error.to_string())));
+            tokio::time::timeout(Duration::from_millis(2500), agent.fetch_all(|error| reports.push(error.to_string())));
         assert!(waited.await.is_err());
         assert_eq!(reports, ["no login for Vault"]);
     }

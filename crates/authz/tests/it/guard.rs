@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use policy::{Action, Policy, Role, Roles};
 use problem::Kind;
 
-use crate::support::{Gateway, Hand, NOW, claims};
+use crate::support::{Gateway, ManualClock, NOW, claims};
 
 fn user(guard: &Guard, passport: &str) -> Principal {
     guard.identify(Some(passport)).unwrap()
@@ -17,7 +17,7 @@ fn user(guard: &Guard, passport: &str) -> Principal {
 #[test]
 fn no_passport_is_anonymous_and_a_bad_one_is_nobody() {
     let gateway = Gateway::new();
-    let guard = gateway.guard(&Hand::at(NOW));
+    let guard = gateway.guard(&ManualClock::at(NOW));
     assert!(matches!(guard.identify(None), Ok(Principal::Anonymous)));
     assert_eq!(guard.identify(Some("")).unwrap_err(), TokenError::Malformed);
     assert_eq!(guard.identify(Some(&"x".repeat(1 << 20))).unwrap_err(), TokenError::TooLong);
@@ -28,7 +28,7 @@ fn no_passport_is_anonymous_and_a_bad_one_is_nobody() {
 #[test]
 fn a_remembered_passport_never_outlives_its_end() {
     let gateway = Gateway::new();
-    let hand = Hand::at(NOW);
+    let hand = ManualClock::at(NOW);
     let guard = gateway.guard(&hand);
     let passport = gateway.passport(Role::Analyst);
     for second in 0..60 + LEEWAY_S {
@@ -47,7 +47,7 @@ fn a_remembered_passport_never_outlives_its_end() {
 #[test]
 fn a_key_taken_away_takes_its_passports_along() {
     let (gateway, other) = (Gateway::new(), Gateway::new());
-    let guard = gateway.guard(&Hand::at(NOW));
+    let guard = gateway.guard(&ManualClock::at(NOW));
     let passport = gateway.passport(Role::Admin);
     user(&guard, &passport);
     let both = [gateway.key.public().clone(), other.key.public().clone()];
@@ -62,7 +62,7 @@ fn a_key_taken_away_takes_its_passports_along() {
 #[test]
 fn a_login_is_fresh_for_five_minutes() {
     let gateway = Gateway::new();
-    let guard = gateway.guard(&Hand::at(NOW));
+    let guard = gateway.guard(&ManualClock::at(NOW));
     let logged_in = |auth_time: u64| {
         let mut claims = claims(Role::Admin);
         claims.auth_time = auth_time;
@@ -81,7 +81,7 @@ fn a_login_is_fresh_for_five_minutes() {
 #[test]
 fn a_remembered_login_ages() {
     let gateway = Gateway::new();
-    let hand = Hand::at(NOW);
+    let hand = ManualClock::at(NOW);
     let guard = gateway.guard(&hand);
     let mut claims = claims(Role::PrivacyOfficer);
     claims.auth_time = NOW - 290;
@@ -95,7 +95,7 @@ fn a_remembered_login_ages() {
 #[test]
 fn a_refusal_is_401_to_nobody_and_403_to_somebody() {
     let gateway = Gateway::new();
-    let guard = gateway.guard(&Hand::at(NOW));
+    let guard = gateway.guard(&ManualClock::at(NOW));
     let kind = |principal: &Principal| guard.check(principal, Action::ManageUsers).unwrap_err().kind();
     assert_eq!(kind(&Principal::Anonymous), Kind::Unauthenticated);
     assert_eq!(kind(&user(&guard, &gateway.passport(Role::Viewer))), Kind::PermissionDenied);
@@ -110,7 +110,7 @@ fn decisions_are_counted_by_action_and_outcome() {
     metrics::with_local_recorder(&recorder, || {
         let gateway = Gateway::new();
         let policy = Arc::new(Policy::embedded().unwrap());
-        let guard = Guard::new("serving", Arc::clone(&gateway.keys), policy, Hand::at(NOW).clock());
+        let guard = Guard::new("serving", Arc::clone(&gateway.keys), policy, ManualClock::at(NOW).clock());
         let analyst = user(&guard, &gateway.passport(Role::Analyst));
         guard.check(&analyst, Action::Infer).unwrap();
         guard.check(&analyst, Action::Infer).unwrap();
@@ -131,7 +131,7 @@ fn decisions_are_counted_by_action_and_outcome() {
 #[test]
 fn a_principal_is_shown_without_what_is_private() {
     let gateway = Gateway::new();
-    let guard = gateway.guard(&Hand::at(NOW));
+    let guard = gateway.guard(&ManualClock::at(NOW));
     assert_eq!(user(&guard, &gateway.passport(Role::Analyst)).to_string(), "user:0198-user");
     let peer = PeerName { service: "sla".into(), instance: "sla-1".into() };
     assert_eq!(Principal::Service(peer).to_string(), "service:sla/sla-1");

@@ -19,7 +19,7 @@ use proto::sla::v1::{
 use tonic::Code;
 use tower::ServiceExt;
 
-use crate::support::{Gateway, Hand, NOW};
+use crate::support::{Gateway, ManualClock, NOW};
 
 const LEDGER: &str = "rampart.sla.v1.Ledger";
 
@@ -67,7 +67,7 @@ fn routes() -> Routes<App> {
 
 fn service(gateway: &Gateway) -> (Router, App) {
     let app = App::default();
-    (routes().build(&gateway.guard(&Hand::at(NOW)), app.clone()).unwrap(), app)
+    (routes().build(&gateway.guard(&ManualClock::at(NOW)), app.clone()).unwrap(), app)
 }
 
 fn request(method: Method, path: &str) -> Request<Body> {
@@ -245,7 +245,7 @@ fn the_table_lists_every_route_with_its_action() {
 #[test]
 fn a_grpc_method_without_an_action_cannot_be_built() {
     let gateway = Gateway::new();
-    let guard = gateway.guard(&Hand::at(NOW));
+    let guard = gateway.guard(&ManualClock::at(NOW));
     let build = |service: &str, methods: &[(&str, Action)]| {
         let make = |app: &App| LedgerServer::new(Grpc(app.clone()));
         routes().grpc(Caller::Peer, service, methods, make).build(&guard, App::default()).unwrap_err()
@@ -265,7 +265,7 @@ fn a_grpc_method_without_an_action_cannot_be_built() {
 
 #[test]
 fn one_route_has_one_handler() {
-    let guard = Gateway::new().guard(&Hand::at(NOW));
+    let guard = Gateway::new().guard(&ManualClock::at(NOW));
     let twice = routes().route(Method::GET, "/api/admin/users", Action::ReadHealth, who);
     assert!(matches!(twice.build(&guard, App::default()), Err(RoutesError::Twice { .. })));
     let odd = routes().route(Method::from_bytes(b"BREW").unwrap(), "/pot", Action::ReadHealth, who);

@@ -23,7 +23,7 @@ pub(crate) struct Gateway {
 
 /// A clock that a test moves.
 #[derive(Clone)]
-pub(crate) struct Hand(Arc<AtomicU64>);
+pub(crate) struct ManualClock(Arc<AtomicU64>);
 
 impl Gateway {
     pub(crate) fn new() -> Self {
@@ -39,7 +39,7 @@ impl Gateway {
         self.key.sign(&claims(roles)).unwrap()
     }
 
-    pub(crate) fn guard(&self, hand: &Hand) -> Arc<Guard> {
+    pub(crate) fn guard(&self, hand: &ManualClock) -> Arc<Guard> {
         let policy = Arc::new(Policy::embedded().unwrap());
         Arc::new(Guard::new("serving", Arc::clone(&self.keys), policy, hand.clock()))
     }
@@ -56,7 +56,7 @@ impl Gateway {
     }
 }
 
-impl Hand {
+impl ManualClock {
     pub(crate) fn at(now: u64) -> Self {
         Self(Arc::new(AtomicU64::new(now)))
     }

@@ -34,7 +34,7 @@ impl Certificates {
     /// Opens the CA and signs everybody's first certificate.
     pub(super) fn open(layout: &Layout, lifetime: Duration) -> anyhow::Result<Self> {
         let ca = layout.root().join("ca");
-        let authority = Authority::open(&ca, OffsetDateTime::now_utc()).context("cannot open the CA")?;
+        let authority = Authority::open_or_create(&ca, OffsetDateTime::now_utc()).context("cannot open the CA")?;
         let certificates = Self { authority, lifetime };
         certificates.issue_all(layout)?;
         Ok(certificates)
@@ -48,7 +48,7 @@ impl Certificates {
             let lifetime = time::Duration::try_from(self.lifetime).context("certificate lifetime")?;
             let mut leaf = Leaf::new(name, now, lifetime);
             if matches!(service, "balancer" | "postgres") {
-                leaf = leaf.also_for(&["localhost", "nebula", "127.0.0.1"]);
+                leaf = leaf.with_names(&["localhost", "nebula", "127.0.0.1"]);
             }
             self.authority
                 .issue(&leaf, &layout.identity(instance))

@@ -6,7 +6,7 @@ mod constraints;
 mod migrations;
 mod passwords;
 mod primary;
+mod refused_connections;
 mod standby;
-mod strangers;
 mod timeouts;
 mod world;

@@ -10,15 +10,15 @@ use pg_sandbox::{Cluster, SUPERUSER};
 const TAKEN: &str = "a test's table can be locked";
 
 /// A table is locked while this lives.
-pub struct Lock {
+pub struct TableLock {
     psql: Child,
     // Its end would be the end of the session.
     _open: ChildStdin,
 }
 
-// === impl Lock ===
+// === impl TableLock ===
 
-impl Lock {
+impl TableLock {
     pub(super) fn take(cluster: &Cluster, port: u16, database: &str, table: &str) -> Self {
         let mut psql = Command::new(cluster.binaries().program("psql"))
             .args(["-X", "-q", "-A", "-t", "-U", SUPERUSER, "-d", database, "-p", &port.to_string(), "-h"])
@@ -37,7 +37,7 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for TableLock {
     fn drop(&mut self) {
         // Gone already is what we want.
         let _killed = self.psql.kill();

@@ -154,7 +154,7 @@ async fn a_body_that_nobody_reads_is_heard_out() {
 /// A body that stops halfway ends its request, not only when the peer is gone.
 #[tokio::test]
 async fn a_body_that_stops_is_given_up_in_time() {
-    let world = World::with(Limits { body_pause_max: SHORT, ..Limits::default() }).await;
+    let world = World::with(Limits { body_idle_timeout: SHORT, ..Limits::default() }).await;
     let mut stream = world.tls1("gateway").await;
     stream.write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
     let mut status_line = [0; 12];

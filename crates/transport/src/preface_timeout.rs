@@ -17,17 +17,17 @@ use tokio::{
 const HTTP2_PREFACE_BYTES: usize = 24;
 
 /// A stream that fails if its first bytes do not arrive in time.
-pub(crate) struct Opening<S> {
+pub(crate) struct PrefaceTimeout<S> {
     stream: S,
     missing: usize,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-// === impl Opening ===
+// === impl PrefaceTimeout ===
 
-impl<S> Opening<S> {
+impl<S> PrefaceTimeout<S> {
     /// The preface of HTTP/2 must have arrived within `timeout`.
-    pub(crate) fn preface_within(timeout: Duration, stream: S) -> Self {
+    pub(crate) fn new(timeout: Duration, stream: S) -> Self {
         Self { stream, missing: HTTP2_PREFACE_BYTES, deadline: Some(Box::pin(tokio::time::sleep(timeout))) }
     }
 
@@ -39,7 +39,7 @@ impl<S> Opening<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefaceTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -54,7 +54,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefaceTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -22,11 +22,11 @@ use crate::{Identity, PeerName, material::server_name};
 
 /// Presents the identity's certificate, to clients and to servers.
 #[derive(Debug)]
-pub(crate) struct Presented(pub(crate) Arc<Identity>);
+pub(crate) struct ReloadableCertResolver(pub(crate) Arc<Identity>);
 
 /// Accepts a client whose certificate is signed by our CA and names a service on the list.
 #[derive(Debug)]
-pub(crate) struct ListedClient {
+pub(crate) struct PeerListVerifier {
     pub(crate) identity: Arc<Identity>,
     pub(crate) services: BTreeSet<String>,
 }
@@ -34,20 +34,20 @@ pub(crate) struct ListedClient {
 /// Accepts a server whose certificate is signed by our CA and names this one service, by DNS and by URI; without a
 /// service, the host that was dialled.
 #[derive(Debug)]
-pub(crate) struct NamedServer {
+pub(crate) struct ServiceNameVerifier {
     pub(crate) identity: Arc<Identity>,
     pub(crate) service: Option<String>,
 }
 
-// === impl Presented ===
+// === impl ReloadableCertResolver ===
 
-impl ResolvesServerCert for Presented {
+impl ResolvesServerCert for ReloadableCertResolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.material.load().certified.clone())
     }
 }
 
-impl ResolvesClientCert for Presented {
+impl ResolvesClientCert for ReloadableCertResolver {
     fn resolve(&self, _root_hint_subjects: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.0.material.load().certified.clone())
     }
@@ -57,9 +57,9 @@ impl ResolvesClientCert for Presented {
     }
 }
 
-// === impl ListedClient ===
+// === impl PeerListVerifier ===
 
-impl ClientCertVerifier for ListedClient {
+impl ClientCertVerifier for PeerListVerifier {
     fn offer_client_auth(&self) -> bool {
         true
     }
@@ -80,7 +80,7 @@ impl ClientCertVerifier for ListedClient {
     ) -> Result<ClientCertVerified, Error> {
         let verified =
             self.identity.material.load().client_verifier.verify_client_cert(end_entity, intermediates, now)?;
-        if self.services.contains(&peer_name(end_entity)?.service) { Ok(verified) } else { Err(not_wanted()) }
+        if self.services.contains(&peer_name(end_entity)?.service) { Ok(verified) } else { Err(access_denied()) }
     }
 
     fn verify_tls12_signature(
@@ -106,9 +106,9 @@ impl ClientCertVerifier for ListedClient {
     }
 }
 
-// === impl NamedServer ===
+// === impl ServiceNameVerifier ===
 
-impl ServerCertVerifier for NamedServer {
+impl ServerCertVerifier for ServiceNameVerifier {
     /// The name that the caller dialled is asked for third parties only: whom we expect was fixed with the configuration.
     fn verify_server_cert(
         &self,
@@ -124,7 +124,7 @@ impl ServerCertVerifier for NamedServer {
         };
         let name = server_name(service)?;
         let verified = verifier.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)?;
-        if peer_name(end_entity)?.service == *service { Ok(verified) } else { Err(not_wanted()) }
+        if peer_name(end_entity)?.service == *service { Ok(verified) } else { Err(access_denied()) }
     }
 
     fn verify_tls12_signature(
@@ -151,10 +151,10 @@ impl ServerCertVerifier for NamedServer {
 }
 
 fn peer_name(certificate: &CertificateDer<'_>) -> Result<PeerName, Error> {
-    PeerName::from_certificate(certificate).map_err(|_| not_wanted())
+    PeerName::from_certificate(certificate).map_err(|_| access_denied())
 }
 
 /// The other side sees the alert `access_denied`.
-fn not_wanted() -> Error {
+fn access_denied() -> Error {
     Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
 }

@@ -15,7 +15,7 @@ pub(super) fn claim(directory: &Path) {
 }
 
 /// Stops the servers and removes the directories of processes that are gone.
-pub(super) fn sweep() {
+pub(super) fn remove_abandoned() {
     let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
     for directory in entries.filter_map(Result::ok).map(|entry| entry.path()) {
         let is_test = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DIRECTORY_PREFIX));

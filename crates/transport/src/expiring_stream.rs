@@ -13,21 +13,21 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream that fails once its time is over.
-pub(crate) struct Ending<S> {
+pub(crate) struct ExpiringStream<S> {
     stream: S,
     /// Gone when it is over.
     end: Option<BoxFuture<'static, ()>>,
 }
 
-// === impl Ending ===
+// === impl ExpiringStream ===
 
-impl<S> Ending<S> {
+impl<S> ExpiringStream<S> {
     /// The stream fails when `end` resolves.
-    pub(crate) fn at(end: BoxFuture<'static, ()>, stream: S) -> Self {
+    pub(crate) fn until(end: BoxFuture<'static, ()>, stream: S) -> Self {
         Self { stream, end: Some(end) }
     }
 
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+    fn has_expired(&mut self, cx: &mut Context<'_>) -> bool {
         if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
             self.end = None;
         }
@@ -35,10 +35,10 @@ impl<S> Ending<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ending<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ExpiringStream<S> {
     /// HTTP/2 waits for its peer at any time, so this is woken at the end.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.is_over(cx) {
+        if self.has_expired(cx) {
             let why = "the trust that this connection was opened with has ended";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
         }
@@ -46,7 +46,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ending<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ExpiringStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

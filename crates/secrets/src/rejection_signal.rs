@@ -2,10 +2,10 @@
 
 use tokio::sync::Notify;
 
-static REFUSED: Notify = Notify::const_new();
+static REJECTED: Notify = Notify::const_new();
 
 /// Whoever is refused with a secret out of a file says so here (`notify_waiters`), and whoever keeps the files looks for a
 /// newer one (`notified`). One for the process: those two know nothing of each other but the file.
-pub fn refused() -> &'static Notify {
-    &REFUSED
+pub fn rejection_signal() -> &'static Notify {
+    &REJECTED
 }

@@ -21,7 +21,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is looked at while somebody waits for another one.
-const REFUSED_PERIOD: Duration = Duration::from_millis(50);
+const NEW_PASSWORD_PERIOD: Duration = Duration::from_millis(50);
 
 /// Connections of the pool, by state.
 const CONNECTIONS: &str = "ml_db_pool_connections";
@@ -31,14 +31,14 @@ const CONNECTIONS_MAX: &str = "ml_db_pool_max_connections";
 
 /// Owns the tasks beside the pool; they end with the last clone of the database.
 #[derive(Debug)]
-pub(crate) struct Keeper {
-    kept: Arc<Kept>,
+pub(crate) struct PoolManager {
+    shared: Arc<SharedPool>,
     tasks: Vec<AbortHandle>,
 }
 
 /// What the tasks and the callers share.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct SharedPool {
     pub(crate) config: DatabaseConfig,
     state: Mutex<State>,
 }
@@ -52,9 +52,9 @@ struct State {
     pool: PgPool,
 }
 
-// === impl Keeper ===
+// === impl PoolManager ===
 
-impl Keeper {
+impl PoolManager {
     /// Makes the pool, for the first server until another one is found to be the primary.
     pub(crate) fn start(config: DatabaseConfig, password: Secret) -> Result<Self, DatabaseError> {
         describe_gauge!(CONNECTIONS, Unit::Count, "Connections of each pool, by state.");
@@ -62,20 +62,20 @@ impl Keeper {
         gauge!(CONNECTIONS_MAX, "pool" => config.pool).set(f64::from(config.connections_max.get()));
         let server = config.first_server();
         let pool = make_pool(&config, &server, &password)?;
-        let kept = Arc::new(Kept { config, state: Mutex::new(State { server, password, pool }) });
-        let mut tasks = vec![tokio::spawn(keep(Arc::clone(&kept))).abort_handle()];
-        if kept.has_choice() {
-            tasks.push(tokio::spawn(primary::follow(Arc::clone(&kept))).abort_handle());
+        let shared = Arc::new(SharedPool { config, state: Mutex::new(State { server, password, pool }) });
+        let mut tasks = vec![tokio::spawn(maintain(Arc::clone(&shared))).abort_handle()];
+        if shared.has_other_hosts() {
+            tasks.push(tokio::spawn(primary::follow(Arc::clone(&shared))).abort_handle());
         }
-        Ok(Self { kept, tasks })
+        Ok(Self { shared, tasks })
     }
 
-    pub(crate) fn kept(&self) -> &Kept {
-        &self.kept
+    pub(crate) fn shared(&self) -> &SharedPool {
+        &self.shared
     }
 }
 
-impl Drop for Keeper {
+impl Drop for PoolManager {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
@@ -83,9 +83,9 @@ impl Drop for Keeper {
     }
 }
 
-// === impl Kept ===
+// === impl SharedPool ===
 
-impl Kept {
+impl SharedPool {
     /// The pool for the server that was last known to be the primary.
     pub(crate) fn pool(&self) -> PgPool {
         self.state.lock().pool.clone()
@@ -102,13 +102,13 @@ impl Kept {
     }
 
     /// Whether the primary may be another server than the first.
-    pub(crate) fn has_choice(&self) -> bool {
+    pub(crate) fn has_other_hosts(&self) -> bool {
         !self.config.other_hosts.is_empty()
     }
 
     /// From now on another server: it gets a pool of its own, because a connection does not say where it leads, and one to
     /// a frozen server would be waited for. What is under way on the old one has its own bounds.
-    pub(crate) fn take_primary(&self, server: Server) {
+    pub(crate) fn switch_to_primary(&self, server: Server) {
         let mut state = self.state.lock();
         if state.server == server {
             return;
@@ -130,14 +130,14 @@ impl Kept {
     /// for all further connections. False when none came: then another attempt is pointless.
     ///
     /// Who rotates a password changes it in the server first, so for a moment there is none that is right.
-    pub(crate) async fn take_another_password(&self, refused: &Secret) -> bool {
+    pub(crate) async fn wait_for_new_password(&self, refused: &Secret) -> bool {
         let waited = timeout(self.config.acquire_timeout(), async {
             while self.password() == *refused {
-                secrets::refused().notify_waiters();
-                if self.look() {
+                secrets::rejection_signal().notify_waiters();
+                if self.reload_password() {
                     return;
                 }
-                tokio::time::sleep(REFUSED_PERIOD).await;
+                tokio::time::sleep(NEW_PASSWORD_PERIOD).await;
             }
         });
         let is_new = waited.await.is_ok();
@@ -148,7 +148,7 @@ impl Kept {
     }
 
     /// Whether there was a new password and new connections are made with it from now on.
-    fn look(&self) -> bool {
+    fn reload_password(&self) -> bool {
         // A file that cannot be read now is in the middle of being replaced; the server's refusal is reported elsewhere.
         let Ok(found) = self.config.password_file.read() else { return false };
         let mut state = self.state.lock();
@@ -176,13 +176,13 @@ fn make_pool(config: &DatabaseConfig, server: &Server, password: &Secret) -> Res
     Ok(pool_options(config).connect_lazy_with(options))
 }
 
-async fn keep(kept: Arc<Kept>) {
+async fn maintain(shared: Arc<SharedPool>) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        measure(&kept.pool(), kept.config.pool);
-        kept.look();
+        measure(&shared.pool(), shared.config.pool);
+        shared.reload_password();
     }
 }
 
