@@ -4,7 +4,9 @@ mod config;
 mod errors;
 mod pool;
 mod pool_manager;
+mod pool_options;
 mod primary;
+mod shared_pool;
 
 pub use config::{DatabaseConfig, DatabaseError};
 pub use errors::{map_error, on_constraint};

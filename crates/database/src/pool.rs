@@ -1,7 +1,6 @@
 //! The pool, and the ways to use it.
 
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,23 +8,18 @@ use problem::Problem;
 use secrets::Secret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 use tokio::time::timeout;
 
 use crate::config::{DatabaseConfig, DatabaseError};
 use crate::errors::{is_password_refused, map_error};
 use crate::pool_manager::PoolManager;
+use crate::pool_options::{refuse_wrong_server, timed_out};
 use crate::primary;
-
-/// How long a connection is tested when it comes back before it is closed hard.
-const RELEASE_TEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A migration may take longer than any query of a request, but not for ever.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Idle connections beyond this are closed.
-const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Duration of each `bounded` operation, by operation and outcome.
 const OPERATION_DURATION: &str = "ml_db_query_duration_seconds";
@@ -49,46 +43,6 @@ pub fn connect(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
     );
     let manager = PoolManager::start(config.clone(), password)?;
     Ok(Database { manager: Arc::new(manager) })
-}
-
-pub(crate) fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
-    PgPoolOptions::new()
-        .max_connections(config.connections_max.get())
-        .acquire_timeout(config.acquire_timeout())
-        .max_lifetime(config.connection_age_max())
-        .idle_timeout(CONNECTION_IDLE_MAX)
-        .after_connect(|connection, _| Box::pin(refuse_wrong_server(connection)))
-        .after_release(|connection, _| Box::pin(test_in_time(connection)))
-}
-
-/// A standby would refuse writes one by one, and an older TLS means that something sits between.
-async fn refuse_wrong_server(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let (is_standby, tls): (bool, Option<String>) = sqlx::query_as(
-        "SELECT pg_catalog.pg_is_in_recovery(), \
-         (SELECT version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid())",
-    )
-    .fetch_one(connection)
-    .await?;
-    if is_standby {
-        return Err(sqlx::Error::Protocol("the server is a standby, not the primary".to_owned()));
-    }
-    if tls.as_deref() != Some("TLSv1.3") {
-        return Err(sqlx::Error::Protocol(format!("the connection has {tls:?} where TLS 1.3 is required")));
-    }
-    Ok(())
-}
-
-/// sqlx tests a returned connection without a limit of its own; this test comes first and closes a dead one hard.
-async fn test_in_time(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    match timeout(RELEASE_TEST_TIMEOUT, connection.ping()).await {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(error)) => Err(error),
-        Err(_elapsed) => Err(timed_out()),
-    }
-}
-
-fn timed_out() -> sqlx::Error {
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in time"))
 }
 
 // === impl Database ===

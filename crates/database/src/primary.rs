@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::pool_manager::SharedPool;
+use crate::shared_pool::SharedPool;
 
 /// How often the primary is asked.
 const PERIOD: Duration = Duration::from_millis(250);
