@@ -22,7 +22,7 @@ pub enum AuthorityError {
     /// The certificate itself.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
-    /// A root whose key is gone. Another root in its place would be trusted by nobody who has this one.
+    /// A root whose key is gone. Peers that trust this root would not trust another one in its place.
     #[error("{certificate} is there and its key {key} is not; bring the key back, or remove both to begin anew")]
     KeyMissing {
         /// The root.
@@ -150,21 +150,21 @@ impl Leaf {
         Self { name, lifetime, dns_names, common_name, not_before: now - BACKDATE, group: None }
     }
 
-    /// Also good for these DNS names or IP addresses, as the front door and PostgreSQL need.
+    /// With further DNS names or IP addresses, as the balancer's front and PostgreSQL need.
     #[must_use]
     pub fn with_names(mut self, names: &[&str]) -> Self {
         self.dns_names.extend(names.iter().map(|name| (*name).to_owned()));
         self
     }
 
-    /// With another common name than the service's, which is all that some read of a certificate.
+    /// With another common name than the service's: some clients read nothing else of a certificate.
     #[must_use]
     pub fn common_name(mut self, common_name: &str) -> Self {
         common_name.clone_into(&mut self.common_name);
         self
     }
 
-    /// The key can also be read by this group: by a process that is not us, and whose key it is.
+    /// The key can also be read by this group: for a process under another account, whose key it is.
     #[must_use]
     pub fn readable_by_group(mut self, group: u32) -> Self {
         self.group = Some(group);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::UnixTime;
 
-/// Who signs every token.
+/// The issuer of every token.
 pub const ISSUER: &str = "rampart-gateway";
 
 /// The audience of every access token: the platform as a whole.
@@ -14,13 +14,13 @@ pub const ACCESS_TOKEN_AUDIENCE: &str = "rampart";
 /// The two kinds of token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Between our own processes: who the caller is, for one service, for at most a minute.
+    /// Between services of the platform: who the caller is, for one service, for at most a minute.
     Passport,
     /// In the hands of a client (RFC 9068), for at most ten minutes.
     Access,
 }
 
-/// The gateway's word on who a caller is, to one service.
+/// The gateway's statement of who a caller is, to one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassportClaims {
     /// The one service this is for, e.g. `serving`.
@@ -92,7 +92,7 @@ pub trait Claims: Serialize + DeserializeOwned + sealed::Sealed {
     /// Which kind; decides type and lifetime.
     const KIND: TokenKind;
 
-    /// Whom the token is for.
+    /// The audience that the token is for.
     fn audience(&self) -> &str;
 
     /// From when to when it holds.

@@ -1,4 +1,4 @@
-//! The tower layer in front of one route: no handler runs before it was asked.
+//! The tower layer in front of one route: no handler runs before the guard allowed it.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 
 use crate::{Guard, Principal, TokenError};
 
-/// The header that carries a passport between our own processes.
+/// The header that carries a passport between services.
 pub const PASSPORT_HEADER: &str = "rampart-passport";
 
 /// Wraps the handler of one route.
@@ -28,7 +28,7 @@ pub(crate) struct EnforceLayer {
     pub(crate) caller: Caller,
 }
 
-/// A handler that is only reached by those who may.
+/// A handler that only permitted callers reach.
 #[derive(Clone)]
 pub(crate) struct Enforce<S> {
     inner: S,

@@ -1,4 +1,4 @@
-//! What methods a gRPC service has, by the contract and not by the code that declares them.
+//! The methods of a gRPC service, by the contract and not by the code that declares them.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use prost_types::FileDescriptorSet;
 
 use crate::RoutesError;
 
-/// The health service is gRPC's own and therefore not in our descriptors.
+/// The health service is gRPC's own and therefore not in the descriptors of `proto`.
 const HEALTH: (&str, [&str; 2]) = ("grpc.health.v1.Health", ["Check", "Watch"]);
 
 /// Whether exactly the methods of the service are declared.

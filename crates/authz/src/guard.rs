@@ -1,4 +1,4 @@
-//! Who calls, and may they: the two questions in front of every handler.
+//! Who calls, and whether they may: the two questions in front of every handler.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct Guard {
 // === impl Guard ===
 
 impl Guard {
-    /// A guard that believes passports for `audience`, which is the service's name.
+    /// A guard that accepts passports for `audience`, which is the service's name.
     pub fn new(audience: &str, keys: Arc<PassportKeys>, policy: Arc<Policy>, clock: Clock) -> Self {
         Self {
             audience: audience.to_owned(),
@@ -41,7 +41,7 @@ impl Guard {
         }
     }
 
-    /// Who calls with this passport. No passport is nobody in particular; a bad one is an error, everywhere.
+    /// The caller with this passport; without one, anonymous. An invalid passport is an error, on anonymous routes too.
     pub fn identify(&self, passport: Option<&str>) -> Result<Principal, TokenError> {
         let Some(passport) = passport else { return Ok(Principal::Anonymous) };
         if passport.len() > TOKEN_BYTES_MAX {
@@ -49,7 +49,7 @@ impl Guard {
         }
         let now = self.clock.now();
         let digest = sha256(passport);
-        // Read before verifying: if a key is taken away meanwhile, what we remember is already out of date.
+        // Read before verifying: if a key is removed meanwhile, the entry is out of date already.
         let generation = self.keys.generation();
         if let Some(claims) = self.verified.get(&digest, generation, now) {
             return Ok(Principal::User(claims));
@@ -59,12 +59,12 @@ impl Guard {
         Ok(Principal::User(claims))
     }
 
-    /// Whether the caller may do this. For a handler that shows more to those who may see more.
+    /// Whether the caller may do this. For a handler that shows more to callers with more rights.
     pub fn allows(&self, principal: &Principal, action: Action) -> bool {
         self.policy.allows(self.subject(principal), action)
     }
 
-    /// Whether the caller may do this, counted, with the answer to give if not: 401 to nobody, 403 to somebody.
+    /// Whether the caller may do this, counted, with the answer to give if not: 401 to an anonymous caller, 403 to others.
     pub fn check(&self, principal: &Principal, action: Action) -> Result<(), Problem> {
         if self.allows(principal, action) {
             self.counters.count(action, Decision::Allow);
@@ -79,10 +79,10 @@ impl Guard {
         Err(Problem::new(Kind::PermissionDenied, self.denial(principal, action)))
     }
 
-    /// The answer to a passport that is not believed.
+    /// The answer to an invalid passport.
     pub(crate) fn reject(&self, reject: TokenError, action: Action) -> Problem {
         self.counters.count(action, Decision::Unauthenticated);
-        tracing::info!(%action, reason = %reject, "passport not believed");
+        tracing::info!(%action, reason = %reject, "passport refused");
         Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
     }
 

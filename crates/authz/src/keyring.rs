@@ -6,10 +6,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::{
-    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, Claims, KeyError, PassportClaims, TokenError, UnixTime, keys::Ring, token,
+    ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, Claims, KeyError, PassportClaims, TokenError, UnixTime, keys::KeySet,
+    token,
 };
 
-/// The keys that passports are verified with. Empty at first, and then no passport is believed.
+/// The keys that passports are verified with. Without any, as at first, every passport is refused.
 #[derive(Default)]
 pub struct PassportKeys {
     keyring: Keyring,
@@ -20,27 +21,27 @@ pub struct PassportKeys {
 #[derive(Default)]
 pub struct AccessTokenKeys(Keyring);
 
-/// A ring of keys and how often it has lost one.
+/// A key set, and how often a key was removed from it.
 #[derive(Default)]
 struct Keyring(ArcSwap<Numbered>);
 
 #[derive(Default)]
 struct Numbered {
-    ring: Arc<Ring>,
+    keys: Arc<KeySet>,
     generation: u64,
 }
 
 // === impl PassportKeys ===
 
 impl PassportKeys {
-    /// Believes exactly the keys of this JWK set from now on; on an error, the former keys stay. Answers their number.
+    /// Trusts exactly the keys of this JWK set from now on; on an error, the former keys stay. Returns their number.
     pub fn replace(&self, jwks: &str) -> Result<usize, KeyError> {
         self.keyring.replace(jwks)
     }
 
     /// Whether there is no key yet.
     pub fn is_empty(&self) -> bool {
-        self.keyring.0.load().ring.len() == 0
+        self.keyring.0.load().keys.len() == 0
     }
 
     /// The claims of a passport that is good for `audience` at `now`.
@@ -52,13 +53,13 @@ impl PassportKeys {
         verified
     }
 
-    /// Waits until a passport came whose key is not known: the gateway may have a new one. Whoever asks for keys on this
-    /// must limit how often, since anybody's nonsense can cause it.
+    /// Waits until a passport came whose key is not known: the gateway may have a new one. A caller that fetches keys on this
+    /// must limit how often: any client can cause it with a made-up `kid`.
     pub async fn unknown_kid(&self) {
         self.unknown_kid.notified().await;
     }
 
-    /// Rises whenever a key is no longer believed: what was verified before must be verified again.
+    /// Rises whenever a key is removed: what was verified before must be verified again.
     pub(crate) fn generation(&self) -> u64 {
         self.keyring.0.load().generation
     }
@@ -67,7 +68,7 @@ impl PassportKeys {
 // === impl AccessTokenKeys ===
 
 impl AccessTokenKeys {
-    /// Believes exactly the keys of this JWK set from now on; on an error, the former keys stay. Answers their number.
+    /// Trusts exactly the keys of this JWK set from now on; on an error, the former keys stay. Returns their number.
     pub fn replace(&self, jwks: &str) -> Result<usize, KeyError> {
         self.0.replace(jwks)
     }
@@ -77,9 +78,9 @@ impl AccessTokenKeys {
         self.0.verify(access_token, ACCESS_TOKEN_AUDIENCE, now)
     }
 
-    /// The claims of an access token that one of the keys signed, though it may be over: whose it was, and nothing else.
+    /// The claims of an access token that one of the keys signed, even if it has expired: proof of its owner, and of nothing else.
     pub fn claims_if_signed(&self, access_token: &str) -> Result<AccessTokenClaims, TokenError> {
-        token::verify_signed(&self.0.0.load().ring, access_token, ACCESS_TOKEN_AUDIENCE)
+        token::verify_signed(&self.0.0.load().keys, access_token, ACCESS_TOKEN_AUDIENCE)
     }
 }
 
@@ -87,15 +88,15 @@ impl AccessTokenKeys {
 
 impl Keyring {
     fn replace(&self, jwks: &str) -> Result<usize, KeyError> {
-        let ring = Arc::new(Ring::from_jwks(jwks)?);
+        let keys = Arc::new(KeySet::from_jwks(jwks)?);
         self.0.rcu(|present| {
-            let lost_a_key = !present.ring.is_within(&ring);
-            Numbered { ring: Arc::clone(&ring), generation: present.generation + u64::from(lost_a_key) }
+            let is_key_removed = !present.keys.is_within(&keys);
+            Numbered { keys: Arc::clone(&keys), generation: present.generation + u64::from(is_key_removed) }
         });
-        Ok(ring.len())
+        Ok(keys.len())
     }
 
     fn verify<C: Claims>(&self, token: &str, audience: &str, now: UnixTime) -> Result<C, TokenError> {
-        token::verify(&self.0.load().ring, token, audience, now)
+        token::verify(&self.0.load().keys, token, audience, now)
     }
 }

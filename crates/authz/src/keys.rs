@@ -1,4 +1,4 @@
-//! Ed25519 keys: the gateway's private ones, everybody's public ones, and their JWK form.
+//! Ed25519 keys: the gateway's private ones, the public ones of all services, and their JWK form.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ pub enum KeyError {
     /// The text is not a JWK set.
     #[error("not a JWK set")]
     NotJwks(#[source] serde_json::Error),
-    /// More than we are ready to hold.
+    /// Over a limit.
     #[error("the JWK set is over 64 KiB or has more than 16 keys")]
     TooMany,
     /// A key's `kid` is not its RFC 7638 thumbprint, or its `x` no 32 bytes.
@@ -66,7 +66,7 @@ pub struct PublicKey {
 
 /// Public keys by `kid`.
 #[derive(Default)]
-pub(crate) struct Ring(HashMap<String, DecodingKey>);
+pub(crate) struct KeySet(HashMap<String, DecodingKey>);
 
 #[derive(Deserialize)]
 struct JwkSet {
@@ -119,7 +119,7 @@ impl SigningKey {
         &self.public
     }
 
-    /// The token that says `claims`. Refuses claims that no verifier would believe.
+    /// The token that says `claims`. Refuses claims that no verifier would accept.
     pub fn sign<C: Claims>(&self, claims: &C) -> Result<String, KeyError> {
         #[derive(Serialize)]
         struct Issued<'a, C> {
@@ -172,9 +172,9 @@ impl From<&PublicKey> for Jwk {
     }
 }
 
-// === impl Ring ===
+// === impl KeySet ===
 
-impl Ring {
+impl KeySet {
     /// Reads a JWK set. Keys of other kinds are skipped, so that a later version may publish them; a false `kid` is not.
     pub(crate) fn from_jwks(json: &str) -> Result<Self, KeyError> {
         if json.len() > JWKS_BYTES_MAX {
@@ -184,12 +184,12 @@ impl Ring {
         if set.keys.len() > JWKS_KEYS_MAX {
             return Err(KeyError::TooMany);
         }
-        let mut ring = HashMap::new();
+        let mut by_kid = HashMap::new();
         for jwk in set.keys.iter().filter(|jwk| jwk.is_ed25519()) {
             let key = jwk.public_key().ok_or(KeyError::NotAThumbprint)?;
-            ring.insert(key.kid, DecodingKey::from_ed_der(&key.x));
+            by_kid.insert(key.kid, DecodingKey::from_ed_der(&key.x));
         }
-        if ring.is_empty() { Err(KeyError::Empty) } else { Ok(Self(ring)) }
+        if by_kid.is_empty() { Err(KeyError::Empty) } else { Ok(Self(by_kid)) }
     }
 
     pub(crate) fn get(&self, kid: &str) -> Option<&DecodingKey> {
@@ -200,7 +200,7 @@ impl Ring {
         self.0.len()
     }
 
-    /// Whether every key of this ring is also in the other. A `kid` is a hash of its key, so equal names are equal keys.
+    /// Whether every key of this set is also in the other. A `kid` is a hash of its key, so equal names are equal keys.
     pub(crate) fn is_within(&self, other: &Self) -> bool {
         self.0.keys().all(|kid| other.0.contains_key(kid))
     }

@@ -1,4 +1,4 @@
-//! Who is calling.
+//! The caller of a request.
 
 use std::{fmt, sync::Arc};
 
@@ -6,14 +6,14 @@ use identity::PeerName;
 
 use crate::PassportClaims;
 
-/// Who is calling, as far as it was proven. Handlers find it among the request's extensions.
+/// The caller of a request, as far as it was proven. Handlers find it among the request's extensions.
 #[derive(Clone, Debug)]
 pub enum Principal {
-    /// Nobody said who they are.
+    /// No credentials were sent.
     Anonymous,
-    /// Somebody with a passport that was verified.
+    /// A person or client whose passport was verified.
     User(Arc<PassportClaims>),
-    /// A peer with a certificate that was verified.
+    /// A service whose certificate was verified.
     Service(PeerName),
 }
 

@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::{Guard, enforce::EnforceLayer, grpc_methods};
 
-/// Why no router came of the routes.
+/// Why the routes make no router.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoutesError {
     /// Two handlers for one route.

@@ -1,28 +1,28 @@
 //! Verifying a token, the same way for both kinds.
 //!
-//! Nothing in the token chooses how it is verified: the algorithm is EdDSA, the key is the one that our own map has under
-//! the `kid`, and `jku`, `jwk`, `x5u` and `x5c` are not looked at. Time is checked here and not in `jsonwebtoken`, whose
-//! defaults (60 s of leeway, no `nbf`) are too mild and whose clock cannot be given.
+//! Nothing in the token chooses how it is verified: the algorithm is EdDSA, the key is the one that this service has under
+//! the `kid`, and `jku`, `jwk`, `x5u` and `x5c` are ignored. Time is checked here and not in `jsonwebtoken`, whose
+//! defaults (60 s of leeway, no `nbf`) are too lax and whose clock is no parameter.
 
 use std::sync::LazyLock;
 
 use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
 
-use crate::{Claims, ISSUER, UnixTime, keys::Ring};
+use crate::{Claims, ISSUER, UnixTime, keys::KeySet};
 
-/// The longest token that is looked at.
+/// The longest token that is parsed.
 pub const TOKEN_BYTES_MAX: usize = 4096;
 
 /// How far the clocks of two hosts may be apart.
 pub const LEEWAY_S: u64 = 2;
 
-/// Why a token is not believed. Callers only learn that it is not; this is for logs and tests.
+/// Why a token is refused. Callers only learn that it is; this is for logs and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Over [`TOKEN_BYTES_MAX`], and not parsed for that reason.
     #[error("token is over 4 KiB")]
     TooLong,
-    /// Not three parts of base64url JSON with every claim we need, each once.
+    /// Not three parts of base64url JSON with every required claim, each once.
     #[error("token is malformed")]
     Malformed,
     /// Signed with another algorithm than EdDSA, or none.
@@ -31,8 +31,8 @@ pub enum TokenError {
     /// A token of another kind.
     #[error("token has another type")]
     WrongType,
-    /// No key of ours has this `kid`.
-    #[error("token names a key that we do not know")]
+    /// No known key has this `kid`.
+    #[error("token names an unknown key")]
     UnknownKey,
     /// The signature does not fit.
     #[error("token signature is wrong")]
@@ -40,17 +40,17 @@ pub enum TokenError {
     /// Another issuer.
     #[error("token has another issuer")]
     WrongIssuer,
-    /// For somebody else.
+    /// For another audience.
     #[error("token is for another audience")]
     WrongAudience,
-    /// Over.
+    /// Its `exp` is past.
     #[error("token has expired")]
     Expired,
-    /// Issued in the future.
-    #[error("token does not hold yet")]
+    /// Its `nbf` or `iat` is in the future.
+    #[error("token is not valid yet")]
     NotYet,
-    /// Holds longer than its kind may.
-    #[error("token holds for too long")]
+    /// Valid for longer than its kind may be.
+    #[error("token is valid for too long")]
     LifetimeTooLong,
 }
 
@@ -65,15 +65,15 @@ static VALIDATION: LazyLock<Validation> = LazyLock::new(|| {
     validation
 });
 
-/// The claims of the token, if it is of kind `C`, signed by a key of the ring, for `audience`, and good at `now`.
-pub(crate) fn verify<C: Claims>(ring: &Ring, token: &str, audience: &str, now: UnixTime) -> Result<C, TokenError> {
-    let claims = verify_signed(ring, token, audience)?;
+/// The claims of the token, if it is of kind `C`, signed by a key of the set, for `audience`, and good at `now`.
+pub(crate) fn verify<C: Claims>(keys: &KeySet, token: &str, audience: &str, now: UnixTime) -> Result<C, TokenError> {
+    let claims = verify_signed(keys, token, audience)?;
     check_time(&claims, now)?;
     Ok(claims)
 }
 
 /// The same, whatever the time is.
-pub(crate) fn verify_signed<C: Claims>(ring: &Ring, token: &str, audience: &str) -> Result<C, TokenError> {
+pub(crate) fn verify_signed<C: Claims>(keys: &KeySet, token: &str, audience: &str) -> Result<C, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::TooLong);
     }
@@ -85,11 +85,11 @@ pub(crate) fn verify_signed<C: Claims>(ring: &Ring, token: &str, audience: &str)
         return Err(TokenError::WrongType);
     }
     if header.crit.is_some() {
-        // RFC 7515 4.1.11: whoever does not understand a critical extension must reject; we understand none.
+        // RFC 7515 4.1.11: a verifier rejects critical extensions that it does not understand; this one understands none.
         return Err(TokenError::Malformed);
     }
     let kid = header.kid.as_deref().ok_or(TokenError::UnknownKey)?;
-    let key = ring.get(kid).ok_or(TokenError::UnknownKey)?;
+    let key = keys.get(kid).ok_or(TokenError::UnknownKey)?;
     let claims = jsonwebtoken::decode::<C>(token, key, &VALIDATION).map_err(reject)?.claims;
     if claims.audience() != audience {
         return Err(TokenError::WrongAudience);
@@ -97,7 +97,7 @@ pub(crate) fn verify_signed<C: Claims>(ring: &Ring, token: &str, audience: &str)
     Ok(claims)
 }
 
-/// Whether the claims hold at `now`. Asked again each time that a remembered token is used.
+/// Whether the claims are valid at `now`. Checked again each time that a cached token is used.
 pub(crate) fn check_time<C: Claims>(claims: &C, now: UnixTime) -> Result<(), TokenError> {
     let validity = claims.validity();
     if validity.exp.saturating_sub(validity.iat) > C::KIND.lifetime_max_s() {

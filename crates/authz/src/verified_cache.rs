@@ -1,7 +1,7 @@
 //! Passports that were verified, by digest, so that a signature is checked once and not at every call.
 //!
-//! Only what was verified comes in, so an attacker cannot fill it; nothing is believed from here that a fresh check of
-//! the time, or a changed key set, would reject.
+//! Only verified passports come in, so an attacker cannot fill it; an entry that has expired, or was verified with a key that
+//! is gone, is not used.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -32,7 +32,7 @@ struct Entry {
 // === impl VerifiedCache ===
 
 impl VerifiedCache {
-    /// How many passports are entry at most.
+    /// How many passports are cached at most.
     #[cfg(test)]
     pub(crate) const ENTRIES_MAX: usize = SHARDS * SHARD_ENTRIES_MAX;
 
@@ -40,15 +40,16 @@ impl VerifiedCache {
         Self { shards: std::array::from_fn(|_| RwLock::default()), shard_of: RandomState::new() }
     }
 
-    /// The claims, if this passport was verified with keys that still hold, and is still good at `now`.
+    /// The claims, if this passport was verified with keys that are still in use, and is valid at `now`.
     pub(crate) fn get(&self, digest: &Digest, keys_generation: u64, now: UnixTime) -> Option<Arc<PassportClaims>> {
         let shard = self.shard(digest).read();
         let entry = shard.get(digest)?;
-        let good = entry.keys_generation == keys_generation && token::check_time(entry.claims.as_ref(), now).is_ok();
-        good.then(|| Arc::clone(&entry.claims))
+        let is_valid =
+            entry.keys_generation == keys_generation && token::check_time(entry.claims.as_ref(), now).is_ok();
+        is_valid.then(|| Arc::clone(&entry.claims))
     }
 
-    /// Remembers a passport that was just verified. A full shard forgets what has expired, else what expires first.
+    /// Adds a passport that was just verified. A full shard drops what has expired, else what expires first.
     pub(crate) fn insert(&self, digest: Digest, keys_generation: u64, claims: Arc<PassportClaims>, now: UnixTime) {
         let mut shard = self.shard(&digest).write();
         if shard.len() >= SHARD_ENTRIES_MAX {
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_whatever_comes_in() {
+    fn the_number_of_entries_is_bounded() {
         let cache = VerifiedCache::new();
         for number in 0..3 * VerifiedCache::ENTRIES_MAX {
             cache.insert(digest(number), 0, claims(NOW + 60), NOW);
@@ -114,25 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_makes_room_first_and_then_what_expires_first() {
+    fn expired_entries_are_evicted_first_and_then_the_first_to_expire() {
         let cache = VerifiedCache::new();
         for number in 0..2 * VerifiedCache::ENTRIES_MAX {
             cache.insert(digest(number), 0, claims(NOW), NOW);
         }
         cache.insert(digest(usize::MAX), 0, claims(NOW + 70), NOW + 60);
         let shard_emptied = VerifiedCache::ENTRIES_MAX - SHARD_ENTRIES_MAX + 1;
-        assert_eq!(cache.len(), shard_emptied, "the full shard forgot all that had expired");
+        assert_eq!(cache.len(), shard_emptied, "the full shard dropped all that had expired");
 
         let cache = VerifiedCache::new();
         cache.insert(digest(0), 0, claims(NOW + 1), NOW);
         for number in 1..2 * VerifiedCache::ENTRIES_MAX {
             cache.insert(digest(number), 0, claims(NOW + 60), NOW);
         }
-        assert!(cache.get(&digest(0), 0, NOW).is_none(), "the first to expire was the first to go");
+        assert!(cache.get(&digest(0), 0, NOW).is_none(), "the first to expire was evicted first");
     }
 
     #[test]
-    fn another_generation_of_keys_knows_nothing() {
+    fn entries_of_another_key_generation_are_not_used() {
         let cache = VerifiedCache::new();
         cache.insert(digest(1), 7, claims(NOW + 60), NOW);
         assert!(cache.get(&digest(1), 7, NOW).is_some());

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 /// Slower statements are worth a line in the log.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
-/// How to reach PostgreSQL, and as whom.
+/// How to reach PostgreSQL, and with which role.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
@@ -23,7 +23,7 @@ pub struct DatabaseConfig {
     /// TCP port.
     #[serde(default = "default_port")]
     pub port: u16,
-    /// The other servers of its cluster, `name` or `name:port`. The primary is whichever of all says so.
+    /// The other servers of its cluster, `name` or `name:port`. The primary is the one that says so.
     #[serde(default)]
     pub other_hosts: Vec<String>,
     /// Database.
@@ -32,9 +32,9 @@ pub struct DatabaseConfig {
     pub user: String,
     /// Holds the role's password.
     pub password_file: SecretFile,
-    /// Certificates (PEM) of the authorities that may vouch for the server.
+    /// Certificates (PEM) of the CAs that the server's certificate may be from.
     pub ca_file: PathBuf,
-    /// Our own certificate (PEM), without which the server takes nobody.
+    /// The service's certificate (PEM); the server requires one.
     pub certificate_file: PathBuf,
     /// Its key, PEM. Both are read anew at each connection.
     pub key_file: PathBuf,
@@ -47,11 +47,11 @@ pub struct DatabaseConfig {
     /// How long one statement may take in the server, and one `bounded` operation as a whole.
     #[serde(default = "default_operation_timeout_ms")]
     pub operation_timeout_ms: u64,
-    /// How old a connection may grow, 1 s or more. It is renewed when nobody uses it, so that a changed role or password, a
+    /// How old a connection may grow, 1 s or more. It is replaced while idle, so that a changed role or password, a
     /// renewed certificate or a moved server is noticed.
     #[serde(default = "default_connection_age_max_s")]
     pub connection_age_max_s: u64,
-    /// What the pool is called in metrics, for a process that has more than one. Set by code, not by configuration.
+    /// The name of the pool in metrics, for a process that has more than one. Set by code, not by configuration.
     #[serde(skip, default = "default_pool")]
     pub pool: &'static str,
 }
@@ -149,7 +149,7 @@ impl DatabaseConfig {
         Duration::from_millis(self.operation_timeout_ms)
     }
 
-    /// Refuses a CA file that could not verify anybody. sqlx reads the file again at each connection, so a renewed
+    /// Refuses a CA file without a certificate. sqlx reads the file again at each connection, so a renewed
     /// authority needs no restart.
     pub(crate) fn check_ca_file(&self) -> Result<(), DatabaseError> {
         let pem = std::fs::read(&self.ca_file)

@@ -1,12 +1,12 @@
-//! From PostgreSQL's errors to ours.
+//! From PostgreSQL's errors to problems.
 
 use problem::Problem;
 use sqlx::error::DatabaseError;
 
-/// What a caller is told while the database is away.
+/// The sentence for callers while the database cannot be reached.
 const UNREACHABLE: &str = "the database cannot be reached now";
 
-/// Conditions that pass by themselves: another attempt, perhaps on another server, may succeed.
+/// Conditions that end by themselves: another attempt, perhaps on another server, may succeed.
 const TRANSIENT_CODES: &[&str] = &[
     "25006", // read only: this was the primary
     "28000", "28P01", // refused while a password or a rule is being changed
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_heal_is_unavailable_and_the_rest_is_internal() {
+    fn transient_errors_are_unavailable_and_the_rest_is_internal() {
         let lost = sqlx::Error::Io(io::Error::from(io::ErrorKind::ConnectionReset));
         let cut = sqlx::Error::Protocol("unexpected response from SSLRequest: 0x00".into());
         for error in [lost, cut, sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {

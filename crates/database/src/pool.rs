@@ -32,7 +32,7 @@ pub struct Database {
 
 /// Makes the pool. Checks the files but opens no connection, so a service starts while its database is away.
 ///
-/// Must be called inside a Tokio runtime: tasks of its own look at the password file, and for the primary.
+/// Must be called inside a Tokio runtime: tasks of its own read the password file and poll the primary.
 pub fn connect(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
     config.check_ca_file()?;
     let password = config.password_file.read()?;
@@ -53,7 +53,7 @@ impl Database {
         self.manager.shared().pool()
     }
 
-    /// A connection; when the server refuses the password, waits for another one and tries once more.
+    /// A connection; when the server refuses the password, waits for a new one and tries once more.
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let tried = self.manager.shared().password();
         match self.pool().acquire().await {
@@ -71,8 +71,8 @@ impl Database {
         }
     }
 
-    /// Nothing was asked yet. There may be another password; and a pool that was closed while somebody waited for a
-    /// connection was that of the old primary.
+    /// Whether a second attempt makes sense; no query was sent yet. There may be a new password; and a pool that was closed
+    /// while a caller waited for a connection was that of the old primary.
     async fn may_try_again(&self, error: &sqlx::Error, tried: &Secret) -> bool {
         matches!(error, sqlx::Error::PoolClosed)
             || is_password_refused(error) && self.manager.shared().wait_for_new_password(tried).await
@@ -80,8 +80,8 @@ impl Database {
 
     /// Runs `work` for at most `operation_timeout_ms` and measures it under the name `operation`.
     ///
-    /// This is what bounds a query when the server is frozen. A transaction given up is rolled back, or its connection is
-    /// closed; whether a commit given up took place is unknown.
+    /// This is what bounds a query when the server is frozen. An abandoned transaction is rolled back, or its connection is
+    /// closed; whether an abandoned commit took place is unknown.
     pub async fn bounded<T, E: From<sqlx::Error>>(
         &self,
         operation: &'static str,
@@ -110,14 +110,14 @@ impl Database {
     /// Brings `schema` to the state of this binary, on a connection of its own with time for long statements.
     ///
     /// The table of applied migrations lies in the same schema. Migrations that this binary does not know are left alone:
-    /// yesterday's binary runs on today's schema.
+    /// the release before runs on this release's schema.
     pub async fn migrate(&self, migrator: &Migrator, schema: &str) -> Result<(), MigrateError> {
         let mut migrator = Migrator::with_migrations(migrator.iter().cloned().collect());
         migrator.set_ignore_missing(true);
         migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
         let work = async {
             if self.manager.shared().has_other_hosts() {
-                // None: the server that was the primary last says what is wrong.
+                // Without one, the server that was the primary last says what is wrong.
                 drop(primary::find(self.manager.shared()).await);
             }
             let mut connection = self.migration_options().map_err(config_error)?.connect().await?;

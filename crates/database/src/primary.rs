@@ -1,8 +1,8 @@
 //! Which of several servers is the primary.
 //!
-//! One connection is kept to the primary and asked again and again. When it is silent, breaks or has become a standby's, all
-//! servers are asked at once, and the first that says that it is the primary is taken. Who says so is believed: that no two
-//! do is the business of whoever promotes them (Patroni), and an old primary that only slept is left in peace until then.
+//! One connection to the primary stays open and is polled. When it is silent, breaks or has become a standby's, all servers are
+//! asked at once, and the first that says that it is the primary is used. That no two servers say so is for Patroni, which
+//! promotes them; an old primary that was only frozen is not contacted until then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::shared_pool::SharedPool;
 /// How often the primary is asked.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Who has not answered by then does not count.
+/// A server that has not answered by then does not count.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Follows the primary for ever.
+/// Follows the primary until the task is aborted.
 pub(crate) async fn follow(shared: Arc<SharedPool>) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,13 +38,13 @@ pub(crate) async fn follow(shared: Arc<SharedPool>) {
         match find(&shared).await {
             Ok(connection) => {
                 if is_reported {
-                    tracing::info!("there is a primary again");
+                    tracing::info!("the database has a primary again");
                 }
                 (primary, is_reported) = (Some(connection), false);
             }
             Err(why) => {
                 if !is_reported {
-                    tracing::warn!(why, "no server of the database is its primary; they are asked again and again");
+                    tracing::warn!(why, "no server of the database is its primary; all are asked again until one is");
                 }
                 is_reported = true;
             }
@@ -52,7 +52,7 @@ pub(crate) async fn follow(shared: Arc<SharedPool>) {
     }
 }
 
-/// Asks all servers and takes the primary for all further connections. Else: what each of them said.
+/// Asks all servers and uses the primary for all further connections. Without a primary: what each of them answered.
 pub(crate) async fn find(shared: &SharedPool) -> Result<PgConnection, String> {
     let password = shared.password();
     let mut asked = JoinSet::new();
@@ -89,7 +89,7 @@ async fn still_primary(mut connection: PgConnection) -> Option<PgConnection> {
     match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(Ok(false)) => Some(connection),
         Ok(Ok(true)) => {
-            // Politely: it is alive, and would write of a lost client in its log.
+            // With a goodbye: the server lives, and would log a lost client.
             let _closed = timeout(ANSWER_TIMEOUT, connection.close()).await;
             None
         }

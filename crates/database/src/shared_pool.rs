@@ -71,13 +71,13 @@ impl SharedPool {
         }
         match make_pool(&self.config, &server, &state.password) {
             Ok(pool) => {
-                tracing::info!(host = server.host, "took another server as the primary");
+                tracing::info!(host = server.host, "another server is the primary; connections are made to it now");
                 let old = std::mem::replace(&mut state.pool, pool);
                 state.server = server;
                 tokio::spawn(timeout(CLOSE_TIMEOUT, async move { old.close().await }));
             }
             Err(error) => {
-                tracing::warn!(error = %problem::Chain(&error), "the primary is another server, which cannot be used");
+                tracing::warn!(error = %problem::Chain(&error), "another server is the primary, and its settings cannot be used");
             }
         }
     }
@@ -114,7 +114,7 @@ impl SharedPool {
         let options = self.config.connect_options(&state.server, &found, self.config.operation_timeout());
         match options {
             Ok(options) => {
-                tracing::info!(fingerprint = found.fingerprint(), "took the new database password");
+                tracing::info!(fingerprint = found.fingerprint(), "the new database password is in use");
                 state.pool.set_connect_options(options);
                 state.password = found;
                 true

@@ -1,4 +1,4 @@
-//! rustls configurations made of an identity. Made once, current for ever.
+//! rustls configurations made of an identity. Made once; certificates and CAs in them stay current.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Identity {
         let clients = Arc::new(PeerListVerifier { identity: self.clone(), services: peers.names() });
         let mut config = ServerConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])
-            .expect("our provider has TLS 1.3 suites")
+            .expect("the provider has TLS 1.3 suites")
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(ReloadableCertResolver(self.clone())));
         config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
@@ -32,14 +32,14 @@ impl Identity {
         Arc::new(config)
     }
 
-    /// For a client of one service: TLS 1.3, presents our certificate, verifies CA, DNS name and SPIFFE service.
+    /// For a client of one service: TLS 1.3, presents the identity's certificate, verifies CA, DNS name and SPIFFE service.
     pub fn client_config(self: &Arc<Self>, server_service: &str) -> Arc<ClientConfig> {
         let mut config = self.client_of(Some(server_service.to_owned()));
         config.alpn_protocols = vec![H2.to_vec()];
         Arc::new(config)
     }
 
-    /// For a client of a third party: TLS 1.3, presents our certificate, verifies CA and the DNS name that is dialled.
+    /// For a client of a third party: TLS 1.3, presents the identity's certificate, verifies CA and the DNS name that is dialled.
     pub fn third_party_client_config(self: &Arc<Self>) -> Arc<ClientConfig> {
         let mut config = self.client_of(None);
         config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
@@ -50,7 +50,7 @@ impl Identity {
         let server = ServiceNameVerifier { identity: self.clone(), service };
         let mut config = ClientConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])
-            .expect("our provider has TLS 1.3 suites")
+            .expect("the provider has TLS 1.3 suites")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(server))
             .with_client_cert_resolver(Arc::new(ReloadableCertResolver(self.clone())));
@@ -63,7 +63,7 @@ impl Identity {
 pub fn front_server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])
-        .expect("our provider has TLS 1.3 suites")
+        .expect("the provider has TLS 1.3 suites")
         .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
         .with_cert_resolver(Arc::new(ReloadableCertResolver(identity.clone())));
     config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];

@@ -33,7 +33,7 @@ pub enum IdentityError {
         source: rustls::Error,
     },
     /// The certificate is expired, foreign or not made for both sides of a connection.
-    #[error("certificate.pem in {directory} would be refused by our own peers under ca.pem")]
+    #[error("certificate.pem in {directory} would be refused by peers that trust ca.pem")]
     Certificate {
         /// The directory of the certificate.
         directory: PathBuf,
@@ -48,15 +48,15 @@ pub enum IdentityError {
         /// What the verifier said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The certificate names nobody, or somebody outside.
-    #[error("certificate.pem names no service of ours")]
+    /// The certificate names no service of the trust domain.
+    #[error("certificate.pem names no service of the trust domain")]
     Name(#[from] NameError),
-    /// The new certificate is somebody else's.
+    /// The new certificate names another service or instance.
     #[error("new certificate is for {found}, but this process is {expected}")]
     OtherName {
-        /// Who we are.
+        /// The name of this process.
         expected: String,
-        /// Whom the files are for.
+        /// The name in the new certificate.
         found: String,
     },
     /// The process has no usable cryptography.
@@ -70,7 +70,7 @@ pub enum NameError {
     /// Not a certificate.
     #[error("certificate cannot be parsed")]
     Malformed,
-    /// A peer has exactly one URI name, so that nobody can choose among several.
+    /// A peer has exactly one URI name, so that no reader can choose among several.
     #[error("certificate has {0} URI names instead of one")]
     Count(usize),
     /// The name is not of the form `spiffe://rampart.internal/svc/<service>/<instance>`.

@@ -34,7 +34,7 @@ pub struct IdentityConfig {
     pub directory: PathBuf,
 }
 
-/// Our certificate, its key and the CAs we trust: always the newest that passed verification.
+/// The process's certificate, its key and the CAs it trusts: always the newest that passed verification.
 pub struct Identity {
     directory: PathBuf,
     name: PeerName,
@@ -47,14 +47,14 @@ pub struct Identity {
 pub struct Generation {
     /// Reloads of anything: certificate, key or CA bundle.
     pub reload: u64,
-    /// Reloads that changed the CA bundle: whoever was trusted before may not be trusted now.
+    /// Reloads that changed the CA bundle: a peer that was trusted before may not be trusted now.
     pub trust: u64,
 }
 
 // === impl Identity ===
 
 impl Identity {
-    /// Reads and verifies the files; refuses what a peer of ours would refuse.
+    /// Reads and verifies the files; refuses what a peer would refuse.
     pub fn load(config: &IdentityConfig) -> Result<Arc<Self>, IdentityError> {
         let files = Files::read(&config.directory)?;
         let material = Material::verify(&config.directory, files)?;
@@ -68,7 +68,7 @@ impl Identity {
         }))
     }
 
-    /// The name in our certificate. It never changes: a pair with another name is refused.
+    /// The name in the certificate. It never changes: a pair with another name is refused.
     pub fn name(&self) -> PeerName {
         self.name.clone()
     }
@@ -78,7 +78,7 @@ impl Identity {
         self.generation.borrow().reload
     }
 
-    /// Tells of every reload.
+    /// Changes with every reload.
     pub fn changes(&self) -> watch::Receiver<Generation> {
         self.generation.subscribe()
     }

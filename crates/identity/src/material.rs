@@ -25,7 +25,7 @@ const CERTIFICATE_FILE: &str = "certificate.pem";
 const KEY_FILE: &str = "key.pem";
 const CA_FILE: &str = "ca.pem";
 
-/// The bytes of the files, unjudged.
+/// The bytes of the files, not verified.
 pub(crate) struct Files {
     certificate: Vec<u8>,
     key: Secret,
@@ -74,7 +74,7 @@ impl Files {
 // === impl Material ===
 
 impl Material {
-    /// Accepts only what every peer of ours would accept, as a server and as a client, at this moment.
+    /// Accepts only what every peer would accept, as a server and as a client, at this moment.
     pub(crate) fn verify(directory: &Path, files: Files) -> Result<Self, IdentityError> {
         let digest = files.digest();
         let chain = certificates(&directory.join(CERTIFICATE_FILE), &files.certificate)?;
@@ -119,7 +119,7 @@ fn verifiers(
         store.add(root.clone()).map_err(|error| unusable(error.into()))?;
     }
     let store = Arc::new(store);
-    // No CA names are sent as a hint: they would be those of the start for ever, and our clients have one certificate.
+    // No CA names are sent as a hint: they would stay those of the start, and a client has one certificate.
     let clients = WebPkiClientVerifier::builder_with_provider(store.clone(), crypto_provider())
         .clear_root_hint_subjects()
         .build()

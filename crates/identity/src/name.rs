@@ -1,4 +1,4 @@
-//! The name of a peer: who it is inside the trust domain, as its certificate says.
+//! The name of a peer inside the trust domain, as its certificate says.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,7 @@ use x509_parser::{extensions::GeneralName, prelude::FromDer, prelude::X509Certif
 
 use crate::NameError;
 
-/// The SPIFFE trust domain, and the DNS suffix of our server names.
+/// The SPIFFE trust domain, and the DNS suffix of server names.
 pub const TRUST_DOMAIN: &str = "rampart.internal";
 
 const SEGMENT_LENGTH_MAX: usize = 63;
@@ -38,7 +38,7 @@ pub fn certificate_pem_not_after(pem: &[u8]) -> Result<OffsetDateTime, NameError
     certificate_not_after(&der)
 }
 
-/// From when until when a certificate holds.
+/// From when until when a certificate is valid.
 pub(crate) fn validity(der: &[u8]) -> Result<(OffsetDateTime, OffsetDateTime), NameError> {
     let certificate = parse(der)?;
     Ok((certificate.validity().not_before.to_datetime(), certificate.validity().not_after.to_datetime()))
@@ -47,7 +47,7 @@ pub(crate) fn validity(der: &[u8]) -> Result<(OffsetDateTime, OffsetDateTime), N
 // === impl PeerName ===
 
 impl PeerName {
-    /// The one URI name of a certificate. Says nothing about who signed it: verify first.
+    /// The one URI name of a certificate. Does not check the signature: verify first.
     pub fn from_certificate(der: &[u8]) -> Result<Self, NameError> {
         let certificate = parse(der)?;
         let names = certificate.subject_alternative_name().map_err(|_| NameError::Malformed)?;

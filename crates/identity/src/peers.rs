@@ -1,4 +1,4 @@
-//! Who may call what: the peer list of a server, longest prefix first, deny by default.
+//! Which services may call what: the peer list of a server, longest prefix first, deny by default.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ pub struct PeerList {
     rules: Vec<(String, BTreeSet<String>)>,
 }
 
-/// What is wrong with a peer list. There is no list that lets everybody in.
+/// What is wrong with a peer list. There is no list that admits all.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PeerListError {
-    /// Nobody could call.
+    /// No service could call.
     #[error("peer list is empty: name the path prefixes and the services that may call them")]
     Empty,
-    /// A prefix that nobody may call needs no entry.
+    /// A prefix that no service may call needs no entry.
     #[error("{0:?} names no services")]
     NoServices(String),
     /// Prefixes are absolute and end without a slash, except for the root.
@@ -69,7 +69,7 @@ impl PeerList {
                 .is_some_and(|(_, services)| services.contains(&peer.service))
     }
 
-    /// Every service that may call anything: who may complete a handshake at all.
+    /// Every service that may call anything: those that may complete a handshake.
     pub fn names(&self) -> BTreeSet<String> {
         self.rules.iter().flat_map(|(_, services)| services.iter().cloned()).collect()
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_mean_nothing_are_refused() {
+    fn malformed_lists_are_refused() {
         assert_eq!(list(&[]).unwrap_err(), PeerListError::Empty);
         assert_eq!(list(&[("/", &[])]).unwrap_err(), PeerListError::NoServices("/".into()));
         assert_eq!(list(&[("api", &["a"])]).unwrap_err(), PeerListError::Prefix("api".into()));

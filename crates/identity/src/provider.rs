@@ -20,7 +20,7 @@ pub fn install_crypto_providers() -> Result<(), IdentityError> {
     INSTALLED.get_or_init(install).clone().map_err(IdentityError::Provider)
 }
 
-/// Our provider: TLS 1.3 suites only, the post-quantum hybrid group first.
+/// The provider in use: TLS 1.3 suites only, the post-quantum hybrid group first.
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(reduced_provider())).clone()
@@ -35,14 +35,14 @@ fn reduced_provider() -> CryptoProvider {
 }
 
 fn install() -> Result<(), String> {
-    // An error only says that a provider is there already; whether it is ours is checked next.
+    // An error only says that a provider is there already; whether it is this one is checked next.
     let _ = CryptoProvider::clone(&crypto_provider()).install_default();
     let installed = CryptoProvider::get_default().ok_or("no TLS provider is installed")?;
     if !is_reduced(installed) {
-        return Err("another TLS provider was installed before ours".into());
+        return Err("another TLS provider was installed before this one".into());
     }
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-    sign_and_verify().map_err(|error| format!("a token signed by us does not verify: {error}"))
+    sign_and_verify().map_err(|error| format!("a token signed by this process does not verify: {error}"))
 }
 
 fn is_reduced(provider: &CryptoProvider) -> bool {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn installs_once_and_says_so_every_time() {
+    fn a_second_installation_changes_nothing() {
         install_crypto_providers().unwrap();
         install_crypto_providers().unwrap();
         assert!(is_reduced(CryptoProvider::get_default().unwrap()));

@@ -1,7 +1,7 @@
-//! Taking over new files while the process runs.
+//! Using new files while the process runs.
 //!
-//! Whoever renews a certificate replaces several files one after the other, so files may be caught in between. Therefore
-//! refused files are checked at once more before anybody is told: only what stays wrong is reported, and only once.
+//! A renewal replaces several files one after the other, so a read may see some old and some new ones. Therefore refused files
+//! are checked once more before they are reported: only what stays wrong is, and only once.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ struct Refusal {
 }
 
 impl Identity {
-    /// Looks at the files twice a second until stopped, and takes over what passes verification.
+    /// Reads the files twice a second until stopped, and uses what passes verification.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,7 +72,7 @@ impl Identity {
             generation.reload += 1;
             generation.trust += u64::from(trust_changed);
         });
-        // Before it is counted: whoever has seen the count finds the new times.
+        // Before it is counted: a reader that has seen the count finds the new times.
         metrics::set_validity(&self.material.load());
         metrics::count_reload();
         tracing::info!(identity = %self.name, %not_after, trust_changed, "new certificate files are in use");

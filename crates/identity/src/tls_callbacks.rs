@@ -1,4 +1,4 @@
-//! What rustls asks at every handshake: our certificate, and whether the other side's will do.
+//! What rustls asks at every handshake: the certificate to present, and whether the other side's is accepted.
 //!
 //! Each answer is looked up in the identity at that moment, so a configuration made once stays current.
 
@@ -24,14 +24,14 @@ use crate::{Identity, PeerName, material::server_name};
 #[derive(Debug)]
 pub(crate) struct ReloadableCertResolver(pub(crate) Arc<Identity>);
 
-/// Accepts a client whose certificate is signed by our CA and names a service on the list.
+/// Accepts a client whose certificate is signed by a trusted CA and names a service on the list.
 #[derive(Debug)]
 pub(crate) struct PeerListVerifier {
     pub(crate) identity: Arc<Identity>,
     pub(crate) services: BTreeSet<String>,
 }
 
-/// Accepts a server whose certificate is signed by our CA and names this one service, by DNS and by URI; without a
+/// Accepts a server whose certificate is signed by a trusted CA and names this one service, by DNS and by URI; without a
 /// service, the host that was dialled.
 #[derive(Debug)]
 pub(crate) struct ServiceNameVerifier {
@@ -109,7 +109,7 @@ impl ClientCertVerifier for PeerListVerifier {
 // === impl ServiceNameVerifier ===
 
 impl ServerCertVerifier for ServiceNameVerifier {
-    /// The name that the caller dialled is asked for third parties only: whom we expect was fixed with the configuration.
+    /// The name that the caller dialled counts for third parties only: the service was fixed with the configuration.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -6,8 +6,10 @@ use std::{fs, path::Path, time::Duration};
 
 use identity::{Identity, IdentityConfig};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use testkit::ca::{Ca, Leaf};
-use tokio::time::{Instant, sleep};
+use testkit::{
+    ca::{Ca, Leaf},
+    poll_until,
+};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,11 +66,7 @@ fn truncate(path: &Path) {
 }
 
 async fn until(metrics: &PrometheusHandle, name: &str, wanted: u64) {
-    let deadline = Instant::now() + PATIENCE;
-    while value(metrics, name) != Some(wanted) {
-        assert!(Instant::now() < deadline, "{name} is {:?}, not {wanted}", value(metrics, name));
-        sleep(Duration::from_millis(20)).await;
-    }
+    poll_until(&format!("{name} is {wanted}"), PATIENCE, async || value(metrics, name) == Some(wanted)).await;
 }
 
 #[expect(

@@ -1,4 +1,4 @@
-//! Everything that can be asked for. A route names exactly one.
+//! Every action that a caller can request. A route names exactly one.
 
 use std::{fmt, str::FromStr};
 
@@ -99,7 +99,7 @@ actions! {
     ManageRoles = "manage-roles",
     /// API keys and clients made and deleted.
     ManageApiKeys = "manage-api-keys",
-    /// Tokens and sessions of anybody, ended.
+    /// Tokens and sessions of any user, ended.
     RevokeTokens = "revoke-tokens",
 
     // --- audit ---

@@ -1,8 +1,8 @@
-//! The policies of `security/rbac-policies/`, compiled into the binary, and what they answer.
+//! The Cedar policies of `security/rbac-policies/`, compiled into the binary, and their decisions.
 //!
-//! A decision depends on exactly three things: who asks (a set of roles, nobody, or a service by name), how fresh the
-//! login is, and the action. That is a finite table of some 13,000 cells, so a decision is asked of Cedar once and then
-//! read from the table: bounded by construction, and gone with the policy set that it came from.
+//! A decision depends on exactly three things: the subject (a set of roles, anonymous, or a service by name), how fresh the
+//! login is, and the action. That is a finite table of some 13,000 cells, so Cedar decides each once and further answers come
+//! from the table: bounded by construction, and gone with the policy set that it came from.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -14,7 +14,7 @@ use cedar_policy::{
 
 use crate::{Action, Roles};
 
-/// The services that policies speak of. Others have no rights at all.
+/// The services that policies name. Others have no rights.
 pub const SERVICES: [&str; 8] = ["balancer", "edge", "gateway", "serving", "sla", "backup", "operator", "prometheus"];
 
 const SCHEMA: &str = include_str!("../../../security/rbac-policies/rampart.cedarschema");
@@ -28,7 +28,7 @@ const UNKNOWN: u8 = 0;
 const DENIED: u8 = 1;
 const ALLOWED: u8 = 2;
 
-/// Who asks, reduced to what a policy can see.
+/// The caller, reduced to what a policy can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
     /// Without a token.
@@ -44,7 +44,7 @@ pub enum Subject<'a> {
     Service(&'a str),
 }
 
-/// What the policies say, and which of them said it.
+/// The decision, and the policies that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyDecision {
     /// Whether it may be done: a policy permits it, none forbids it, and none failed.
@@ -150,7 +150,7 @@ impl Policy {
         }
     }
 
-    /// Asks Cedar, and tells which policies decided. Some tens of microseconds.
+    /// Asks Cedar, and names the policies that decided. Some tens of microseconds.
     pub fn decide(&self, subject: Subject<'_>, action: Action) -> PolicyDecision {
         let Some((request, entities)) = self.request(subject, action) else {
             // The schema has no such principal for the action: nothing could permit it.
@@ -262,7 +262,7 @@ impl Names {
 // === impl Subject ===
 
 impl Subject<'_> {
-    /// Rows of the table: nobody, the services, and every set of roles with an old and with a fresh login.
+    /// Rows of the table: anonymous, the services, and every set of roles with an old and with a fresh login.
     const COUNT: usize = 1 + SERVICES.len() + 2 * Roles::COUNT;
 
     fn index(self) -> Option<usize> {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_policy_permits_is_denied() {
+    fn an_action_without_a_permit_is_denied() {
         let policy = with("").unwrap();
         for action in Action::ALL.iter().copied() {
             for subject in [Subject::Anonymous, admin(), Subject::Service("balancer")] {
@@ -334,13 +334,13 @@ mod tests {
         .unwrap();
         let (request, entities) = policy.request(admin(), Action::Infer).unwrap();
         let alone = Authorizer::new().is_authorized(&request, &policy.policies, &entities);
-        assert_eq!(alone.decision(), Decision::Allow, "the trap is still there");
+        assert_eq!(alone.decision(), Decision::Allow, "Cedar still skips it");
         assert!(!policy.allows(admin(), Action::Infer));
         assert!(policy.allows(admin(), Action::Explain), "the failing policy does not apply to this one");
     }
 
     #[test]
-    fn mistakes_stop_the_load() {
+    fn a_faulty_policy_does_not_load() {
         let refused = [
             (r#"@id("x") permit (principal in Role::"amdin", action, resource);"#, "a misspelt role"),
             (r#"@id("x") permit (principal == Service::"balancr", action, resource);"#, "a misspelt service"),

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use crate::{Action, Caller, DeclaredRoute, Policy, Role, Roles, SERVICES, Subject};
 
-/// What every route of every service answers to everybody: `yes`, `fresh` (only after a fresh login) or `-`.
+/// The decision for every route of every service and every caller: `yes`, `fresh` (only after a fresh login) or `-`.
 ///
-/// Each caller is asked in the way that the route knows callers: a service is nobody on a route for people.
+/// Each caller is identified as the route does it: on a route for people, a service is not a caller at all.
 pub fn render_matrix(tables: &[(&str, Vec<DeclaredRoute>)], policy: &Policy) -> String {
     let mut rows = vec![header()];
     for (service, declared) in tables {

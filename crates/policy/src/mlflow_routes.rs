@@ -1,8 +1,8 @@
-//! The routes of the model registry, each with the action it stands for.
+//! The routes of MLflow, each with its action.
 //!
-//! MLflow checks no passports, so nobody behind its door asks who is calling. What may be asked of it stands here, and the
-//! gateway decides about every request by this table and the policies; what is not in it nobody may do. Not in it, whatever
-//! MLflow adds to them: webhooks, traces, prompts, jobs, the gateway to language models, and signed addresses of the bucket.
+//! MLflow checks no passports, so the gateway decides about every request by this table and the policies; a request that is
+//! not in it is denied to all. Left out on purpose, with all that MLflow adds to them: webhooks, traces, prompts, jobs, the
+//! gateway to language models, and signed addresses of the bucket.
 
 use http::Method;
 
@@ -11,10 +11,10 @@ use crate::{
     Caller, DeclaredRoute,
 };
 
-/// What the registry is called where a service would have its name: as an audience, and as a pool.
+/// MLflow's name where a service has its own: as an audience, and as a pool.
 pub const AUDIENCE: &str = "mlflow";
 
-/// A longer path is none of the registry's.
+/// A longer path is no route.
 pub const PATH_BYTES_MAX: usize = 4096;
 
 /// One line of the table.
@@ -24,7 +24,7 @@ pub struct MlflowRoute {
     pub method: Method,
     /// The path. `{name}` is one segment, `{*name}` at the end one or more.
     pub path: &'static str,
-    /// What it takes.
+    /// The action that the policies decide about.
     pub action: Action,
 }
 
@@ -97,7 +97,7 @@ const ROUTES: &[MlflowRoute] = &[
     write(Method::DELETE, "/api/2.0/mlflow-artifacts/artifacts/{*path}"),
 ];
 
-/// The route of a request, if it is one of the registry's. A path that MLflow could read differently is none.
+/// The route of a request, if there is one. A path that MLflow could read differently is no route.
 pub fn find(method: &Method, path: &str) -> Option<&'static MlflowRoute> {
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     if path.len() > PATH_BYTES_MAX || !is_plain(path) {
@@ -106,7 +106,7 @@ pub fn find(method: &Method, path: &str) -> Option<&'static MlflowRoute> {
     ROUTES.iter().find(|route| route.method == *method && matches(route.path, path))
 }
 
-/// The table, for the matrix of who may do what.
+/// The table, for the matrix.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
     let declare = |route: &MlflowRoute| DeclaredRoute {
         method: route.method.clone(),
@@ -121,7 +121,7 @@ const fn get(path: &'static str) -> MlflowRoute {
     MlflowRoute { method: Method::GET, path, action: ReadRegistry }
 }
 
-/// What asks much by a body and changes nothing.
+/// A search: its query is in the body, and it changes nothing.
 const fn search(path: &'static str) -> MlflowRoute {
     MlflowRoute { method: Method::POST, path, action: ReadRegistry }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A role of a person. Services have no role, they have a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Looks at everything, touches nothing.
+    /// Reads all, changes nothing.
     Viewer,
     /// Uses models and reads decisions.
     Analyst,
@@ -23,7 +23,7 @@ pub enum Role {
     Admin,
 }
 
-/// That a word names no role.
+/// A word that names no role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no role is called {0:?}; there are viewer, analyst, engineer, operator, auditor, privacy_officer and admin")]
 pub struct UnknownRole(pub String);

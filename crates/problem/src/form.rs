@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn unavailable_says_when_to_come_again() {
+    fn unavailable_has_retry_after() {
         for form in [Form::Api, Form::Inference] {
             assert_eq!(Problem::new(Kind::Unavailable, "x").response(form).headers()["retry-after"], "1");
         }

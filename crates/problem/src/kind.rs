@@ -10,7 +10,7 @@ use tonic::Code;
 pub enum Kind {
     /// The request is wrong, whatever the state of the system. 400.
     InvalidArgument,
-    /// Nobody we know called. 401.
+    /// The caller is not identified. 401.
     Unauthenticated,
     /// The caller may not do this. 403.
     PermissionDenied,
@@ -20,13 +20,13 @@ pub enum Kind {
     Conflict,
     /// A body or message is over its limit. 413.
     TooLarge,
-    /// The caller had its share. 429.
+    /// The caller is over its rate limit. 429.
     ResourceExhausted,
-    /// We cannot now; later we may. 503.
+    /// Not possible now; another attempt may succeed. 503.
     Unavailable,
     /// It took longer than allowed. 504.
     DeadlineExceeded,
-    /// Our fault. 500.
+    /// A fault of the platform. 500.
     Internal,
 }
 

@@ -8,10 +8,10 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 pub use form::{Api, Form, Inference};
 pub use kind::Kind;
 
-/// The longest sentence that is told in a header.
+/// The longest message in a header.
 const HEADER_MESSAGE_BYTES_MAX: usize = 1024;
 
-/// An error as a caller will see it, with the cause kept aside.
+/// An error as a caller will see it; the cause is for the log only.
 #[derive(Clone, Debug)]
 pub struct Problem {
     kind: Kind,
@@ -26,18 +26,18 @@ pub struct Problem {
 // === impl Problem ===
 
 impl Problem {
-    /// A problem with the sentence that the caller will read.
+    /// A problem with the message for the caller.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { kind, detail, field: None, offset: None, retry_after: None, source: None, is_unknown_route: false }
     }
 
-    /// Nothing answers there: 404 in HTTP, but UNIMPLEMENTED in gRPC, where NOT_FOUND speaks of what a method was asked for.
+    /// No such route: 404 in HTTP, but UNIMPLEMENTED in gRPC, where NOT_FOUND is about the object that a method was asked for.
     pub fn unknown_route(detail: impl Into<String>) -> Self {
         Self { is_unknown_route: true, ..Self::new(Kind::NotFound, detail) }
     }
 
-    /// A fault of ours. The cause is logged now under an id, and the id is all that the caller sees.
+    /// A fault of the platform. The cause is logged now under an id, and the id is all that the caller sees.
     pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let cause: Arc<dyn Error + Send + Sync> = Arc::from(cause.into());
         let id = uuid::Uuid::new_v4();
@@ -45,7 +45,7 @@ impl Problem {
         Self { source: Some(cause), ..Self::new(Kind::Internal, format!("internal error, see the log for {id}")) }
     }
 
-    /// Something needed is gone for now; the caller may come again after a second.
+    /// A dependency is away; the caller may try again after a second.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, detail).retry_after(Duration::from_secs(1))
     }
@@ -64,7 +64,7 @@ impl Problem {
         self
     }
 
-    /// When to come again; told as `Retry-After`, in whole seconds, at least 1.
+    /// When to try again; sent as `Retry-After`, in whole seconds, at least 1.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -88,7 +88,7 @@ impl Problem {
         if self.is_unknown_route { tonic::Code::Unimplemented } else { self.kind.grpc_code() }
     }
 
-    /// The sentence for the caller, with field and offset where they are known.
+    /// The message for the caller, with field and offset where they are known.
     pub fn message(&self) -> String {
         let mut message = match &self.field {
             Some(field) => format!("{field}: {}", self.detail),
@@ -100,7 +100,7 @@ impl Problem {
         message
     }
 
-    /// The sentence as a header can carry it: gRPC puts it there, and callers refuse headers that are too long.
+    /// The message cut to what a header can carry: gRPC puts it there, and callers refuse headers that are too long.
     pub(crate) fn short_message(&self) -> String {
         let mut message = self.message();
         if message.len() > HEADER_MESSAGE_BYTES_MAX {

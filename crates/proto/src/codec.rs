@@ -1,11 +1,11 @@
-//! How messages of the inference service are read: as prost reads them, but judged before memory is spent.
+//! How messages of the inference service are read: as prost reads them, but checked before memory is spent.
 //!
 //! A message within a message takes two bytes on the wire and hundreds in memory, so a body within its limit could still
 //! become gigabytes. The fields are therefore counted first, at the top and within the tensors of an inference, whose
 //! maps are as cheap to write. What holds numbers or bytes is not counted: it grows with the body and no faster.
 //!
-//! What cannot be parsed is INVALID_ARGUMENT. gRPC suggests INTERNAL, but who sent it is at fault, and an alert on our
-//! own faults must not ring for it.
+//! What cannot be parsed is INVALID_ARGUMENT. gRPC suggests INTERNAL, but the client is at fault, and an alert on internal
+//! errors must not fire for it.
 
 use std::{any::TypeId, marker::PhantomData};
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error_or_a_count_and_never_a_panic() {
+    fn malformed_messages_never_panic() {
         for wrong in [&[0xff_u8; 12][..], &[0x00, 0x00], &[0x2f], &[0x2a]] {
             assert!(count_fields(wrong, &[5, 6]).is_err(), "{wrong:?}");
         }

@@ -13,10 +13,10 @@ use crate::Secret;
 /// The largest secret file that is read.
 pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
-/// Permission bits that let anybody but the owner at a file of ours.
+/// Permission bits that let others than the owner reach a file of this account.
 const OTHERS_ACCESS: u32 = 0o077;
 
-/// The same for a file that somebody else keeps for us, who lets us read it through our group (PostgreSQL's rule for keys).
+/// The same for a file of another account, readable through the process's group (PostgreSQL's rule for keys).
 const OTHERS_ACCESS_VIA_GROUP: u32 = 0o037;
 
 /// Where a secret lies; in a configuration file simply the path as a string.
@@ -43,7 +43,7 @@ pub enum SecretError {
         /// The file.
         path: PathBuf,
     },
-    /// Others may read or write it, or its group, unless it only may read what another user keeps for us.
+    /// Others may read or write it, or its group may; the group of another account's file may read it.
     #[error("secret file {path} has mode {mode:04o}, others can reach it; run: chmod 600 {path}")]
     Exposed {
         /// The file.
@@ -80,7 +80,7 @@ impl SecretFile {
 
     /// Reads the secret as it is now, without one trailing line break. Blocks for a small local file.
     pub fn read(&self) -> Result<Secret, SecretError> {
-        // Looked at before it is opened, because opening a pipe waits for a writer; and again after, because only the
+        // Checked before it is opened, because opening a pipe waits for a writer; and again after, because only the
         // opened file is the one that is read.
         let named = std::fs::metadata(&self.path).map_err(|source| self.unreadable(source))?;
         if !named.is_file() {
@@ -96,7 +96,7 @@ impl SecretFile {
     }
 
     fn read_opened(&self, file: &File) -> Result<Secret, SecretError> {
-        // Room for the largest file at once: growing would leave copies behind that nobody wipes.
+        // Room for the largest file at once: growing would leave copies behind that are not wiped.
         let capacity = usize::try_from(SECRET_BYTES_MAX + 1).expect("64 KiB fits every address space");
         let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
         file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|source| self.unreadable(source))?;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_another_user_keeps_for_us_may_be_read_by_our_group() {
+    fn only_files_of_another_account_may_be_readable_by_the_group() {
         assert!(!is_exposed(0o640, false) && is_exposed(0o640, true));
         for mode in [0o644, 0o660, 0o650, 0o604, 0o777] {
             assert!(is_exposed(mode, false), "{mode:o}");

@@ -10,7 +10,7 @@ use std::path::Path;
 /// `mode` is exact; `group`, if given, is the file's group before anything is in it that the group may read.
 ///
 /// # Errors
-/// The folder cannot be written, or the group is not ours to give.
+/// The folder cannot be written, or the process may not give files to the group.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
     if group.is_some() {

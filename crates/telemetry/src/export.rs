@@ -1,6 +1,6 @@
 //! Spans to an OTLP collector, when one is configured.
 //!
-//! The exporter is ours because the one of opentelemetry-otlp takes tonic's own channel only, and there is one way to call
+//! Written here because the exporter of opentelemetry-otlp takes tonic's own channel only, and there is one way to call
 //! here: `transport::channel`, with certificates that renew themselves.
 
 use std::fmt;
@@ -30,7 +30,7 @@ const QUEUE_SPANS_MAX: usize = 2_048;
 /// Spans in one call to the collector.
 const BATCH_SPANS_MAX: usize = 512;
 
-/// How long a span waits for company.
+/// How long a span waits for its batch to fill.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// One call to the collector, and the flush at the end.
@@ -53,7 +53,7 @@ struct Exporter {
 // === impl Collector ===
 
 impl Collector {
-    /// Over a channel of ours.
+    /// Over a channel of `transport`.
     pub fn new<S>(channel: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Status> + Clone + Send + Sync + 'static,

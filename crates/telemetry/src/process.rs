@@ -1,4 +1,4 @@
-//! What the operating system says about this process, read when somebody asks.
+//! Figures of the operating system about this process, read at each scrape.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ const NUM_THREADS: usize = 17;
 const STARTTIME: usize = 19;
 const RSS: usize = 21;
 
-/// One look at the process.
+/// One reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Figures {
     cpu_seconds: f64,

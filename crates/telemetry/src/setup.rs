@@ -17,7 +17,7 @@ use crate::log_line::LogLine;
 use crate::prometheus::{self, MetricsHandle};
 use crate::trace;
 
-/// What of these libraries reaches the log at most, whatever the filter says: below that they write headers with tokens
+/// The highest level of these libraries in the log, above the filter: beyond it they write headers with tokens
 /// (pingora, h2), or a WARN whenever some client wishes (rustls).
 const LEVEL_CAPS: [(&str, LevelFilter); 3] =
     [("pingora_proxy", LevelFilter::OFF), ("h2", LevelFilter::INFO), ("rustls", LevelFilter::ERROR)];
@@ -85,7 +85,7 @@ fn subscriber(
         tracing_opentelemetry::layer().with_tracer(export.tracer()).with_filter(is_own_span)
     });
     // A list and not `.with(spans)`: an absent layer counts as one that wants to see everything, and every span that a
-    // library has at level trace would be made for nobody.
+    // library has at level trace would be made in vain.
     let mut layers = vec![lines.with_filter(filter).boxed()];
     layers.extend(spans.map(Layer::boxed));
     Ok(tracing_subscriber::registry().with(layers))
@@ -102,7 +102,7 @@ fn is_below_cap(metadata: &Metadata<'_>) -> bool {
     cap.is_none_or(|(_, cap)| metadata.level() <= cap)
 }
 
-/// A panic is a bug that a human must see. Its message is ours, from the source, and holds no secret.
+/// A panic is a bug that a human must see. Its message is a literal of the source, and holds no secret.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -130,9 +130,9 @@ impl std::fmt::Debug for Telemetry {
 mod tests {
     use super::*;
 
-    /// Making spans that nobody sees was once a fifth of all the time that a request took.
+    /// Making spans that are neither logged nor exported was once a fifth of a request's time.
     #[test]
-    fn what_nobody_sees_is_not_made() {
+    fn a_span_that_is_not_recorded_is_not_made() {
         let config = TelemetryConfig { log_filter: "info".to_owned(), ..TelemetryConfig::default() };
         tracing::subscriber::with_default(subscriber("serving", "1", &config, None).unwrap(), || {
             assert!(tracing::debug_span!("request").is_disabled());

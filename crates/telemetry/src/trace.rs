@@ -1,4 +1,4 @@
-//! W3C trace context: every request belongs to a trace, whether anybody collects traces or not.
+//! W3C trace context: every request belongs to a trace, also without a collector.
 
 use std::fmt;
 use std::str::FromStr;
@@ -43,7 +43,7 @@ pub fn inject(headers: &mut HeaderMap) {
 impl Trace {
     /// Continues the trace that the headers name, or begins one.
     ///
-    /// `span` makes the span of this request and is asked only when somebody will see it: when the trace is exported, or
+    /// `span` makes the span of this request and is called only when it will be recorded: when the trace is exported, or
     /// when spans are logged (level debug). It runs with the trace as its parent.
     pub fn of_request(headers: &HeaderMap, span: impl FnOnce(tracing::Level) -> Span) -> Self {
         let is_exporting = EXPORTING.get().copied().unwrap_or(false);
@@ -104,7 +104,7 @@ fn with_trace(context: Context) -> Context {
     if context.span().span_context().is_valid() { context } else { context.with_remote_span_context(new_context()) }
 }
 
-/// A trace that begins here and that nobody records.
+/// A trace that begins here and is not recorded.
 fn new_context() -> SpanContext {
     let ids = RandomIdGenerator::default();
     SpanContext::new(ids.new_trace_id(), ids.new_span_id(), TraceFlags::NOT_SAMPLED, false, TraceState::NONE)
@@ -178,7 +178,7 @@ mod tests {
 
     /// Nothing is exported here, and the trace is passed on unchanged all the same.
     #[test]
-    fn a_trace_is_passed_on_when_nobody_collects() {
+    fn a_trace_is_passed_on_without_a_collector() {
         let mut incoming = headers(PARENT);
         incoming.insert(TRACESTATE, HeaderValue::from_static("vendor=1"));
         let outgoing = passed_on(&incoming);

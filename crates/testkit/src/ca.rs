@@ -30,15 +30,15 @@ pub struct Leaf {
 // === impl Ca ===
 
 impl Ca {
-    /// A root of our own trust domain.
+    /// A root of the platform's trust domain.
     #[expect(clippy::new_without_default, reason = "every call makes another key; nothing about it is a default")]
     pub fn new() -> Self {
         Self::named("rampart test root")
     }
 
-    /// Another root that issues the same names: whom nobody should trust.
+    /// Another root that issues the same names, and must not be trusted.
     pub fn foreign() -> Self {
-        Self::named("somebody else's root")
+        Self::named("foreign test root")
     }
 
     /// Writes `certificate.pem`, `key.pem` and `ca.pem` for one instance of a service, valid for a day.

@@ -26,7 +26,7 @@ use port::Port;
 
 const MADE: &str = "a test's database can be made";
 
-/// The cluster that the tests of a process share while any of them runs. Not more: nobody drops a static.
+/// The cluster that the tests of a process share while any of them runs. Weak, because a static is never dropped.
 static SHARED: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
 
 /// A running cluster with TLS and SCRAM, as production has it. It is stopped and removed when dropped.
@@ -57,7 +57,7 @@ impl Postgres {
         abandoned::remove_abandoned();
         let directory = tempfile::Builder::new().prefix(abandoned::DIRECTORY_PREFIX).tempdir().expect(MADE);
         abandoned::claim(directory.path());
-        // The server runs as somebody else when we are root.
+        // The server runs under another account when the test is root's.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect(MADE);
         let files = directory.path().join("identity");
         Ca::new().issue("postgres", "postgres-1", &files);
@@ -104,7 +104,7 @@ impl Postgres {
         self.running.sql(database, sql).await.expect("the superuser's SQL is right")
     }
 
-    /// Locks a table, so that whoever reads or writes it waits, until the value is dropped.
+    /// Locks a table: reads and writes of it wait until the value is dropped.
     pub fn lock(&self, database: &str, table: &str) -> TableLock {
         TableLock::take(&self.running, self.port.address.port(), database, table)
     }

@@ -1,4 +1,4 @@
-//! Request bodies: they may not pause for too long, and are heard out although nobody reads them.
+//! Request bodies: the pause between frames is bounded, and the rest of an unread body is drained.
 
 use std::{
     pin::Pin,
@@ -16,7 +16,7 @@ use tokio::{
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pin_project_lite::pin_project! {
-    /// Fails when the next frame takes longer than the longest pause.
+    /// Fails when the next frame takes longer than `idle_timeout`.
     pub(crate) struct IdleTimeoutBody<B> {
         #[pin]
         body: B,
@@ -26,16 +26,16 @@ pin_project_lite::pin_project! {
     }
 }
 
-/// How long the rest of a body is heard that its reader gave up.
+/// How long the rest of a body is read after its reader dropped it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A body that comes back when its reader drops it before its end.
+/// A body that is handed back for draining when its reader drops it before its end.
 pub(crate) struct DrainOnDrop<B: Body> {
     body: Option<B>,
     back: Option<oneshot::Sender<B>>,
 }
 
-/// Where an unread body comes back to.
+/// The rest of a body that its reader dropped.
 pub(crate) struct UnreadBody<B>(oneshot::Receiver<B>);
 
 /// The peer stopped in the middle of a body.
@@ -93,7 +93,7 @@ impl<B: Body> Drop for DrainOnDrop<B> {
         if let (Some(body), Some(back)) = (self.body.take(), self.back.take())
             && !body.is_end_stream()
         {
-            // Nobody takes it back once the answer is on its way.
+            // Not drained when the response is on its way already.
             let _ = back.send(body);
         }
     }
@@ -120,7 +120,7 @@ impl<B: Body + Unpin> Body for DrainOnDrop<B> {
 // === impl UnreadBody ===
 
 impl<B: Body + Unpin> UnreadBody<B> {
-    /// Reads what was left unread, within the body's own bounds and for a moment. An answer that came first would be
+    /// Reads what was left unread, within the body's own bounds and for a moment. A response that came first would be
     /// followed by a reset (RFC 9113, 8.1), and a proxy that still sends the body would take that for the loss of the
     /// request.
     pub(crate) async fn drain(mut self) {

@@ -45,7 +45,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections one call may come upon that are just ending.
 const CONNECTIONS_MAX: usize = 4;
 
-/// Where another service of ours is to be found.
+/// The addresses of another service of the platform.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
@@ -53,7 +53,7 @@ pub struct UpstreamConfig {
     pub addresses: Vec<String>,
 }
 
-/// A gRPC channel to a service of ours. Cloning is cheap and shares the connection. Calls carry the current trace.
+/// A gRPC channel to a service of the platform. Cloning is cheap and shares the connection. Calls carry the current trace.
 #[derive(Clone)]
 pub struct Channel {
     upstream: Arc<Upstream>,
@@ -67,7 +67,7 @@ struct Upstream {
     http2: http2::Builder<TokioExecutor>,
     /// The newest connection, be it in the making, in use or broken.
     newest: Mutex<Option<Connecting>>,
-    /// Why the last connection broke, for calls that found it broken: an alert of the peer is not an answer to any call.
+    /// Why the last connection broke, for calls that found it broken: an alert of the peer belongs to no call.
     /// Apart from the rest, because the task of a connection must not keep its channel alive.
     broke: Arc<Mutex<Option<String>>>,
 }

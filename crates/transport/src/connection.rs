@@ -31,7 +31,7 @@ use crate::{
 };
 
 const H2: &[u8] = b"h2";
-/// How long, and for how much, a refused peer is heard out so that it can read why.
+/// How long, and for how many bytes, a refused peer is read from, so that it can read the alert.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 const CLOSE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -79,7 +79,7 @@ pub(crate) fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Why a connection ended otherwise than by agreement.
+/// Why a connection ended before its peer or the server closed it.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
     #[error(transparent)]

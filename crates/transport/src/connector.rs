@@ -21,7 +21,7 @@ use crate::metrics::{self, Connect};
 const H2: &[u8] = b"h2";
 /// For TCP and TLS together, to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long one address may keep silent before the next is tried beside it: a frozen host accepts and never answers.
+/// How long one address may keep silent before the next is tried beside it: a frozen host accepts and never replies.
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(200);
 
 /// Connects to the first address that completes a handshake, starting with another one each time.
@@ -45,11 +45,11 @@ pub(crate) enum ConnectError {
     /// TCP or TLS failed.
     #[error("cannot reach {service} at {address}")]
     Failed {
-        /// Whom.
+        /// The service.
         service: String,
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// HTTP/2 failed before the first call.
@@ -90,7 +90,7 @@ impl Connector {
             if attempts.is_empty() {
                 return Err(failure);
             }
-            // The head start matters only while there is somebody to start next.
+            // The delay matters only while there is an address to try next.
             let delay = if started { NEXT_ADDRESS_DELAY } else { CONNECT_TIMEOUT };
             match timeout(delay, attempts.next()).await {
                 Ok(Some(Ok(connection))) => return Ok(connection),

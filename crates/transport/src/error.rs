@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 /// Why a listener could not be opened, or had to be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// The address is taken, or not ours.
+    /// The address is in use, or not this machine's.
     #[error("cannot listen on {address}")]
     Bind {
         /// The address of the configuration.

@@ -1,6 +1,6 @@
-//! A stream with an end.
+//! A stream that fails at a given moment.
 //!
-//! hyper's client drives a connection in a task of its own for as long as anybody reads an answer from it, so the one place
+//! hyper's client drives a connection in a task of its own for as long as a response is read from it, so the one place
 //! where it can be ended from outside is below it.
 
 use std::{

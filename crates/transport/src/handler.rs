@@ -24,14 +24,14 @@ use crate::{
     metrics,
 };
 
-/// Answers the requests of one connection, all from the same peer.
+/// Handles the requests of one connection, all from the same peer.
 #[derive(Clone)]
 pub(crate) struct Handler {
     pub(crate) router: Router,
     pub(crate) connection: Arc<Peer>,
 }
 
-/// Who is at the other end, and what was agreed.
+/// The peer of a connection, and what applies to it.
 pub(crate) struct Peer {
     pub(crate) name: PeerName,
     pub(crate) peers: Arc<PeerList>,

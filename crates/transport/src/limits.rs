@@ -25,7 +25,7 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How often a silent HTTP/2 peer is pinged.
     pub ping_interval: Duration,
-    /// How long it may take to answer.
+    /// How long it may take to reply.
     pub ping_timeout: Duration,
 }
 

@@ -9,7 +9,7 @@ const REFUSALS: &str = "ml_transport_refusals_total";
 const RETIREMENTS: &str = "ml_transport_retirements_total";
 const CONNECTS: &str = "ml_transport_connects_total";
 
-/// What became of a TCP connection.
+/// The outcome of accepting a TCP connection.
 #[derive(Clone, Copy)]
 pub(crate) enum Accepted {
     Taken,
@@ -19,7 +19,7 @@ pub(crate) enum Accepted {
     Failed,
 }
 
-/// What became of a TLS handshake.
+/// The outcome of a TLS handshake.
 #[derive(Clone, Copy)]
 pub(crate) enum Handshake {
     Completed,
@@ -42,7 +42,7 @@ pub(crate) enum Retirement {
     Stop,
 }
 
-/// What became of an attempt to reach an address.
+/// The outcome of an attempt to reach an address.
 #[derive(Clone, Copy)]
 pub(crate) enum Connect {
     Completed,

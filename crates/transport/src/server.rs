@@ -19,11 +19,11 @@ use crate::{
     metrics::{self, Accepted},
 };
 
-/// After a failed accept (usually no file descriptors left) others get time to close theirs.
+/// After a failed accept (usually no file descriptors left) other connections get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ACCEPT_FAILURES_MAX: u32 = 200;
 
-/// Where to listen, and who may call what.
+/// Where to listen, and which services may call what.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenConfig {
@@ -53,7 +53,7 @@ struct Connections {
 // === impl Server ===
 
 impl Server {
-    /// Binds the address. Nobody is answered before `serve`.
+    /// Binds the address. No connection is accepted before `serve`.
     pub async fn bind(config: &ListenConfig, identity: Arc<Identity>, limits: Limits) -> Result<Self, TransportError> {
         let failed = |source| TransportError::Bind { address: config.address, source };
         let listener = TcpListener::bind(config.address).await.map_err(failed)?;
@@ -72,10 +72,10 @@ impl Server {
         self.address
     }
 
-    /// Answers until stopped, then finishes what is in flight, for `Limits::drain_timeout` at most. Giving this future up cuts
+    /// Answers until stopped, then finishes what is in flight, for `Limits::drain_timeout` at most. Dropping this future cuts
     /// every connection at once.
     ///
-    /// The router sees only requests of peers whom the list admits, with their `PeerName` in the extensions.
+    /// The router sees only requests of peers that the list admits, with their `PeerName` in the extensions.
     pub async fn serve(self, router: Router, stop: CancellationToken) -> Result<(), TransportError> {
         metrics::describe_listener(self.name);
         let Self { name, listener: socket, address, identity, peers, limits } = self;

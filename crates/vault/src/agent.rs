@@ -1,4 +1,4 @@
-//! Keeps the files of one service true: its certificate, and the password that Vault rotates in the database.
+//! Renews the files of one service: its certificate, and the password that Vault rotates in the database.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::certificate::{renew, write};
 use crate::client::text;
 use crate::{Login, Vault, VaultConfig, VaultError};
 
-/// A token is good for ten minutes; a login costs little.
+/// A token is valid for ten minutes; a login costs little.
 const TOKEN_AGE_MAX: Duration = Duration::from_secs(5 * 60);
 /// After a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -22,14 +22,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const DUE_PERIOD: Duration = Duration::from_millis(250);
 /// After that long it is late, and asked for less often.
 const DUE_MAX: Duration = Duration::from_secs(15);
-/// Whatever is due later is looked at again by then: clocks are set, and roles are changed.
+/// The longest pause, however far away the next renewal is: clocks are set, and roles are changed.
 const CHECK_PERIOD: Duration = Duration::from_secs(60);
-/// A lasting outage is told at most that often.
+/// A lasting outage is logged at most that often.
 const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
 const RENEWALS: &str = "ml_vault_renewals_total";
 
-/// The one who renews.
+/// Renews what a service has from Vault.
 #[derive(Debug)]
 pub struct Agent {
     config: VaultConfig,
@@ -47,7 +47,7 @@ struct Session {
     since: Instant,
 }
 
-/// From when to when a certificate was taken for good.
+/// From when to when a certificate is valid.
 #[derive(Debug, Clone, Copy)]
 struct Lifetime {
     since: OffsetDateTime,
@@ -58,7 +58,7 @@ struct Lifetime {
 struct Password {
     /// Tells one rotation from the next.
     rotated_at: String,
-    /// When Vault will rotate it, or we look whether it still means to.
+    /// When Vault will rotate it, or when that is checked again.
     due: Instant,
 }
 
@@ -74,7 +74,7 @@ impl Agent {
         Self { config, directory, session: None, certificate: None, password: None }
     }
 
-    /// Tries until everything is in its place, telling `report` why not, at most once a minute.
+    /// Tries until every file is written, and calls `report` with the cause of a failure, at most once a minute.
     pub async fn fetch_all(&mut self, mut report: impl FnMut(&VaultError)) {
         let mut reported: Option<Instant> = None;
         while let Err(error) = self.renew_due().await {
@@ -107,7 +107,7 @@ impl Agent {
                 Err(error) => {
                     self.session = None;
                     if reported.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
-                        tracing::warn!(error = %Chain(&error), "nothing can be renewed from Vault; what there is stays in use");
+                        tracing::warn!(error = %Chain(&error), "nothing can be renewed from Vault; the certificate and the password in use stay");
                         reported = Some(Instant::now());
                     }
                     RETRY_AFTER
@@ -116,14 +116,14 @@ impl Agent {
         }
     }
 
-    /// The server does not take what we have, whatever Vault said about its time.
+    /// The server rejected the password, whenever Vault said that it rotates.
     fn mark_password_due(&mut self) {
         if let Some(password) = &mut self.password {
             password.due = password.due.min(Instant::now());
         }
     }
 
-    /// Renews what is due. Returns how long nothing will be.
+    /// Renews what is due. Returns the time until something is due again.
     async fn renew_due(&mut self) -> Result<Duration, VaultError> {
         let now = OffsetDateTime::now_utc();
         let wants_certificate = self.certificate.is_none_or(|lifetime| lifetime.is_half_over(now));
@@ -146,7 +146,7 @@ impl Agent {
         Ok(pause.min(half).max(Duration::from_millis(10)))
     }
 
-    /// Reads the password as it is now, and says when to look again.
+    /// Writes the password as it is now. Returns when to ask again.
     async fn fetch_password(&mut self) -> Result<Duration, VaultError> {
         let (Some(role), Some(file)) = (self.config.database_role.clone(), self.config.database_password_file.clone())
         else {
@@ -187,8 +187,8 @@ impl Agent {
     }
 }
 
-/// Somebody is refused. Not sooner than `pause`: whoever waits for a password says so twenty times a second, and Vault is to
-/// be asked less often than that.
+/// Resolves when the password was rejected. Not sooner than `pause`: the database pool signals twenty times a second while it
+/// waits for a new one, and Vault is to be asked less often.
 async fn rejected_after(pause: Duration) {
     tokio::time::sleep(pause).await;
     secrets::rejection_signal().notified().await;
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(lifetime.until_half(since + time::Duration::hours(13)), Duration::ZERO);
     }
 
-    /// Without a login there is nothing to wait for but the login.
+    /// Without a login file the agent waits for it, and reports that once.
     #[tokio::test]
     async fn a_missing_login_is_reported_once_and_waited_for() {
         let folder = tempfile::tempdir().unwrap();

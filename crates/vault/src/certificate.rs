@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::client::text;
 use crate::{Login, Vault, VaultError};
 
-/// Has a new key signed and puts it, its chain and a link to our CA into `directory`. Returns when the certificate ends.
+/// Has a new key signed and puts it, its chain and a link to the CA file into `directory`. Returns when the certificate ends.
 pub(crate) async fn renew(
     vault: &Vault,
     token: &str,
@@ -49,7 +49,7 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), VaultE
         .map_err(|source| VaultError::Write { path: path.to_owned(), source })
 }
 
-/// A link, so that a renewed CA is seen without us.
+/// A link, so that readers see a renewed CA file at once.
 fn link_to(ca_file: &Path, link: &Path) -> Result<(), VaultError> {
     if std::fs::read_link(link).is_ok_and(|found| found == ca_file) {
         return Ok(());
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_exactly_who_asks() {
+    fn a_request_has_exactly_the_names_of_the_login() {
         let login = Login {
             role: "gateway".into(),
             role_id: String::new(),

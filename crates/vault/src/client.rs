@@ -39,7 +39,7 @@ pub enum VaultError {
         /// The file.
         path: PathBuf,
     },
-    /// Nobody answers, or not in time, or under a certificate that is not of our CA.
+    /// No answer, or none in time, or under a certificate of another CA.
     #[error("no answer of Vault to {call}")]
     Unreachable {
         /// Method and path.
@@ -47,14 +47,14 @@ pub enum VaultError {
         /// Why.
         source: reqwest::Error,
     },
-    /// Vault says no.
+    /// Vault refuses the call.
     #[error("Vault refuses {call} with {status}: {reason}")]
     Refused {
         /// Method and path.
         call: String,
         /// Its status.
         status: u16,
-        /// Its own words.
+        /// What Vault answered.
         reason: String,
     },
     /// An answer without what must be in it.
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vaults_own_words_are_kept() {
+    fn the_errors_of_vault_are_in_the_message() {
         let error = refused("POST x".into(), StatusCode::FORBIDDEN, &json!({"errors": ["1 error occurred:\n", "no"]}));
         assert_eq!(error.to_string(), "Vault refuses POST x with 403: 1 error occurred:; no");
         assert_eq!(error.status(), Some(403));

@@ -1,4 +1,4 @@
-//! The `[vault]` section, and the file by which a container proves who it is.
+//! The `[vault]` section, and the file with which a container logs in.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ use crate::VaultError;
 pub struct VaultConfig {
     /// `https://host:port`.
     pub address: String,
-    /// Certificates (PEM) of the authorities that may vouch for Vault, and for our peers.
+    /// Certificates (PEM) of the CAs that the certificates of Vault and of peers may be from.
     pub ca_file: PathBuf,
     /// A [`Login`], as JSON. Read anew at every login, so it can be renewed.
     pub login_file: SecretFile,
-    /// The static role of Vault's database engine whose password is ours; without one none is fetched.
+    /// The static role of Vault's database engine whose password the service uses; without one none is fetched.
     #[serde(default)]
     pub database_role: Option<String>,
     /// Where that password is put.
@@ -33,7 +33,7 @@ pub struct Login {
     pub role: String,
     /// The `AppRole`'s id.
     pub role_id: String,
-    /// Its secret; a few days long good.
+    /// Its secret, valid for a few days.
     pub secret_id: String,
     /// The SPIFFE name in the certificate.
     pub name: String,

@@ -1,4 +1,4 @@
-//! Who is believed, for how long, and what is answered.
+//! Which passports are accepted, for how long, and what is answered to others.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn user(guard: &Guard, passport: &str) -> Principal {
 }
 
 #[test]
-fn no_passport_is_anonymous_and_a_bad_one_is_nobody() {
+fn no_passport_is_anonymous_and_an_invalid_one_is_refused() {
     let gateway = Gateway::new();
     let guard = gateway.guard(&ManualClock::at(NOW));
     assert!(matches!(guard.identify(None), Ok(Principal::Anonymous)));
@@ -93,7 +93,7 @@ fn a_remembered_login_ages() {
 }
 
 #[test]
-fn a_refusal_is_401_to_nobody_and_403_to_somebody() {
+fn a_refusal_is_401_to_anonymous_callers_and_403_to_others() {
     let gateway = Gateway::new();
     let guard = gateway.guard(&ManualClock::at(NOW));
     let kind = |principal: &Principal| guard.check(principal, Action::ManageUsers).unwrap_err().kind();

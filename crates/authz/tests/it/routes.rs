@@ -159,10 +159,10 @@ async fn people_and_services_cannot_stand_in_for_each_other() {
     assert_eq!(send(&router, call).await.status(), StatusCode::UNAUTHORIZED);
     let call = with_passport(from_peer(request(Method::GET, "/metrics"), "serving"), &admin);
     assert_eq!(send(&router, call).await.status(), StatusCode::FORBIDDEN);
-    // A certificate is nobody on a route of people.
+    // On a route for people a certificate does not identify the caller.
     let call = from_peer(request(Method::GET, "/api/admin/users"), "operator");
     assert_eq!(send(&router, call).await.status(), StatusCode::UNAUTHORIZED);
-    // A bearer token, or a header that only looks like ours, is nothing here.
+    // A bearer token, or a header that only resembles the real one, does nothing here.
     let mut call = request(Method::GET, "/api/admin/users");
     call.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {admin}").parse().unwrap());
     call.headers_mut().insert("x-rampart-passport", admin.parse().unwrap());

@@ -74,7 +74,7 @@ fn a_token_holds_from_nbf_to_exp_give_or_take_the_leeway() {
 }
 
 #[test]
-fn claims_that_nobody_would_believe_are_not_signed() {
+fn claims_that_no_verifier_accepts_are_not_signed() {
     let gateway = Gateway::new();
     let mut long = claims(Role::Viewer);
     long.exp = long.iat + 61;
@@ -153,13 +153,13 @@ fn keys_rotate_without_a_gap() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_told_to_whoever_fetches_keys() {
+async fn an_unknown_key_wakes_the_task_that_fetches_keys() {
     let gateway = Gateway::new();
     assert!(PassportKeys::default().is_empty());
     assert!(!gateway.keys.is_empty());
     let foreign = Gateway::new().passport(Role::Viewer);
     assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(TokenError::UnknownKey));
-    // Told although nobody was waiting yet, and once however often it happened.
+    // Signalled before a task waits, and once however often it happened.
     assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(TokenError::UnknownKey));
     gateway.keys.unknown_kid().await;
     let again = tokio::time::timeout(std::time::Duration::from_millis(20), gateway.keys.unknown_kid()).await;

@@ -1,4 +1,4 @@
-//! A password changes while we run.
+//! A password changes while the process runs.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ async fn a_changed_password_fails_no_call() {
     transaction.rollback().await.unwrap();
 }
 
-/// A pool that nobody asked through `acquire` takes the new password too, because the file is looked at.
+/// A pool that is not used through `acquire` gets the new password, too, because the file is polled.
 #[tokio::test]
 async fn a_changed_file_is_noticed_without_being_refused_first() {
     let world = World::new().await;

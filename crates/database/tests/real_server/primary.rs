@@ -75,13 +75,13 @@ async fn the_pool_goes_where_the_primary_is() {
     let first = Pid::from_raw(pair.first.postgres.cluster().pid().try_into().unwrap()).unwrap();
     kill_process(first, Signal::QUIT).unwrap();
     poll_until("the first is gone", PATIENCE, async || pair.asked().await.is_err()).await;
-    assert!(pair.asked().await.is_err(), "nobody writes to a standby");
+    assert!(pair.asked().await.is_err(), "a standby takes no writes");
     pair.promote().await;
     let took = pair.wait_for_second().await;
     assert!(took <= FOUND_WITHIN, "{took:?}");
 }
 
-/// A frozen primary keeps its connections. When it thaws and believes that it still is the primary, it is left alone.
+/// A frozen primary keeps its connections. When it thaws and believes that it still is the primary, it is not contacted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_primary_is_left_for_good() {
     let pair = Pair::new().await;

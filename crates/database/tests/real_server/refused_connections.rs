@@ -1,4 +1,4 @@
-//! Whom we do not speak to.
+//! Servers and clients that are refused.
 
 use std::fs;
 
@@ -36,7 +36,7 @@ async fn a_client_of_a_foreign_ca_is_refused() {
     assert!(is_refused(&world.config).await);
 }
 
-/// The server gets a certificate of the same authority for another name than the one that we call it by.
+/// The server gets a certificate of the same authority for another name than the one that is dialled.
 #[tokio::test]
 async fn a_server_under_a_name_that_its_certificate_lacks_is_refused() {
     let mut world = World::alone().await;

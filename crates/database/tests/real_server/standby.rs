@@ -12,7 +12,7 @@ use testkit::{Postgres, poll_until};
 
 use crate::world::PATIENCE;
 
-/// The same cluster, started again as a standby that follows nobody.
+/// The same cluster, started again as a standby without a primary.
 pub(crate) struct Standby(Child);
 
 // === impl Standby ===

@@ -1,4 +1,4 @@
-//! Nothing waits for ever.
+//! Every wait has a bound.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ async fn a_frozen_server_costs_a_bounded_wait_and_no_permit() {
 
 /// The same with a transaction that was under way: what was given up is not there afterwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_given_up_is_rolled_back() {
+async fn an_abandoned_transaction_is_rolled_back() {
     let world = World::alone().await;
     world.sql("CREATE TABLE public.item (id int); GRANT ALL ON public.item TO public; GRANT USAGE ON SCHEMA public TO public").await;
     let server = world.postgres.cluster().pid();
@@ -76,7 +76,7 @@ async fn waiting_for_a_connection_is_bounded() {
     assert!(started.elapsed() < Duration::from_secs(1), "took {:?}", started.elapsed());
 }
 
-/// A restarted server leaves dead connections in the pool; nobody may be handed one.
+/// A restarted server leaves dead connections in the pool; none may be handed out.
 #[tokio::test]
 async fn connections_that_died_while_idle_are_not_handed_out() {
     let world = World::new().await;

@@ -6,7 +6,7 @@ use testkit::ca::Ca;
 use crate::handshake::{client_builder, identity, shake, tls12_provider};
 
 #[tokio::test]
-async fn anybody_gets_through_with_tls_1_3_and_nobody_with_less() {
+async fn clients_without_certificate_are_accepted_with_tls_1_3_only() {
     let ca = Ca::new();
     let (balancer, _directory) = identity(&ca, "balancer");
     let front = identity::front_server_config(&balancer);

@@ -1,4 +1,4 @@
-//! Handshakes over real sockets: who gets in, who does not, and what a reload changes.
+//! Handshakes over real sockets: which peers are accepted, which are not, and what a reload changes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

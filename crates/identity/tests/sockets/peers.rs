@@ -8,7 +8,7 @@ use crate::handshake::{client_builder, client_with, identity, peers, server_with
 
 const SERVING: &str = "serving.rampart.internal";
 
-/// Two of ours agree on TLS 1.3, the hybrid group and HTTP/2, each sees the other's name, and nothing can be resumed.
+/// Two services of the platform agree on TLS 1.3, the hybrid group and HTTP/2, each sees the other's name, and nothing can be resumed.
 #[tokio::test]
 async fn listed_peers_get_through() {
     let ca = Ca::new();
@@ -26,9 +26,9 @@ async fn listed_peers_get_through() {
     assert_eq!(client.tickets, 0, "a resumed session would skip the verification of the client");
 }
 
-/// A third party is known by our CA and the DNS name that is dialled, and is shown our certificate.
+/// A third party is identified by the platform's CA and the DNS name that is dialled, and sees the client's certificate.
 #[tokio::test]
-async fn third_parties_are_known_by_the_name_that_is_dialled() {
+async fn third_parties_are_identified_by_the_name_that_is_dialled() {
     let (ca, foreign) = (Ca::new(), Ca::foreign());
     let (serving, _a) = identity(&ca, "serving");
     let directory = tempfile::tempdir().unwrap();
@@ -40,9 +40,9 @@ async fn third_parties_are_known_by_the_name_that_is_dialled() {
     assert_eq!(outcome.client.unwrap().version, Some(ProtocolVersion::TLSv1_3));
 
     assert!(shake(server(), serving.third_party_client_config(), "minio").await.client.is_err(), "another name");
-    let (stranger, _b) = identity(&foreign, "mlflow");
-    let stranger = stranger.server_config(&peers(&["serving"]));
-    let outcome = shake(stranger, serving.third_party_client_config(), "localhost").await;
+    let (untrusted, _b) = identity(&foreign, "mlflow");
+    let untrusted = untrusted.server_config(&peers(&["serving"]));
+    let outcome = shake(untrusted, serving.third_party_client_config(), "localhost").await;
     assert!(outcome.client.is_err(), "a foreign CA");
 }
 
@@ -91,7 +91,7 @@ async fn a_client_of_tls_1_2_is_refused() {
     assert!(outcome.is_refused_with("ProtocolVersion"), "{:?} {:?}", outcome.server, outcome.client);
 }
 
-/// A client of ours believes only the service it dials, whatever name it dialled.
+/// A client accepts only the service it is configured for, whatever name it dialled.
 #[tokio::test]
 async fn servers_that_are_not_the_service_are_refused() {
     let (ca, foreign) = (Ca::new(), Ca::foreign());

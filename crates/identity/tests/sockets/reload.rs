@@ -38,8 +38,8 @@ async fn a_renewed_certificate_is_presented_at_the_next_handshake() {
     }
 }
 
-/// A CA changes hands without an outage: both roots in the bundles, then new leaves, then the old root goes, and with it
-/// whoever still holds a leaf of its.
+/// A CA is replaced without an outage: both roots in the bundles, then new leaves, then the old root goes, and peers with
+/// leaves of the old root are refused.
 #[tokio::test]
 async fn a_bundle_moves_trust_from_one_root_to_another() {
     let (old, new) = (Ca::new(), Ca::new());

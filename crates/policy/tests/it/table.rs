@@ -60,7 +60,7 @@ const TABLE: &[Row] = &[
     Row { roles: &[PrivacyOfficer], fresh: true, actions: &["erase-subject"] },
 ];
 
-/// With any token, even of a user without a role. Not of the specification: RFC 7009, whoever can sign in can sign out.
+/// With any token, even of a user without a role. Not of the specification: RFC 7009, a caller that can sign in can sign out.
 const SIGNED_IN: &[&str] = &["revoke-own-token"];
 
 /// Without a token, and nothing else.
@@ -116,7 +116,7 @@ fn every_role_may_do_what_the_table_says_and_nothing_else() {
 }
 
 #[test]
-fn nobody_may_do_the_anonymous_actions_and_nothing_else() {
+fn callers_without_a_token_may_do_the_anonymous_actions_only() {
     let policy = Policy::embedded().unwrap();
     let no_roles = Subject::User { roles: Roles::default(), fresh_login: true };
     for action in Action::ALL.iter().copied() {

@@ -21,13 +21,13 @@ pub(super) fn remove_abandoned() {
         let is_test = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DIRECTORY_PREFIX));
         if is_test && is_abandoned(&directory) {
             pg_sandbox::end_orphan(&directory.join("postgres"));
-            // Whoever sweeps at the same time may have been faster.
+            // Another test process may have been faster.
             let _gone = fs::remove_dir_all(&directory);
         }
     }
 }
 
-/// Whether it was claimed by a process that has ended; one without a claim is just being made, or none of ours.
+/// Whether it was claimed by a process that has ended; one without a claim is just being made, or no test's.
 fn is_abandoned(directory: &Path) -> bool {
     let owner = fs::read_to_string(directory.join(OWNER)).ok().and_then(|owner| owner.parse::<u32>().ok());
     owner.is_some_and(|owner| !Path::new("/proc").join(owner.to_string()).exists())

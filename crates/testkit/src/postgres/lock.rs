@@ -1,4 +1,4 @@
-//! A table that nobody gets at for a while.
+//! A table that is locked for a while.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -30,16 +30,16 @@ impl TableLock {
         let (mut stdin, stdout) = (psql.stdin.take().expect(TAKEN), psql.stdout.take().expect(TAKEN));
         let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n");
         stdin.write_all(sql.as_bytes()).expect(TAKEN);
-        let mut said = String::new();
-        BufReader::new(stdout).read_line(&mut said).expect(TAKEN);
-        assert_eq!(said.trim(), "locked");
+        let mut printed = String::new();
+        BufReader::new(stdout).read_line(&mut printed).expect(TAKEN);
+        assert_eq!(printed.trim(), "locked");
         Self { psql, _open: stdin }
     }
 }
 
 impl Drop for TableLock {
     fn drop(&mut self) {
-        // Gone already is what we want.
+        // It may have ended already.
         let _killed = self.psql.kill();
         let _reaped = self.psql.wait();
     }

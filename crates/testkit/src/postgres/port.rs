@@ -1,4 +1,4 @@
-//! A port that is ours alone.
+//! A port that no other test uses.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,14 +10,14 @@ const PORTS: RangeInclusive<u16> = 18_000..=19_999;
 /// A port, kept from every other test of this machine until it is dropped.
 pub(super) struct Port {
     pub(super) address: SocketAddr,
-    /// The kernel gives the lock back when we end, however we end.
+    /// The kernel releases the lock when the process ends, by `kill -9` too.
     _lock: File,
 }
 
 // === impl Port ===
 
 impl Port {
-    /// The first port of the range that no test has taken and that nobody listens on.
+    /// The first port of the range that no test has taken and no process listens on.
     pub(super) fn take() -> Self {
         let locks = std::env::temp_dir().join(format!("rampart-ports-{}", rustix::process::geteuid().as_raw()));
         fs::create_dir_all(&locks).expect("the directory of locks can be made");

@@ -13,7 +13,7 @@ use tonic::Code;
 use tower::Service;
 use transport::{Channel, Limits, channel};
 
-use crate::world::{PATIENCE, World, peer_of, until};
+use crate::world::{PATIENCE, World, aged, metrics, peer_of, until};
 
 fn report() -> ReportMinutesRequest {
     ReportMinutesRequest { minutes: vec![Minute::default(); 3], ..Default::default() }
@@ -24,7 +24,7 @@ fn addresses<const N: usize>(worlds: [&World; N]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_call_is_answered_and_seen_as_ours() {
+async fn a_call_is_answered_and_its_peer_identified() {
     let world = World::with(Limits::default()).await;
     let (gateway, _directory) = world.peer("gateway");
     let mut ledger = LedgerClient::new(channel(&gateway, "serving", &addresses([&world])));
@@ -124,15 +124,17 @@ async fn a_replica_that_stops_loses_no_call() {
 /// A call that stays in flight holds a retiring connection open; calls beside it go over a new one.
 #[tokio::test]
 async fn calls_beside_a_long_one_survive_retirement() {
-    let world = World::with(Limits { connection_age_max: Duration::from_millis(100), ..Limits::default() }).await;
+    let limits = Limits { connection_age_max: Duration::from_millis(100), ..Limits::default() };
+    metrics();
+    let world = World::named("beside", Arc::new(testkit::ca::Ca::new()), limits).await;
     let (gateway, _directory) = world.peer("gateway");
     let mut channel = channel(&gateway, "serving", &addresses([&world]));
     let slow = tokio::spawn(send(&mut channel, "/slow"));
     world.until_handled(1).await;
-    let deadline = Instant::now() + Duration::from_millis(500);
-    while Instant::now() < deadline {
+    let deadline = Instant::now() + PATIENCE;
+    while aged("beside") < 4 {
         assert_eq!(send(&mut channel, "/who").await.unwrap().status(), StatusCode::OK);
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(Instant::now() < deadline, "connections do not age");
     }
     world.open_gate();
     assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
@@ -157,11 +159,13 @@ fn send(channel: &mut Channel, path: &str) -> <Channel as Service<http::Request<
 /// Connections that retire ten times a second lose no call.
 #[tokio::test]
 async fn retirements_lose_no_call() {
-    let world = World::with(Limits { connection_age_max: Duration::from_millis(100), ..Limits::default() }).await;
+    metrics();
+    let limits = Limits { connection_age_max: Duration::from_millis(100), ..Limits::default() };
+    let world = World::named("aging", Arc::new(testkit::ca::Ca::new()), limits).await;
     let (gateway, _directory) = world.peer("gateway");
     let ledger = LedgerClient::new(channel(&gateway, "serving", &addresses([&world])));
     let load = Load::start(&ledger);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until("connections retire again and again", || aged("aging") >= 25).await;
     load.assert_none_failed().await;
 }
 

@@ -2,17 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use testkit::ca::Ca;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use transport::Limits;
 
-use crate::world::{PATIENCE, World, get_request, http2_over, post_request, until};
+use crate::world::{PATIENCE, World, get_request, http2_over, metrics, post_request, until};
 
 /// Every label is there at zero from the start, and every kind of arrival counts under its own.
 #[tokio::test]
 async fn every_outcome_counts_under_its_label() {
-    let metrics = PrometheusBuilder::new().install_recorder().unwrap();
+    let metrics = metrics();
     let limits = Limits {
         connections_max: 1,
         handshake_timeout: Duration::from_millis(200),
@@ -20,15 +20,15 @@ async fn every_outcome_counts_under_its_label() {
         ..Limits::default()
     };
     let world = World::named("counted", Arc::new(Ca::new()), limits).await;
-    until("labels are registered", || values(&metrics).len() == 12).await;
-    assert!(values(&metrics).values().all(|value| value == "0"), "{:?}", values(&metrics));
+    until("labels are registered", || values(metrics).len() == 12).await;
+    assert!(values(metrics).values().all(|value| value == "0"), "{:?}", values(metrics));
 
     let mut silent = TcpStream::connect(world.address).await.unwrap();
     assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
-    let mut stranger = world.tls(world.client("backup")).await.unwrap();
-    assert!(stranger.read_u8().await.is_err());
-    drop(stranger);
-    until("the stranger's place is free", || has(&metrics, "handshakes_total", "refused", "1")).await;
+    let mut unlisted = world.tls(world.client("backup")).await.unwrap();
+    assert!(unlisted.read_u8().await.is_err());
+    drop(unlisted);
+    until("the refused client is counted", || has(metrics, "handshakes_total", "refused", "1")).await;
 
     let place = async {
         loop {
@@ -38,12 +38,12 @@ async fn every_outcome_counts_under_its_label() {
         }
     };
     let stream = timeout(PATIENCE, place).await.expect("no place became free");
-    let (mut friend, driver) = http2_over(stream).await;
-    friend.send_request(get_request("/admin/x")).await.unwrap();
-    friend.send_request(post_request("/length", "more than ten")).await.unwrap();
-    assert!(has(&metrics, "connections_open", "counted", "1"));
+    let (mut gateway, driver) = http2_over(stream).await;
+    gateway.send_request(get_request("/admin/x")).await.unwrap();
+    gateway.send_request(post_request("/length", "more than ten")).await.unwrap();
+    assert!(has(metrics, "connections_open", "counted", "1"));
     let _too_many = TcpStream::connect(world.address).await.unwrap();
-    until("one too many is counted", || !has(&metrics, "connections_total", "full", "0")).await;
+    until("one too many is counted", || !has(metrics, "connections_total", "full", "0")).await;
 
     world.stop.cancel();
     driver.await.unwrap().unwrap();
@@ -54,9 +54,9 @@ async fn every_outcome_counts_under_its_label() {
         ("refusals_total", "body"),
         ("handshakes_total", "timed_out"),
     ] {
-        assert!(has(&metrics, name, label, "1"), "{name} {label}: {:?}", values(&metrics));
+        assert!(has(metrics, name, label, "1"), "{name} {label}: {:?}", values(metrics));
     }
-    assert!(has(&metrics, "connections_open", "counted", "0"), "{:?}", values(&metrics));
+    assert!(has(metrics, "connections_open", "counted", "0"), "{:?}", values(metrics));
 }
 
 fn has(metrics: &PrometheusHandle, name: &str, label: &str, value: &str) -> bool {

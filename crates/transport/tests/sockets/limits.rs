@@ -20,7 +20,7 @@ const SHORT: Duration = Duration::from_millis(300);
 /// What a deadline of `SHORT` may take on a loaded machine.
 const IN_TIME: Duration = Duration::from_secs(3);
 
-/// One who connects and says nothing holds a connection no longer than the handshake may take.
+/// A client that connects and sends nothing holds a connection no longer than the handshake may take.
 #[tokio::test]
 async fn a_silent_handshake_is_closed_in_time() {
     let world = World::with(Limits { handshake_timeout: SHORT, ..Limits::default() }).await;
@@ -35,9 +35,10 @@ async fn a_header_that_never_ends_is_closed_in_time() {
     let mut stream = world.tls1("gateway").await;
     stream.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
     let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut pace = interval(Duration::from_millis(20));
     let trickle = async {
         while writer.write_all(b"a").await.is_ok() && writer.flush().await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pace.tick().await;
         }
         std::future::pending::<()>().await;
     };
@@ -77,9 +78,10 @@ async fn an_http2_header_that_never_ends_is_closed_in_time() {
     let (mut reader, mut writer) = tokio::io::split(stream);
     writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     writer.write_all(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]).await.unwrap();
+    let mut pace = interval(Duration::from_millis(100));
     let trickle = async {
         while writer.write_all(&[0, 0, 1, 9, 0, 0, 0, 0, 1, 0x86]).await.is_ok() && writer.flush().await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            pace.tick().await;
         }
         std::future::pending::<()>().await;
     };
@@ -131,10 +133,10 @@ async fn an_over_long_body_is_413() {
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
-/// An answer that nobody needed the body for waits for its end: a stream that were reset before would look, to a proxy that
-/// is still sending, like a request that was lost.
+/// A response made without the body waits for the body's end: a stream that were reset before would look, to a proxy that is
+/// still sending, like a request that was lost.
 #[tokio::test]
-async fn a_body_that_nobody_reads_is_heard_out() {
+async fn an_unread_body_is_drained() {
     let world = World::with(Limits::default()).await;
     let stream = world.tls(world.client("gateway")).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -153,7 +155,7 @@ async fn a_body_that_nobody_reads_is_heard_out() {
 
 /// A body that stops halfway ends its request, not only when the peer is gone.
 #[tokio::test]
-async fn a_body_that_stops_is_given_up_in_time() {
+async fn a_body_that_stops_fails_in_time() {
     let world = World::with(Limits { body_idle_timeout: SHORT, ..Limits::default() }).await;
     let mut stream = world.tls1("gateway").await;
     stream.write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
@@ -181,9 +183,9 @@ async fn one_connection_too_many_is_closed_unanswered() {
 
 async fn assert_closed_in_time(stream: &mut (impl AsyncRead + Unpin), what: &str) {
     let started = Instant::now();
-    // Settings, pings and a farewell may come first; what matters is that the connection ends.
-    let mut heard = Vec::new();
-    let ended = timeout(PATIENCE, stream.read_to_end(&mut heard)).await;
+    // Settings, pings and a GOAWAY may come first; what matters is that the connection ends.
+    let mut received = Vec::new();
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut received)).await;
     assert!(ended.is_ok() && started.elapsed() < IN_TIME, "{what}: still open after {:?}", started.elapsed());
     assert!(started.elapsed() >= SHORT / 2, "{what}: closed after {:?}, which was no deadline", started.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Who reaches a handler, and who does not.
+//! Which peers reach a handler, and which do not.
 
 use http::{StatusCode, header};
 use rustls::{ClientConfig, RootCertStore};
@@ -23,23 +23,23 @@ async fn a_listed_peer_reaches_the_handler_under_its_name() {
     assert_eq!(world.handled(), 2);
 }
 
-/// Each stranger writes a request with its handshake; none reaches the handler, and each reads an alert.
+/// Each refused client writes a request with its handshake; none reaches the handler, and each reads an alert.
 #[tokio::test]
-async fn strangers_read_an_alert_and_never_reach_a_handler() {
+async fn refused_clients_read_an_alert_and_never_reach_a_handler() {
     let world = World::with(Limits::default()).await;
     let foreign = Ca::foreign();
     let gateway = || Leaf::of("gateway", "gateway-1");
-    let strangers = [
+    let refused = [
         ("no certificate", None, "CertificateRequired"),
         ("foreign CA", Some((&foreign, gateway())), "UnknownCA"),
         ("expired", Some((&*world.ca, gateway().valid(-3600, -60))), "CertificateExpired"),
         ("not on the list", Some((&*world.ca, Leaf::of("backup", "backup-1"))), "AccessDenied"),
     ];
-    for (who, leaf, alert) in strangers {
-        let mut stream = world.tls(stranger(&world.ca, leaf).into()).await.unwrap();
+    for (case, leaf, alert) in refused {
+        let mut stream = world.tls(client_config(&world.ca, leaf).into()).await.unwrap();
         let _sent = stream.write_all(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let error = stream.read_u8().await.unwrap_err();
-        assert!(error.to_string().contains(alert), "{who} read {error}");
+        assert!(error.to_string().contains(alert), "{case} read {error}");
     }
     assert_eq!(world.handled(), 0);
 }
@@ -79,7 +79,7 @@ fn a_server_without_a_list_is_no_configuration() {
     }
 }
 
-fn stranger(ca: &Ca, leaf: Option<(&Ca, Leaf)>) -> ClientConfig {
+fn client_config(ca: &Ca, leaf: Option<(&Ca, Leaf)>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(identity::crypto_provider())

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use testkit::ca::{Ca, Leaf};
+use testkit::{
+    ca::{Ca, Leaf},
+    poll_until,
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
@@ -30,7 +33,7 @@ async fn a_stop_finishes_what_is_in_flight_and_takes_nothing_new() {
         assert!(Instant::now() < deadline, "still listening after the stop");
     }
     assert!(!world.serving.is_finished(), "ended with requests in flight");
-    until_it_takes_no_more(&mut http2).await;
+    until_no_request_is_accepted(&mut http2).await;
 
     world.open_gate();
     world.open_gate();
@@ -53,9 +56,9 @@ async fn a_stop_is_bounded() {
     assert!(slow.await.unwrap().is_err());
 }
 
-/// Connections are tasks of their own, and must not go on when nobody serves them any more.
+/// Connections are tasks of their own, and must not outlive the future of `serve`.
 #[tokio::test]
-async fn a_serve_that_is_given_up_cuts_its_connections() {
+async fn a_dropped_serve_cuts_its_connections() {
     let world = World::with(Limits::default()).await;
     let (mut http2, driver) = world.http2("gateway").await;
     let slow = tokio::spawn(async move { http2.send_request(get_request("/slow")).await });
@@ -107,18 +110,16 @@ async fn assert_finishes_and_ends(world: &World, (mut http2, driver): (Http2, Dr
     let slow = tokio::spawn(async move { clone.send_request(get_request("/slow")).await });
     world.until_handled(handled + 1).await;
     cause().await;
-    until_it_takes_no_more(&mut http2).await;
+    until_no_request_is_accepted(&mut http2).await;
     assert!(!slow.is_finished(), "the request in flight was cut");
     world.open_gate();
     assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
     timeout(PATIENCE, driver).await.expect("the connection did not end").unwrap().unwrap();
 }
 
-async fn until_it_takes_no_more(http2: &mut Http2) {
-    let asking = async {
-        while http2.send_request(get_request("/who")).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, asking).await.expect("the connection was never asked to end");
+async fn until_no_request_is_accepted(http2: &mut Http2) {
+    poll_until("the connection is asked to end", PATIENCE, async || {
+        http2.send_request(get_request("/who")).await.is_err()
+    })
+    .await;
 }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -24,6 +24,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::{Identity, IdentityConfig, PeerName};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use proto::sla::v1::{
     ReportMinutesRequest, ReportMinutesResponse,
     ledger_server::{Ledger, LedgerServer},
@@ -31,8 +32,8 @@ use proto::sla::v1::{
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
-use testkit::ca::Ca;
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle, time::timeout};
+use testkit::{ca::Ca, poll_until};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -176,14 +177,23 @@ pub(crate) async fn text(response: http::Response<hyper::body::Incoming>) -> Str
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-/// Waits for a state, never for a moment.
+/// Waits for a state.
 pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let polling = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(timeout(PATIENCE, polling).await.is_ok(), "not in time: {what}");
+    poll_until(what, PATIENCE, async || is_so()).await;
+}
+
+/// The metrics of this process: all tests share its recorder, so a test that counts names its listener.
+pub(crate) fn metrics() -> &'static PrometheusHandle {
+    static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| PrometheusBuilder::new().install_recorder().unwrap());
+    &METRICS
+}
+
+/// How many connections of a listener reached their greatest age.
+pub(crate) fn aged(listener: &str) -> u32 {
+    let (listener, rendered) = (format!("listener=\"{listener}\""), metrics().render());
+    let mut lines = rendered.lines().filter(|line| line.starts_with("ml_transport_retirements_total"));
+    let line = lines.find(|line| line.contains(&listener) && line.contains("reason=\"age\""));
+    line.and_then(|line| line.rsplit_once(' ')).map_or(0, |(_, count)| count.parse().unwrap())
 }
 
 fn router(handled: Arc<AtomicUsize>, gate: Arc<Semaphore>) -> Router {
