@@ -131,7 +131,7 @@ async fn every_route_answers_every_role_as_the_policies_say() {
                 let expected = if anonymous { Expected::AsNobody } else { Expected::Unauthenticated };
                 check(kind, expected, call(&platform, route, Some(token)).await.unwrap());
             }
-            for role in Role::ALL {
+            for role in Role::ALL.iter().copied() {
                 // Tokens of the platform's accounts are minutes old at most: every login here is fresh.
                 let allowed = policy.allows(Subject::User { roles: role.into(), fresh_login: true }, route.action);
                 let expected = if allowed { Expected::Served } else { Expected::Denied };

@@ -2,12 +2,14 @@
 
 use metrics::{Counter, Unit, counter, describe_counter};
 use policy::Action;
+use strum::VariantArray;
 
-/// Decisions, by action and decision.
+/// Decisions of the guard, by action.
 const DECISIONS: &str = "ml_authz_decisions_total";
 
-/// How a call ended at the guard.
-#[derive(Clone, Copy, Debug)]
+/// The guard's decision about a call.
+#[derive(Clone, Copy, Debug, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Decision {
     Allow,
     Deny,
@@ -15,21 +17,7 @@ pub(crate) enum Decision {
 }
 
 /// One handle for each action and decision, registered once: a call only adds one.
-pub(crate) struct Counters(Vec<[Counter; 3]>);
-
-// === impl Decision ===
-
-impl Decision {
-    const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::Unauthenticated];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Unauthenticated => "unauthenticated",
-        }
-    }
-}
+pub(crate) struct Counters(Vec<Vec<Counter>>);
 
 // === impl Counters ===
 
@@ -37,8 +25,8 @@ impl Counters {
     pub(crate) fn new() -> Self {
         describe_counter!(DECISIONS, Unit::Count, "Calls that were allowed, denied, or had no valid credentials");
         let of_action = |action: &Action| {
-            Decision::ALL
-                .map(|decision| counter!(DECISIONS, "action" => action.as_str(), "decision" => decision.as_str()))
+            let of_decision = |decision: &Decision| counter!(DECISIONS, "action" => action.as_str(), "decision" => <&str>::from(decision));
+            Decision::VARIANTS.iter().map(of_decision).collect()
         };
         Self(Action::ALL.iter().map(of_action).collect())
     }

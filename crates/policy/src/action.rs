@@ -1,179 +1,150 @@
 //! Every action that a caller can request. A route names exactly one.
 
-use std::{fmt, str::FromStr};
+use strum::VariantArray;
 
-/// Defines the enum, the list of all and the names from one list, so that none of the three can lack an entry.
-macro_rules! actions {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// What a caller wants to do. Which roles may, the policies say; they know an action by its name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Action {
-            $($(#[doc = $doc])+ $variant,)+
-        }
-
-        impl Action {
-            /// Every action.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The name in policies, metrics and the audit log.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-actions! {
+/// What a caller wants to do. Which roles may, the policies say; they know an action by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Action {
     // --- read in detail ---
     /// Server and model metadata, the model index, whether a model is ready.
-    ReadModels = "read-models",
+    ReadModels,
     /// Every replica's state, since when and why.
-    ReadReplicas = "read-replicas",
+    ReadReplicas,
     /// SLA figures behind the summary.
-    ReadSla = "read-sla",
+    ReadSla,
     /// The state of the platform in detail: backups, jobs, versions.
-    ReadStatus = "read-status",
+    ReadStatus,
     /// The model registry: models, versions, runs, files.
-    ReadRegistry = "read-registry",
+    ReadRegistry,
 
     // --- predict ---
     /// A prediction.
-    Infer = "infer",
+    Infer,
     /// An explanation of a prediction.
-    Explain = "explain",
+    Explain,
     /// A recorded decision.
-    Decide = "decide",
+    Decide,
     /// Feature values.
-    ReadFeatures = "read-features",
+    ReadFeatures,
 
     // --- decisions of the own tenant ---
     /// Decisions without what went into them.
-    ReadDecisions = "read-decisions",
+    ReadDecisions,
     /// What went into decisions.
-    ReadDecisionInputs = "read-decision-inputs",
+    ReadDecisionInputs,
 
     // --- change models and features ---
     /// Feature values, written.
-    WriteFeatures = "write-features",
+    WriteFeatures,
     /// A new model or version.
-    RegisterModel = "register-model",
+    RegisterModel,
     /// A model into memory.
-    LoadModel = "load-model",
+    LoadModel,
     /// A model out of memory.
-    UnloadModel = "unload-model",
+    UnloadModel,
     /// An alias to a newer version.
-    PromoteModel = "promote-model",
+    PromoteModel,
     /// An alias back to an older version.
-    RollBackModel = "roll-back-model",
+    RollBackModel,
     /// Anything in the model registry: registered, uploaded, tagged, given an alias, deleted.
-    WriteRegistry = "write-registry",
+    WriteRegistry,
 
     // --- operate ---
     /// A replica out of, or back into, the balance.
-    DrainReplica = "drain-replica",
+    DrainReplica,
     /// The primary database to another node.
-    SwitchOver = "switch-over",
+    SwitchOver,
     /// A backup set, made now.
-    RunBackup = "run-backup",
+    RunBackup,
     /// A backup set, proven by a restore into a scratch place.
-    VerifyBackup = "verify-backup",
+    VerifyBackup,
     /// Age of every key against its period.
-    ReadKeyStatus = "read-key-status",
+    ReadKeyStatus,
     /// A backup set over the running system. Wants a fresh login.
-    RestoreBackup = "restore-backup",
+    RestoreBackup,
     /// New keys. Wants a fresh login.
-    RotateKeys = "rotate-keys",
+    RotateKeys,
 
     // --- one's own ---
     /// One's own token or login, ended.
-    RevokeOwnToken = "revoke-own-token",
+    RevokeOwnToken,
 
     // --- administer users ---
     /// Users and their roles, read.
-    ReadUsers = "read-users",
+    ReadUsers,
     /// Users made, changed, disabled, deleted.
-    ManageUsers = "manage-users",
+    ManageUsers,
     /// Roles given and taken.
-    ManageRoles = "manage-roles",
+    ManageRoles,
     /// API keys and clients made and deleted.
-    ManageApiKeys = "manage-api-keys",
+    ManageApiKeys,
     /// Tokens and sessions of any user, ended.
-    RevokeTokens = "revoke-tokens",
+    RevokeTokens,
 
     // --- audit ---
     /// The audit log, read.
-    ReadAudit = "read-audit",
+    ReadAudit,
     /// The audit log's chain, checked.
-    VerifyAudit = "verify-audit",
+    VerifyAudit,
     /// The audit log, signed and taken out.
-    ExportAudit = "export-audit",
+    ExportAudit,
 
     // --- privacy ---
     /// All data of one person, taken out.
-    ExportSubject = "export-subject",
+    ExportSubject,
     /// All data of one person, destroyed. Wants a fresh login.
-    EraseSubject = "erase-subject",
+    EraseSubject,
     /// Processing of one person's data, stopped.
-    RestrictSubject = "restrict-subject",
+    RestrictSubject,
 
     // --- without a token ---
     /// `GET /health`.
-    ReadHealth = "read-health",
+    ReadHealth,
     /// `GET /v2/health/live` and `/ready`.
-    ReadInferenceHealth = "read-inference-health",
+    ReadInferenceHealth,
     /// The summary of `GET /api/loadbalancer/status`.
-    ReadReplicasSummary = "read-replicas-summary",
+    ReadReplicasSummary,
     /// The summary of `GET /api/sla/{service}/current`.
-    ReadSlaSummary = "read-sla-summary",
+    ReadSlaSummary,
     /// `GET /api/explainability/health`.
-    ReadExplainHealth = "read-explain-health",
+    ReadExplainHealth,
     /// `POST /api/auth/token`.
-    IssueToken = "issue-token",
+    IssueToken,
     /// `GET /.well-known/jwks.json`.
-    ReadJwks = "read-jwks",
+    ReadJwks,
     /// `GET /api/openapi.json`.
-    ReadOpenapi = "read-openapi",
+    ReadOpenapi,
     /// The status page.
-    ReadStatusPage = "read-status-page",
+    ReadStatusPage,
 
     // --- between services ---
     /// A client's token for a passport.
-    Authorize = "authorize",
+    Authorize,
     /// The nginx edge's question about one request.
-    AuthorizeSubrequest = "authorize-subrequest",
+    AuthorizeSubrequest,
     /// Revocations, as they happen.
-    WatchRevocations = "watch-revocations",
+    WatchRevocations,
     /// The keys that passports are verified with.
-    ReadPassportKeys = "read-passport-keys",
+    ReadPassportKeys,
     /// Minutes of the SLA ledger.
-    ReportMinutes = "report-minutes",
+    ReportMinutes,
     /// `grpc.health.v1.Health` on a service's own port.
-    CheckHealth = "check-health",
+    CheckHealth,
     /// `/live` and `/ready` of an admin port.
-    ReadReadiness = "read-readiness",
+    ReadReadiness,
     /// `/metrics` of an admin port.
-    ReadAdminPort = "read-admin-port",
+    ReadAdminPort,
 }
-
-/// That a word names no action.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no action is called {0:?}")]
-pub struct UnknownAction(pub String);
 
 // === impl Action ===
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+impl Action {
+    /// Every action.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
-impl FromStr for Action {
-    type Err = UnknownAction;
-
-    fn from_str(name: &str) -> Result<Self, UnknownAction> {
-        Self::ALL.iter().copied().find(|action| action.as_str() == name).ok_or_else(|| UnknownAction(name.to_owned()))
+    /// The name in policies, metrics and the audit log.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

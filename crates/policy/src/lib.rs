@@ -7,7 +7,7 @@ pub mod mlflow_routes;
 mod role;
 mod route;
 
-pub use action::{Action, UnknownAction};
+pub use action::Action;
 pub use cedar::{Policy, PolicyDecision, PolicyError, SERVICES, Subject};
 pub use matrix::render_matrix;
 pub use role::{Role, Roles, UnknownRole};

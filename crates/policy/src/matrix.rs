@@ -19,7 +19,7 @@ pub fn render_matrix(tables: &[(&str, Vec<DeclaredRoute>)], policy: &Policy) -> 
 
 fn header() -> Vec<String> {
     let fixed = ["service", "method", "path", "caller", "action", "anonymous"].map(str::to_owned);
-    let roles = Role::ALL.map(|role| role.to_string());
+    let roles = Role::ALL.iter().map(Role::to_string);
     let services = SERVICES.map(|service| format!("service:{service}"));
     fixed.into_iter().chain(roles).chain(services).collect()
 }
@@ -45,7 +45,7 @@ fn answers(caller: Caller, action: Action, policy: &Policy) -> Vec<String> {
         }
     };
     let anonymous = plain(is(Caller::User, Subject::Anonymous));
-    let roles = Role::ALL.into_iter().map(of_role);
+    let roles = Role::ALL.iter().copied().map(of_role);
     let services = SERVICES.iter().map(|service| plain(is(Caller::Peer, Subject::Service(service))));
     std::iter::once(anonymous).chain(roles).chain(services).map(str::to_owned).collect()
 }

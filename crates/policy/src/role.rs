@@ -1,11 +1,24 @@
 //! The roles of people, and sets of them.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use strum::VariantArray;
 
 /// A role of a person. Services have no role, they have a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownRole, parse_err_fn = UnknownRole::named)]
 pub enum Role {
     /// Reads all, changes nothing.
     Viewer,
@@ -36,20 +49,11 @@ pub struct Roles(u8);
 
 impl Role {
     /// Every role, in the order of the specification's table.
-    pub const ALL: [Self; 7] =
-        [Self::Viewer, Self::Analyst, Self::Engineer, Self::Operator, Self::Auditor, Self::PrivacyOfficer, Self::Admin];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name in policies, tokens, the database and the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Analyst => "analyst",
-            Self::Engineer => "engineer",
-            Self::Operator => "operator",
-            Self::Auditor => "auditor",
-            Self::PrivacyOfficer => "privacy_officer",
-            Self::Admin => "admin",
-        }
+        self.into()
     }
 
     fn bit(self) -> u8 {
@@ -57,29 +61,9 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Role {
-    type Err = UnknownRole;
-
-    fn from_str(name: &str) -> Result<Self, UnknownRole> {
-        Self::ALL.into_iter().find(|role| role.as_str() == name).ok_or_else(|| UnknownRole(name.to_owned()))
-    }
-}
-
-impl Serialize for Role {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Role {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+impl UnknownRole {
+    fn named(word: &str) -> Self {
+        Self(word.to_owned())
     }
 }
 
@@ -96,7 +80,7 @@ impl Roles {
 
     /// The roles, in the order of [`Role::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Role> {
-        Role::ALL.into_iter().filter(move |role| self.contains(*role))
+        Role::ALL.iter().copied().filter(move |role| self.contains(*role))
     }
 
     /// Whether there is none.
@@ -124,7 +108,7 @@ impl From<Role> for Roles {
 
 impl Serialize for Roles {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter())
+        serializer.collect_seq(self.iter().map(Role::as_str))
     }
 }
 
@@ -141,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_role_is_read_back_from_its_name() {
-        for role in Role::ALL {
+        for role in Role::ALL.iter().copied() {
             assert_eq!(role.as_str().parse(), Ok(role));
         }
         assert!("Admin".parse::<Role>().is_err(), "names are exact");

@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_the_same_status_in_body_and_head() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().copied() {
             let response = Problem::new(kind, "x").response(Form::Api);
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
             assert_eq!(body["status"], response.status().as_u16());

@@ -1,12 +1,12 @@
 //! The closed list, and its two total maps.
 
-use std::fmt;
-
 use http::StatusCode;
+use strum::VariantArray;
 use tonic::Code;
 
 /// What kind of problem a caller has. Closed on purpose: a new kind is a decision about the whole API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Kind {
     /// The request is wrong, whatever the state of the system. 400.
     InvalidArgument,
@@ -34,18 +34,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
-        Self::InvalidArgument,
-        Self::Unauthenticated,
-        Self::PermissionDenied,
-        Self::NotFound,
-        Self::Conflict,
-        Self::TooLarge,
-        Self::ResourceExhausted,
-        Self::Unavailable,
-        Self::DeadlineExceeded,
-        Self::Internal,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The HTTP status.
     pub fn http_status(self) -> StatusCode {
@@ -80,18 +69,7 @@ impl Kind {
 
     /// The kind's name in problem types, logs and metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidArgument => "invalid-argument",
-            Self::Unauthenticated => "unauthenticated",
-            Self::PermissionDenied => "permission-denied",
-            Self::NotFound => "not-found",
-            Self::Conflict => "conflict",
-            Self::TooLarge => "too-large",
-            Self::ResourceExhausted => "resource-exhausted",
-            Self::Unavailable => "unavailable",
-            Self::DeadlineExceeded => "deadline-exceeded",
-            Self::Internal => "internal",
-        }
+        self.into()
     }
 
     /// The RFC 9457 title: the same for every problem of the kind.
@@ -108,11 +86,5 @@ impl Kind {
             Self::DeadlineExceeded => "Out of time",
             Self::Internal => "Internal error",
         }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

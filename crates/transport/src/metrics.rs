@@ -1,6 +1,7 @@
 //! Every metric of this crate.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
+use strum::VariantArray;
 
 const CONNECTIONS: &str = "ml_transport_connections_total";
 const CONNECTIONS_OPEN: &str = "ml_transport_connections_open";
@@ -10,7 +11,8 @@ const RETIREMENTS: &str = "ml_transport_retirements_total";
 const CONNECTS: &str = "ml_transport_connects_total";
 
 /// The outcome of accepting a TCP connection.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Accepted {
     Taken,
     /// One too many: closed unanswered.
@@ -20,7 +22,8 @@ pub(crate) enum Accepted {
 }
 
 /// The outcome of a TLS handshake.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Handshake {
     Completed,
     Refused,
@@ -28,14 +31,16 @@ pub(crate) enum Handshake {
 }
 
 /// Why a request did not reach the router.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum RequestRefusal {
     Peer,
     Body,
 }
 
 /// Why a connection was asked to end.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Retirement {
     Age,
     Trust,
@@ -43,7 +48,8 @@ pub(crate) enum Retirement {
 }
 
 /// The outcome of an attempt to reach an address.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Connect {
     Completed,
     Failed,
@@ -76,92 +82,44 @@ pub(crate) fn describe_listener(listener: &'static str) {
     describe_counter!(REFUSALS, "Requests that did not reach the router.");
     describe_counter!(RETIREMENTS, "Connections that were asked to end.");
     gauge!(CONNECTIONS_OPEN, "listener" => listener).increment(0.0);
-    for outcome in [Accepted::Taken, Accepted::Full, Accepted::Failed] {
-        counter!(CONNECTIONS, "listener" => listener, "outcome" => outcome.label()).increment(0);
+    for outcome in Accepted::VARIANTS {
+        counter!(CONNECTIONS, "listener" => listener, "outcome" => <&str>::from(outcome)).increment(0);
     }
-    for outcome in [Handshake::Completed, Handshake::Refused, Handshake::TimedOut] {
-        counter!(HANDSHAKES, "listener" => listener, "outcome" => outcome.label()).increment(0);
+    for outcome in Handshake::VARIANTS {
+        counter!(HANDSHAKES, "listener" => listener, "outcome" => <&str>::from(outcome)).increment(0);
     }
-    for reason in [RequestRefusal::Peer, RequestRefusal::Body] {
-        counter!(REFUSALS, "listener" => listener, "reason" => reason.label()).increment(0);
+    for reason in RequestRefusal::VARIANTS {
+        counter!(REFUSALS, "listener" => listener, "reason" => <&str>::from(reason)).increment(0);
     }
-    for reason in [Retirement::Age, Retirement::Trust, Retirement::Stop] {
-        counter!(RETIREMENTS, "listener" => listener, "reason" => reason.label()).increment(0);
+    for reason in Retirement::VARIANTS {
+        counter!(RETIREMENTS, "listener" => listener, "reason" => <&str>::from(reason)).increment(0);
     }
 }
 
 /// Registers everything that a channel counts, at zero.
 pub(crate) fn describe_channel(service: &str) {
     describe_counter!(CONNECTS, "Attempts to reach an address of a service by what became of them.");
-    for outcome in [Connect::Completed, Connect::Failed] {
-        counter!(CONNECTS, "service" => service.to_owned(), "outcome" => outcome.label()).increment(0);
+    for outcome in Connect::VARIANTS {
+        counter!(CONNECTS, "service" => service.to_owned(), "outcome" => <&str>::from(outcome)).increment(0);
     }
 }
 
 pub(crate) fn count_accepted(listener: &'static str, outcome: Accepted) {
-    counter!(CONNECTIONS, "listener" => listener, "outcome" => outcome.label()).increment(1);
+    counter!(CONNECTIONS, "listener" => listener, "outcome" => <&str>::from(outcome)).increment(1);
 }
 
 pub(crate) fn count_handshake(listener: &'static str, outcome: Handshake) {
-    counter!(HANDSHAKES, "listener" => listener, "outcome" => outcome.label()).increment(1);
+    counter!(HANDSHAKES, "listener" => listener, "outcome" => <&str>::from(outcome)).increment(1);
 }
 
 pub(crate) fn count_refusal(listener: &'static str, reason: RequestRefusal) {
-    counter!(REFUSALS, "listener" => listener, "reason" => reason.label()).increment(1);
+    counter!(REFUSALS, "listener" => listener, "reason" => <&str>::from(reason)).increment(1);
 }
 
 pub(crate) fn count_retirement(listener: &'static str, reason: Retirement) {
-    counter!(RETIREMENTS, "listener" => listener, "reason" => reason.label()).increment(1);
+    counter!(RETIREMENTS, "listener" => listener, "reason" => <&str>::from(reason)).increment(1);
 }
 
 pub(crate) fn count_connect(service: &str, outcome: Connect) {
-    counter!(CONNECTS, "service" => service.to_owned(), "outcome" => outcome.label()).increment(1);
-}
-
-impl Accepted {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Taken => "taken",
-            Self::Full => "full",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Handshake {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed_out",
-        }
-    }
-}
-
-impl RequestRefusal {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Peer => "peer",
-            Self::Body => "body",
-        }
-    }
-}
-
-impl Retirement {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Age => "age",
-            Self::Trust => "trust",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-impl Connect {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-        }
-    }
+    counter!(CONNECTS, "service" => service.to_owned(), "outcome" => <&str>::from(outcome)).increment(1);
 }

@@ -115,7 +115,7 @@ async fn operator_makes_and_proves_a_set() {
 async fn others_may_read_and_not_run() {
     let worker = Worker::start().await;
     let set = "/api/backups/ml-data-2020-01-01/verify";
-    for role in Role::ALL {
+    for role in Role::ALL.iter().copied() {
         let client = worker.harness.client(&worker.service, Some(&[role]));
         let is_allowed = matches!(role, Role::Operator | Role::Admin);
         assert_eq!(client.call(Method::GET, "/api/backups").await.status, 200, "{role:?}");
