@@ -41,9 +41,9 @@ pub struct PassportClaims {
     pub auth_time: UnixTime,
     /// Issued at.
     pub iat: UnixTime,
-    /// Not good before.
+    /// Not valid before.
     pub nbf: UnixTime,
-    /// Not good from here on.
+    /// Not valid from here on.
     pub exp: UnixTime,
 }
 
@@ -56,7 +56,7 @@ pub struct AccessTokenClaims {
     pub sub: String,
     /// The tenant that the subject belongs to.
     pub tenant: String,
-    /// What the subject was when the token was issued; `ver` tells whether that still holds.
+    /// What the subject was when the token was issued; `ver` shows whether that is still so.
     pub roles: Roles,
     /// The client that the token was issued to.
     pub client_id: String,
@@ -70,9 +70,9 @@ pub struct AccessTokenClaims {
     pub auth_time: UnixTime,
     /// Issued at.
     pub iat: UnixTime,
-    /// Not good before.
+    /// Not valid before.
     pub nbf: UnixTime,
-    /// Not good from here on.
+    /// Not valid from here on.
     pub exp: UnixTime,
 }
 
@@ -81,9 +81,9 @@ pub struct AccessTokenClaims {
 pub struct Validity {
     /// Issued at.
     pub iat: UnixTime,
-    /// Not good before.
+    /// Not valid before.
     pub nbf: UnixTime,
-    /// Not good from here on.
+    /// Not valid from here on.
     pub exp: UnixTime,
 }
 

@@ -1,4 +1,4 @@
-//! What time it is, as a parameter.
+//! The time, as a parameter.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 /// Seconds since 1970, UTC, as tokens count them.
 pub type UnixTime = u64;
 
-/// Says what time it is. The system's clock in a service, any other in a test.
+/// Gives the time. The system's clock in a service, any other in a test.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> UnixTime + Send + Sync>);
 

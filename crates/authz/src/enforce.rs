@@ -58,7 +58,7 @@ impl EnforceLayer {
     }
 }
 
-/// Two passports would let two readers believe different ones, so there is one or none.
+/// With two passports, two readers could use different ones, so there is one or none.
 fn passport(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
     let mut values = headers.get_all(PASSPORT_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };

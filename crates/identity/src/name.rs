@@ -16,7 +16,7 @@ const SEGMENT_LENGTH_MAX: usize = 63;
 /// Service and instance of a peer, e.g. `serving` and `serving-1`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerName {
-    /// The service: what peer lists speak of.
+    /// The service: what peer lists name.
     pub service: String,
     /// Which copy of the service.
     pub instance: String,

@@ -1,4 +1,4 @@
-//! A gateway that answers what a test tells it: real passports over mutual TLS, revocations pushed as they happen.
+//! A gateway with tokens, keys and revocations that a test sets: real passports over mutual TLS, revocations pushed as they happen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -95,13 +95,13 @@ impl FakeGateway {
 
     /// Makes a token invalid and pushes the revocation to the watchers.
     pub fn revoke(&self, token: &str) {
-        self.forget(token);
+        self.revoke_silently(token);
         // Without a watcher there is nothing to push.
         let _watchers = self.state.events.send(Event::TokenId(format!("id-{token}")));
     }
 
     /// Makes a token invalid without pushing anything.
-    pub fn forget(&self, token: &str) {
+    pub fn revoke_silently(&self, token: &str) {
         locked(&self.state.tokens).remove(token);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-/// Why a listener could not be opened, or had to be given up.
+/// Why a listener could not be opened, or had to close.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The address is in use, or not this machine's.

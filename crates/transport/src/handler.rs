@@ -57,7 +57,7 @@ impl hyper::service::Service<Request<Incoming>> for Handler {
         }
         request.extensions_mut().insert(peer.name.clone());
         let limits = &peer.limits;
-        // axum's extractors have a limit of their own, 2 MiB unless told.
+        // axum's extractors have a limit of their own, 2 MiB by default.
         DefaultBodyLimit::max(limits.body_bytes_max).apply(&mut request);
         let (head, body) = request.into_parts();
         let body = Limited::new(IdleTimeoutBody::new(body, limits.body_idle_timeout), limits.body_bytes_max);

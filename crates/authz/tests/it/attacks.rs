@@ -1,4 +1,4 @@
-//! Tokens that must not be believed, and why exactly: a corpus of the moves known against JWT verifiers.
+//! Tokens that must be refused, and why exactly: a corpus of the known attacks on JWT verifiers.
 
 use authz::{LEEWAY_S, TOKEN_BYTES_MAX, TokenError};
 use aws_lc_rs::{
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::{Gateway, NOW, claims, payload};
 
 fn verdict(gateway: &Gateway, token: &str) -> TokenError {
-    gateway.keys.verify(token, "serving", NOW).expect_err("was believed")
+    gateway.keys.verify(token, "serving", NOW).expect_err("was accepted")
 }
 
 fn encode(header: &Value, payload: &Value) -> String {
@@ -65,7 +65,7 @@ fn the_public_key_is_no_hmac_secret() {
             let tag = hmac::sign(&hmac::Key::new(algorithm, &secret), message.as_bytes());
             let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag));
             assert_eq!(verdict(&gateway, &token), TokenError::WrongAlgorithm, "{alg}");
-            // The same bytes under our algorithm are no signature either.
+            // The same bytes under the right algorithm are no signature either.
             let token = format!("{}.{}", encode(&gateway.header(), &payload()), URL_SAFE_NO_PAD.encode(tag));
             assert_eq!(verdict(&gateway, &token), TokenError::BadSignature, "{alg} as EdDSA");
         }
@@ -97,7 +97,7 @@ fn another_algorithm_is_refused_even_with_a_good_signature() {
 
 #[test]
 fn a_key_in_the_header_is_not_used() {
-    // The attacker signs with a key of their own and sends it along, under our kid and under theirs.
+    // The attacker signs with another key and sends it along, under the known kid and under that key's.
     let (gateway, attacker) = (Gateway::new(), Gateway::new());
     let jwks: Value = serde_json::from_str(&authz::jwks_json(&[attacker.key.public().clone()])).unwrap();
     for kid in [gateway.key.public().kid(), attacker.key.public().kid()] {

@@ -21,12 +21,12 @@ fn no_passport_is_anonymous_and_an_invalid_one_is_refused() {
     assert!(matches!(guard.identify(None), Ok(Principal::Anonymous)));
     assert_eq!(guard.identify(Some("")).unwrap_err(), TokenError::Malformed);
     assert_eq!(guard.identify(Some(&"x".repeat(1 << 20))).unwrap_err(), TokenError::TooLong);
-    let Principal::User(believed) = user(&guard, &gateway.passport(Role::Analyst)) else { panic!("not a user") };
-    assert_eq!(*believed, claims(Role::Analyst));
+    let Principal::User(accepted) = user(&guard, &gateway.passport(Role::Analyst)) else { panic!("not a user") };
+    assert_eq!(*accepted, claims(Role::Analyst));
 }
 
 #[test]
-fn a_remembered_passport_never_outlives_its_end() {
+fn a_cached_passport_never_outlives_its_end() {
     let gateway = Gateway::new();
     let hand = ManualClock::at(NOW);
     let guard = gateway.guard(&hand);
@@ -39,7 +39,7 @@ fn a_remembered_passport_never_outlives_its_end() {
         hand.set(NOW + second);
         assert_eq!(guard.identify(Some(&passport)).unwrap_err(), TokenError::Expired, "after {second} s");
     }
-    // A clock that goes back far enough makes it a passport of the future, remembered or not.
+    // A clock that goes back far enough makes it a passport of the future, cached or not.
     hand.set(NOW - LEEWAY_S - 1);
     assert_eq!(guard.identify(Some(&passport)).unwrap_err(), TokenError::NotYet);
 }
@@ -77,7 +77,7 @@ fn a_login_is_fresh_for_five_minutes() {
     assert!(stale.message().contains("log in again"), "{}", stale.message());
 }
 
-/// The login ages while the passport is remembered: the decision must not be.
+/// The login ages while the passport is cached: the decision must not be.
 #[test]
 fn a_remembered_login_ages() {
     let gateway = Gateway::new();

@@ -1,4 +1,4 @@
-//! Tokens that must be believed, and keys.
+//! Tokens that must be accepted, and keys.
 
 use authz::{AccessTokenKeys, KeyError, LEEWAY_S, PassportKeys, SigningKey, TokenError, jwks_json};
 use policy::{Role, Roles};
@@ -20,7 +20,7 @@ fn what_is_signed_is_verified_and_says_the_same() {
 }
 
 #[test]
-fn a_token_that_is_over_still_says_whose_it_was_if_we_signed_it() {
+fn an_expired_token_still_proves_its_owner_if_a_known_key_signed_it() {
     let (gateway, other) = (Gateway::new(), Gateway::new());
     let access_keys = AccessTokenKeys::default();
     access_keys.replace(&jwks_json(&[gateway.key.public().clone()])).unwrap();
@@ -35,7 +35,7 @@ fn a_token_that_is_over_still_says_whose_it_was_if_we_signed_it() {
 }
 
 #[test]
-fn a_hand_made_token_like_ours_is_believed() {
+fn a_hand_made_token_is_accepted() {
     // The attacks below start from this one, so it must be good.
     let gateway = Gateway::new();
     let passport = gateway.sign_raw(&gateway.header().to_string(), &payload().to_string());

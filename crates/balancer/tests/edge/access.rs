@@ -105,7 +105,7 @@ async fn a_lost_gateway_stops_nobody_who_is_known() {
     assert_eq!(response.headers()["retry-after"], "1");
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 
-    platform.gateway.forget("revoked");
+    platform.gateway.revoke_silently("revoked");
     let (address, state) = (platform.gateway.address, Arc::clone(&platform.gateway.state));
     platform.gateway = FakeGateway::start_with(&platform.world.identity("gateway-1"), &["balancer"], address, state);
     poll_until("what was revoked unheard is refused", SOON, async || {

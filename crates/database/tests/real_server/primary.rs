@@ -11,7 +11,7 @@ use crate::standby::Standby;
 use crate::timeouts::Frozen;
 use crate::world::{PATIENCE, World};
 
-/// A frozen server is given up after a second, and looked for another one each quarter.
+/// A frozen server is abandoned after a second, and another primary is looked for every quarter of a second.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 struct Pair {
@@ -28,7 +28,7 @@ impl Pair {
     /// The first is the primary, the second a standby that knows the same role. They share no data: which of them was asked
     /// is what these tests are about.
     async fn new() -> Self {
-        let (first, second) = (World::alone().await, World::alone().await);
+        let (first, second) = (World::with_own_server().await, World::with_own_server().await);
         let ca = Ca::new();
         for world in [&first, &second] {
             ca.issue("postgres", "postgres-1", world.config.ca_file.parent().unwrap());
@@ -67,7 +67,7 @@ impl Pair {
 
 /// A lost primary is answered by errors until another one is promoted, and from then on by that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_pool_goes_where_the_primary_is() {
+async fn the_pool_follows_the_primary() {
     let pair = Pair::new().await;
     for _ in 0..20 {
         assert_eq!(pair.asked().await.unwrap(), pair.first.config.port);
@@ -81,9 +81,9 @@ async fn the_pool_goes_where_the_primary_is() {
     assert!(took <= FOUND_WITHIN, "{took:?}");
 }
 
-/// A frozen primary keeps its connections. When it thaws and believes that it still is the primary, it is not contacted.
+/// A frozen primary keeps its connections. When it thaws and still takes itself for the primary, it is not contacted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_primary_is_left_for_good() {
+async fn a_pool_does_not_return_to_a_frozen_primary() {
     let pair = Pair::new().await;
     assert_eq!(pair.asked().await.unwrap(), pair.first.config.port);
     let frozen = Frozen::freeze(pair.first.postgres.cluster().pid());

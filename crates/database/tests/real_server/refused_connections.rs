@@ -39,7 +39,7 @@ async fn a_client_of_a_foreign_ca_is_refused() {
 /// The server gets a certificate of the same authority for another name than the one that is dialled.
 #[tokio::test]
 async fn a_server_under_a_name_that_its_certificate_lacks_is_refused() {
-    let mut world = World::alone().await;
+    let mut world = World::with_own_server().await;
     assert_eq!(world.config.host, "localhost");
     let identity = world.config.ca_file.parent().unwrap();
     let leaf = Leaf::of("postgres", "postgres-1").dns_names(&["postgres.rampart.internal"]);
@@ -67,7 +67,7 @@ async fn the_connection_is_tls_1_3_by_scram() {
 /// Its connections are refused although it answers; promoted, the same pool takes it.
 #[tokio::test]
 async fn a_standby_is_refused() {
-    let world = World::alone().await;
+    let world = World::with_own_server().await;
     assert_eq!(one(&world.database).await.unwrap(), 1);
     let _standby = Standby::restart(&world.postgres).await;
     assert_eq!(world.sql("SELECT pg_is_in_recovery()").await, "t");

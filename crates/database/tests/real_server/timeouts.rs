@@ -14,7 +14,7 @@ use crate::world::{PATIENCE, World, one};
 /// bound, and the pool must work again as soon as the server does, with all its permits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_costs_a_bounded_wait_and_no_permit() {
-    let world = World::alone().await;
+    let world = World::with_own_server().await;
     assert_eq!(one(&world.database).await.unwrap(), 1);
 
     let frozen = Frozen::freeze(world.postgres.cluster().pid());
@@ -31,10 +31,10 @@ async fn a_frozen_server_costs_a_bounded_wait_and_no_permit() {
     assert!(first.is_ok() && second.is_ok(), "both connections of the pool can be had again");
 }
 
-/// The same with a transaction that was under way: what was given up is not there afterwards.
+/// The same with a transaction that was under way: what was abandoned is not there afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_transaction_is_rolled_back() {
-    let world = World::alone().await;
+    let world = World::with_own_server().await;
     world.sql("CREATE TABLE public.item (id int); GRANT ALL ON public.item TO public; GRANT USAGE ON SCHEMA public TO public").await;
     let server = world.postgres.cluster().pid();
 

@@ -24,7 +24,7 @@ impl World {
     }
 
     /// A database on a server of its own.
-    pub(crate) async fn alone() -> Self {
+    pub(crate) async fn with_own_server() -> Self {
         Self::on(Arc::new(Postgres::start().await)).await
     }
 

@@ -31,8 +31,8 @@ pub(crate) struct Agreed {
 impl Outcome {
     /// Both sides refused: the client by an alert, not by a connection that just ended.
     pub(crate) fn is_refused_with(&self, alert: &str) -> bool {
-        let told = self.client.as_ref().is_err_and(|error| error.to_string().contains(alert));
-        self.server.is_err() && told
+        let is_alerted = self.client.as_ref().is_err_and(|error| error.to_string().contains(alert));
+        self.server.is_err() && is_alerted
     }
 }
 

@@ -46,7 +46,7 @@ async fn third_parties_are_identified_by_the_name_that_is_dialled() {
     assert!(outcome.client.is_err(), "a foreign CA");
 }
 
-/// Whatever is wrong with a client's certificate, it is told so by an alert and the server has no connection.
+/// A client with a wrong certificate reads an alert that names the fault, and the server has no connection.
 #[tokio::test]
 async fn clients_that_are_not_listed_peers_are_refused() {
     let (ca, foreign) = (Ca::new(), Ca::foreign());
@@ -81,7 +81,7 @@ async fn a_client_without_certificate_is_refused() {
     assert!(outcome.is_refused_with("CertificateRequired"), "{:?} {:?}", outcome.server, outcome.client);
 }
 
-/// A client that can only speak TLS 1.2 is refused before certificates are spoken of.
+/// A client that can only speak TLS 1.2 is refused before certificates are exchanged.
 #[tokio::test]
 async fn a_client_of_tls_1_2_is_refused() {
     let ca = Ca::new();

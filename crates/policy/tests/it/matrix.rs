@@ -12,7 +12,7 @@ fn every_kind_of_answer_has_its_place() {
         declare(Method::POST, "/api/auth/token", Action::IssueToken, Caller::User),
         declare(Method::POST, "/rampart.auth.v1.Authorization/Authorize", Action::Authorize, Caller::Peer),
     ];
-    // The mistake of asking a certificate for what only people may: no caller is permitted, and the matrix shows it.
+    // A mistake: a route for services whose action only people have. No caller is permitted, and the matrix shows it.
     let sla = vec![declare(Method::GET, "/api/sla", Action::ReadSla, Caller::Peer)];
     let matrix = render_matrix(&[("gateway", gateway), ("sla", sla)], &Policy::embedded().unwrap());
     let cells: Vec<Vec<&str>> = matrix.lines().map(|line| line.split_whitespace().collect()).collect();

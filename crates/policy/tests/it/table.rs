@@ -108,8 +108,12 @@ fn every_role_may_do_what_the_table_says_and_nothing_else() {
                 let subject = Subject::User { roles: role.into(), fresh_login };
                 let wanted = expected(role.into(), fresh_login, action.as_str());
                 assert_eq!(policy.decide(subject, action).allowed, wanted, "{role} {action} fresh={fresh_login}");
-                assert_eq!(policy.allows(subject, action), wanted, "{role} {action} fresh={fresh_login}, first asked");
-                assert_eq!(policy.allows(subject, action), wanted, "{role} {action} fresh={fresh_login}, remembered");
+                assert_eq!(
+                    policy.allows(subject, action),
+                    wanted,
+                    "{role} {action} fresh={fresh_login}, first decision"
+                );
+                assert_eq!(policy.allows(subject, action), wanted, "{role} {action} fresh={fresh_login}, cached");
             }
         }
     }
@@ -137,10 +141,10 @@ fn every_service_may_make_its_calls_and_nothing_else() {
             assert_eq!(policy.allows(Subject::Service(service), action), wanted, "{service} {action}");
         }
     }
-    for stranger in ["", "Balancer", "balancer ", "mlflow", "admin"] {
+    for unknown in ["", "Balancer", "balancer ", "mlflow", "admin"] {
         for action in Action::ALL.iter().copied() {
-            assert!(!policy.allows(Subject::Service(stranger), action), "{stranger:?} {action}");
-            assert!(!policy.decide(Subject::Service(stranger), action).allowed, "{stranger:?} {action}");
+            assert!(!policy.allows(Subject::Service(unknown), action), "{unknown:?} {action}");
+            assert!(!policy.decide(Subject::Service(unknown), action).allowed, "{unknown:?} {action}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct AuthorizeResponse {
     pub session_id: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub token_id: ::prost::alloc::string::String,
-    /// This gateway has not heard from its database for a while, so it may have missed a revocation: the answer of one that
+    /// This gateway has had no data from its database for a while and may have missed a revocation: the answer of one that
     /// has is better.
     #[prost(bool, tag = "7")]
     pub stale: bool,
@@ -185,8 +185,8 @@ pub mod authorization_client {
                 .insert(GrpcMethod::new("rampart.auth.v1.Authorization", "Authorize"));
             self.inner.unary(req, path, codec).await
         }
-        /// Every revocation from now on, in order. The first message is a Snapshot marker: whoever
-        /// reconnects must forget what it remembered before, since it may have missed something.
+        /// Every revocation from now on, in order. The first message is a Snapshot marker: a client that
+        /// reconnects must drop what it cached before, since it may have missed something.
         pub async fn watch_revocations(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRevocationsRequest>,
@@ -275,8 +275,8 @@ pub mod authorization_server {
             >
             + std::marker::Send
             + 'static;
-        /// Every revocation from now on, in order. The first message is a Snapshot marker: whoever
-        /// reconnects must forget what it remembered before, since it may have missed something.
+        /// Every revocation from now on, in order. The first message is a Snapshot marker: a client that
+        /// reconnects must drop what it cached before, since it may have missed something.
         async fn watch_revocations(
             &self,
             request: tonic::Request<super::WatchRevocationsRequest>,

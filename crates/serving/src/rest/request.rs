@@ -351,7 +351,7 @@ mod tests {
     proptest! {
         /// Cut or changed anywhere, a request is a problem of the caller's or still a request; never a panic.
         #[test]
-        fn damaged_requests_are_judged_calmly(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        fn malformed_requests_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
             let mut body = SOUND.as_bytes().to_vec();
             let at = at.index(body.len());
             if cut { body.truncate(at) } else { body[at] = byte }

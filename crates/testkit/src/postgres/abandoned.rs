@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::{Postgres, poll_until};
 
-    /// The owner is made to look dead; a real one could not look on.
+    /// The claim is changed to a process that has ended, as if the test had been killed.
     #[tokio::test]
     async fn an_abandoned_server_is_stopped_and_removed() {
         let abandoned = Postgres::start().await;

@@ -81,14 +81,14 @@ async fn dead_and_frozen_addresses_are_passed_over() {
         closed_at_once.local_addr().unwrap().to_string()
     };
     let all = vec![dead, frozen.local_addr().unwrap().to_string(), world.address.to_string()];
-    // Every turn of the list, so that each address is once the first.
-    for turn in 0..3 {
+    // Every rotation of the list, so that each address is once the first.
+    for rotation in 0..3 {
         let mut list = all.clone();
-        list.rotate_left(turn);
+        list.rotate_left(rotation);
         let started = Instant::now();
         let mut ledger = LedgerClient::new(channel(&gateway, "serving", &list));
         ledger.report_minutes(report()).await.unwrap();
-        assert!(started.elapsed() < Duration::from_secs(1), "turn {turn} took {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(1), "rotation {rotation} took {:?}", started.elapsed());
     }
 }
 
