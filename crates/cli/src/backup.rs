@@ -3,14 +3,12 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use bootstrap::say;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    connection::{Connection, text},
-    say,
-};
+use crate::connection::{Connection, text};
 
 /// A run of which nothing is heard for so long is given up. Until then it is asked after: a front door may be starting
 /// again, a token being renewed.

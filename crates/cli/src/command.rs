@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::{backup, connection::Connection, dev, login, models, probe, status, steward, users, welcome};
+use crate::{backup, connection::Connection, login, models, probe, status, users, welcome};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -34,7 +34,7 @@ pub(crate) enum Command {
 /// Does it.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     identity::install_crypto_providers()?;
-    // One thread: the kernel ties a child's life to the thread that started it (see dev/process.rs).
+    // One thread: the kernel ties a child's life to the thread that started it (see the crate dev's process.rs).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use bootstrap::client::Client;
 use reqwest::Method;
 use serde_json::Value;
-
-use crate::client::Client;
 
 /// The front door and a token.
 #[derive(clap::Args)]

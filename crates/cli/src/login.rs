@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use bootstrap::{files::write_private, say, say_error};
 use serde_json::json;
 
-use crate::{connection::Front, files::write_private, say, say_error};
+use crate::connection::Front;
 
 /// What `rampart login` can be told.
 #[derive(clap::Args)]

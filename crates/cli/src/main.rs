@@ -1,22 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 mod backup;
-mod client;
 mod command;
 mod connection;
-mod dev;
-mod files;
 mod login;
 mod models;
-mod platform_secrets;
 mod probe;
 mod status;
-mod steward;
 mod users;
 mod welcome;
 
 use std::process::ExitCode;
 
+use bootstrap::say_error;
 use clap::Parser;
 
 use command::Command;
@@ -38,13 +34,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// A line for the person at the terminal. A closed pipe is no reason to die.
-fn say(line: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
-}
-
-fn say_error(line: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
 }

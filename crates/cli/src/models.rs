@@ -1,12 +1,10 @@
 //! `rampart models`: what is served, and taking models into service and out of it.
 
+use bootstrap::say;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    connection::{Connection, text},
-    say,
-};
+use crate::connection::{Connection, text};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {

@@ -3,9 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use bootstrap::say;
 use reqwest::{Certificate, Identity};
-
-use crate::say;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -2,13 +2,11 @@
 
 use std::process::ExitCode;
 
+use bootstrap::say;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::{
-    connection::{Connection, list, text},
-    say,
-};
+use crate::connection::{Connection, list, text};
 
 /// Exit code 0 when every replica is healthy.
 pub(crate) async fn run(connection: Connection) -> anyhow::Result<ExitCode> {

@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use bootstrap::say;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    connection::{Connection, list, text},
-    say,
-};
+use crate::connection::{Connection, list, text};
 
 const PATH: &str = "/api/admin/users";
 /// The longest page that the gateway gives.

@@ -3,12 +3,12 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-
-use crate::{
+use bootstrap::{
+    accounts::Accounts,
     client::Client,
-    dev::{accounts::Accounts, layout::Layout, prediction, readiness},
     files::{make, write_private},
-    say,
+    layout::Layout,
+    prediction, readiness, say,
 };
 
 /// Whose right a prediction needs.

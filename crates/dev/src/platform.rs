@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
+use bootstrap::{client::Client, files, layout::Layout, platform_secrets, say};
 use pg_sandbox::{Cluster, Tcp};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -12,11 +13,9 @@ use super::{
     Arguments,
     certificates::{Certificates, IDENTITIES},
     configs::{self, Addresses},
-    layout::Layout,
     ports::Ports,
     process::{Program, Supervised},
 };
-use crate::{client::Client, files, platform_secrets, say};
 
 const POSTGRES_START_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -11,22 +11,24 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client of one platform. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub struct Client {
     http: reqwest::Client,
     front: String,
 }
 
 /// What a call was answered: the status, and the body if it was JSON.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Value,
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body; null if that was no JSON.
+    pub body: Value,
 }
 
 // === impl Client ===
 
 impl Client {
     /// A client that trusts exactly the CA in `ca_file`.
-    pub(crate) fn new(front: &str, ca_file: &Path) -> anyhow::Result<Self> {
+    pub fn new(front: &str, ca_file: &Path) -> anyhow::Result<Self> {
         let pem = std::fs::read(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
         let ca = Certificate::from_pem(&pem).with_context(|| format!("{} is no PEM certificate", ca_file.display()))?;
         let http = reqwest::Client::builder()
@@ -40,7 +42,7 @@ impl Client {
     }
 
     /// Calls a route with a JSON body or none.
-    pub(crate) async fn call(
+    pub async fn call(
         &self,
         method: Method,
         path: &str,
@@ -62,7 +64,7 @@ impl Client {
     }
 
     /// Exchanges a grant for an access token.
-    pub(crate) async fn token(&self, grant: &Value) -> anyhow::Result<String> {
+    pub async fn token(&self, grant: &Value) -> anyhow::Result<String> {
         let answer = self.call(Method::POST, "/api/auth/token", None, Some(grant)).await?;
         let body = answer.expect_success("the login")?;
         let token = body.get("access_token").and_then(Value::as_str).context("the answer has no access_token")?;
@@ -74,7 +76,7 @@ impl Client {
 
 impl Answer {
     /// The body of a good answer; of a bad one, what the platform said.
-    pub(crate) fn expect_success(self, what: &str) -> anyhow::Result<Value> {
+    pub fn expect_success(self, what: &str) -> anyhow::Result<Value> {
         if self.status.is_success() {
             return Ok(self.body);
         }

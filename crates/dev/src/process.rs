@@ -92,7 +92,7 @@ async fn supervise(program: Program, first: Child, pid: watch::Sender<Option<u32
             }
             match program.spawn() {
                 Ok(child) => break child,
-                Err(error) => super::say(&format!("{}: cannot be started again: {error:#}", program.name)),
+                Err(error) => bootstrap::say(&format!("{}: cannot be started again: {error:#}", program.name)),
             }
         };
         pid.send_replace(child.id());
@@ -107,7 +107,7 @@ async fn end(program: &Program, mut child: Child) {
         let _ = kill_process(pid, Signal::CONT);
     }
     if timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
-        super::say(&format!("{}: did not stop within {} s, killed", program.name, STOP_TIMEOUT.as_secs()));
+        bootstrap::say(&format!("{}: did not stop within {} s, killed", program.name, STOP_TIMEOUT.as_secs()));
         let _ = child.kill().await;
     }
 }
@@ -121,7 +121,7 @@ fn say_ended(program: &Program, status: std::io::Result<ExitStatus>) {
         },
         Err(error) => format!("is lost: {error}"),
     };
-    super::say(&format!("{} {how}; starting it again (log: {})", program.name, program.log.display()));
+    bootstrap::say(&format!("{} {how}; starting it again (log: {})", program.name, program.log.display()));
 }
 
 // === impl Program ===

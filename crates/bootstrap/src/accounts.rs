@@ -9,21 +9,21 @@ use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::layout::Layout;
 use crate::{
     client::Client,
     files::{make, write_private},
+    layout::Layout,
     say,
 };
 
 /// Every role but the admin's: who gets an account when everything is to be tried out.
-pub(super) const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
+pub const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
 const ADMIN: &str = "admin";
 const TOKEN_PERIOD: Duration = Duration::from_secs(4 * 60);
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
 
 /// The accounts of a development platform.
-pub(crate) struct Accounts {
+pub struct Accounts {
     grants: Vec<(&'static str, Value)>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     /// Makes the accounts at the first start, finds them at later ones, and writes everybody's token.
-    pub(crate) async fn open(layout: &Layout, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
+    pub async fn open(layout: &Layout, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
         let password = read(&layout.secret("operator", "admin-password"))?;
         let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
         if roles.iter().any(|role| !client_secret(layout, role).exists()) {
@@ -50,7 +50,7 @@ impl Accounts {
     }
 
     /// Writes new tokens every few minutes, for ever. A gateway that is away for a moment is asked again.
-    pub(super) async fn keep_fresh(&self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
+    pub async fn keep_fresh(&self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
         let mut wait = TOKEN_PERIOD;
         loop {
             tokio::time::sleep(wait).await;

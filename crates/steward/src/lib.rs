@@ -1,7 +1,4 @@
-//! `rampart steward`: keeps the certificates and secrets of the containers, each in a volume that only its container has.
-//!
-//! It is the one process that sees them all. It has no port; what it knows lies in its own volume, and the key of the root
-//! CA outside of all volumes.
+#![doc = include_str!("../README.md")]
 
 mod containers;
 mod vault;
@@ -14,13 +11,13 @@ use std::{
 
 use anyhow::Context as _;
 use authority::{Authority, Leaf};
-use time::OffsetDateTime;
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::{
+use bootstrap::{
     files::{make, write_for_group},
     say, say_error,
 };
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+
 use containers::{ALL, Access, Container};
 use vault::{Settings, Tender};
 
@@ -29,7 +26,7 @@ const CERTIFICATE_PERIOD: Duration = Duration::from_secs(600);
 
 /// What `rampart steward` can be told.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// The folder with a volume for each container, named like it.
     #[arg(long, default_value = "/state")]
     state: PathBuf,
@@ -57,7 +54,7 @@ pub(crate) struct Arguments {
 }
 
 /// Makes what is missing, gives everybody theirs, then renews it, and looks after Vault, until SIGTERM.
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     identity::install_crypto_providers().context("cannot choose the cryptography")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let kept = arguments.state.join("steward");

@@ -4,14 +4,12 @@ use std::{collections::BTreeSet, path::Path};
 
 use ::vault::{Login, Vault};
 use anyhow::Context as _;
+use bootstrap::files::{make, write_for_group};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::database::ROLES;
-use crate::{
-    files::{make, write_for_group},
-    steward::containers::{Access, Container},
-};
+use crate::containers::{Access, Container};
 
 /// What the steward itself needs day by day.
 pub(super) const OWN_ROLE: &str = "steward";

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
+use bootstrap::platform_secrets;
 use identity::{PeerName, dns_name};
 use time::Duration;
-
-use crate::platform_secrets;
 
 /// One container.
 pub(super) struct Container {

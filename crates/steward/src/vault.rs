@@ -15,11 +15,11 @@ use std::{path::PathBuf, time::Duration};
 use ::vault::{Vault, VaultError};
 use anyhow::Context as _;
 use authority::Authority;
+use bootstrap::{say, say_error};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::containers::Container;
-use crate::{say, say_error};
 
 /// A secret id lives for seven days, so six of these may fail.
 const LOGIN_PERIOD: Duration = Duration::from_secs(24 * 3600);

@@ -10,8 +10,7 @@ use anyhow::{Context as _, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{layout::Layout, readiness::wait_for_model};
-use crate::{client::Client, say};
+use crate::{client::Client, layout::Layout, readiness::wait_for_model, say};
 
 /// A registry may have got the model just now: replicas look every few seconds, and prove it before it serves.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -19,7 +18,7 @@ const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
 const PREFERRED: &str = "breast-cancer-forest";
 
 /// Predicts with a real model over HTTPS with a bearer token, and prints the way to do it again.
-pub(crate) async fn first(
+pub async fn first(
     layout: &Layout,
     models: &Path,
     client: &Client,

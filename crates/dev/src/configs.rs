@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
+use bootstrap::{files::write_private, layout::Layout};
 use serde_json::{Value, json};
 
-use super::{Arguments, certificates::IDENTITIES, layout::Layout, platform::text, ports::Ports};
-use crate::files::write_private;
+use super::{Arguments, certificates::IDENTITIES, platform::text, ports::Ports};
 
 /// Where everybody listens.
 pub(super) struct Addresses {

@@ -11,10 +11,10 @@ use base64::{
 use crate::files::{make, write_private};
 
 /// Services that log in to the database, each as its own role.
-pub(crate) const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
+pub const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
 
 /// Makes what is missing; leaves what is there.
-pub(crate) fn ensure(folder: &Path) -> anyhow::Result<()> {
+pub fn ensure(folder: &Path) -> anyhow::Result<()> {
     let path = |service: &str, name: &str| folder.join(service).join(name);
     for service in DATABASE_ROLES {
         ensure_random(&path(service, "database-password"))?;
@@ -41,17 +41,17 @@ fn random() -> anyhow::Result<String> {
 }
 
 /// Makes the file with 256 random bits, base64url, unless it is there.
-pub(crate) fn ensure_random(path: &Path) -> anyhow::Result<()> {
+pub fn ensure_random(path: &Path) -> anyhow::Result<()> {
     ensure_with(path, random)
 }
 
 /// The same behind `<name>-`, so that who reads it in a log knows whose it is.
-pub(crate) fn ensure_named(path: &Path, name: &str) -> anyhow::Result<()> {
+pub fn ensure_named(path: &Path, name: &str) -> anyhow::Result<()> {
     ensure_with(path, || Ok(format!("{name}-{}", random()?)))
 }
 
 /// A key that MinIO encrypts with, as it wants it written.
-pub(crate) fn ensure_kms_key(path: &Path, name: &str) -> anyhow::Result<()> {
+pub fn ensure_kms_key(path: &Path, name: &str) -> anyhow::Result<()> {
     ensure_with(path, || Ok(format!("{name}:{}", STANDARD.encode(random_bytes()?))))
 }
 

@@ -13,7 +13,7 @@ const POLL_PERIOD: Duration = Duration::from_millis(100);
 const MODEL_READY_IN_A_ROW: u32 = 20;
 
 /// Waits until the balancer says that every replica of every pool is healthy.
-pub(crate) async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
+pub async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let mut last = String::from("the front door did not answer");
     while Instant::now() < deadline {
@@ -33,7 +33,7 @@ pub(crate) async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()>
 
 /// Waits until every replica has the model. Which one answers is the balancer's choice, so it is asked again and again:
 /// that a replica without it stays unseen has a chance of one in thousands.
-pub(crate) async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
+pub async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let path = format!("/v2/models/{model}/ready");
     let mut in_a_row = 0;

@@ -5,12 +5,12 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use ::vault::Vault;
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use bootstrap::say;
 use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::Settings;
-use crate::say;
 
 const SHARE_FILE: &str = "vault-unseal-key";
 /// In the strict profile: a token that people made.

@@ -17,7 +17,7 @@ const TEMPORARY_PREFIX: &str = "rampart-dev-";
 const BEING_MADE_MAX: Duration = Duration::from_secs(60);
 
 /// The directory of one `rampart dev`, kept or temporary.
-pub(crate) struct Layout {
+pub struct Layout {
     root: PathBuf,
     temporary: Mutex<Option<tempfile::TempDir>>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Takes (or makes) `kept`, or a temporary directory that goes when this value does.
-    pub(super) fn create(kept: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn create(kept: Option<&Path>) -> anyhow::Result<Self> {
         let (root, temporary) = match kept {
             Some(path) => {
                 fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -56,7 +56,7 @@ impl Layout {
     }
 
     /// A folder for accounts and their tokens alone, of a platform that keeps everything else itself.
-    pub(crate) fn of_accounts(path: &Path) -> anyhow::Result<Self> {
+    pub fn of_accounts(path: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
         refuse_foreign(path)?;
         let layout = Self { root: path.to_owned(), temporary: Mutex::new(None) };
@@ -67,16 +67,18 @@ impl Layout {
         Ok(layout)
     }
 
-    pub(crate) fn root(&self) -> &Path {
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
         &self.root
     }
 
-    pub(super) fn is_kept(&self) -> bool {
+    /// Whether it stays after the end.
+    pub fn is_kept(&self) -> bool {
         self.temporary.lock().map(|temporary| temporary.is_none()).unwrap_or(true)
     }
 
     /// Of a temporary directory, makes the logs stay for whoever has to look at them; keys and secrets go.
-    pub(super) fn keep_logs(&self) -> anyhow::Result<PathBuf> {
+    pub fn keep_logs(&self) -> anyhow::Result<PathBuf> {
         let logs = self.root.join("logs");
         if let Ok(mut temporary) = self.temporary.lock()
             && let Some(made) = temporary.take()
@@ -90,38 +92,43 @@ impl Layout {
         Ok(logs)
     }
 
-    pub(super) fn ca_file(&self) -> PathBuf {
+    /// The root CA.
+    pub fn ca_file(&self) -> PathBuf {
         self.root.join("ca/ca.pem")
     }
 
-    pub(super) fn identity(&self, instance: &str) -> PathBuf {
+    /// The folder with an instance's certificate.
+    pub fn identity(&self, instance: &str) -> PathBuf {
         self.root.join("identity").join(instance)
     }
 
-    pub(super) fn config(&self, instance: &str) -> PathBuf {
+    /// An instance's configuration.
+    pub fn config(&self, instance: &str) -> PathBuf {
         self.root.join("config").join(format!("{instance}.toml"))
     }
 
-    pub(super) fn log(&self, instance: &str) -> PathBuf {
+    /// An instance's log.
+    pub fn log(&self, instance: &str) -> PathBuf {
         self.root.join("logs").join(format!("{instance}.log"))
     }
 
     /// The folder of [`crate::platform_secrets`].
-    pub(super) fn secrets(&self) -> PathBuf {
+    pub fn secrets(&self) -> PathBuf {
         self.root.join("secrets")
     }
 
     /// A secret of one service, made before by [`crate::platform_secrets`].
-    pub(crate) fn secret(&self, service: &str, name: &str) -> PathBuf {
+    pub fn secret(&self, service: &str, name: &str) -> PathBuf {
         self.secrets().join(service).join(name)
     }
 
-    pub(crate) fn token(&self, role: &str) -> PathBuf {
+    /// The access token of the account with this role.
+    pub fn token(&self, role: &str) -> PathBuf {
         self.root.join("tokens").join(format!("{role}.token"))
     }
 
     /// The same token as a header line, for `curl -H @file`: an argument would be public in /proc.
-    pub(super) fn header(&self, role: &str) -> PathBuf {
+    pub fn header(&self, role: &str) -> PathBuf {
         self.root.join("tokens").join(format!("{role}.header"))
     }
 

@@ -5,14 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use ::vault::Vault;
 use anyhow::{Context as _, bail};
 use authority::Authority;
+use bootstrap::say;
 use identity::TRUST_DOMAIN;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::{
-    say,
-    steward::containers::{Access, Container},
-};
+use crate::containers::{Access, Container};
 
 const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
 /// Renewed well before leaves would outlive it.
@@ -105,7 +103,7 @@ fn role(service: &str, names: &[String], lifetime: Duration) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steward::containers::ALL;
+    use crate::containers::ALL;
 
     #[test]
     fn a_role_signs_the_names_of_its_own_service_alone() {

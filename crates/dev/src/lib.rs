@@ -1,28 +1,26 @@
-//! `rampart dev`: the five services, as the same binaries and on the same protocols as between containers, on loopback.
+#![doc = include_str!("../README.md")]
 
-pub(crate) mod accounts;
 mod certificates;
 mod configs;
-pub(crate) mod layout;
 mod platform;
 mod ports;
-pub(crate) mod prediction;
 mod process;
-pub(crate) mod readiness;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use bootstrap::{
+    accounts::{self, Accounts},
+    layout::Layout,
+    prediction, readiness, say,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::say;
-use accounts::Accounts;
-use layout::Layout;
 use platform::Platform;
 
 /// What `rampart dev` can be told.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// Keep everything (database, keys, backups, logs) in this directory; without it all is removed at the end.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -50,7 +48,7 @@ pub(crate) struct Arguments {
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs until Ctrl-C, SIGTERM or the end of the terminal, then stops everything in order.
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     // The terminal was closed: nobody is left to press Ctrl-C.

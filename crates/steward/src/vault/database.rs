@@ -4,15 +4,13 @@ use std::{fs, time::Duration};
 
 use ::vault::{Vault, VaultError};
 use anyhow::{Context as _, bail};
+use bootstrap::files::{make, write_for_group};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Settings, logins::OWN_ROLE};
-use crate::{
-    files::{make, write_for_group},
-    steward::containers::{Container, PEOPLES_DATABASE},
-};
+use crate::containers::{Container, PEOPLES_DATABASE};
 
 /// Roles whose passwords Vault rotates; `detektor` is people's.
 pub(super) const ROLES: [&str; 4] = ["gateway", "sla", "backup", PEOPLE];
