@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
+use secrets::{WriteError, replace_file};
 use time::{Duration, OffsetDateTime};
 
 const ROOT_LIFETIME: Duration = Duration::days(3650);
@@ -30,14 +31,17 @@ pub enum AuthorityError {
         /// Where its key should be.
         key: PathBuf,
     },
-    /// A file.
-    #[error("cannot write or read {path}")]
-    Io {
+    /// A file of the root that is there and cannot be read.
+    #[error("cannot read {path}")]
+    Read {
         /// Which.
         path: PathBuf,
-        /// Why.
+        /// What the operating system said.
         source: std::io::Error,
     },
+    /// A file or folder.
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 /// A root CA with its key in memory.
@@ -92,9 +96,9 @@ impl Authority {
             return Err(AuthorityError::KeyMissing { certificate, key });
         }
         let made = Self::generate(now)?;
-        fs::create_dir_all(directory).map_err(io_error(directory))?;
-        write_file(&key, &made.issuer.key().serialize_pem(), 0o600, None)?;
-        write_file(&certificate, &made.pem, 0o644, None)?;
+        make_folder(directory)?;
+        replace_file(&key, made.issuer.key().serialize_pem().as_bytes(), 0o600, None)?;
+        replace_file(&certificate, made.pem.as_bytes(), 0o644, None)?;
         Ok(made)
     }
 
@@ -132,11 +136,12 @@ impl Authority {
     pub fn issue(&self, leaf: &Leaf, directory: &Path) -> Result<(), AuthorityError> {
         let key = KeyPair::generate()?;
         let certificate = leaf.params()?.signed_by(&key, &self.issuer)?;
-        fs::create_dir_all(directory).map_err(io_error(directory))?;
-        write_file(&directory.join("ca.pem"), &self.pem, 0o644, None)?;
+        make_folder(directory)?;
+        replace_file(&directory.join("ca.pem"), self.pem.as_bytes(), 0o644, None)?;
         let key_mode = if leaf.group.is_some() { 0o640 } else { 0o600 };
-        write_file(&directory.join("key.pem"), &key.serialize_pem(), key_mode, leaf.group)?;
-        write_file(&directory.join("certificate.pem"), &certificate.pem(), 0o644, None)
+        replace_file(&directory.join("key.pem"), key.serialize_pem().as_bytes(), key_mode, leaf.group)?;
+        replace_file(&directory.join("certificate.pem"), certificate.pem().as_bytes(), 0o644, None)?;
+        Ok(())
     }
 }
 
@@ -198,16 +203,11 @@ fn distinguished_name(common_name: &str) -> DistinguishedName {
 }
 
 fn read(path: &Path) -> Result<String, AuthorityError> {
-    fs::read_to_string(path).map_err(io_error(path))
+    fs::read_to_string(path).map_err(|source| AuthorityError::Read { path: path.to_owned(), source })
 }
 
-fn write_file(path: &Path, content: &str, mode: u32, group: Option<u32>) -> Result<(), AuthorityError> {
-    secrets::replace_file(path, content.as_bytes(), mode, group).map_err(io_error(path))
-}
-
-fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
-    let path = path.to_owned();
-    move |source| AuthorityError::Io { path, source }
+fn make_folder(path: &Path) -> Result<(), WriteError> {
+    fs::create_dir_all(path).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -7,14 +7,10 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
+use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 
-use crate::{
-    client::Client,
-    files::{make, write_private},
-    layout::Layout,
-    say,
-};
+use crate::{access_folder::AccessFolder, client::Client, say};
 
 /// Every role but the admin's: who gets an account when everything is to be tried out.
 pub const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
@@ -31,30 +27,30 @@ pub struct Accounts {
 
 impl Accounts {
     /// Makes the accounts at the first start, finds them at later ones, and writes everybody's token.
-    pub async fn open(layout: &Layout, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
-        let password = read(&layout.secret("operator", "admin-password"))?;
+    pub async fn open(folder: &AccessFolder, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
+        let password = read(&folder.secret("operator", "admin-password"))?;
         let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
-        if roles.iter().any(|role| !client_secret(layout, role).exists()) {
-            bootstrap(layout, client, &password, roles).await?;
+        if roles.iter().any(|role| !client_secret(folder, role).exists()) {
+            bootstrap(folder, client, &password, roles).await?;
         }
         let mut grants = vec![(ADMIN, admin)];
         for role in roles.iter().copied() {
-            let secret = read(&client_secret(layout, role))?;
+            let secret = read(&client_secret(folder, role))?;
             let grant =
                 json!({ "grant_type": "client_credentials", "client_id": account(role), "client_secret": secret });
             grants.push((role, grant));
         }
         let accounts = Self { grants };
-        accounts.write_tokens(layout, client).await?;
+        accounts.write_tokens(folder, client).await?;
         Ok(accounts)
     }
 
     /// Writes new tokens every few minutes, for ever. A gateway that is away for a moment is asked again.
-    pub async fn keep_fresh(&self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
+    pub async fn keep_fresh(&self, folder: &AccessFolder, client: &Client) -> anyhow::Result<()> {
         let mut wait = TOKEN_PERIOD;
         loop {
             tokio::time::sleep(wait).await;
-            wait = match self.write_tokens(layout, client).await {
+            wait = match self.write_tokens(folder, client).await {
                 Ok(()) => TOKEN_PERIOD,
                 Err(error) => {
                     say(&format!("tokens not renewed yet: {error:#}"));
@@ -64,30 +60,31 @@ impl Accounts {
         }
     }
 
-    async fn write_tokens(&self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
+    async fn write_tokens(&self, folder: &AccessFolder, client: &Client) -> anyhow::Result<()> {
         for (role, grant) in &self.grants {
             let token = client.token(grant).await.with_context(|| format!("no token for {role}"))?;
-            write_private(&layout.token(role), &token)?;
-            write_private(&layout.header(role), &format!("Authorization: Bearer {token}\n"))?;
+            replace_file(&folder.token(role), token.as_bytes(), 0o600, None)?;
+            let header = format!("Authorization: Bearer {token}\n");
+            replace_file(&folder.header(role), header.as_bytes(), 0o600, None)?;
         }
         Ok(())
     }
 }
 
 /// Trades the one-time token for the first admin, who then makes an account for each role.
-async fn bootstrap(layout: &Layout, client: &Client, password: &str, roles: &[&str]) -> anyhow::Result<()> {
-    let once = read(&layout.secret("gateway", "bootstrap-token"))?;
+async fn bootstrap(folder: &AccessFolder, client: &Client, password: &str, roles: &[&str]) -> anyhow::Result<()> {
+    let once = read(&folder.secret("gateway", "bootstrap-token"))?;
     let grant = json!({ "grant_type": "bootstrap", "bootstrap_token": once, "username": ADMIN, "password": password });
     let admin = match client.token(&grant).await {
         Ok(token) => token,
         // A start that was cut off after the first admin was made: the password is ours either way.
         Err(_) => client.token(&json!({ "grant_type": "password", "username": ADMIN, "password": password })).await?,
     };
-    make(&layout.root().join("secrets/operator"), 0o700)?;
+    make_folder(&folder.secrets().join("operator"), 0o700)?;
     for role in roles {
         let body = open_account(client, &admin, role).await?;
         let secret = body.get("client_secret").and_then(Value::as_str).context("the answer has no client_secret")?;
-        write_private(&client_secret(layout, role), secret)?;
+        replace_file(&client_secret(folder, role), secret.as_bytes(), 0o600, None)?;
     }
     Ok(())
 }
@@ -109,8 +106,8 @@ async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Resul
     answer.expect_success(&format!("giving {name} a new secret"))
 }
 
-fn client_secret(layout: &Layout, role: &str) -> PathBuf {
-    layout.secret("operator", &format!("{role}-client-secret"))
+fn client_secret(folder: &AccessFolder, role: &str) -> PathBuf {
+    folder.secret("operator", &format!("{role}-client-secret"))
 }
 
 fn account(role: &str) -> String {

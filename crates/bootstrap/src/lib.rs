@@ -1,9 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod access_folder;
 pub mod accounts;
 pub mod client;
-pub mod files;
-pub mod layout;
 pub mod platform_secrets;
 pub mod prediction;
 pub mod readiness;

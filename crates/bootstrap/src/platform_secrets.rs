@@ -8,8 +8,6 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 
-use crate::files::{make, write_private};
-
 /// Services that log in to the database, each as its own role.
 pub const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
 
@@ -60,9 +58,10 @@ fn ensure_with(path: &Path, make_secret: impl FnOnce() -> anyhow::Result<String>
         return Ok(());
     }
     if let Some(directory) = path.parent() {
-        make(directory, 0o700)?;
+        secrets::make_folder(directory, 0o700)?;
     }
-    write_private(path, &make_secret()?)
+    secrets::replace_file(path, make_secret()?.as_bytes(), 0o600, None)?;
+    Ok(())
 }
 
 fn signing_key() -> anyhow::Result<String> {

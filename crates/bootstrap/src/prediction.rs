@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{client::Client, layout::Layout, readiness::wait_for_model, say};
+use crate::{access_folder::AccessFolder, client::Client, readiness::wait_for_model, say};
 
 /// A registry may have got the model just now: replicas look every few seconds, and prove it before it serves.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -19,7 +19,7 @@ const PREFERRED: &str = "breast-cancer-forest";
 
 /// Predicts with a real model over HTTPS with a bearer token, and prints the way to do it again.
 pub async fn first(
-    layout: &Layout,
+    folder: &AccessFolder,
     models: &Path,
     client: &Client,
     front: &str,
@@ -32,9 +32,9 @@ pub async fn first(
         return Ok(());
     };
     let (model, request) = example(&golden)?;
-    let file = layout.root().join("example-request.json");
+    let file = folder.root().join("example-request.json");
     fs::write(&file, request.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-    let token = fs::read_to_string(layout.token("analyst")).context("no token for the analyst")?;
+    let token = fs::read_to_string(folder.token("analyst")).context("no token for the analyst")?;
     wait_for_model(client, &model, &token, MODEL_TIMEOUT).await?;
     let path = format!("/v2/models/{model}/infer");
     let answer = client.call(Method::POST, &path, Some(&token), Some(&request)).await?;
@@ -53,7 +53,7 @@ pub async fn first(
     say(&format!(
         "curl --cacert {} -H @{} -d @{} {front}{path}",
         ca_file.display(),
-        layout.header("analyst").display(),
+        folder.header("analyst").display(),
         file.display()
     ));
     say("");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use bootstrap::{files::write_private, say, say_error};
+use bootstrap::{say, say_error};
 use serde_json::json;
 
 use crate::connection::Front;
@@ -44,7 +44,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     ensure!(!password.is_empty(), "there is no password on standard input");
     let grant = json!({ "grant_type": "password", "username": arguments.user, "password": password });
     let token = arguments.front.client()?.token(&grant).await?;
-    write_private(&arguments.token_file, &token)?;
+    secrets::replace_file(&arguments.token_file, token.as_bytes(), 0o600, None)?;
     say(&format!("{} is logged in; the token is in {}", arguments.user, arguments.token_file.display()));
     Ok(())
 }

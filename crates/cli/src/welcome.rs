@@ -3,13 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use bootstrap::{
-    accounts::Accounts,
-    client::Client,
-    files::{make, write_private},
-    layout::Layout,
-    prediction, readiness, say,
-};
+use bootstrap::{access_folder::AccessFolder, accounts::Accounts, client::Client, prediction, readiness, say};
 
 /// Whose right a prediction needs.
 const ROLES: [&str; 1] = ["analyst"];
@@ -40,21 +34,21 @@ pub(crate) struct Arguments {
 /// Waits, makes the accounts at the first time, predicts.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let started = tokio::time::Instant::now();
-    let layout = Layout::of_accounts(&arguments.access)?;
+    let folder = AccessFolder::open(&arguments.access)?;
     for (name, service) in [("bootstrap-token", "gateway"), ("admin-password", "operator")] {
-        let (from, to) = (arguments.secrets.join(name), layout.secret(service, name));
+        let (from, to) = (arguments.secrets.join(name), folder.secret(service, name));
         let secret = fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
-        make(to.parent().context("a secret lies in a folder")?, 0o700)?;
-        write_private(&to, &secret)?;
+        secrets::make_folder(to.parent().context("a secret lies in a folder")?, 0o700)?;
+        secrets::replace_file(&to, secret.as_bytes(), 0o600, None)?;
     }
     let client = Client::new(&arguments.front, &arguments.ca_file)?;
     readiness::wait(&client, Duration::from_secs(arguments.timeout_s.into())).await?;
     say(&format!("everything is healthy after {:.1} s", started.elapsed().as_secs_f64()));
-    Accounts::open(&layout, &client, &ROLES).await?;
+    Accounts::open(&folder, &client, &ROLES).await?;
     let notes = [
-        ("admin", format!("password in {}", layout.secret("operator", "admin-password").display())),
-        ("tokens", format!("{} (good for 10 min; scripts/up writes new ones)", layout.root().join("tokens").display())),
+        ("admin", format!("password in {}", folder.secret("operator", "admin-password").display())),
+        ("tokens", format!("{} (good for 10 min; scripts/up writes new ones)", folder.root().join("tokens").display())),
         ("logs", "docker compose logs".to_owned()),
     ];
-    prediction::first(&layout, &arguments.models, &client, &arguments.front, &arguments.ca_file, started, &notes).await
+    prediction::first(&folder, &arguments.models, &client, &arguments.front, &arguments.ca_file, started, &notes).await
 }

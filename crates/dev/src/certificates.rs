@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use authority::{Authority, Leaf};
-use bootstrap::layout::Layout;
 use identity::PeerName;
 use time::OffsetDateTime;
+
+use super::layout::Layout;
 
 /// Every identity there is: service and instance. `postgres` is PostgreSQL's, `operator` is for people and scrapes.
 pub(super) const IDENTITIES: [(&str, &str); 9] = [

@@ -4,10 +4,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
-use bootstrap::{files::write_private, layout::Layout};
 use serde_json::{Value, json};
 
-use super::{Arguments, certificates::IDENTITIES, platform::text, ports::Ports};
+use super::{Arguments, certificates::IDENTITIES, layout::Layout, platform::text, ports::Ports};
 
 /// Where everybody listens.
 pub(super) struct Addresses {
@@ -51,7 +50,7 @@ pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Option
         }
         let path = layout.config(instance);
         let toml = toml::to_string(&config).with_context(|| format!("cannot write {}", path.display()))?;
-        write_private(&path, &toml)?;
+        secrets::replace_file(&path, toml.as_bytes(), 0o600, None)?;
     }
     Ok(())
 }
@@ -82,11 +81,11 @@ fn own_sections(
             (
                 "tokens",
                 json!({
-                    "access_signing_key_file": layout.secret("gateway", "access-signing-key.pem"),
-                    "passport_signing_key_file": layout.secret("gateway", "passport-signing-key.pem"),
+                    "access_signing_key_file": layout.access.secret("gateway", "access-signing-key.pem"),
+                    "passport_signing_key_file": layout.access.secret("gateway", "passport-signing-key.pem"),
                 }),
             ),
-            ("bootstrap", json!({ "token_file": layout.secret("gateway", "bootstrap-token") })),
+            ("bootstrap", json!({ "token_file": layout.access.secret("gateway", "bootstrap-token") })),
         ],
         "serving" => vec![
             ("gateway", authority),
@@ -102,9 +101,9 @@ fn own_sections(
                 json!({
                     "directory": layout.root().join("backups"),
                     "models": options.models,
-                    "age_recipient_file": layout.secret("backup", "age-recipient"),
-                    "age_identity_file": layout.secret("backup", "age-identity"),
-                    "signing_key_file": layout.secret("backup", "manifest-signing-key.pem"),
+                    "age_recipient_file": layout.access.secret("backup", "age-recipient"),
+                    "age_identity_file": layout.access.secret("backup", "age-identity"),
+                    "signing_key_file": layout.access.secret("backup", "manifest-signing-key.pem"),
                 }),
             ),
         ],
@@ -118,7 +117,7 @@ fn database(service: &str, layout: &Layout, addresses: &Addresses) -> Value {
         "port": addresses.database.port(),
         "name": "detektor",
         "user": service,
-        "password_file": layout.secret(service, "database-password"),
+        "password_file": layout.access.secret(service, "database-password"),
         "ca_file": layout.ca_file(),
         "certificate_file": identity.join("certificate.pem"),
         "key_file": identity.join("key.pem"),

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod configs;
+mod layout;
 mod platform;
 mod ports;
 mod process;
@@ -11,11 +12,11 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use bootstrap::{
     accounts::{self, Accounts},
-    layout::Layout,
     prediction, readiness, say,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
+use layout::Layout;
 use platform::Platform;
 
 /// What `rampart dev` can be told.
@@ -77,21 +78,21 @@ async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) 
     let client = platform.client(layout)?;
     readiness::wait(&client, READY_TIMEOUT).await?;
     say(&format!("ready after {:.1} s", started.elapsed().as_secs_f64()));
-    let accounts = Accounts::open(layout, &client, &accounts::ALL_ROLES).await?;
+    let accounts = Accounts::open(&layout.access, &client, &accounts::ALL_ROLES).await?;
     platform.write_state(layout)?;
-    let token = layout.token("admin");
+    let token = layout.access.token("admin");
     let notes = [
         ("admin token", format!("{} (renewed every 4 min; one file per role beside it)", token.display())),
         ("logs", layout.root().join("logs").display().to_string()),
     ];
     let ca_file = layout.ca_file();
-    prediction::first(layout, &arguments.models, &client, platform.front(), &ca_file, started, &notes).await?;
+    prediction::first(&layout.access, &arguments.models, &client, platform.front(), &ca_file, started, &notes).await?;
     if arguments.once {
         return Ok(());
     }
     say("running; Ctrl-C stops everything");
     tokio::select! {
         outcome = platform.renew_certificates(layout) => outcome,
-        outcome = accounts.keep_fresh(layout, &client) => outcome,
+        outcome = accounts.keep_fresh(&layout.access, &client) => outcome,
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use bootstrap::{client::Client, files, layout::Layout, platform_secrets, say};
+use bootstrap::{client::Client, platform_secrets, say};
 use pg_sandbox::{Cluster, Tcp};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use super::{
     Arguments,
     certificates::{Certificates, IDENTITIES},
     configs::{self, Addresses},
+    layout::Layout,
     ports::Ports,
     process::{Program, Supervised},
 };
@@ -35,7 +36,7 @@ impl Platform {
     /// Makes keys and certificates, chooses ports. Starts nothing yet.
     pub(super) fn prepare(arguments: &Arguments, layout: &Layout) -> anyhow::Result<Self> {
         let options = configs::Options::new(arguments)?;
-        platform_secrets::ensure(&layout.secrets())?;
+        platform_secrets::ensure(&layout.access.secrets())?;
         let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
         let certificates = Certificates::open(layout, lifetime)?;
         let addresses = Addresses::choose(&mut Ports::default(), arguments.port)?;
@@ -89,7 +90,7 @@ impl Platform {
     pub(super) fn write_state(&self, layout: &Layout) -> anyhow::Result<()> {
         let roles = ["admin", "viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
         let tokens: serde_json::Map<_, _> =
-            roles.iter().map(|role| ((*role).to_owned(), json!(layout.token(role)))).collect();
+            roles.iter().map(|role| ((*role).to_owned(), json!(layout.access.token(role)))).collect();
         let pids: serde_json::Map<_, _> =
             self.processes.iter().map(|process| (process.name().to_owned(), json!(process.pid()))).collect();
         let state = json!({
@@ -103,7 +104,7 @@ impl Platform {
             "pids": pids,
         });
         let path = layout.root().join("state.json");
-        files::write_private(&path, &format!("{state:#}\n"))
+        Ok(secrets::replace_file(&path, format!("{state:#}\n").as_bytes(), 0o600, None)?)
     }
 
     /// Stops the services together, and the database after them.
@@ -158,7 +159,7 @@ async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
         String::from("REVOKE ALL ON DATABASE detektor FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;\n");
     for role in platform_secrets::DATABASE_ROLES {
         let password =
-            std::fs::read_to_string(layout.secret(role, "database-password")).context("database password")?;
+            std::fs::read_to_string(layout.access.secret(role, "database-password")).context("database password")?;
         sql.push_str(&format!(
             "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} LOGIN; END IF; END $$;
              ALTER ROLE {role} PASSWORD '{password}';

@@ -7,5 +7,5 @@ mod secret;
 
 pub use file::{SECRET_BYTES_MAX, SecretError, SecretFile};
 pub use rejection_signal::rejection_signal;
-pub use replace::replace_file;
+pub use replace::{WriteError, make_folder, replace_file};
 pub use secret::Secret;

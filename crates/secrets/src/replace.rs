@@ -1,9 +1,19 @@
 //! Files that are replaced whole.
 
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// A file or folder that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {path}")]
+pub struct WriteError {
+    /// Which.
+    pub path: PathBuf,
+    /// What the operating system said.
+    pub source: io::Error,
+}
 
 /// Writes beside the file and renames, so that a reader never sees half of one.
 ///
@@ -11,7 +21,21 @@ use std::path::Path;
 ///
 /// # Errors
 /// The folder cannot be written, or the process may not give files to the group.
-pub fn replace_file(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+pub fn replace_file(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> Result<(), WriteError> {
+    write_and_rename(path, content, mode, group).map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// Makes a folder where there is none, and gives it exactly this mode.
+///
+/// # Errors
+/// The folder around it cannot be written, or it belongs to another user.
+pub fn make_folder(path: &Path, mode: u32) -> Result<(), WriteError> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+        .map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+fn write_and_rename(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
     if group.is_some() {
         chown(file.path(), None, group)?;
@@ -23,8 +47,6 @@ pub fn replace_file(path: &Path, content: &[u8], mode: u32, group: Option<u32>) 
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

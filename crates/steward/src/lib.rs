@@ -11,10 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 use authority::{Authority, Leaf};
-use bootstrap::{
-    files::{make, write_for_group},
-    say, say_error,
-};
+use bootstrap::{say, say_error};
+use secrets::{make_folder, replace_file};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -110,9 +108,9 @@ fn give_secrets(container: &Container, kept: &Path, state: &Path) -> anyhow::Res
         let secret = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
         if let Some(folder) = to.parent() {
             // The volume is the container's alone; whoever is in it may look around.
-            make(folder, 0o755)?;
+            make_folder(folder, 0o755)?;
         }
-        write_for_group(&to, &secret, container.group)?;
+        replace_file(&to, &secret, 0o640, Some(container.group))?;
     }
     Ok(())
 }
@@ -120,10 +118,9 @@ fn give_secrets(container: &Container, kept: &Path, state: &Path) -> anyhow::Res
 /// Whom to trust; who asks Vault for a certificate must know it before.
 fn give_ca(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
     let folder = state.join(container.name).join("identity");
-    make(&folder, 0o755)?;
-    let file = folder.join("ca.pem");
-    secrets::replace_file(&file, authority.pem().as_bytes(), 0o644, None)
-        .with_context(|| format!("cannot write {}", file.display()))
+    make_folder(&folder, 0o755)?;
+    replace_file(&folder.join("ca.pem"), authority.pem().as_bytes(), 0o644, None)?;
+    Ok(())
 }
 
 /// Signs a certificate, unless it comes from Vault.

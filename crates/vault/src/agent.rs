@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::certificate::{renew, write};
+use crate::certificate::renew;
 use crate::client::text;
 use crate::{Login, Vault, VaultConfig, VaultError};
 
@@ -160,7 +160,7 @@ impl Agent {
         let rotated_at = text(&answer, "/data/last_vault_rotation", &call, "time of rotation")?;
         let left = Duration::from_secs(answer.pointer("/data/ttl").and_then(Value::as_u64).unwrap_or(0));
         if self.password.as_ref().is_none_or(|known| known.rotated_at != rotated_at) {
-            write(&file, password.as_bytes(), 0o600)?;
+            secrets::replace_file(&file, password.as_bytes(), 0o600, None)?;
             counter!(RENEWALS, "what" => "database_password").increment(1);
             self.password =
                 Some(Password { rotated_at: rotated_at.to_owned(), due: Instant::now() + left.min(CHECK_PERIOD) });

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, string::Ia5String};
+use secrets::{WriteError, replace_file};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -31,8 +32,8 @@ pub(crate) async fn renew(
 
     link_to(ca_file, &directory.join("ca.pem"))?;
     let chain = format!("{}\n{}\n", certificate.trim(), issuer.trim());
-    write(&directory.join("key.pem"), key.serialize_pem().as_bytes(), 0o600)?;
-    write(&directory.join("certificate.pem"), chain.as_bytes(), 0o644)?;
+    replace_file(&directory.join("key.pem"), key.serialize_pem().as_bytes(), 0o600, None)?;
+    replace_file(&directory.join("certificate.pem"), chain.as_bytes(), 0o644, None)?;
     Ok(not_after)
 }
 
@@ -44,17 +45,12 @@ fn request(login: &Login) -> Result<CertificateParams, rcgen::Error> {
     Ok(params)
 }
 
-pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), VaultError> {
-    secrets::replace_file(path, content, mode, None)
-        .map_err(|source| VaultError::Write { path: path.to_owned(), source })
-}
-
 /// A link, so that readers see a renewed CA file at once.
-fn link_to(ca_file: &Path, link: &Path) -> Result<(), VaultError> {
+fn link_to(ca_file: &Path, link: &Path) -> Result<(), WriteError> {
     if std::fs::read_link(link).is_ok_and(|found| found == ca_file) {
         return Ok(());
     }
-    std::os::unix::fs::symlink(ca_file, link).map_err(|source| VaultError::Write { path: link.to_owned(), source })
+    std::os::unix::fs::symlink(ca_file, link).map_err(|source| WriteError { path: link.to_owned(), source })
 }
 
 #[cfg(test)]

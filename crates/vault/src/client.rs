@@ -69,13 +69,8 @@ pub enum VaultError {
     #[error("cannot make a request for a certificate")]
     Certificate(#[from] rcgen::Error),
     /// A file that is to hold what came.
-    #[error("cannot write {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] secrets::WriteError),
 }
 
 // === impl Vault ===

@@ -4,8 +4,8 @@ use std::{fs, time::Duration};
 
 use ::vault::{Vault, VaultError};
 use anyhow::{Context as _, bail};
-use bootstrap::files::{make, write_for_group};
 use reqwest::Method;
+use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -120,9 +120,10 @@ impl PeoplesPassword {
             let secret = json!({ "data": { "username": PEOPLE, "password": password } });
             vault.post(&token, "secret/data/ml/database", &secret).await.context("cannot write secret/ml/database")?;
             for container in containers.iter().filter(|container| container.name == PEOPLES_DATABASE) {
-                let file = settings.state.join(container.name).join("secrets/detektor-password");
-                make(&settings.state.join(container.name).join("secrets"), 0o755)?;
-                write_for_group(&file, password.as_bytes(), container.group)?;
+                let folder = settings.state.join(container.name).join("secrets");
+                make_folder(&folder, 0o755)?;
+                let file = folder.join("detektor-password");
+                replace_file(&file, password.as_bytes(), 0o640, Some(container.group))?;
             }
             self.rotated_at = Some(rotated_at.to_owned());
         }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use ::secrets::{make_folder, replace_file};
 use ::vault::{Login, Vault};
 use anyhow::Context as _;
-use bootstrap::files::{make, write_for_group};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -68,22 +68,32 @@ pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], 
                 let login = log_in_as(vault, token, container.service, container.name).await?;
                 let login =
                     Login { name: container.peer_name().to_string(), dns_names: container.all_names(), ..login };
-                make(&secrets, 0o755)?;
-                write_for_group(&secrets.join("vault-login.json"), &serde_json::to_vec(&login)?, container.group)?;
+                make_folder(&secrets, 0o755)?;
+                replace_file(
+                    &secrets.join("vault-login.json"),
+                    &serde_json::to_vec(&login)?,
+                    0o640,
+                    Some(container.group),
+                )?;
             }
             Access::Tools => {
                 let login = log_in_as(vault, token, container.service, container.name).await?;
-                make(&secrets, 0o755)?;
-                write_for_group(&secrets.join("vault-role-id"), login.role_id.as_bytes(), container.group)?;
-                write_for_group(&secrets.join("vault-secret-id"), login.secret_id.as_bytes(), container.group)?;
+                make_folder(&secrets, 0o755)?;
+                replace_file(&secrets.join("vault-role-id"), login.role_id.as_bytes(), 0o640, Some(container.group))?;
+                replace_file(
+                    &secrets.join("vault-secret-id"),
+                    login.secret_id.as_bytes(),
+                    0o640,
+                    Some(container.group),
+                )?;
             }
             Access::None => {}
         }
     }
     let own = log_in_as(vault, token, OWN_ROLE, OWN_ROLE).await?;
     let file = state.join("steward").join("vault-login.json");
-    secrets::replace_file(&file, &serde_json::to_vec(&own)?, 0o600, None)
-        .with_context(|| format!("cannot write {}", file.display()))
+    replace_file(&file, &serde_json::to_vec(&own)?, 0o600, None)?;
+    Ok(())
 }
 
 async fn log_in_as(vault: &Vault, token: &str, role: &str, container: &str) -> anyhow::Result<Login> {

@@ -50,8 +50,7 @@ async fn initialize(vault: &Vault, share: &Path) -> anyhow::Result<String> {
     let (Some(key), Some(token)) = (text("/keys_base64/0"), text("/root_token")) else {
         bail!("Vault was initialized, but its answer holds no share")
     };
-    secrets::replace_file(share, key.as_bytes(), 0o400, None)
-        .with_context(|| format!("cannot write the unseal share to {}", share.display()))?;
+    secrets::replace_file(share, key.as_bytes(), 0o400, None).context("the unseal share")?;
     say("Vault is initialized");
     Ok(token.to_owned())
 }
