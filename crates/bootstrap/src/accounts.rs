@@ -1,7 +1,7 @@
 //! The first admin, one account per role, and access tokens in files that are kept fresh.
 //!
-//! Tokens live ten minutes. Whoever tries the platform out should not have to log in for every `curl`, so the
-//! supervisor holds the accounts' secrets (files, 0600) and writes a new token every few minutes.
+//! Tokens live ten minutes. So that a trial of the platform needs no login for every `curl`, the supervisor holds the
+//! accounts' secrets (files, 0600) and writes a new token every few minutes.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use crate::{access_folder::AccessFolder, client::Client, say};
 
-/// Every role but the admin's: who gets an account when everything is to be tried out.
+/// Every role but the admin's: each gets an account of `rampart dev`.
 pub const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
 const ADMIN: &str = "admin";
 const TOKEN_PERIOD: Duration = Duration::from_secs(4 * 60);
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
 
-/// The accounts of a development platform.
+/// The accounts that were made at the first start, with the grants to log in as each.
 pub struct Accounts {
     grants: Vec<(&'static str, Value)>,
 }
@@ -26,7 +26,7 @@ pub struct Accounts {
 // === impl Accounts ===
 
 impl Accounts {
-    /// Makes the accounts at the first start, finds them at later ones, and writes everybody's token.
+    /// Makes the accounts at the first start, finds them at later ones, and writes a token for each.
     pub async fn open(folder: &AccessFolder, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
         let password = read(&folder.secret("operator", "admin-password"))?;
         let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
@@ -45,7 +45,7 @@ impl Accounts {
         Ok(accounts)
     }
 
-    /// Writes new tokens every few minutes, for ever. A gateway that is away for a moment is asked again.
+    /// Writes new tokens every few minutes, without end. While the gateway does not answer, it tries again.
     pub async fn keep_fresh(&self, folder: &AccessFolder, client: &Client) -> anyhow::Result<()> {
         let mut wait = TOKEN_PERIOD;
         loop {
@@ -71,13 +71,13 @@ impl Accounts {
     }
 }
 
-/// Trades the one-time token for the first admin, who then makes an account for each role.
+/// Exchanges the one-time token for the first admin, which then makes an account for each role.
 async fn bootstrap(folder: &AccessFolder, client: &Client, password: &str, roles: &[&str]) -> anyhow::Result<()> {
-    let once = read(&folder.secret("gateway", "bootstrap-token"))?;
-    let grant = json!({ "grant_type": "bootstrap", "bootstrap_token": once, "username": ADMIN, "password": password });
+    let bootstrap_token = read(&folder.secret("gateway", "bootstrap-token"))?;
+    let grant = json!({ "grant_type": "bootstrap", "bootstrap_token": bootstrap_token, "username": ADMIN, "password": password });
     let admin = match client.token(&grant).await {
         Ok(token) => token,
-        // A start that was cut off after the first admin was made: the password is ours either way.
+        // An earlier start was interrupted after it had made the first admin, with the same password.
         Err(_) => client.token(&json!({ "grant_type": "password", "username": ADMIN, "password": password })).await?,
     };
     make_folder(&folder.secrets().join("operator"), 0o700)?;
@@ -99,8 +99,8 @@ async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Resul
     }
     let listed = client.call(Method::GET, path, Some(admin), None).await?.expect_success("listing the accounts")?;
     let users = listed.get("users").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let known = users.iter().find(|user| user.get("name").and_then(Value::as_str) == Some(&name));
-    let id = known.and_then(|user| user.get("id")?.as_str()).with_context(|| format!("{name} is not listed"))?;
+    let existing = users.iter().find(|user| user.get("name").and_then(Value::as_str) == Some(&name));
+    let id = existing.and_then(|user| user.get("id")?.as_str()).with_context(|| format!("{name} is not listed"))?;
     let change = json!({ "new_client_secret": true });
     let answer = client.call(Method::PATCH, &format!("{path}/{id}"), Some(admin), Some(&change)).await?;
     answer.expect_success(&format!("giving {name} a new secret"))

@@ -1,4 +1,4 @@
-//! The front door as a client sees it: HTTPS, one CA, a bearer token out of a file.
+//! An HTTPS client of the front door, which trusts one CA.
 
 use std::{path::Path, time::Duration};
 
@@ -16,8 +16,8 @@ pub struct Client {
     front: String,
 }
 
-/// What a call was answered: the status, and the body if it was JSON.
-pub struct Answer {
+/// The response to a call: the status, and the body if it was JSON.
+pub struct ApiResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its body; null if that was no JSON.
@@ -48,7 +48,7 @@ impl Client {
         path: &str,
         token: Option<&str>,
         body: Option<&Value>,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<ApiResponse> {
         let url = format!("{}{path}", self.front);
         let mut request = self.http.request(method, &url);
         if let Some(token) = token {
@@ -60,7 +60,7 @@ impl Client {
         let response = request.send().await.with_context(|| format!("no answer from {url}"))?;
         let status = response.status();
         let bytes = response.bytes().await.with_context(|| format!("the answer of {url} broke off"))?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+        Ok(ApiResponse { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 
     /// Exchanges a grant for an access token.
@@ -72,15 +72,16 @@ impl Client {
     }
 }
 
-// === impl Answer ===
+// === impl ApiResponse ===
 
-impl Answer {
-    /// The body of a good answer; of a bad one, what the platform said.
+impl ApiResponse {
+    /// The body of a success; of anything else, an error with the reason that the platform gave.
     pub fn expect_success(self, what: &str) -> anyhow::Result<Value> {
         if self.status.is_success() {
             return Ok(self.body);
         }
-        let said = ["detail", "error"].iter().find_map(|key| self.body.get(key)?.as_str()).unwrap_or("no reason given");
-        bail!("{what} was refused with {}: {said}", self.status)
+        let reason =
+            ["detail", "error"].iter().find_map(|key| self.body.get(key)?.as_str()).unwrap_or("no reason given");
+        bail!("{what} was refused with {}: {reason}", self.status)
     }
 }

@@ -7,7 +7,7 @@ pub mod platform_secrets;
 pub mod prediction;
 pub mod readiness;
 
-/// A line for the person at the terminal. A closed pipe is no reason to die.
+/// Prints a line. A closed pipe is no error.
 pub fn say(line: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes());
 }

@@ -43,12 +43,12 @@ pub fn ensure_random(path: &Path) -> anyhow::Result<()> {
     ensure_with(path, random)
 }
 
-/// The same behind `<name>-`, so that who reads it in a log knows whose it is.
+/// The same behind `<name>-`, so that a line of a log tells which key it was.
 pub fn ensure_named(path: &Path, name: &str) -> anyhow::Result<()> {
     ensure_with(path, || Ok(format!("{name}-{}", random()?)))
 }
 
-/// A key that MinIO encrypts with, as it wants it written.
+/// A key that MinIO encrypts with, in MinIO's own form.
 pub fn ensure_kms_key(path: &Path, name: &str) -> anyhow::Result<()> {
     ensure_with(path, || Ok(format!("{name}:{}", STANDARD.encode(random_bytes()?))))
 }
@@ -74,7 +74,7 @@ fn age_identity() -> String {
     age::x25519::Identity::generate().to_string().expose_secret().to_owned()
 }
 
-/// The public half of an age identity: whom backups are encrypted to.
+/// The public half of an age identity, which backups are encrypted to.
 fn age_recipient(identity: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(identity).with_context(|| format!("cannot read {}", identity.display()))?;
     let identity: Result<age::x25519::Identity, _> = text.trim().parse();

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::{access_folder::AccessFolder, client::Client, readiness::wait_for_model, say};
 
-/// A registry may have got the model just now: replicas look every few seconds, and prove it before it serves.
+/// A model may have been registered just now: replicas poll every few seconds, and prove it before it serves.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Asked first if it is there; otherwise the first model that has a golden example.
-const PREFERRED: &str = "breast-cancer-forest";
+/// Used if it is there; otherwise the first model that has a golden example.
+const PREFERRED_MODEL: &str = "breast-cancer-forest";
 
 /// Predicts with a real model over HTTPS with a bearer token, and prints the way to do it again.
 pub async fn first(
@@ -28,7 +28,7 @@ pub async fn first(
     notes: &[(&str, String)],
 ) -> anyhow::Result<()> {
     let Some(golden) = golden(models) else {
-        say(&format!("no model in {} has a golden.json: nothing is asked", models.display()));
+        say(&format!("no model in {} has a golden.json: no prediction is made", models.display()));
         return Ok(());
     };
     let (model, request) = example(&golden)?;
@@ -64,7 +64,7 @@ pub async fn first(
 fn golden(models: &Path) -> Option<PathBuf> {
     let of_model =
         |model: &Path| children(model).into_iter().rev().map(|it| it.join("golden.json")).find(|it| it.is_file());
-    let preferred = of_model(&models.join(PREFERRED));
+    let preferred = of_model(&models.join(PREFERRED_MODEL));
     preferred.or_else(|| children(models).iter().find_map(|model| of_model(model)))
 }
 

@@ -1,4 +1,4 @@
-//! Whether everything is ready, in the balancer's own words.
+//! Waits until every replica is healthy, by the balancer's status.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
     let mut last = String::from("the front door did not answer");
     while Instant::now() < deadline {
         match client.call(Method::GET, "/api/loadbalancer/status", None, None).await {
-            Ok(answer) if answer.status.is_success() => match waiting_for(&answer.body) {
+            Ok(answer) if answer.status.is_success() => match unhealthy_replicas(&answer.body) {
                 None => return Ok(()),
                 Some(missing) => last = missing,
             },
@@ -31,8 +31,8 @@ pub async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
     bail!("not ready after {} s: {last}; look at the newest lines of the logs", limit.as_secs())
 }
 
-/// Waits until every replica has the model. Which one answers is the balancer's choice, so it is asked again and again:
-/// that a replica without it stays unseen has a chance of one in thousands.
+/// Waits until every replica has the model. Which one answers is the balancer's choice, so the question is repeated: the chance
+/// that a replica without the model is never chosen is one in thousands.
 pub async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let path = format!("/v2/models/{model}/ready");
@@ -52,8 +52,8 @@ pub async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Du
     Ok(())
 }
 
-/// What is not healthy yet, in the balancer's own words.
-fn waiting_for(status: &Value) -> Option<String> {
+/// The replicas that are not healthy yet, as the balancer describes them.
+fn unhealthy_replicas(status: &Value) -> Option<String> {
     let Some(pools) = status.get("pools").and_then(Value::as_object) else {
         return Some(format!("the status has no pools: {status}"));
     };

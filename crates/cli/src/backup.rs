@@ -1,4 +1,4 @@
-//! `rampart backup`: asks the backup worker through the front door, waits, and says what came of it.
+//! `rampart backup`: starts a run of the backup worker through the front door, waits for its end, and prints the result.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -10,11 +10,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::connection::{Connection, text};
 
-/// A run of which nothing is heard for so long is given up. Until then it is asked after: a front door may be starting
-/// again, a token being renewed.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long requests about a run may fail one after the other: a front door may be restarting, a token being renewed.
+const UNREACHABLE_MAX: Duration = Duration::from_secs(60);
 const POLL_PERIOD: Duration = Duration::from_millis(250);
-/// It could not be tried, which says nothing about the set.
+/// The verification could not be carried out, which says nothing about the set.
 const EXIT_NOT_VERIFIED: u8 = 2;
 
 #[derive(clap::Subcommand)]
@@ -44,15 +43,15 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Verify { connection, set } => {
             let run = start_and_wait(&connection, &format!("/api/backups/{set}/verify")).await;
-            let (line, code) = judge(&set, &run);
+            let (line, code) = verdict_line(&set, &run);
             say(&line);
             Ok(ExitCode::from(code))
         }
     }
 }
 
-/// What is said of a verification, and the exit code.
-fn judge(set: &str, run: &anyhow::Result<Value>) -> (String, u8) {
+/// The line for a verification, and its exit code.
+fn verdict_line(set: &str, run: &anyhow::Result<Value>) -> (String, u8) {
     match run {
         Ok(run) => match text(run, "verdict") {
             "VALID" => (format!("VALID {set}"), 0),
@@ -65,31 +64,31 @@ fn judge(set: &str, run: &anyhow::Result<Value>) -> (String, u8) {
 
 async fn start_and_wait(connection: &Connection, path: &str) -> anyhow::Result<Value> {
     let client = connection.client()?;
-    let started = connection.ask(Method::POST, path, None, "the run").await?;
+    let started = connection.call(Method::POST, path, None, "the run").await?;
     let id = text(&started, "id").to_owned();
     let run = format!("/api/backups/{id}");
-    let ask = async || {
+    let poll = async || {
         // A run may take longer than a token lives.
         let answer = client.call(Method::GET, &run, Some(&connection.token()?), None).await?;
-        answer.expect_success("asking after the run")
+        answer.expect_success("the request for the run")
     };
-    wait(ask, POLL_PERIOD, SILENCE_MAX)
+    wait(poll, POLL_PERIOD, UNREACHABLE_MAX)
         .await
-        .with_context(|| format!("run {id} may go on, but nothing is heard of it any more"))
+        .with_context(|| format!("run {id} may still be going on, but requests for it fail"))
 }
 
-/// Asks after a run until it has ended; the worker sees to it that it does.
+/// Polls a run until it has ended; the worker ends every run.
 async fn wait(
-    mut ask: impl AsyncFnMut() -> anyhow::Result<Value>,
+    mut poll: impl AsyncFnMut() -> anyhow::Result<Value>,
     period: Duration,
-    silence_max: Duration,
+    unreachable_max: Duration,
 ) -> anyhow::Result<Value> {
-    let mut heard_at = Instant::now();
+    let mut answered_at = Instant::now();
     loop {
-        match ask().await {
+        match poll().await {
             Ok(run) if text(&run, "state") != "running" => return Ok(run),
-            Ok(_) => heard_at = Instant::now(),
-            Err(error) if heard_at.elapsed() > silence_max => return Err(error),
+            Ok(_) => answered_at = Instant::now(),
+            Err(error) if answered_at.elapsed() > unreachable_max => return Err(error),
             Err(_) => {}
         }
         sleep(period).await;
@@ -109,26 +108,26 @@ mod tests {
         let invalid = json!({ "state": "succeeded", "verdict": "INVALID", "reason": "a bit" });
         let failed = json!({ "state": "failed", "verdict": null, "error": "no room" });
         let valid = json!({ "state": "succeeded", "verdict": "VALID" });
-        assert_eq!(judge("s", &Ok(valid)), ("VALID s".to_owned(), 0));
-        assert_eq!(judge("s", &Ok(invalid)), ("INVALID s: a bit".to_owned(), 1));
-        assert_eq!(judge("s", &Ok(failed)), ("NOT VERIFIED s: no room".to_owned(), 2));
-        assert_eq!(judge("s", &Err(anyhow::anyhow!("403"))), ("NOT VERIFIED s: 403".to_owned(), 2));
+        assert_eq!(verdict_line("s", &Ok(valid)), ("VALID s".to_owned(), 0));
+        assert_eq!(verdict_line("s", &Ok(invalid)), ("INVALID s: a bit".to_owned(), 1));
+        assert_eq!(verdict_line("s", &Ok(failed)), ("NOT VERIFIED s: no room".to_owned(), 2));
+        assert_eq!(verdict_line("s", &Err(anyhow::anyhow!("403"))), ("NOT VERIFIED s: 403".to_owned(), 2));
     }
 
-    /// Proves that a run is followed past refusals that pass, and given up when nothing else comes.
+    /// Proves that polling goes on past transient refusals, and ends when there is nothing else.
     #[tokio::test]
-    async fn run_is_followed_past_refusals_that_pass() {
-        let mut asked = 0;
-        let ask = async || {
-            asked += 1;
-            match asked {
+    async fn polling_continues_past_transient_refusals() {
+        let mut polled = 0;
+        let poll = async || {
+            polled += 1;
+            match polled {
                 // Each second time the token has run out.
-                ..100 if asked % 2 == 0 => bail!("401"),
+                ..100 if polled % 2 == 0 => bail!("401"),
                 ..100 => Ok(json!({ "state": "running" })),
                 _ => Ok(json!({ "state": "succeeded" })),
             }
         };
-        let run = wait(ask, Duration::ZERO, SILENCE_MAX).await.unwrap();
+        let run = wait(poll, Duration::ZERO, UNREACHABLE_MAX).await.unwrap();
         assert_eq!(text(&run, "state"), "succeeded");
         wait(async || bail!("401"), Duration::ZERO, Duration::from_millis(10)).await.unwrap_err();
     }

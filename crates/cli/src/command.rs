@@ -1,4 +1,4 @@
-//! What `rampart` can be asked to do.
+//! The commands of `rampart`.
 
 use std::process::ExitCode;
 
@@ -10,15 +10,15 @@ use crate::{backup, connection::Connection, login, models, probe, status, users,
 pub(crate) enum Command {
     /// Run the whole platform on this machine, without containers, until Ctrl-C.
     Dev(dev::Arguments),
-    /// Keep certificates and secrets of the containers where each finds its own.
+    /// Write certificates and secrets into the volume of each container, and operate Vault.
     Steward(steward::Arguments),
     /// Ask the service in this container whether it is ready, for the health check.
     Probe(probe::Arguments),
-    /// Make the first admin of a platform of containers, predict once, and say how to go on.
+    /// Make the first admin of a platform of containers, predict once, and print the next steps.
     Welcome(welcome::Arguments),
-    /// Trade your password for a token in a file, which the other commands use.
+    /// Exchange your password for a token in a file, which the other commands use.
     Login(login::Arguments),
-    /// Say how every replica does; exit code 1 when one is not healthy.
+    /// Print the state of every replica; exit code 1 when one is not healthy.
     Status(Connection),
     /// List, make, revoke and remove users.
     #[command(subcommand)]
@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Backup(backup::Command),
 }
 
-/// Does it.
+/// Runs the command.
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     identity::install_crypto_providers()?;
     // One thread: the kernel ties a child's life to the thread that started it (see the crate dev's process.rs).

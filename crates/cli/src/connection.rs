@@ -1,4 +1,4 @@
-//! Which platform a command asks, and as whom.
+//! Which platform a command calls, and with which token.
 
 use std::path::PathBuf;
 
@@ -43,15 +43,15 @@ impl Connection {
         self.front.client()
     }
 
-    /// Read anew each time: whoever renews it replaces the file.
+    /// Read for each call: a token that was renewed is another file.
     pub(crate) fn token(&self) -> anyhow::Result<String> {
         let token = std::fs::read_to_string(&self.token_file)
             .with_context(|| format!("cannot read {}", self.token_file.display()))?;
         Ok(token.trim().to_owned())
     }
 
-    /// One call, which `what` describes where it is refused.
-    pub(crate) async fn ask(
+    /// One call; `what` names it in the message when it is refused.
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::connection::Front;
 
-/// What `rampart login` can be told.
+/// Options of `rampart login`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

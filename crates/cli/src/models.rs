@@ -10,14 +10,14 @@ use crate::connection::{Connection, text};
 pub(crate) enum Command {
     /// Every model version of a replica: name, version, state, and why it does not serve.
     List(Connection),
-    /// Load a model, or load it again, on every replica. The engineer's right is needed.
+    /// Load a model, or load it again, on every replica. Needs the role engineer.
     Load {
         #[command(flatten)]
         connection: Connection,
         /// The model.
         model: String,
     },
-    /// Take a model out of service on every replica. The engineer's right is needed.
+    /// Take a model out of service on every replica. Needs the role engineer.
     Unload {
         #[command(flatten)]
         connection: Connection,
@@ -26,12 +26,12 @@ pub(crate) enum Command {
     },
 }
 
-/// Does it.
+/// Runs the command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List(connection) => {
             let index =
-                connection.ask(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await?;
+                connection.call(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await?;
             for version in index.as_array().into_iter().flatten() {
                 say(&line(version));
             }
@@ -44,7 +44,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
 
 async fn change(connection: &Connection, model: &str, what: &str) -> anyhow::Result<()> {
     let path = format!("/v2/repository/models/{model}/{what}");
-    connection.ask(Method::POST, &path, Some(&json!({})), &format!("the {what}")).await?;
+    connection.call(Method::POST, &path, Some(&json!({})), &format!("the {what}")).await?;
     say(&format!("{model}: {what}ed"));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `rampart probe`: whether the service beside us is ready, asked on its admin port with its own certificate.
+//! `rampart probe`: whether the service in this container is ready, asked on its admin port with its own certificate.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -8,7 +8,7 @@ use reqwest::{Certificate, Identity};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What `rampart probe` can be told.
+/// Options of `rampart probe`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The service, as its certificate calls it.

@@ -10,7 +10,7 @@ use crate::connection::{Connection, list, text};
 
 /// Exit code 0 when every replica is healthy.
 pub(crate) async fn run(connection: Connection) -> anyhow::Result<ExitCode> {
-    let status = connection.ask(Method::GET, "/api/loadbalancer/status", None, "the status").await?;
+    let status = connection.call(Method::GET, "/api/loadbalancer/status", None, "the status").await?;
     let mut is_all_healthy = true;
     for (pool, body) in status.get("pools").and_then(Value::as_object).into_iter().flatten() {
         for replica in list(body, "replicas") {

@@ -1,4 +1,4 @@
-//! `rampart users`: who there is, who shall be, who shall be no more. An administrator's right is needed.
+//! `rampart users`: lists, makes, revokes and removes users. Needs the role admin.
 
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Does it.
+/// Runs the command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List(connection) => {
@@ -66,7 +66,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
                 members.insert("kind".to_owned(), "person".into());
                 members.insert("password".to_owned(), password.trim_end_matches(['\r', '\n']).into());
             }
-            let made = connection.ask(Method::POST, PATH, Some(&user), &format!("making the user {name}")).await?;
+            let made = connection.call(Method::POST, PATH, Some(&user), &format!("making the user {name}")).await?;
             match made.get("client_secret").and_then(Value::as_str) {
                 Some(secret) => say(secret),
                 None => say(&line(&made)),
@@ -75,13 +75,13 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Revoke { connection, name } => {
             let path = format!("{PATH}/{}/revoke", id(&connection, &name).await?);
-            connection.ask(Method::POST, &path, None, "the revocation").await?;
-            say(&format!("every token of {name} is dead"));
+            connection.call(Method::POST, &path, None, "the revocation").await?;
+            say(&format!("every token of {name} is revoked"));
             Ok(())
         }
         Command::Delete { connection, name } => {
             let path = format!("{PATH}/{}", id(&connection, &name).await?);
-            connection.ask(Method::DELETE, &path, None, "the removal").await?;
+            connection.call(Method::DELETE, &path, None, "the removal").await?;
             say(&format!("{name} is removed"));
             Ok(())
         }
@@ -92,7 +92,7 @@ async fn all(connection: &Connection) -> anyhow::Result<Vec<Value>> {
     let mut users = Vec::new();
     let mut path = format!("{PATH}?{PAGE}");
     loop {
-        let page = connection.ask(Method::GET, &path, None, "listing the users").await?;
+        let page = connection.call(Method::GET, &path, None, "listing the users").await?;
         users.extend(list(&page, "users").cloned());
         match page.get("next_cursor").and_then(Value::as_str) {
             Some(cursor) => path = format!("{PATH}?{PAGE}&cursor={cursor}"),

@@ -1,14 +1,15 @@
-//! `rampart welcome`: what comes after the first start of the containers. May be run again: it finds what it made.
+//! `rampart welcome`: accounts and a first prediction after the first start of the containers. May be run again: it finds what
+//! it made.
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use bootstrap::{access_folder::AccessFolder, accounts::Accounts, client::Client, prediction, readiness, say};
 
-/// Whose right a prediction needs.
+/// The role that may predict.
 const ROLES: [&str; 1] = ["analyst"];
 
-/// What `rampart welcome` can be told.
+/// Options of `rampart welcome`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The front door, as clients on this machine see it.
@@ -20,7 +21,7 @@ pub(crate) struct Arguments {
     /// The folder with the one-time token and the admin's password.
     #[arg(long, default_value = "/state/secrets")]
     secrets: PathBuf,
-    /// Where accounts and tokens are kept, for us alone.
+    /// The folder for accounts and tokens; only its owner can read it.
     #[arg(long, default_value = "access")]
     access: PathBuf,
     /// The folder of models, for a golden example.

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::layout::Layout;
 
-/// Every identity there is: service and instance. `postgres` is PostgreSQL's, `operator` is for people and scrapes.
+/// Every identity: service and instance. `postgres` is PostgreSQL's, `operator` is for people and scrapes.
 pub(super) const IDENTITIES: [(&str, &str); 9] = [
     ("balancer", "balancer-1"),
     ("gateway", "gateway-1"),
@@ -22,7 +22,7 @@ pub(super) const IDENTITIES: [(&str, &str); 9] = [
     ("postgres", "postgres-1"),
 ];
 
-/// Signs for everybody, again and again.
+/// Signs the certificates of all identities.
 pub(super) struct Certificates {
     authority: Authority,
     lifetime: Duration,
@@ -31,7 +31,7 @@ pub(super) struct Certificates {
 // === impl Certificates ===
 
 impl Certificates {
-    /// Opens the CA and signs everybody's first certificate.
+    /// Opens the CA and signs the first certificate of each.
     pub(super) fn open(layout: &Layout, lifetime: Duration) -> anyhow::Result<Self> {
         let ca = layout.root().join("ca");
         let authority = Authority::open_or_create(&ca, OffsetDateTime::now_utc()).context("cannot open the CA")?;
@@ -40,7 +40,7 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// Signs everybody a new certificate.
+    /// Signs a new certificate for each.
     pub(super) fn issue_all(&self, layout: &Layout) -> anyhow::Result<()> {
         let now = OffsetDateTime::now_utc();
         for (service, instance) in IDENTITIES {

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{Arguments, certificates::IDENTITIES, layout::Layout, platform::text, ports::Ports};
+use super::{Arguments, certificates::IDENTITIES, layout::Layout, ports::Ports};
 
-/// Where everybody listens.
+/// The addresses of all listeners.
 pub(super) struct Addresses {
     pub(super) front: SocketAddr,
     pub(super) database: SocketAddr,
@@ -22,28 +22,28 @@ pub(super) struct Listeners {
     admin: SocketAddr,
 }
 
-/// What the person who started us chose, made absolute.
+/// Files that the options name, made absolute.
 pub(super) struct Options {
     models: PathBuf,
     onnxruntime: PathBuf,
     onnxruntime_sha256: String,
 }
 
-/// Whether the identity belongs to one of our services.
+/// Whether the identity belongs to a service of the platform.
 pub(super) fn is_service(service: &str) -> bool {
     !matches!(service, "operator" | "postgres")
 }
 
-/// Writes `config/<instance>.toml` for everybody.
+/// Writes `config/<instance>.toml` for each instance of a service.
 pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Options) -> anyhow::Result<()> {
     for (service, instance) in IDENTITIES.iter().filter(|(service, _)| is_service(service)) {
         let listeners = addresses.of(instance)?;
         let mut config = json!({
-            "admin": { "address": text(listeners.admin) },
+            "admin": { "address": listeners.admin },
             "identity": { "directory": layout.identity(instance) },
         });
         if *service != "balancer" {
-            set(&mut config, "listen", json!({ "address": text(listeners.main) }));
+            set(&mut config, "listen", json!({ "address": listeners.main }));
         }
         for (key, value) in own_sections(service, layout, addresses, options) {
             set(&mut config, key, value);
@@ -65,7 +65,7 @@ fn own_sections(
     let database = database(service, layout, addresses);
     match service {
         "balancer" => vec![
-            ("front", json!({ "address": text(addresses.front) })),
+            ("front", json!({ "address": addresses.front })),
             (
                 "pools",
                 json!({
@@ -135,7 +135,7 @@ fn set(config: &mut Value, key: &str, value: Value) {
 impl Addresses {
     /// Chooses a port for every listener.
     pub(super) fn choose(ports: &mut Ports, front: u16) -> anyhow::Result<Self> {
-        let front = ports.wanted(front)?;
+        let front = ports.requested(front)?;
         let database = ports.next()?;
         let mut listeners = BTreeMap::new();
         for (_, instance) in IDENTITIES.iter().filter(|(service, _)| is_service(service)) {
@@ -159,7 +159,7 @@ impl Addresses {
         instances
             .filter_map(|(_, instance)| {
                 let listeners = self.listeners.get(instance)?;
-                Some(json!({ "name": instance, "address": text(listeners.main) }))
+                Some(json!({ "name": instance, "address": listeners.main }))
             })
             .collect()
     }

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use layout::Layout;
 use platform::Platform;
 
-/// What `rampart dev` can be told.
+/// Options of `rampart dev`.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Keep everything (database, keys, backups, logs) in this directory; without it all is removed at the end.
@@ -52,7 +52,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    // The terminal was closed: nobody is left to press Ctrl-C.
+    // The terminal was closed, so Ctrl-C cannot come any more.
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let layout = Layout::create(arguments.data.as_deref())?;
     say(&format!("data: {}{}", layout.root().display(), if layout.is_kept() { "" } else { " (removed at the end)" }));
@@ -71,7 +71,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     outcome
 }
 
-/// Starts everything, predicts once, then keeps certificates and tokens fresh for ever.
+/// Starts everything, predicts once, then renews certificates and tokens without end.
 async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) -> anyhow::Result<()> {
     let started = tokio::time::Instant::now();
     platform.start(layout).await?;

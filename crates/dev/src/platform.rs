@@ -1,12 +1,12 @@
 //! All processes together: started in order, watched, stopped in the opposite order.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bootstrap::{client::Client, platform_secrets, say};
 use pg_sandbox::{Cluster, Tcp};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     configs::{self, Addresses},
     layout::Layout,
     ports::Ports,
-    process::{Program, Supervised},
+    process::{Program, SupervisedProcess},
 };
 
 const POSTGRES_START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub(super) struct Platform {
     certificates: Certificates,
     options: configs::Options,
     cluster: Option<Cluster>,
-    processes: Vec<Supervised>,
+    processes: Vec<SupervisedProcess>,
     front: String,
 }
 
@@ -44,7 +44,7 @@ impl Platform {
         Ok(Self { addresses, certificates, options, cluster: None, processes: Vec::new(), front })
     }
 
-    /// Starts the database, then every service at once: each waits for what it needs by itself.
+    /// Starts the database, then all services at once: each waits by itself for what it needs.
     pub(super) async fn start(&mut self, layout: &Layout) -> anyhow::Result<()> {
         say("starting PostgreSQL");
         self.start_database(layout).await?;
@@ -53,7 +53,7 @@ impl Platform {
         let directory = binaries()?;
         for (service, instance) in IDENTITIES.iter().filter(|(service, _)| configs::is_service(service)) {
             let config = layout.config(instance).display().to_string();
-            self.processes.push(Supervised::start(Program {
+            self.processes.push(SupervisedProcess::start(Program {
                 name: (*instance).to_owned(),
                 executable: directory.join(format!("rampart-{service}")),
                 arguments: vec!["serve".into(), "--config".into(), config],
@@ -73,7 +73,7 @@ impl Platform {
         &self.front
     }
 
-    /// Renews every certificate at half its life, for ever.
+    /// Renews every certificate at half its life, without end.
     pub(super) async fn renew_certificates(&self, layout: &Layout) -> anyhow::Result<()> {
         loop {
             sleep(self.certificates.period()).await;
@@ -86,7 +86,7 @@ impl Platform {
         }
     }
 
-    /// Writes `state.json`: where everything is, for scripts and tests. It holds paths, never secrets.
+    /// Writes `state.json` for scripts and tests: addresses and paths, never secrets.
     pub(super) fn write_state(&self, layout: &Layout) -> anyhow::Result<()> {
         let roles = ["admin", "viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
         let tokens: serde_json::Map<_, _> =
@@ -134,7 +134,7 @@ impl Platform {
         let settings = [("fsync", fsync), ("max_connections", "60"), ("log_connections", "off")];
         let cluster = Cluster::open(&layout.root().join("postgres"), Some(tcp), &settings).await?;
         let (executable, arguments) = cluster.server();
-        self.processes.push(Supervised::start(Program {
+        self.processes.push(SupervisedProcess::start(Program {
             name: "postgres".into(),
             executable,
             arguments,
@@ -142,14 +142,17 @@ impl Platform {
             run_as: cluster.account().ids(),
             log: layout.log("postgres"),
         })?);
-        cluster.wait_ready(POSTGRES_START_TIMEOUT).await.with_context(|| see(layout.log("postgres")))?;
+        cluster
+            .wait_ready(POSTGRES_START_TIMEOUT)
+            .await
+            .with_context(|| format!("see {}", layout.log("postgres").display()))?;
         make_roles(&cluster, layout).await?;
         self.cluster = Some(cluster);
         Ok(())
     }
 }
 
-/// One database, one login role and schema per service.
+/// One database, and a login role and a schema for each service.
 async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
     let exists = cluster.sql("postgres", "SELECT 1 FROM pg_database WHERE datname = 'detektor'").await?;
     if exists.is_empty() {
@@ -172,10 +175,10 @@ async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
     cluster.sql("detektor", &sql).await.map(drop).context("cannot make the database roles")
 }
 
-/// The services' binaries lie beside ours.
+/// The folder of this binary, which holds those of the services, too.
 fn binaries() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot find our own binary")?;
-    let directory = own.parent().context("our own binary has no directory")?;
+    let own = std::env::current_exe().context("cannot find this binary")?;
+    let directory = own.parent().context("this binary has no directory")?;
     for (service, _) in IDENTITIES.iter().filter(|(service, _)| configs::is_service(service)) {
         let path = directory.join(format!("rampart-{service}"));
         if !path.exists() {
@@ -183,13 +186,4 @@ fn binaries() -> anyhow::Result<PathBuf> {
         }
     }
     Ok(directory.to_owned())
-}
-
-fn see(log: PathBuf) -> String {
-    format!("see {}", log.display())
-}
-
-/// An address as config files write it.
-pub(super) fn text(address: SocketAddr) -> Value {
-    json!(address.to_string())
 }

@@ -1,8 +1,8 @@
-//! Which loopback ports the processes get.
+//! The loopback ports of the processes.
 //!
-//! A replica that was killed must come back where its callers look for it, so ports are chosen once, by the
+//! A replica that was killed must come back at the address that its callers have, so ports are chosen once, by the
 //! supervisor. They lie below the kernel's range for outgoing connections (32768 and up): a port that is free
-//! now cannot be taken by somebody's client a moment later.
+//! now cannot be taken by an outgoing connection a moment later.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -12,7 +12,7 @@ const FIRST: u16 = 20_000;
 const LAST: u16 = 29_999;
 const TRIES: u32 = 1_000;
 
-/// Hands out loopback ports that nobody listens on, each once.
+/// Gives out free loopback ports, each once.
 #[derive(Default)]
 pub(super) struct Ports {
     taken: Vec<u16>,
@@ -33,8 +33,8 @@ impl Ports {
         bail!("no free port between {FIRST} and {LAST} on 127.0.0.1")
     }
 
-    /// The port that was asked for, or any if that is 0.
-    pub(super) fn wanted(&mut self, port: u16) -> anyhow::Result<SocketAddr> {
+    /// The requested port, or any free one if that is 0.
+    pub(super) fn requested(&mut self, port: u16) -> anyhow::Result<SocketAddr> {
         if port == 0 {
             return self.next();
         }

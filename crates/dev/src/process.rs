@@ -28,24 +28,24 @@ pub(super) struct Program {
     pub(super) name: String,
     pub(super) executable: PathBuf,
     pub(super) arguments: Vec<String>,
-    /// Signal that asks it to end: SIGTERM for ours, SIGINT ("fast") for PostgreSQL.
+    /// Signal that asks it to end: SIGTERM for services, SIGINT ("fast") for PostgreSQL.
     pub(super) stop_signal: Signal,
-    /// Whom to run it as, when we are root.
+    /// User and group to run it as, under root.
     pub(super) run_as: Option<(u32, u32)>,
     pub(super) log: PathBuf,
 }
 
 /// A program that is kept running until it is stopped.
-pub(super) struct Supervised {
+pub(super) struct SupervisedProcess {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     pid: watch::Receiver<Option<u32>>,
     name: String,
 }
 
-// === impl Supervised ===
+// === impl SupervisedProcess ===
 
-impl Supervised {
+impl SupervisedProcess {
     /// Starts the program and watches it.
     pub(super) fn start(program: Program) -> anyhow::Result<Self> {
         let child = program.spawn()?;
@@ -79,8 +79,8 @@ async fn supervise(program: Program, first: Child, pid: watch::Sender<Option<u32
     loop {
         let started = tokio::time::Instant::now();
         tokio::select! {
-            () = stop.cancelled() => return end(&program, child).await,
-            status = child.wait() => say_ended(&program, status),
+            () = stop.cancelled() => return stop_process(&program, child).await,
+            status = child.wait() => report_exit(&program, status),
         }
         pid.send_replace(None);
         delay =
@@ -99,7 +99,7 @@ async fn supervise(program: Program, first: Child, pid: watch::Sender<Option<u32
     }
 }
 
-async fn end(program: &Program, mut child: Child) {
+async fn stop_process(program: &Program, mut child: Child) {
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
         // A process that ended by itself in this moment is as good as stopped.
         let _ = kill_process(pid, program.stop_signal);
@@ -112,7 +112,7 @@ async fn end(program: &Program, mut child: Child) {
     }
 }
 
-fn say_ended(program: &Program, status: std::io::Result<ExitStatus>) {
+fn report_exit(program: &Program, status: std::io::Result<ExitStatus>) {
     let how = match status {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => format!("ended with code {code}"),

@@ -1,4 +1,4 @@
-//! Every container of the platform: who it is, and which secrets are its own.
+//! Every container of the platform: its identity and its secrets.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use time::Duration;
 pub(super) struct Container {
     /// Its name in the compose file; also the instance in its certificate.
     pub(super) name: &'static str,
-    /// The service in its certificate: what peer lists speak of.
+    /// The service in its certificate, which peer lists name.
     pub(super) service: &'static str,
     /// The group that its process runs as.
     pub(super) group: u32,
@@ -18,11 +18,11 @@ pub(super) struct Container {
     pub(super) access: Access,
     /// How long a certificate lives that the steward signs for it.
     pub(super) lifetime: Duration,
-    /// Names by which clients know it, besides its own.
+    /// Names that clients dial, besides its own.
     pub(super) dns_names: &'static [&'static str],
     /// The common name in its certificate, where that matters.
     pub(super) common_name: Option<&'static str>,
-    /// What the steward keeps, and the file that it is in the container.
+    /// File in the steward's folder, and file in the container.
     pub(super) secrets: &'static [(&'static str, &'static str)],
 }
 
@@ -31,19 +31,19 @@ pub(super) struct Container {
 pub(super) enum Access {
     /// Nothing: the steward signs its certificate.
     None,
-    /// One of our services: its certificate, and its password of the database if it has one.
+    /// A service: its certificate, and its password of the database if it has one.
     Service,
     /// People's tools: to read secrets of `secret/ml`.
     Tools,
 }
 
 const DAY: Duration = Duration::days(1);
-/// Third parties read their certificate when they are told to, so theirs lives longer.
+/// Third parties reload their certificate on a schedule of their own, so theirs lives longer.
 const THIRD_PARTY_LIFETIME: Duration = Duration::days(90);
 const FRONT_NAMES: &[&str] = &["localhost", "nebula", "127.0.0.1", "front"];
-/// The standby of the balancers is one of them for clients.
+/// For clients the standby is a balancer.
 const EDGE_NAMES: &[&str] = &["balancer.rampart.internal", "localhost", "nebula", "127.0.0.1", "front"];
-/// etcd lets in whose certificate has one of these names.
+/// etcd accepts certificates with one of these names.
 const ETCD_NAMES: &[&str] = &["etcd", "etcd-client", "localhost", "127.0.0.1"];
 const LOCAL_NAMES: &[&str] = &["localhost", "127.0.0.1"];
 const POSTGRES_NAMES: &[&str] = &["detektor-postgres", "etcd-client", "localhost", "127.0.0.1"];
@@ -101,25 +101,29 @@ const POSTGRES_SECRETS: &[(&str, &str)] = &[
 
 const EXPORTER_SECRETS: &[(&str, &str)] = &[("postgres/prometheus-password", "database-password")];
 
-/// Where people find `psql`.
-pub(super) const PEOPLES_DATABASE: &str = "detektor-postgres";
+/// The container with `psql`.
+pub(super) const PSQL_CONTAINER: &str = "detektor-postgres";
+/// The database role that people log in with.
+pub(super) const DETEKTOR_ROLE: &str = "detektor";
+/// Database roles whose passwords Vault rotates.
+pub(super) const DATABASE_ROLES: [&str; 4] = ["gateway", "sla", "backup", DETEKTOR_ROLE];
 
-/// All of them.
+/// All containers.
 pub(super) const ALL: [Container; 26] = [
-    ours("balancer-a", "balancer", 10_101).names(FRONT_NAMES),
-    ours("balancer-b", "balancer", 10_101).names(FRONT_NAMES),
-    ours("gateway-a", "gateway", 10_102).secrets(GATEWAY_SECRETS),
-    ours("gateway-b", "gateway", 10_102).secrets(GATEWAY_SECRETS),
-    ours("ml-serving-primary", "serving", 10_103).secrets(SERVING_SECRETS),
-    ours("ml-serving-secondary", "serving", 10_103).secrets(SERVING_SECRETS),
-    ours("ml-serving-tertiary", "serving", 10_103).secrets(SERVING_SECRETS),
-    ours("backup-worker", "backup", 10_104).secrets(BACKUP_SECRETS),
-    ours("sla-tracker", "sla", 10_105),
+    service("balancer-a", "balancer", 10_101).names(FRONT_NAMES),
+    service("balancer-b", "balancer", 10_101).names(FRONT_NAMES),
+    service("gateway-a", "gateway", 10_102).secrets(GATEWAY_SECRETS),
+    service("gateway-b", "gateway", 10_102).secrets(GATEWAY_SECRETS),
+    service("ml-serving-primary", "serving", 10_103).secrets(SERVING_SECRETS),
+    service("ml-serving-secondary", "serving", 10_103).secrets(SERVING_SECRETS),
+    service("ml-serving-tertiary", "serving", 10_103).secrets(SERVING_SECRETS),
+    service("backup-worker", "backup", 10_104).secrets(BACKUP_SECRETS),
+    service("sla-tracker", "sla", 10_105),
     third_party("operator", "operator", 10_106).lives(DAY).secrets(OPERATOR_SECRETS),
     postgres("detektor-postgres-master"),
     postgres("detektor-postgres-slave"),
     // Its password of the user detektor comes from Vault.
-    third_party(PEOPLES_DATABASE, "postgres-proxy", 10_012),
+    third_party(PSQL_CONTAINER, "postgres-proxy", 10_012),
     third_party("front", "front", 10_012),
     third_party("edge", "edge", 10_016).names(EDGE_NAMES),
     third_party("vault", "vault", 10_020).names(LOCAL_NAMES),
@@ -135,7 +139,7 @@ pub(super) const ALL: [Container; 26] = [
     third_party("etcd-3", "etcd", 10_011).names(ETCD_NAMES),
 ];
 
-const fn ours(name: &'static str, service: &'static str, group: u32) -> Container {
+const fn service(name: &'static str, service: &'static str, group: u32) -> Container {
     third_party(name, service, group).access(Access::Service)
 }
 
@@ -144,7 +148,7 @@ const fn third_party(name: &'static str, service: &'static str, group: u32) -> C
     Container { name, service, group, access, lifetime, dns_names: &[], common_name: None, secrets: &[] }
 }
 
-/// A node replicates as the user that its common name says.
+/// The common name is the database user that a node replicates as.
 const fn postgres(name: &'static str) -> Container {
     let mut node = third_party(name, "postgres", 10_010).names(POSTGRES_NAMES).secrets(POSTGRES_SECRETS);
     node.common_name = Some("replicator");
@@ -152,24 +156,24 @@ const fn postgres(name: &'static str) -> Container {
 }
 
 /// Makes every secret that is missing in the steward's own folder.
-pub(super) fn ensure_secrets(kept: &Path) -> anyhow::Result<()> {
-    platform_secrets::ensure(kept)?;
+pub(super) fn ensure_secrets(folder: &Path) -> anyhow::Result<()> {
+    platform_secrets::ensure(folder)?;
     for user in ["superuser", "replication", "rewind", "detektor", "vault", "prometheus"] {
-        platform_secrets::ensure_random(&kept.join("postgres").join(format!("{user}-password")))?;
+        platform_secrets::ensure_random(&folder.join("postgres").join(format!("{user}-password")))?;
     }
-    platform_secrets::ensure_random(&kept.join("mlflow/database-password"))?;
-    ensure_object_storage(&kept.join("minio"))
+    platform_secrets::ensure_random(&folder.join("mlflow/database-password"))?;
+    ensure_object_storage(&folder.join("minio"))
 }
 
 /// MinIO's own keys, and a pair for each of its users.
-fn ensure_object_storage(kept: &Path) -> anyhow::Result<()> {
-    platform_secrets::ensure_random(&kept.join("root-user"))?;
-    platform_secrets::ensure_random(&kept.join("root-password"))?;
-    platform_secrets::ensure_kms_key(&kept.join("kms-key"), "rampart")?;
+fn ensure_object_storage(folder: &Path) -> anyhow::Result<()> {
+    platform_secrets::ensure_random(&folder.join("root-user"))?;
+    platform_secrets::ensure_random(&folder.join("root-password"))?;
+    platform_secrets::ensure_kms_key(&folder.join("kms-key"), "rampart")?;
     for user in ["mlflow", "serving", "backup", "tools"] {
-        let folder = kept.join("users").join(user);
-        platform_secrets::ensure_named(&folder.join("access-key"), user)?;
-        platform_secrets::ensure_random(&folder.join("secret-key"))?;
+        let user_folder = folder.join("users").join(user);
+        platform_secrets::ensure_named(&user_folder.join("access-key"), user)?;
+        platform_secrets::ensure_random(&user_folder.join("secret-key"))?;
     }
     Ok(())
 }

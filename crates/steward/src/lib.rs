@@ -17,18 +17,18 @@ use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use containers::{ALL, Access, Container};
-use vault::{Settings, Tender};
+use vault::{Reconciler, Settings};
 
-/// How often it is seen whether a certificate is due.
+/// How often certificates are checked for renewal.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(600);
 
-/// What `rampart steward` can be told.
+/// Options of `rampart steward`.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The folder with a volume for each container, named like it.
     #[arg(long, default_value = "/state")]
     state: PathBuf,
-    /// Where the root CA lies: `ca.pem` for everybody, `ca-key.pem` for nobody. Vault's unseal share, too.
+    /// The folder of the root CA: `ca.pem` is public, `ca-key.pem` only for the steward. Vault's unseal share, too.
     #[arg(long, default_value = "/certs")]
     certs: PathBuf,
     /// Written once everything is in its place, for the health check.
@@ -37,13 +37,13 @@ pub struct Arguments {
     /// Vault.
     #[arg(long, default_value = "https://vault:8200")]
     vault: String,
-    /// What Vault's container says of its database plugin.
+    /// The file in which Vault's container names the digest of its database plugin.
     #[arg(long, default_value = "/vault-about/plugins.sha256")]
     vault_plugin_digest: PathBuf,
     /// The strict profile: people initialize and unseal Vault, and put a token into certs/vault-token.
     #[arg(long, env = "RAMPART_UNSEAL_BY_PEOPLE", default_value_t = false)]
     unseal_by_people: bool,
-    /// How long the certificates of our services live; they renew them at half of it. Seconds, at least 60.
+    /// How long the certificates of services live; they renew them at half of it. Seconds, at least 60.
     #[arg(long, env = "RAMPART_CERTIFICATE_LIFETIME_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(60..))]
     certificate_lifetime_s: u32,
     /// How often Vault changes the services' passwords of the database. Seconds, at least 10.
@@ -51,18 +51,18 @@ pub struct Arguments {
     database_rotation_s: u32,
 }
 
-/// Makes what is missing, gives everybody theirs, then renews it, and looks after Vault, until SIGTERM.
+/// Makes missing secrets, writes certificates and secrets of each container, then renews them and operates Vault until SIGTERM.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     identity::install_crypto_providers().context("cannot choose the cryptography")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let kept = arguments.state.join("steward");
-    containers::ensure_secrets(&kept)?;
+    let own_folder = arguments.state.join("steward");
+    containers::ensure_secrets(&own_folder)?;
     let authority =
         Authority::open_or_create(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
     for container in &ALL {
-        give_secrets(container, &kept, &arguments.state)?;
-        give_ca(container, &authority, &arguments.state)?;
-        give_certificate(container, &authority, &arguments.state)?;
+        write_secrets(container, &own_folder, &arguments.state)?;
+        write_ca(container, &authority, &arguments.state)?;
+        issue_certificate(container, &authority, &arguments.state)?;
     }
     fs::write(&arguments.ready, "").with_context(|| format!("cannot write {}", arguments.ready.display()))?;
     say(&format!("{} containers have their certificates and secrets", ALL.len()));
@@ -75,17 +75,17 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rotation_period: Duration::from_secs(arguments.database_rotation_s.into()),
         plugin_digest: arguments.vault_plugin_digest,
     };
-    let mut tender = Tender::new(&settings, &authority, &ALL);
+    let mut reconciler = Reconciler::new(&settings, &authority, &ALL);
     tokio::select! {
-        () = tender.run() => {}
-        () = keep_certificates(&authority, &arguments.state) => {}
+        () = reconciler.run() => {}
+        () = renew_certificates(&authority, &arguments.state) => {}
         _ = terminate.recv() => {}
     }
-    tender.end().await
+    reconciler.stop().await
 }
 
-/// Renews what the steward has signed at half of its life; third parties look for a new one by themselves.
-async fn keep_certificates(authority: &Authority, state: &Path) {
+/// Renews at half of its life what the steward has signed; third parties reload it by themselves.
+async fn renew_certificates(authority: &Authority, state: &Path) {
     let mut signed = [OffsetDateTime::now_utc(); ALL.len()];
     loop {
         tokio::time::sleep(CERTIFICATE_PERIOD).await;
@@ -94,7 +94,7 @@ async fn keep_certificates(authority: &Authority, state: &Path) {
             if now - *signed < container.lifetime / 2 {
                 continue;
             }
-            match give_certificate(container, authority, state) {
+            match issue_certificate(container, authority, state) {
                 Ok(()) => *signed = now,
                 Err(error) => say_error(&format!("{}: {error:#}", container.name)),
             }
@@ -102,12 +102,12 @@ async fn keep_certificates(authority: &Authority, state: &Path) {
     }
 }
 
-fn give_secrets(container: &Container, kept: &Path, state: &Path) -> anyhow::Result<()> {
+fn write_secrets(container: &Container, own_folder: &Path, state: &Path) -> anyhow::Result<()> {
     for (from, to) in container.secrets {
-        let (from, to) = (kept.join(from), state.join(container.name).join("secrets").join(to));
+        let (from, to) = (own_folder.join(from), state.join(container.name).join("secrets").join(to));
         let secret = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
         if let Some(folder) = to.parent() {
-            // The volume is the container's alone; whoever is in it may look around.
+            // The volume belongs to this container alone, so its processes may list the folder.
             make_folder(folder, 0o755)?;
         }
         replace_file(&to, &secret, 0o640, Some(container.group))?;
@@ -115,16 +115,16 @@ fn give_secrets(container: &Container, kept: &Path, state: &Path) -> anyhow::Res
     Ok(())
 }
 
-/// Whom to trust; who asks Vault for a certificate must know it before.
-fn give_ca(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+/// The root CA, which a service needs before it asks Vault for its certificate.
+fn write_ca(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
     let folder = state.join(container.name).join("identity");
     make_folder(&folder, 0o755)?;
     replace_file(&folder.join("ca.pem"), authority.pem().as_bytes(), 0o644, None)?;
     Ok(())
 }
 
-/// Signs a certificate, unless it comes from Vault.
-fn give_certificate(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+/// Signs a certificate, unless Vault does.
+fn issue_certificate(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
     if container.access == Access::Service {
         return Ok(());
     }
@@ -151,21 +151,21 @@ mod tests {
 
     use super::*;
 
-    /// What a service of ours accepts, and nobody but the steward and its own group can read.
+    /// Files that a service accepts, and that only the steward and the container's group can read.
     #[tokio::test]
-    async fn each_container_gets_its_own() {
+    async fn each_container_gets_its_own_certificate_and_secrets() {
         identity::install_crypto_providers().unwrap();
         let state = tempfile::tempdir().unwrap();
-        let kept = state.path().join("steward");
-        containers::ensure_secrets(&kept).unwrap();
+        let own_folder = state.path().join("steward");
+        containers::ensure_secrets(&own_folder).unwrap();
         let authority = Authority::generate(OffsetDateTime::now_utc()).unwrap();
-        // Nobody but root may give a file to a group of others.
+        // Only root may give a file to a group that it is not in.
         let group = fs::metadata(state.path()).unwrap().gid();
         for container in ALL {
             let container = Container { group, ..container };
-            give_secrets(&container, &kept, state.path()).unwrap();
-            give_ca(&container, &authority, state.path()).unwrap();
-            give_certificate(&container, &authority, state.path()).unwrap();
+            write_secrets(&container, &own_folder, state.path()).unwrap();
+            write_ca(&container, &authority, state.path()).unwrap();
+            issue_certificate(&container, &authority, state.path()).unwrap();
             let folder = state.path().join(container.name);
             let directory = folder.join("identity");
             let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
@@ -173,7 +173,7 @@ mod tests {
                 assert!(directory.join("ca.pem").exists() && !directory.join("key.pem").exists(), "{}", container.name);
             } else {
                 assert_eq!(mode(&directory.join("key.pem")), 0o640, "{}", container.name);
-                // Here owner and reader are one, for whom that mode would be too much.
+                // In this test owner and reader are the same user, for which that mode is too wide.
                 fs::set_permissions(directory.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
                 assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), container.peer_name());
             }
@@ -193,18 +193,22 @@ mod tests {
         assert!(!state.path().join("front/secrets").exists());
     }
 
-    /// The compose file and the image must know exactly the containers that the steward knows.
+    /// The compose file and the image must name exactly the containers that the steward has.
     #[test]
     fn every_container_has_a_volume_of_its_own() {
         let compose = include_str!("../../../docker-compose.yml");
         let image = include_str!("../../../docker/rampart/Dockerfile");
         for container in &ALL {
-            let (given, taken) =
+            let (written, read) =
                 (format!("state-{0}:/state/{0}\n", container.name), format!("\"state-{}:/state:ro\"", container.name));
-            assert_eq!(compose.matches(&given).count(), 1, "{given}");
-            assert_eq!(compose.matches(&taken).count(), 1, "{taken}");
+            assert_eq!(compose.matches(&written).count(), 1, "{written}");
+            assert_eq!(compose.matches(&read).count(), 1, "{read}");
             assert!(image.contains(&format!(" {}", container.name)), "{} has no folder in the image", container.name);
         }
-        assert_eq!(compose.matches(":/state:ro\"").count(), ALL.len(), "somebody has a volume that nobody fills");
+        assert_eq!(
+            compose.matches(":/state:ro\"").count(),
+            ALL.len(),
+            "a container mounts a volume that the steward does not write"
+        );
     }
 }

@@ -1,14 +1,14 @@
-//! Vault, from an empty volume to one that serves: initialized, unsealed after every restart, set up, and a fresh login
-//! for every container.
+//! Brings Vault from an empty volume to one that serves: initialized, unsealed after every restart, configured, and with a
+//! fresh login for every container.
 //!
-//! No token of power is kept: when there is work, a root token is made with the unseal share and revoked after it. What is
-//! needed day by day (the password that people use) has a small role of its own.
+//! No root token is stored: when there is work, one is made with the unseal share and revoked afterwards. The one daily task
+//! (copying the password of the role `detektor`) has an `AppRole` with few rights.
 
 mod database;
 mod logins;
 mod mounts;
-mod open;
 mod pki;
+mod unseal;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -24,15 +24,15 @@ use super::containers::Container;
 /// A secret id lives for seven days, so six of these may fail.
 const LOGIN_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// How soon a sealed Vault is noticed.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 /// After a failure: PostgreSQL may not be there yet.
 const RETRY_PERIOD: Duration = Duration::from_secs(3);
-/// Docker kills ten seconds after it asked us to end.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// A lasting failure is told at most that often.
+/// Docker kills the process ten seconds after SIGTERM.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same failure is printed at most that often.
 const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
-/// What the tender is told.
+/// Settings of the reconciler.
 pub(super) struct Settings {
     /// `https://host:port` of Vault.
     pub(super) address: String,
@@ -40,52 +40,60 @@ pub(super) struct Settings {
     pub(super) certs: PathBuf,
     /// The folder with a volume for each container.
     pub(super) state: PathBuf,
-    /// Whether people initialize and unseal Vault, and give us a token in `certs/vault-token`.
+    /// Whether people initialize and unseal Vault, and put a token into `certs/vault-token`.
     pub(super) is_strict: bool,
     /// How long the certificates that Vault signs for services live.
     pub(super) certificate_lifetime: Duration,
     /// How often Vault changes the passwords of the database.
     pub(super) rotation_period: Duration,
-    /// What Vault's container says of its plugin: `<sha256>  <file>`; a Vault that has it built in has no such file.
+    /// File of Vault's container: `<sha256>  <file>` of its database plugin; a Vault with a built-in plugin has none.
     pub(super) plugin_digest: PathBuf,
 }
 
-/// Looks after one Vault.
-pub(super) struct Tender<'a> {
+/// Keeps one Vault in the state that the platform needs.
+pub(super) struct Reconciler<'a> {
     settings: &'a Settings,
     authority: &'a Authority,
     containers: &'a [Container],
-    /// While there is work to do.
-    token: Option<String>,
+    /// A root token, while there is work.
+    root_token: Option<String>,
     logins_renewed: Option<Instant>,
     has_database: bool,
-    people: database::PeoplesPassword,
+    detektor_password: database::DetektorPassword,
 }
 
-// === impl Tender ===
+// === impl Reconciler ===
 
-impl<'a> Tender<'a> {
+impl<'a> Reconciler<'a> {
     pub(super) fn new(settings: &'a Settings, authority: &'a Authority, containers: &'a [Container]) -> Self {
-        let people = database::PeoplesPassword::default();
-        Self { settings, authority, containers, token: None, logins_renewed: None, has_database: false, people }
+        let detektor_password = database::DetektorPassword::default();
+        Self {
+            settings,
+            authority,
+            containers,
+            root_token: None,
+            logins_renewed: None,
+            has_database: false,
+            detektor_password,
+        }
     }
 
-    /// For as long as the process lives.
+    /// Reconciles without end.
     pub(super) async fn run(&mut self) {
         let mut reported: Option<(String, Instant)> = None;
         loop {
-            let pause = match self.round().await {
+            let pause = match self.reconcile().await {
                 Ok(()) => {
                     if reported.take().is_some() {
-                        say("Vault is as it should be");
+                        say("vault: recovered");
                     }
-                    LOOK_PERIOD
+                    CHECK_PERIOD
                 }
                 Err(error) => {
                     let text = format!("{error:#}");
-                    let is_known =
-                        reported.as_ref().is_some_and(|(known, at)| *known == text && at.elapsed() < REPORT_PERIOD);
-                    if !is_known {
+                    let is_repeated =
+                        reported.as_ref().is_some_and(|(last, at)| *last == text && at.elapsed() < REPORT_PERIOD);
+                    if !is_repeated {
                         say_error(&format!("vault: {text}"));
                         reported = Some((text, Instant::now()));
                     }
@@ -96,43 +104,45 @@ impl<'a> Tender<'a> {
         }
     }
 
-    /// Leaves no token of power behind that was at work when we were told to end.
-    pub(super) async fn end(&mut self) -> anyhow::Result<()> {
-        if self.token.is_none() {
+    /// Revokes the root token if there was work under way.
+    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
+        if self.root_token.is_none() {
             return Ok(());
         }
         let vault = Vault::new(&self.settings.address, &self.settings.certs.join("ca.pem"))?;
-        tokio::time::timeout(END_TIMEOUT, self.give_up_token(&vault)).await.context("Vault did not answer in time")?
+        tokio::time::timeout(REVOKE_TIMEOUT, self.revoke_root_token(&vault))
+            .await
+            .context("Vault did not answer in time")?
     }
 
-    /// Brings Vault one step nearer to what it should be.
-    async fn round(&mut self) -> anyhow::Result<()> {
+    /// One pass: unseal, configure what is due, copy the rotated password.
+    async fn reconcile(&mut self) -> anyhow::Result<()> {
         let vault = Vault::new(&self.settings.address, &self.settings.certs.join("ca.pem"))?;
-        if let Some(token) = open::ensure_open(&vault, self.settings).await? {
-            self.token = Some(token);
+        if let Some(token) = unseal::ensure_unsealed(&vault, self.settings).await? {
+            self.root_token = Some(token);
         }
-        let worked = self.work_if_due(&vault).await;
-        // What people use day by day waits for nothing that is due once a day.
-        let followed = self.people.follow(&vault, self.settings, self.containers).await;
-        worked.and(followed)
+        let configured = self.configure_if_due(&vault).await;
+        // A failure above must not delay the password that people use.
+        let copied = self.detektor_password.copy_if_rotated(&vault, self.settings, self.containers).await;
+        configured.and(copied)
     }
 
-    async fn work_if_due(&mut self, vault: &Vault) -> anyhow::Result<()> {
+    async fn configure_if_due(&mut self, vault: &Vault) -> anyhow::Result<()> {
         let logins_are_due = self.logins_renewed.is_none_or(|at| at.elapsed() >= LOGIN_PERIOD);
         if logins_are_due || !self.has_database {
-            let worked = self.work(vault, logins_are_due).await;
-            if worked.as_ref().is_err_and(is_refused) {
-                self.token = None;
+            let configured = self.configure(vault, logins_are_due).await;
+            if configured.as_ref().is_err_and(is_denied) {
+                self.root_token = None;
             }
-            worked?;
+            configured?;
         }
-        self.give_up_token(vault).await
+        self.revoke_root_token(vault).await
     }
 
-    async fn work(&mut self, vault: &Vault, logins_are_due: bool) -> anyhow::Result<()> {
-        let token = match &self.token {
+    async fn configure(&mut self, vault: &Vault, logins_are_due: bool) -> anyhow::Result<()> {
+        let token = match &self.root_token {
             Some(token) => token.clone(),
-            None => self.token.insert(open::root_token(vault, self.settings).await?).clone(),
+            None => self.root_token.insert(unseal::root_token(vault, self.settings).await?).clone(),
         };
         if logins_are_due {
             mounts::ensure(vault, &token).await.context("cannot set up the engines")?;
@@ -143,30 +153,30 @@ impl<'a> Tender<'a> {
             logins::ensure_roles(vault, &token, self.containers).await.context("cannot set up the AppRoles")?;
             logins::renew(vault, &token, self.containers, &self.settings.state).await.context("cannot renew logins")?;
             self.logins_renewed = Some(Instant::now());
-            say("Vault is set up, and every container has a fresh login");
+            say("vault: configured, and every container has a fresh login");
         }
         if !self.has_database {
             database::ensure(vault, &token, self.settings).await.context("cannot set up the database engine")?;
             self.has_database = true;
-            say("Vault keeps the passwords of the database");
+            say("vault: rotates the passwords of the database");
         }
         Ok(())
     }
 
-    /// A token that people gave stays; ours is dead after use. One that could not be revoked is kept, to be tried again.
-    async fn give_up_token(&mut self, vault: &Vault) -> anyhow::Result<()> {
-        if let (Some(token), false) = (&self.token, self.settings.is_strict) {
+    /// A token that people made is left alone. One that could not be revoked stays for the next attempt.
+    async fn revoke_root_token(&mut self, vault: &Vault) -> anyhow::Result<()> {
+        if let (Some(token), false) = (&self.root_token, self.settings.is_strict) {
             match vault.post(token, "auth/token/revoke-self", &json!({})).await {
-                // It is dead already.
+                // It is revoked already.
                 Err(error) if error.status() == Some(403) => {}
                 revoked => drop(revoked.context("cannot revoke the root token")?),
             }
         }
-        self.token = None;
+        self.root_token = None;
         Ok(())
     }
 }
 
-fn is_refused(error: &anyhow::Error) -> bool {
+fn is_denied(error: &anyhow::Error) -> bool {
     error.downcast_ref::<VaultError>().is_some_and(|error| error.status() == Some(403))
 }

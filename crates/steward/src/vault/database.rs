@@ -1,4 +1,4 @@
-//! Vault's database engine: it knows the passwords of the roles in PostgreSQL and changes them.
+//! Vault's database engine, which rotates the passwords of roles in PostgreSQL.
 
 use std::{fs, time::Duration};
 
@@ -9,31 +9,28 @@ use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Settings, logins::OWN_ROLE};
-use crate::containers::{Container, PEOPLES_DATABASE};
+use super::{Settings, logins};
+use crate::containers::{Container, DATABASE_ROLES, DETEKTOR_ROLE, PSQL_CONTAINER};
 
-/// Roles whose passwords Vault rotates; `detektor` is people's.
-pub(super) const ROLES: [&str; 4] = ["gateway", "sla", "backup", PEOPLE];
-const PEOPLE: &str = "detektor";
 const PLUGIN: &str = "postgresql-database-plugin";
-/// Of the Vault that the plugin was built with.
+/// The version of Vault whose source the plugin was built from.
 const PLUGIN_VERSION: &str = "v1.21.2";
 const CONNECTION: &str = "detektor";
-/// By the name that every node's certificate carries; the files are those of Vault's own container.
+/// The host name is in the certificate of every node; the files are those of Vault's container.
 const CONNECTION_URL: &str = "postgresql://{{username}}:{{password}}@detektor-postgres:5432/detektor?sslmode=verify-full\
     &sslrootcert=/identity/ca.pem&sslcert=/identity/certificate.pem&sslkey=/identity/key.pem&connect_timeout=5";
 
-/// Somebody may rotate a password by hand.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// An operator may rotate a password by hand, before it is due.
+const RECHECK_PERIOD: Duration = Duration::from_secs(60);
 
-/// The connection, and a static role for each of ours. Creating one changes its password at once.
+/// The connection, and a static role for each database role. Creating one changes its password at once.
 pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> anyhow::Result<()> {
     let version = ensure_plugin(vault, token, settings).await?;
     let file = settings.state.join("steward/postgres/vault-password");
     let password = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut connection = json!({
         "plugin_name": PLUGIN,
-        "allowed_roles": ROLES,
+        "allowed_roles": DATABASE_ROLES,
         "connection_url": CONNECTION_URL,
         "username": "vault",
         "password": password.trim(),
@@ -44,7 +41,7 @@ pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> a
         fields.insert("plugin_version".to_owned(), version.into());
     }
     vault.post(token, &format!("database/config/{CONNECTION}"), &connection).await?;
-    for role in ROLES {
+    for role in DATABASE_ROLES {
         ensure_static_role(vault, token, role, settings.rotation_period).await?;
     }
     Ok(())
@@ -52,15 +49,15 @@ pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> a
 
 async fn ensure_static_role(vault: &Vault, token: &str, role: &str, period: Duration) -> anyhow::Result<()> {
     let path = format!("database/static-roles/{role}");
-    let known = match vault.get(token, &path).await {
-        Ok(known) => known.pointer("/data/rotation_period").and_then(Value::as_u64),
+    let period_now = match vault.get(token, &path).await {
+        Ok(role) => role.pointer("/data/rotation_period").and_then(Value::as_u64),
         Err(error) if error.status() == Some(404) => None,
         Err(error) => return Err(error.into()),
     };
-    if known != Some(period.as_secs()) {
-        let wish =
+    if period_now != Some(period.as_secs()) {
+        let definition =
             json!({ "db_name": CONNECTION, "username": role, "rotation_period": format!("{}s", period.as_secs()) });
-        vault.post(token, &path, &wish).await?;
+        vault.post(token, &path, &definition).await?;
     }
     Ok(())
 }
@@ -89,37 +86,37 @@ fn is_built_in(answer: Result<Value, VaultError>) -> Result<bool, VaultError> {
     }
 }
 
-/// The password of `detektor` where people look for it: in `secret/ml/database`, and in the container with `psql`.
+/// Copies the password of the role `detektor` to `secret/ml/database` and into the container with `psql`.
 #[derive(Default)]
-pub(super) struct PeoplesPassword {
+pub(super) struct DetektorPassword {
     rotated_at: Option<String>,
-    due: Option<Instant>,
+    next_check: Option<Instant>,
 }
 
-// === impl PeoplesPassword ===
+// === impl DetektorPassword ===
 
-impl PeoplesPassword {
-    /// Copies it when it has changed.
-    pub(super) async fn follow(
+impl DetektorPassword {
+    /// Copies the password when Vault has rotated it.
+    pub(super) async fn copy_if_rotated(
         &mut self,
         vault: &Vault,
         settings: &Settings,
         containers: &[Container],
     ) -> anyhow::Result<()> {
-        if self.due.is_some_and(|due| Instant::now() < due) {
+        if self.next_check.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
-        let token = self.log_in(vault, settings).await?;
-        let path = format!("database/static-creds/{PEOPLE}");
+        let token = logins::log_in_as_steward(vault, &settings.state).await?;
+        let path = format!("database/static-creds/{DETEKTOR_ROLE}");
         let answer = vault.get(&token, &path).await?;
         let text = |name: &str| answer.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
         let (Some(password), Some(rotated_at)) = (text("password"), text("last_vault_rotation")) else {
             bail!("Vault's answer to {path} holds no password")
         };
         if self.rotated_at.as_deref() != Some(rotated_at) {
-            let secret = json!({ "data": { "username": PEOPLE, "password": password } });
+            let secret = json!({ "data": { "username": DETEKTOR_ROLE, "password": password } });
             vault.post(&token, "secret/data/ml/database", &secret).await.context("cannot write secret/ml/database")?;
-            for container in containers.iter().filter(|container| container.name == PEOPLES_DATABASE) {
+            for container in containers.iter().filter(|container| container.name == PSQL_CONTAINER) {
                 let folder = settings.state.join(container.name).join("secrets");
                 make_folder(&folder, 0o755)?;
                 let file = folder.join("detektor-password");
@@ -127,19 +124,9 @@ impl PeoplesPassword {
             }
             self.rotated_at = Some(rotated_at.to_owned());
         }
-        // At 0 Vault is about to change it; and it may change its mind.
-        let left = answer.pointer("/data/ttl").and_then(Value::as_u64).unwrap_or(0);
-        self.due = Some(Instant::now() + Duration::from_secs(left).min(LOOK_AGAIN));
+        // At 0 Vault is about to rotate it.
+        let ttl_s = answer.pointer("/data/ttl").and_then(Value::as_u64).unwrap_or(0);
+        self.next_check = Some(Instant::now() + Duration::from_secs(ttl_s).min(RECHECK_PERIOD));
         Ok(())
-    }
-
-    async fn log_in(&self, vault: &Vault, settings: &Settings) -> anyhow::Result<String> {
-        let file = settings.state.join(OWN_ROLE).join("vault-login.json");
-        let login = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let login: ::vault::Login = serde_json::from_slice(&login).context("the steward's own login is broken")?;
-        let wish = json!({ "role_id": login.role_id, "secret_id": login.secret_id });
-        let answer = vault.post("", "auth/approle/login", &wish).await?;
-        let token = answer.pointer("/auth/client_token").and_then(Value::as_str);
-        token.map(ToOwned::to_owned).context("Vault's answer to a login holds no token")
     }
 }

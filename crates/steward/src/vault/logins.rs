@@ -1,6 +1,10 @@
-//! Who may log in to Vault and do what: a policy and an `AppRole` for each service, a secret id for each container.
+//! Logins of Vault: a policy and an `AppRole` for each service, and a secret id for each container.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use ::secrets::{make_folder, replace_file};
 use ::vault::{Login, Vault};
@@ -8,29 +12,27 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::database::ROLES;
-use crate::containers::{Access, Container};
+use crate::containers::{Access, Container, DATABASE_ROLES};
 
-/// What the steward itself needs day by day.
-pub(super) const OWN_ROLE: &str = "steward";
-const PEOPLES_PASSWORD: &str = r#"
+/// The `AppRole` and the folder of the steward itself.
+const STEWARD_ROLE: &str = "steward";
+const STEWARD_POLICY: &str = r#"
 path "database/static-creds/detektor" { capabilities = ["read"] }
 path "secret/data/ml/database" { capabilities = ["create", "update"] }
 "#;
-/// What the tools can look at.
-const READ_SECRETS: &str = r#"
+const TOOLS_POLICY: &str = r#"
 path "secret/data/ml/*" { capabilities = ["read"] }
 path "secret/metadata/ml/*" { capabilities = ["read", "list"] }
 "#;
 
-/// A policy and a role for each service that has a login.
+/// Writes a policy and an `AppRole` for each service that has a login.
 pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Container]) -> anyhow::Result<()> {
-    let mut policies = vec![(OWN_ROLE, PEOPLES_PASSWORD.to_owned())];
+    let mut policies = vec![(STEWARD_ROLE, STEWARD_POLICY.to_owned())];
     let services: BTreeSet<&str> =
         containers.iter().filter(|one| one.access == Access::Service).map(|one| one.service).collect();
     policies.extend(services.into_iter().map(|service| (service, policy(service))));
     policies.extend(
-        containers.iter().filter(|one| one.access == Access::Tools).map(|one| (one.service, READ_SECRETS.to_owned())),
+        containers.iter().filter(|one| one.access == Access::Tools).map(|one| (one.service, TOOLS_POLICY.to_owned())),
     );
     for (name, policy) in policies {
         let path = format!("sys/policies/acl/{name}");
@@ -42,7 +44,7 @@ pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Conta
 
 fn policy(service: &str) -> String {
     let mut policy = format!("path \"pki/sign/{service}\" {{ capabilities = [\"update\"] }}\n");
-    if ROLES.contains(&service) {
+    if DATABASE_ROLES.contains(&service) {
         policy += &format!("path \"database/static-creds/{service}\" {{ capabilities = [\"read\"] }}\n");
     }
     policy
@@ -59,13 +61,13 @@ fn role(name: &str) -> Value {
     })
 }
 
-/// A new secret id for every container that has a login, and for ourselves.
+/// Makes a new secret id for every container that has a login, and for the steward.
 pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], state: &Path) -> anyhow::Result<()> {
     for container in containers {
         let secrets = state.join(container.name).join("secrets");
         match container.access {
             Access::Service => {
-                let login = log_in_as(vault, token, container.service, container.name).await?;
+                let login = make_login(vault, token, container.service, container.name).await?;
                 let login =
                     Login { name: container.peer_name().to_string(), dns_names: container.all_names(), ..login };
                 make_folder(&secrets, 0o755)?;
@@ -77,7 +79,7 @@ pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], 
                 )?;
             }
             Access::Tools => {
-                let login = log_in_as(vault, token, container.service, container.name).await?;
+                let login = make_login(vault, token, container.service, container.name).await?;
                 make_folder(&secrets, 0o755)?;
                 replace_file(&secrets.join("vault-role-id"), login.role_id.as_bytes(), 0o640, Some(container.group))?;
                 replace_file(
@@ -90,13 +92,27 @@ pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], 
             Access::None => {}
         }
     }
-    let own = log_in_as(vault, token, OWN_ROLE, OWN_ROLE).await?;
-    let file = state.join("steward").join("vault-login.json");
-    replace_file(&file, &serde_json::to_vec(&own)?, 0o600, None)?;
+    let own = make_login(vault, token, STEWARD_ROLE, STEWARD_ROLE).await?;
+    replace_file(&steward_login_file(state), &serde_json::to_vec(&own)?, 0o600, None)?;
     Ok(())
 }
 
-async fn log_in_as(vault: &Vault, token: &str, role: &str, container: &str) -> anyhow::Result<Login> {
+/// Logs in as the steward: a token with the rights of its own policy.
+pub(super) async fn log_in_as_steward(vault: &Vault, state: &Path) -> anyhow::Result<String> {
+    let file = steward_login_file(state);
+    let login = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let login: Login = serde_json::from_slice(&login).context("the steward's own login is broken")?;
+    let secret = json!({ "role_id": login.role_id, "secret_id": login.secret_id });
+    let answer = vault.post("", "auth/approle/login", &secret).await?;
+    let token = answer.pointer("/auth/client_token").and_then(Value::as_str);
+    token.map(ToOwned::to_owned).context("Vault's answer to a login holds no token")
+}
+
+fn steward_login_file(state: &Path) -> PathBuf {
+    state.join(STEWARD_ROLE).join("vault-login.json")
+}
+
+async fn make_login(vault: &Vault, token: &str, role: &str, container: &str) -> anyhow::Result<Login> {
     let path = format!("auth/approle/role/{role}");
     let text = |answer: &Value, pointer: &str| answer.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned);
     let role_id = vault.get(token, &format!("{path}/role-id")).await?;

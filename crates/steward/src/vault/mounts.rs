@@ -1,4 +1,4 @@
-//! What is mounted in Vault: engines, the login by `AppRole`, and the audit log.
+//! Vault's engines, the login by `AppRole`, and the audit log.
 
 use ::vault::{Vault, VaultError};
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! Vault's intermediate, signed by our root, and what it may sign for each service.
+//! Vault's intermediate CA, signed by the root, and what it may sign for each service.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
 /// Renewed well before leaves would outlive it.
 const INTERMEDIATE_LEFT_MIN: time::Duration = time::Duration::days(60);
 
-/// An intermediate of our root, and a role for each service.
+/// Ensures an intermediate of the root, and a role for each service.
 pub(super) async fn ensure(
     vault: &Vault,
     token: &str,
@@ -24,7 +24,7 @@ pub(super) async fn ensure(
     containers: &[Container],
     lifetime: Duration,
 ) -> anyhow::Result<()> {
-    if !has_good_intermediate(vault, token, authority).await? {
+    if !has_valid_intermediate(vault, token, authority).await? {
         make_intermediate(vault, token, authority).await?;
         say("Vault has an intermediate CA");
     }
@@ -34,7 +34,7 @@ pub(super) async fn ensure(
     Ok(())
 }
 
-async fn has_good_intermediate(vault: &Vault, token: &str, authority: &Authority) -> anyhow::Result<bool> {
+async fn has_valid_intermediate(vault: &Vault, token: &str, authority: &Authority) -> anyhow::Result<bool> {
     let issuer = match vault.get(token, "pki/issuer/default").await {
         Ok(issuer) => issuer,
         // "no default issuer currently configured"
@@ -42,25 +42,26 @@ async fn has_good_intermediate(vault: &Vault, token: &str, authority: &Authority
         Err(error) => return Err(error.into()),
     };
     let chain = issuer.pointer("/data/ca_chain").and_then(Value::as_array);
-    let is_ours = chain.into_iter().flatten().filter_map(Value::as_str).any(|pem| pem.trim() == authority.pem().trim());
+    let is_of_root =
+        chain.into_iter().flatten().filter_map(Value::as_str).any(|pem| pem.trim() == authority.pem().trim());
     let Some(pem) = issuer.pointer("/data/certificate").and_then(Value::as_str) else { return Ok(false) };
     let not_after = identity::certificate_pem_not_after(pem.as_bytes()).context("Vault's intermediate")?;
-    Ok(is_ours && not_after - OffsetDateTime::now_utc() > INTERMEDIATE_LEFT_MIN)
+    Ok(is_of_root && not_after - OffsetDateTime::now_utc() > INTERMEDIATE_LEFT_MIN)
 }
 
 /// The key is made in Vault and never leaves it.
 async fn make_intermediate(vault: &Vault, token: &str, authority: &Authority) -> anyhow::Result<()> {
-    let wish = json!({ "common_name": "Rampart services CA", "key_type": "ec", "key_bits": 256 });
-    let answer = vault.post(token, "pki/intermediate/generate/internal", &wish).await?;
+    let subject = json!({ "common_name": "Rampart services CA", "key_type": "ec", "key_bits": 256 });
+    let answer = vault.post(token, "pki/intermediate/generate/internal", &subject).await?;
     let request = answer.pointer("/data/csr").and_then(Value::as_str).context("Vault's answer holds no request")?;
     let signed = authority.sign_intermediate(request, OffsetDateTime::now_utc(), INTERMEDIATE_LIFETIME)?;
     let bundle = json!({ "certificate": format!("{signed}\n{}", authority.pem()) });
     let imported = vault.post(token, "pki/intermediate/set-signed", &bundle).await?;
-    // Issuer and key; the root came along without one.
+    // The issuer that has a key is the intermediate; the root was imported without one.
     let mapping =
         imported.pointer("/data/mapping").and_then(Value::as_object).context("Vault's answer holds no mapping")?;
     let Some((issuer, _)) = mapping.iter().find(|(_, key)| key.as_str().is_some_and(|key| !key.is_empty())) else {
-        bail!("Vault does not take the intermediate for its own")
+        bail!("Vault did not import the intermediate with its key")
     };
     vault.post(token, "pki/config/issuers", &json!({ "default": issuer })).await?;
     Ok(())

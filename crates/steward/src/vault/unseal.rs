@@ -1,4 +1,4 @@
-//! A Vault that answers: initialized once, unsealed each time, and a root token when there is work.
+//! Vault is initialized once, unsealed after each of its restarts, and gives a root token when there is work.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -16,8 +16,8 @@ const SHARE_FILE: &str = "vault-unseal-key";
 /// In the strict profile: a token that people made.
 const TOKEN_FILE: &str = "vault-token";
 
-/// Initializes and unseals, where that is ours to do. Returns the first root token, once.
-pub(super) async fn ensure_open(vault: &Vault, settings: &Settings) -> anyhow::Result<Option<String>> {
+/// Initializes and unseals, except in the strict profile. Returns the first root token when Vault was initialized just now.
+pub(super) async fn ensure_unsealed(vault: &Vault, settings: &Settings) -> anyhow::Result<Option<String>> {
     let status = vault.get("", "sys/seal-status").await?;
     let is = |name: &str| status.get(name).and_then(Value::as_bool).unwrap_or(false);
     let share = settings.certs.join(SHARE_FILE);
@@ -40,13 +40,13 @@ pub(super) async fn ensure_open(vault: &Vault, settings: &Settings) -> anyhow::R
 
 async fn initialize(vault: &Vault, share: &Path) -> anyhow::Result<String> {
     if share.exists() {
-        // Of a Vault whose volume is gone; a backup of it may still need this.
-        let kept = share.with_extension(OffsetDateTime::now_utc().unix_timestamp().to_string());
-        fs::rename(share, &kept).with_context(|| format!("cannot set {} aside", share.display()))?;
+        // It belongs to a Vault whose volume is gone; a backup of that volume still needs it.
+        let old = share.with_extension(OffsetDateTime::now_utc().unix_timestamp().to_string());
+        fs::rename(share, &old).with_context(|| format!("cannot rename {}", share.display()))?;
     }
     let shares = json!({ "secret_shares": 1, "secret_threshold": 1 });
-    let made = vault.call(Method::PUT, "", "sys/init", Some(&shares)).await?;
-    let text = |pointer: &str| made.pointer(pointer).and_then(Value::as_str);
+    let initialized = vault.call(Method::PUT, "", "sys/init", Some(&shares)).await?;
+    let text = |pointer: &str| initialized.pointer(pointer).and_then(Value::as_str);
     let (Some(key), Some(token)) = (text("/keys_base64/0"), text("/root_token")) else {
         bail!("Vault was initialized, but its answer holds no share")
     };
@@ -58,13 +58,13 @@ async fn initialize(vault: &Vault, share: &Path) -> anyhow::Result<String> {
 async fn unseal(vault: &Vault, share: &Path) -> anyhow::Result<()> {
     let status = vault.post("", "sys/unseal", &json!({ "key": read_share(share)? })).await?;
     if status.get("sealed").and_then(Value::as_bool) != Some(false) {
-        bail!("Vault is still sealed; is {} of this Vault?", share.display());
+        bail!("Vault is still sealed; does {} belong to this Vault?", share.display());
     }
     say("Vault is unsealed");
     Ok(())
 }
 
-/// A root token, made with the unseal share (`sys/generate-root`); in the strict profile the one that people gave.
+/// A root token, made with the unseal share (`sys/generate-root`); in the strict profile the one that people made.
 pub(super) async fn root_token(vault: &Vault, settings: &Settings) -> anyhow::Result<String> {
     if settings.is_strict {
         let file = settings.certs.join(TOKEN_FILE);
@@ -74,7 +74,7 @@ pub(super) async fn root_token(vault: &Vault, settings: &Settings) -> anyhow::Re
     }
     let share = read_share(&settings.certs.join(SHARE_FILE))?;
     let path = "sys/generate-root/attempt";
-    // An attempt that was broken off would be in the way.
+    // An unfinished attempt would block this one.
     vault.call(Method::DELETE, "", path, None).await?;
     let attempt = vault.post("", path, &json!({})).await?;
     let text = |answer: &Value, name: &str| answer.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
@@ -83,28 +83,28 @@ pub(super) async fn root_token(vault: &Vault, settings: &Settings) -> anyhow::Re
     };
     let done = vault.post("", "sys/generate-root/update", &json!({ "key": share, "nonce": nonce })).await?;
     let encoded = text(&done, "encoded_token").context("Vault's answer holds no token")?;
-    decoded(&encoded, &otp).context("the root token cannot be decoded")
+    decode_root_token(&encoded, &otp).context("the root token cannot be decoded")
 }
 
-/// Vault gives the token XORed with the one-time password.
-fn decoded(encoded: &str, otp: &str) -> anyhow::Result<String> {
+/// Vault returns the token XORed with the one-time password.
+fn decode_root_token(encoded: &str, otp: &str) -> anyhow::Result<String> {
     let masked = STANDARD_NO_PAD.decode(encoded.trim_end_matches('='))?;
     let token: Vec<u8> = masked.iter().zip(otp.as_bytes()).map(|(byte, pad)| byte ^ pad).collect();
     Ok(String::from_utf8(token)?)
 }
 
 fn read_share(share: &Path) -> anyhow::Result<String> {
-    let there = || {
+    let missing = || {
         format!(
             "Vault is initialized, but its unseal share {} cannot be read; bring it back from escrow",
             share.display()
         )
     };
-    let mode = fs::metadata(share).with_context(there)?.permissions().mode();
+    let mode = fs::metadata(share).with_context(missing)?.permissions().mode();
     if mode & 0o077 != 0 {
         bail!("{} can be read by others; run: chmod 400 {}", share.display(), share.display());
     }
-    Ok(fs::read_to_string(share).with_context(there)?.trim().to_owned())
+    Ok(fs::read_to_string(share).with_context(missing)?.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -112,10 +112,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_found_behind_its_one_time_password() {
+    fn a_root_token_is_decoded_with_its_one_time_password() {
         let (token, otp) = ("hvs.abc", "0123456");
         let masked: Vec<u8> = token.bytes().zip(otp.bytes()).map(|(a, b)| a ^ b).collect();
-        assert_eq!(decoded(&STANDARD_NO_PAD.encode(masked), otp).unwrap(), token);
+        assert_eq!(decode_root_token(&STANDARD_NO_PAD.encode(masked), otp).unwrap(), token);
     }
 
     #[test]
