@@ -159,7 +159,7 @@ check_internal_ports() {
             postgres-tls) only_tls_1_3 "${network%% *}:$port" -starttls postgres ;;
             # After a PROXY header, which openssl cannot say: scripts/test asks those.
             proxy-tls) continue ;;
-            # Nobody outside of its container reaches it.
+            # Only its own container reaches it.
             plain) [[ $address == loopback ]] || no "$container $protocol $port speaks no TLS: $what" ;;
         esac
         count=$((count + 1))
@@ -209,7 +209,7 @@ check_hidden() {
         inside "$container" grep --quiet "0100007F:$(printf %04X "$port") 00000000:0000 0A" /proc/net/tcp ||
             no "$container does not listen on loopback at $port"
         ! inside "$container" grep --quiet "00000000:$(printf %04X "$port") 00000000:0000 0A" /proc/net/tcp ||
-            no "$container listens to everybody at $port"
+            no "$container listens on every address at $port"
     done
 }
 

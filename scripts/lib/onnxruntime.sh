@@ -19,7 +19,7 @@ provide_onnxruntime() {
     [[ -e $onnxruntime_library ]] || fetch_onnxruntime "$machine"
     sha256sum --check --status <<<"$onnxruntime_sha256  $onnxruntime_library" ||
         die "$onnxruntime_library is not the library it should be (SHA-256 $onnxruntime_sha256)" \
-            "find out who changed it; if nobody knows, delete it and start again"
+            "find out what changed it; if that cannot be found out, delete it and start again"
 }
 
 fetch_onnxruntime() {

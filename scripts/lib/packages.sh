@@ -81,7 +81,7 @@ install_packages() {
         die "this system's PostgreSQL is older than 15" "install PostgreSQL 15 or newer, for example from apt.postgresql.org"
 }
 
-# Debian's postgresql package makes a cluster and starts it on port 5432. Nobody asked for that one: while the packages
+# Debian's postgresql package makes a cluster and starts it on port 5432. The platform does not use that one: while the packages
 # are installed, a drop-in tells it not to. Uses as_root of its caller.
 without_a_default_cluster() (
     folder=/etc/postgresql-common/createcluster.d

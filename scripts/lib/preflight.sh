@@ -35,7 +35,7 @@ our_containers() {
 
 # === clock ===
 
-# Nobody can tell a wrong clock from a right one by itself. A clock that follows a time server is believed. Any other is
+# A wrong clock cannot be told from a right one by itself. A clock that follows a time server is believed. Any other is
 # compared with the hardware's, which goes on by itself; and it cannot be right when it is earlier than what was written
 # here, or committed, before.
 check_clock() {
@@ -63,7 +63,7 @@ check_clock() {
         say "note: no time server keeps this machine's clock right; clients refuse certificates from their future or past"
 }
 
-# yes, no, or nothing where nobody knows.
+# yes, no, or nothing where systemd does not run.
 follows_a_time_server() {
     timeout 2 timedatectl show --property NTPSynchronized --value 2>/dev/null || true
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A platform of the tests' own beside one that somebody may be using: its own project, names, ports, networks and folders.
+# A platform of the tests' own beside one that may be in use: its own project, names, ports, networks and folders.
 # Only the images are shared. It is destroyed before the tests and after them, also when they are cut off.
 
 # Whatever an .env file says, the platform under test is this one.

@@ -177,12 +177,12 @@ impl Containers {
         Ok(answer)
     }
 
-    /// Patroni's word on who is what: its leader, and who may take over without losing a row, if anybody may.
+    /// Patroni's word on who is what: its leader, and which node may take over without losing a row, if one may.
     ///
     /// # Errors
     /// No node answers, or there is no leader.
     pub async fn patroni(&self) -> anyhow::Result<Roles> {
-        let mut said = anyhow::anyhow!("nobody was asked");
+        let mut said = anyhow::anyhow!("there is no node to ask");
         for node in NODES {
             match self.container(node).run(&["patronictl", "list", "--format", "json"]).await {
                 Ok(list) => return Roles::parse(&list),

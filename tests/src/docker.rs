@@ -50,7 +50,7 @@ pub async fn docker(arguments: &[&str]) -> anyhow::Result<String> {
 /// Runs a program as root: the processes of containers belong to other users.
 ///
 /// # Errors
-/// It failed, or we are nobody and `sudo` wants a password.
+/// It failed, or this is not root and `sudo` wants a password.
 pub async fn as_root(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new(program)

@@ -58,7 +58,7 @@ impl Needles {
         self.add(&path.display().to_string(), lines.max_by_key(|line| line.len()).unwrap_or_default())
     }
 
-    /// Each needle on a line of its own, as `grep --file` wants it; nobody else can read it.
+    /// Each needle on a line of its own, as `grep --file` wants it; only this user can read it.
     ///
     /// # Errors
     /// It cannot be written.

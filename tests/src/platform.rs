@@ -349,7 +349,7 @@ impl Platform {
     /// # Errors
     /// It does not stop in time and with success, its logs have other complaints, or it left temporary files.
     pub fn stop(mut self, expected: &[&str]) -> anyhow::Result<()> {
-        // Logs that nobody wanted to keep go with the platform, so these are read before, and those that stay at the end.
+        // The logs of a temporary platform go with it, so they are read before; those that stay are read at the end.
         let mut found = complaints::complaints(&self.logs, expected)?;
         let code = self.interrupt()?;
         ensure!(code == Some(0), "rampart dev ended with {code:?} after Ctrl-C: {}", self.output());

@@ -1,4 +1,4 @@
-//! How much of the machine's Docker a test may kill: a power cut that reaches the containers of others hurts whoever runs them.
+//! How much of the machine's Docker a test may kill: a power cut must not reach the containers of others.
 
 use crate::{containers::Containers, docker::docker};
 

@@ -38,7 +38,7 @@ pub fn descendants(root: u32) -> Vec<Process> {
 // === impl Process ===
 
 impl Process {
-    /// Whether it still runs. A zombie does not: it only waits for somebody to ask how it ended.
+    /// Whether it still runs. A zombie does not: it only waits until its parent asks how it ended.
     pub fn is_running(&self) -> bool {
         stat(self.id).is_some_and(|stat| stat.process == *self && !stat.is_dead)
     }

@@ -12,7 +12,7 @@ use crate::docker::{Container, as_root};
 
 /// Docker answers a container's questions for names there; it is not the container's own.
 const DOCKERS_DNS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
-/// proc_net_tcp(5): the state of a socket that listens, and of a UDP socket that takes from everybody.
+/// proc_net_tcp(5): the state of a socket that listens, and of a UDP socket that takes from every peer.
 const LISTENS: &str = "0A";
 const UNCONNECTED: &str = "07";
 

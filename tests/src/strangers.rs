@@ -24,7 +24,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Preamble {
     /// Nothing.
     None,
-    /// A PROXY header that names nobody.
+    /// A PROXY header without addresses.
     Proxy,
     /// PostgreSQL's question whether TLS is spoken.
     Postgres,

@@ -116,7 +116,7 @@ async fn lose(
             container.run(&["sh", "-c", &command]).await?;
         }
     }
-    // Rows are written again, whoever leads now.
+    // Rows are written again, whichever node leads now.
     let acknowledged = ledger.count();
     until("writing again", RETURN, async || {
         ensure!(ledger.count() > acknowledged, "no row is acknowledged");
@@ -150,7 +150,7 @@ async fn lose(
 /// comes last, a moment after PostgreSQL itself says that the standby is synchronous.
 async fn replication_is_right(platform: &Containers) -> anyhow::Result<()> {
     let roles = platform.patroni().await?;
-    let standby = roles.sync_standby.as_ref().with_context(|| format!("nobody may take over: {roles:?}"))?;
+    let standby = roles.sync_standby.as_ref().with_context(|| format!("no node may take over: {roles:?}"))?;
     let rows = platform.psql("SELECT application_name, state, sync_state FROM pg_stat_replication").await?;
     ensure!(rows == format!("{standby}|streaming|sync"), "{} says {rows:?}", roles.leader);
     let query = ["psql", "-h", "/run/postgresql", "-U", "postgres", "-tAc", "SELECT pg_is_in_recovery()"];
@@ -196,7 +196,7 @@ impl Ledger {
 // === impl Written ===
 
 impl Written {
-    /// Asked of the database itself, by whoever may read it.
+    /// Asked of the database itself.
     async fn missing(&self, platform: &Containers) -> anyhow::Result<Vec<String>> {
         let query = format!("SELECT name FROM gateway.users WHERE name LIKE '{}-%'", self.run);
         let rows = platform.psql(&query).await.context("the ledger cannot be read")?;
@@ -214,7 +214,7 @@ async fn write(platform: Containers, run: String, mut admin: String, acknowledge
         let name = format!("{run}-{number}");
         let user = json!({ "name": name, "kind": "machine", "tenant": "default", "roles": ["viewer"] });
         let made = platform.front.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await;
-        // What failed may have been written or not: nobody was promised anything.
+        // What failed may have been written or not: nothing was promised.
         if made.is_ok_and(|(status, _)| status == StatusCode::CREATED) {
             acknowledged.lock().unwrap().insert(name);
         }

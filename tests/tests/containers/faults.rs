@@ -37,7 +37,7 @@ async fn no_prediction_fails_or_is_late_whichever_container_is_lost() {
     for service in &services {
         for fault in FAULTS {
             let outcome = strike(&platform, &load, service, fault).await;
-            let outcome = outcome.and_then(|figures| nobody_noticed(&figures));
+            let outcome = outcome.and_then(|figures| is_unnoticed(&figures));
             faults.extend(outcome.err().map(|error| format!("{service} {fault:?}: {error:#}")));
         }
     }
@@ -120,7 +120,7 @@ async fn strike(platform: &Containers, load: &Load, service: &str, fault: Fault)
     Ok(figures)
 }
 
-fn nobody_noticed(figures: &Figures) -> anyhow::Result<()> {
+fn is_unnoticed(figures: &Figures) -> anyhow::Result<()> {
     is_in_time(figures)?;
     ensure!(figures.retried == 0, "{} calls had to be sent again", figures.retried);
     Ok(())

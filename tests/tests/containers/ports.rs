@@ -84,7 +84,7 @@ async fn our_servers_refuse_who_is_not_on_their_lists() {
     let mut count = 0;
     for (service, containers) in OURS {
         for container in *containers {
-            // The balancers' other port is the front door, which is for everybody.
+            // The balancers' other port is the front door, which asks for no client certificate.
             let ports = if *service == "balancer" { &[9464][..] } else { &[8443, 9464] };
             for port in ports {
                 let address = address(&platform, container, *port).await.unwrap();
@@ -151,7 +151,7 @@ impl Strangers {
 /// By which a container may be known: its own name, and its service's.
 fn names(container: &str) -> Vec<String> {
     let service = OURS.iter().find(|(_, containers)| containers.contains(&container)).map(|(service, _)| *service);
-    // Behind these two is somebody else, whose certificate it is.
+    // These two pass TLS through to a balancer, whose certificate it is.
     let behind = match container {
         "front" | "edge" => Some("balancer"),
         _ => None,

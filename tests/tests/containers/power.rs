@@ -99,7 +99,7 @@ async fn cut_power(platform: &Containers) -> anyhow::Result<()> {
         for (process, _) in &containers {
             ensure!(!is_running(process), "the process {process} lives");
         }
-        // After a real power cut there is nobody who could be taken for the engine that was.
+        // After a real power cut there is no process that could be taken for the engine that was.
         for process in &engine {
             ensure!(!Path::new("/proc").join(process).exists(), "the process {process} is not gone");
         }
@@ -125,7 +125,7 @@ async fn kill(processes: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A dead process may stay in the table until somebody asks how it ended.
+/// A dead process may stay in the table until its parent asks how it ended.
 fn is_running(process: &str) -> bool {
     let status = std::fs::read_to_string(Path::new("/proc").join(process).join("stat")).unwrap_or_default();
     let state = status.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());

@@ -21,7 +21,7 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Destroys the platform of the tests and starts it anew in the other profile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_open_vault_and_nobody_else_can() {
+async fn only_people_can_open_vault() {
     let platform = Containers::from_environment().unwrap();
     let scripts = repository().join("scripts");
     let down = output(Command::new(scripts.join("down")).args(["--destroy", "--keep-images"])).await.unwrap();
@@ -40,7 +40,7 @@ async fn people_open_vault_and_nobody_else_can() {
     say("strict profile: people initialized and opened Vault, and a prediction came");
     assert!(as_root("test", &["-e", &format!("{certs}/vault-unseal-key")]).await.is_err(), "no share was written down");
 
-    // Nobody opens it after a restart, and predictions go on until somebody does.
+    // It stays sealed after a restart until people open it, and predictions go on meanwhile.
     docker(&["restart", &vault.name]).await.unwrap();
     let restarted = vault.inspect().await.unwrap().pointer("/State/StartedAt").unwrap().as_str().unwrap().to_owned();
     until("the steward says who has to open it", NOTICED_WITHIN, async || {
