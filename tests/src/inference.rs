@@ -7,7 +7,7 @@ use prost::Message as _;
 use proto::inference;
 use serde_json::Value;
 
-use crate::platform::repository;
+use crate::checkout::repository;
 
 /// The model that tests call when any will do.
 pub const MODEL: &str = "breast-cancer-forest";

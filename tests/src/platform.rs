@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    checkout::repository,
     complaints::{self, Lengths},
     front::Front,
     poll::until_blocking,
@@ -387,11 +388,6 @@ impl Drop for Platform {
             let _ = self.interrupt();
         }
     }
-}
-
-/// The root of the checkout.
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// The service that an instance is of: `serving-1` is of `serving`.

@@ -11,7 +11,8 @@ use anyhow::{Context as _, ensure};
 use authz::{AccessTokenClaims, SigningKey};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use end_to_end::{
-    platform::{Platform, repository},
+    checkout::repository,
+    platform::Platform,
     request::{Protocol, Template},
 };
 use http::{Method, StatusCode};

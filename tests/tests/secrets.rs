@@ -9,8 +9,9 @@ use std::{
 };
 
 use end_to_end::{
+    checkout::repository,
     needles::{Needles, files_in},
-    platform::{Platform, Setup, repository},
+    platform::{Platform, Setup},
     processes::descendants,
     request::Protocol,
 };

@@ -1,9 +1,9 @@
 //! Proves that the containers may start in any order.
 
 use end_to_end::{
+    checkout::repository,
     containers::{Containers, START_LIMIT, say},
     docker::docker,
-    platform::repository,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,9 +6,9 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{
+    checkout::repository,
     containers::{Containers, START_LIMIT, say, say_skipped},
     docker::{as_root, docker, output},
-    platform::repository,
     poll::until,
     power_cut::PowerCut,
 };

@@ -6,10 +6,10 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{
+    checkout::repository,
     containers::{Containers, say},
     docker::{as_root, docker},
     needles::{Needles, files_in},
-    platform::repository,
 };
 use serde_json::Value;
 

@@ -5,9 +5,9 @@ use std::{io::Write as _, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{
+    checkout::repository,
     containers::{Containers, START_LIMIT, say},
     docker::{Container, as_root, docker, output},
-    platform::repository,
     poll::until,
 };
 use serde_json::Value;
