@@ -3,11 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use database::DatabaseConfig;
-use identity::IdentityConfig;
 use secrets::SecretFile;
 use serde::Deserialize;
-use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
-use telemetry::TelemetryConfig;
+use service::{Configuration, Fault};
 use transport::{ListenConfig, UpstreamConfig};
 
 /// The embedded defaults.
@@ -22,17 +20,6 @@ const RUN_TIMEOUT_S_MAX: u64 = 7 * 24 * 3600;
 pub struct Config {
     /// Where the balancer calls.
     pub listen: ListenConfig,
-    /// Where metrics and health are.
-    pub admin: ListenConfig,
-    /// Our certificate.
-    pub identity: IdentityConfig,
-    /// Logs and traces.
-    pub telemetry: TelemetryConfig,
-    /// `[runtime]`
-    pub runtime: RuntimeConfig,
-    /// Where the identity and the database password come from; without it somebody else keeps their files.
-    #[serde(default)]
-    pub vault: Option<VaultConfig>,
     /// Where runs are remembered, and how to reach what is dumped.
     pub database: DatabaseConfig,
     /// Where the keys of passports come from.
@@ -76,29 +63,15 @@ impl Config {
 }
 
 impl Configuration for Config {
-    fn sections(&self) -> Sections<'_> {
-        Sections {
-            admin: &self.admin,
-            identity: &self.identity,
-            telemetry: &self.telemetry,
-            runtime: self.runtime,
-            vault: self.vault.as_ref(),
-        }
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("database", self.database.faults());
+        faults.extend(Fault::under("gateway", self.gateway.faults()));
         let mut demand = |holds: bool, path: &str, message: &str| {
             if !holds {
                 faults.push(Fault::new(path, message));
             }
         };
         let backup = &self.backup;
-        demand(
-            !self.gateway.addresses.is_empty(),
-            "gateway.addresses",
-            "needs at least one host:port to fetch passport keys from",
-        );
         demand(backup.directory.is_absolute(), "backup.directory", "must be an absolute path");
         demand(
             backup.databases.len() <= DATABASES_MAX && backup.databases.iter().all(|name| is_name(name)),

@@ -2,11 +2,8 @@
 
 use std::collections::HashSet;
 
-use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
-use telemetry::TelemetryConfig;
-use transport::ListenConfig;
+use service::{Configuration, Fault};
 
 use crate::{
     access::AccessConfig,
@@ -24,17 +21,6 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The mTLS admin listener.
-    pub admin: ListenConfig,
-    /// Who we are, to clients and to services.
-    pub identity: IdentityConfig,
-    /// Logs and traces.
-    pub telemetry: TelemetryConfig,
-    /// `[runtime]`
-    pub runtime: RuntimeConfig,
-    /// Where the identity and the database password come from; without it somebody else keeps their files.
-    #[serde(default)]
-    pub vault: Option<VaultConfig>,
     /// The front door.
     pub front: FrontConfig,
     /// Limits by kind of route.
@@ -112,16 +98,6 @@ impl PoolsConfig {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn sections(&self) -> Sections<'_> {
-        Sections {
-            admin: &self.admin,
-            identity: &self.identity,
-            telemetry: &self.telemetry,
-            runtime: self.runtime,
-            vault: self.vault.as_ref(),
-        }
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let limits = &self.front.limits;
         let positive = [
@@ -176,7 +152,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("balancer.toml");
         std::fs::write(&path, file).unwrap();
-        service::load("balancer", DEFAULTS, Some(&path)).map_err(|error| error.to_string())
+        let config = service::load("balancer", DEFAULTS, Some(&path)).map_err(|error| error.to_string())?;
+        Ok(config.own)
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     // The front door: from here on everything is there.
     let (ledger, tracker) = (Ledger::new(), channel_to(sla_pool, &identity));
     let routes = Arc::new(Routes::new(&config.routes));
-    let ca_file = config.identity.directory.join("ca.pem").to_string_lossy().into_owned();
+    let ca_file = identity.ca_file().to_string_lossy().into_owned();
     let shared = Shared {
         routes: Arc::clone(&routes),
         everywhere: Everywhere::new(serving_pool, &identity),

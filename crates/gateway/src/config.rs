@@ -3,11 +3,9 @@
 use std::num::NonZeroUsize;
 
 use database::DatabaseConfig;
-use identity::IdentityConfig;
 use secrets::SecretFile;
 use serde::Deserialize;
-use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
-use telemetry::TelemetryConfig;
+use service::{Configuration, Fault};
 use transport::ListenConfig;
 
 /// The defaults, embedded.
@@ -62,17 +60,6 @@ pub struct PasswordsConfig {
 pub struct Config {
     /// The listener for the other services.
     pub listen: ListenConfig,
-    /// The listener for metrics and health.
-    pub admin: ListenConfig,
-    /// Who we are.
-    pub identity: IdentityConfig,
-    /// Logs, traces, metrics.
-    pub telemetry: TelemetryConfig,
-    /// `[runtime]`
-    pub runtime: RuntimeConfig,
-    /// Where the identity and the database password come from; without it somebody else keeps their files.
-    #[serde(default)]
-    pub vault: Option<VaultConfig>,
     /// Where users, logins and the audit log are.
     pub database: DatabaseConfig,
     /// Keys.
@@ -87,16 +74,6 @@ pub struct Config {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn sections(&self) -> Sections<'_> {
-        Sections {
-            admin: &self.admin,
-            identity: &self.identity,
-            telemetry: &self.telemetry,
-            runtime: self.runtime,
-            vault: self.vault.as_ref(),
-        }
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("database", self.database.faults());
         for (index, audience) in self.tokens.audiences.iter().enumerate() {
@@ -124,7 +101,7 @@ mod tests {
     fn load(toml: &str) -> Result<Config, service::ConfigError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(toml.as_bytes()).unwrap();
-        service::load("gateway", DEFAULT_TOML, Some(file.path()))
+        Ok(service::load("gateway", DEFAULT_TOML, Some(file.path()))?.own)
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Identity {
         }))
     }
 
+    /// The file with the authorities that are trusted.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.join(material::CA_FILE)
+    }
+
     /// The name in the certificate. It never changes: a pair with another name is refused.
     pub fn name(&self) -> PeerName {
         self.name.clone()

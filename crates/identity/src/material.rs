@@ -23,7 +23,7 @@ use crate::{IdentityError, PeerName, crypto_provider, name};
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 const CERTIFICATE_FILE: &str = "certificate.pem";
 const KEY_FILE: &str = "key.pem";
-const CA_FILE: &str = "ca.pem";
+pub(crate) const CA_FILE: &str = "ca.pem";
 
 /// The bytes of the files, not verified.
 pub(crate) struct Files {

@@ -9,24 +9,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{BoxError, Configuration, Fault, Lifecycle, RuntimeConfig, Sections};
-use telemetry::TelemetryConfig;
+use service::{BoxError, Configuration, Fault, Lifecycle};
 use transport::{Limits, ListenConfig, Server};
 
 const DEFAULTS: &str = r#"
 [listen]
 address = "127.0.0.1:0"
 peers = { "/" = ["balancer"] }
-[admin]
-address = "127.0.0.1:0"
-peers = { "/" = ["operator"] }
-[identity]
-directory = "identity"
-[telemetry]
-[runtime]
-workers = 0
 [work]
 directory = "work"
 size = 1
@@ -36,10 +26,6 @@ size = 1
 #[serde(deny_unknown_fields)]
 struct Config {
     listen: ListenConfig,
-    admin: ListenConfig,
-    identity: IdentityConfig,
-    telemetry: TelemetryConfig,
-    runtime: RuntimeConfig,
     work: Work,
 }
 
@@ -91,16 +77,6 @@ fn router(work: Work) -> Router {
 // === impl Configuration for Config ===
 
 impl Configuration for Config {
-    fn sections(&self) -> Sections<'_> {
-        Sections {
-            admin: &self.admin,
-            identity: &self.identity,
-            telemetry: &self.telemetry,
-            runtime: self.runtime,
-            vault: None,
-        }
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let is_too_large = self.work.size.get() > 100;
         if is_too_large { vec![Fault::new("work.size", "must not be more than 100")] } else { Vec::new() }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
-use figment::Figment;
+use figment::error::Kind;
 use figment::providers::{Env, Format, Toml};
+use figment::value::{Dict, Map};
+use figment::{Figment, Metadata, Profile, Provider};
 use identity::IdentityConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -12,28 +14,39 @@ use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 use vault::VaultConfig;
 
-/// The configuration of a service. Put `#[serde(deny_unknown_fields)]` on it and on every section.
-pub trait Configuration: DeserializeOwned {
-    /// The sections that every service has, as plain fields of it: a flattened one would swallow unknown keys.
-    fn sections(&self) -> Sections<'_>;
+/// The defaults of the sections that every service has.
+const COMMON_DEFAULTS: &str = include_str!("../config/default.toml");
 
-    /// Everything that is wrong with the values, all of it at once. Reads no file; [`Configuration::sections`] are checked already.
-    fn validate(&self) -> Vec<Fault>;
+/// The configuration of one service: what every service has, and its own sections.
+#[derive(Debug)]
+pub struct ServiceConfig<Own> {
+    /// The sections that every service has.
+    pub common: CommonConfig,
+    /// The service's own.
+    pub own: Own,
 }
 
 /// The sections that every service has.
-#[derive(Debug, Clone, Copy)]
-pub struct Sections<'a> {
-    /// `[admin]`
-    pub admin: &'a ListenConfig,
-    /// `[identity]`
-    pub identity: &'a IdentityConfig,
-    /// `[telemetry]`
-    pub telemetry: &'a TelemetryConfig,
-    /// `[runtime]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommonConfig {
+    /// `[admin]`: the listener for health and metrics.
+    pub admin: ListenConfig,
+    /// `[identity]`: the certificate of this process.
+    pub identity: IdentityConfig,
+    /// `[telemetry]`: logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// `[runtime]`: the threads that serve requests.
     pub runtime: RuntimeConfig,
-    /// `[vault]`, which may be missing: then somebody else keeps the files.
-    pub vault: Option<&'a VaultConfig>,
+    /// `[vault]`: where the identity and the database password come from; without it something else keeps their files.
+    #[serde(default)]
+    pub vault: Option<VaultConfig>,
+}
+
+/// The sections that only one service has. Put `#[serde(deny_unknown_fields)]` on the structure and on every section.
+pub trait Configuration: DeserializeOwned {
+    /// Everything that is wrong with the values, all of it at once. Reads no file.
+    fn validate(&self) -> Vec<Fault>;
 }
 
 /// The `[runtime]` section: the threads that serve requests.
@@ -56,30 +69,69 @@ pub struct Fault {
 #[error("the configuration is refused:{}", lines(.0))]
 pub struct ConfigError(Vec<Fault>);
 
-/// Reads the configuration of the service `name`: `defaults` (TOML), then `file`, then the environment, where
-/// `RAMPART_<NAME>__SECTION__KEY` is the key `section.key`.
-pub fn load<C: Configuration>(name: &str, defaults: &str, file: Option<&Path>) -> Result<C, ConfigError> {
-    let mut layers = Figment::from(Toml::string(defaults));
-    if let Some(file) = file {
-        layers = layers.merge(Toml::file_exact(file));
-    }
-    let prefix = format!("RAMPART_{}__", name.to_uppercase());
-    checked(layers.merge(Env::prefixed(&prefix).split("__")))
+/// One layer of the configuration, reduced to the common sections or to all others. Each half is extracted on its own,
+/// because serde's `flatten` would let unknown keys pass; filtered before the merge, every value keeps its source.
+struct Half<P> {
+    layer: P,
+    is_common: bool,
 }
 
-fn checked<C: Configuration>(layers: Figment) -> Result<C, ConfigError> {
-    let config: C = layers.extract().map_err(|errors| ConfigError(errors.into_iter().map(Fault::from).collect()))?;
-    let mut faults = Fault::under("telemetry", config.sections().telemetry.faults());
-    faults.extend(Fault::under("runtime", config.sections().runtime.faults()));
-    if let Some(vault) = config.sections().vault {
-        faults.extend(Fault::under("vault", vault.faults()));
-    }
-    faults.extend(config.validate());
-    if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
+/// Reads the configuration of the service `name`: the defaults of every service, then `defaults` (TOML), then `file`, then
+/// the environment, where `RAMPART_<NAME>__SECTION__KEY` is the key `section.key`.
+pub fn load<Own: Configuration>(
+    name: &str,
+    defaults: &str,
+    file: Option<&Path>,
+) -> Result<ServiceConfig<Own>, ConfigError> {
+    let prefix = format!("RAMPART_{}__", name.to_uppercase());
+    let half = |is_common| {
+        let common_defaults = Half { layer: Toml::string(COMMON_DEFAULTS), is_common };
+        let mut layers = Figment::from(common_defaults).merge(Half { layer: Toml::string(defaults), is_common });
+        if let Some(file) = file {
+            layers = layers.merge(Half { layer: Toml::file_exact(file), is_common });
+        }
+        layers.merge(Half { layer: Env::prefixed(&prefix).split("__"), is_common })
+    };
+    let (common, own) = (extract::<CommonConfig>(&half(true))?, extract::<Own>(&half(false))?);
+    let mut faults = common.faults();
+    faults.extend(own.validate());
+    if faults.is_empty() { Ok(ServiceConfig { common, own }) } else { Err(ConfigError(faults)) }
+}
+
+fn extract<T: DeserializeOwned>(layers: &Figment) -> Result<T, ConfigError> {
+    layers.extract().map_err(|errors| ConfigError(errors.into_iter().map(Fault::from).collect()))
 }
 
 fn lines(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}
+
+// === impl CommonConfig ===
+
+impl CommonConfig {
+    const SECTIONS: [&str; 5] = ["admin", "identity", "telemetry", "runtime", "vault"];
+
+    fn faults(&self) -> Vec<Fault> {
+        let vault = self.vault.as_ref().map(VaultConfig::faults).unwrap_or_default();
+        let sections = [("telemetry", self.telemetry.faults()), ("runtime", self.runtime.faults()), ("vault", vault)];
+        sections.into_iter().flat_map(|(section, faults)| Fault::under(section, faults)).collect()
+    }
+}
+
+// === impl Half ===
+
+impl<P: Provider> Provider for Half<P> {
+    fn metadata(&self) -> Metadata {
+        self.layer.metadata()
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut data = self.layer.data()?;
+        for sections in data.values_mut() {
+            sections.retain(|section, _| CommonConfig::SECTIONS.contains(&section.as_str()) == self.is_common);
+        }
+        Ok(data)
+    }
 }
 
 // === impl RuntimeConfig ===
@@ -129,36 +181,27 @@ impl From<figment::Error> for Fault {
             Some(source) => format!(" (in {source})"),
             None => format!(" (in {})", metadata.name),
         });
-        Self::new(error.path.join("."), format!("{}{}", error.kind, source.unwrap_or_default()))
+        let is_section = error.path.len() == 1 && matches!(error.kind, Kind::UnknownField(..));
+        let common =
+            is_section.then(|| format!(" or a section of every service, {}", CommonConfig::SECTIONS.join(", ")));
+        let (common, source) = (common.unwrap_or_default(), source.unwrap_or_default());
+        Self::new(error.path.join("."), format!("{}{common}{source}", error.kind))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::num::NonZeroU32;
 
     use super::*;
 
-    const DEFAULTS: &str = r#"
-        [admin]
-        address = "127.0.0.1:0"
-        peers = { "/" = ["operator"] }
-        [identity]
-        directory = "identity"
-        [telemetry]
-        [runtime]
-        workers = 0
-        [work]
-        size = 1
-    "#;
+    const DEFAULTS: &str = "[work]
+size = 1";
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Config {
-        admin: ListenConfig,
-        identity: IdentityConfig,
-        telemetry: TelemetryConfig,
-        runtime: RuntimeConfig,
         work: Work,
     }
 
@@ -169,32 +212,27 @@ mod tests {
     }
 
     impl Configuration for Config {
-        fn sections(&self) -> Sections<'_> {
-            Sections {
-                admin: &self.admin,
-                identity: &self.identity,
-                telemetry: &self.telemetry,
-                runtime: self.runtime,
-                vault: None,
-            }
-        }
-
         fn validate(&self) -> Vec<Fault> {
             let is_odd = self.work.size.get() % 2 == 1;
             if is_odd { Vec::new() } else { vec![Fault::new("work.size", "must be odd")] }
         }
     }
 
-    fn loaded(file: &str) -> Result<Config, String> {
-        let layers = Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(file));
-        checked(layers).map_err(|error| error.to_string())
+    fn loaded(text: &str) -> Result<ServiceConfig<Config>, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        load("tested", DEFAULTS, Some(file.path())).map_err(|error| {
+            let message = error.to_string();
+            let file = file.path().display().to_string();
+            message.replace(&file, "FILE")
+        })
     }
 
     #[test]
     fn a_file_overrides_the_defaults_key_by_key() {
         let config = loaded("[work]\nsize = 3").unwrap();
-        assert_eq!(config.work.size.get(), 3);
-        assert_eq!(config.identity.directory, Path::new("identity"));
+        assert_eq!(config.own.work.size.get(), 3);
+        assert_eq!(config.common.identity.directory, Path::new("identity"));
     }
 
     #[test]
@@ -232,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = load::<Config>("nobody", DEFAULTS, Some(Path::new("/nonexistent/x.toml"))).unwrap_err();
+        let error = load::<Config>("tested", DEFAULTS, Some(Path::new("/nonexistent/x.toml"))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/x.toml"), "{error}");
     }
 }

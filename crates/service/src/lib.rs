@@ -10,12 +10,11 @@ mod run;
 mod signals;
 
 pub use admin::declared_routes;
-pub use config::{ConfigError, Configuration, Fault, RuntimeConfig, Sections, load};
+pub use config::{CommonConfig, ConfigError, Configuration, Fault, RuntimeConfig, ServiceConfig, load};
 pub use health::{HEALTH_SERVICE, ProcessHealth};
 pub use lifecycle::Lifecycle;
 pub use readiness::{Latch, Readiness};
 pub use run::run;
-pub use vault::VaultConfig;
 
 /// Any error, on its way to the log.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

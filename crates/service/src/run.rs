@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use transport::{Limits, Server};
 use vault::{Agent, VaultConfig, VaultError};
 
-use crate::config::{ConfigError, Configuration, Sections, load};
+use crate::config::{CommonConfig, ConfigError, Configuration, ServiceConfig, load};
 use crate::lifecycle::Lifecycle;
 use crate::signals::StopSignals;
 use crate::{BoxError, admin};
@@ -58,10 +58,10 @@ struct Admin {
 ///
 /// `start` does the wiring and returns; what it spawned through the [`Lifecycle`] goes on. The exit code is 0 after a stop
 /// that was asked for, 1 when the service failed or had to be cut off, 2 when its configuration was refused.
-pub fn run<C: Configuration>(
+pub fn run<Own: Configuration>(
     name: &'static str,
     defaults: &str,
-    start: impl AsyncFnOnce(C, Lifecycle) -> Result<(), BoxError>,
+    start: impl AsyncFnOnce(Own, Lifecycle) -> Result<(), BoxError>,
 ) -> ExitCode {
     let arguments = command(name).get_matches();
     let (is_check, file) = match arguments.subcommand() {
@@ -69,7 +69,7 @@ pub fn run<C: Configuration>(
         Some((_, arguments)) => (false, config_file(arguments)),
         None => (false, None),
     };
-    let config = match load::<C>(name, defaults, file.as_deref()) {
+    let config = match load::<Own>(name, defaults, file.as_deref()) {
         Ok(config) => config,
         Err(error) => return refused(name, &error),
     };
@@ -116,27 +116,28 @@ fn say(stream: &mut dyn Write, line: &str) {
     let _closed = writeln!(stream, "{line}");
 }
 
-fn serve<C: Configuration>(
+fn serve<Own: Configuration>(
     name: &'static str,
-    config: C,
-    start: impl AsyncFnOnce(C, Lifecycle) -> Result<(), BoxError>,
+    config: ServiceConfig<Own>,
+    start: impl AsyncFnOnce(Own, Lifecycle) -> Result<(), BoxError>,
 ) -> Result<ExitCode, BoxError> {
     identity::install_crypto_providers()?;
     let metrics = telemetry::install_recorder(name)?;
-    let workers = config.sections().runtime.threads();
+    let ServiceConfig { common, own } = config;
+    let workers = common.runtime.threads();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().thread_name(name).worker_threads(workers).build()?;
     let code = runtime.block_on(async {
         let mut signals = StopSignals::catch()?;
-        let agent = match config.sections().vault {
-            Some(vault) => Some(ask_vault(name, vault, &config.sections().identity.directory, &mut signals).await?),
+        let agent = match &common.vault {
+            Some(vault) => Some(ask_vault(name, vault, &common.identity.directory, &mut signals).await?),
             None => None,
         };
-        let process = begin(name, config.sections(), metrics).await?;
+        let process = begin(name, &common, metrics).await?;
         if let Some(agent) = agent {
             process.lifecycle.spawn("vault", agent.renew_until(process.lifecycle.soft_stop()));
         }
-        let clean = live(&process.lifecycle, &mut signals, config, start).await;
+        let clean = live(&process.lifecycle, &mut signals, own, start).await;
         end(process).await;
         Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     });
@@ -165,24 +166,24 @@ async fn ask_vault(
 }
 
 /// Proves who we are, sets up logs and traces, opens the admin listener.
-async fn begin(name: &'static str, sections: Sections<'_>, metrics: MetricsHandle) -> Result<Process, BoxError> {
-    let identity = Identity::load(sections.identity)?;
+async fn begin(name: &'static str, config: &CommonConfig, metrics: MetricsHandle) -> Result<Process, BoxError> {
+    let identity = Identity::load(&config.identity)?;
     let own_name = identity.name();
     if own_name.service != name {
         return Err(format!(
             "the certificate in {} is of the service {}, not of {name}",
-            sections.identity.directory.display(),
+            config.identity.directory.display(),
             own_name.service
         )
         .into());
     }
-    let collector = sections.telemetry.otlp_address();
+    let collector = config.telemetry.otlp_address();
     let collector = collector.map(|address| Collector::new(transport::channel(&identity, COLLECTOR, &[address])));
-    let telemetry = telemetry::init(name, &own_name.instance, sections.telemetry, collector)?;
+    let telemetry = telemetry::init(name, &own_name.instance, &config.telemetry, collector)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = %own_name, "starting");
 
     let lifecycle = Lifecycle::new(Arc::clone(&identity));
-    let server = Server::bind(sections.admin, Arc::clone(&identity), Limits::default()).await?.named("admin");
+    let server = Server::bind(&config.admin, Arc::clone(&identity), Limits::default()).await?.named("admin");
     lifecycle.listening("admin", server.local_addr());
     lifecycle.spawn("identity", identity.watch(lifecycle.soft_stop()));
     lifecycle.spawn("metrics", metrics.clone().upkeep(lifecycle.soft_stop()));
@@ -198,11 +199,11 @@ async fn begin(name: &'static str, sections: Sections<'_>, metrics: MetricsHandl
 }
 
 /// From the service's own wiring to the end of its tasks. True when all went as it should.
-async fn live<C: Configuration>(
+async fn live<Own: Configuration>(
     lifecycle: &Lifecycle,
     signals: &mut StopSignals,
-    config: C,
-    start: impl AsyncFnOnce(C, Lifecycle) -> Result<(), BoxError>,
+    config: Own,
+    start: impl AsyncFnOnce(Own, Lifecycle) -> Result<(), BoxError>,
 ) -> bool {
     let latch = lifecycle.latch("start");
     // Held until the stop is over: a start that is given up must not open the latches that it holds.

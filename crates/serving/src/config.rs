@@ -2,11 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
-use telemetry::TelemetryConfig;
-use transport::ListenConfig;
+use service::{Configuration, Fault};
+use transport::{ListenConfig, UpstreamConfig};
 
 use crate::{app::RequestLimits, engine::EngineConfig, registry::RegistryConfig, repository::ProbeLimits};
 
@@ -23,25 +21,12 @@ const TIMEOUT_MS_MAX: u64 = 600_000;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub(crate) listen: ListenConfig,
-    pub(crate) admin: ListenConfig,
-    pub(crate) identity: IdentityConfig,
-    pub(crate) telemetry: TelemetryConfig,
-    pub(crate) runtime: RuntimeConfig,
-    /// Where the identity and the database password come from; without it somebody else keeps their files.
-    #[serde(default)]
-    pub(crate) vault: Option<VaultConfig>,
-    pub(crate) gateway: GatewayConfig,
+    /// Where the keys of passports come from.
+    pub(crate) gateway: UpstreamConfig,
     pub(crate) models: ModelsConfig,
     pub(crate) onnxruntime: EngineConfig,
     pub(crate) inference: InferenceConfig,
     pub(crate) probe: ProbeLimits,
-}
-
-/// Where the keys of passports come from.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GatewayConfig {
-    pub(crate) addresses: Vec<String>,
 }
 
 /// Which models there are.
@@ -70,29 +55,14 @@ pub(crate) struct InferenceConfig {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn sections(&self) -> Sections<'_> {
-        Sections {
-            admin: &self.admin,
-            identity: &self.identity,
-            telemetry: &self.telemetry,
-            runtime: self.runtime,
-            vault: self.vault.as_ref(),
-        }
-    }
-
     fn validate(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut faults = Fault::under("gateway", self.gateway.faults());
         let mut demand = |holds: bool, path: &str, message: &str| {
             if !holds {
                 faults.push(Fault::new(path, message));
             }
         };
         let (inference, probe) = (&self.inference, &self.probe);
-        demand(
-            !self.gateway.addresses.is_empty(),
-            "gateway.addresses",
-            "needs at least one host:port to fetch passport keys from",
-        );
         demand(
             self.onnxruntime.library.is_absolute(),
             "onnxruntime.library",

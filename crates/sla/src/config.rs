@@ -1,10 +1,8 @@
 //! The configuration, one structure for each section of `config/default.toml`, where every key is explained.
 
 use database::DatabaseConfig;
-use identity::IdentityConfig;
 use serde::Deserialize;
-use service::{Configuration, Fault, RuntimeConfig, Sections, VaultConfig};
-use telemetry::TelemetryConfig;
+use service::{Configuration, Fault};
 use transport::{ListenConfig, UpstreamConfig};
 
 use crate::{percentage::Percentage, summary::Targets};
@@ -21,17 +19,6 @@ const NAME_BYTES_MAX: usize = 63;
 pub struct Config {
     /// Where balancers call.
     pub listen: ListenConfig,
-    /// Where metrics and health are.
-    pub admin: ListenConfig,
-    /// Our certificate.
-    pub identity: IdentityConfig,
-    /// Logs and traces.
-    pub telemetry: TelemetryConfig,
-    /// `[runtime]`
-    pub runtime: RuntimeConfig,
-    /// Where the identity and the database password come from; without it somebody else keeps their files.
-    #[serde(default)]
-    pub vault: Option<VaultConfig>,
     /// Where the ledger is.
     pub database: DatabaseConfig,
     /// Where the keys of passports come from.
@@ -53,29 +40,15 @@ pub struct LedgerConfig {
 // === impl Config ===
 
 impl Configuration for Config {
-    fn sections(&self) -> Sections<'_> {
-        Sections {
-            admin: &self.admin,
-            identity: &self.identity,
-            telemetry: &self.telemetry,
-            runtime: self.runtime,
-            vault: self.vault.as_ref(),
-        }
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("database", self.database.faults());
+        faults.extend(Fault::under("gateway", self.gateway.faults()));
         let mut demand = |holds: bool, path: &str, message: &str| {
             if !holds {
                 faults.push(Fault::new(path, message));
             }
         };
         let ledger = &self.ledger;
-        demand(
-            !self.gateway.addresses.is_empty(),
-            "gateway.addresses",
-            "needs at least one host:port to fetch passport keys from",
-        );
         demand((1..=SERVICES_MAX).contains(&ledger.services.len()), "ledger.services", "must hold 1 to 32 names");
         demand(
             ledger.services.iter().all(|name| is_name(name)),

@@ -120,6 +120,16 @@ pub fn channel(identity: &Arc<Identity>, service: &str, addresses: &[String]) ->
     Channel { upstream: Arc::new(upstream) }
 }
 
+// === impl UpstreamConfig ===
+
+impl UpstreamConfig {
+    /// What is wrong with the values: key inside the section, and why.
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        let is_empty = self.addresses.is_empty();
+        if is_empty { vec![("addresses", "needs at least one host:port".to_owned())] } else { Vec::new() }
+    }
+}
+
 // === impl Channel ===
 
 impl Service<Request<Body>> for Channel {
