@@ -23,10 +23,10 @@ pub mod worker;
 use std::{sync::Arc, time::Duration};
 
 use authz::{Clock, Guard, PassportKeys, Routes};
-use axum::{extract::FromRef, http::Method};
+use axum::http::Method;
 use database::Database;
-use policy::{Action, Caller, DeclaredRoute, Policy};
-use service::{BoxError, HEALTH_SERVICE, Latch, Lifecycle, ProcessHealth};
+use policy::{Action, DeclaredRoute, Policy};
+use service::{BoxError, Latch, Lifecycle};
 use sqlx::migrate::Migrator;
 use tokio::time::sleep;
 use transport::{Limits, Server};
@@ -51,13 +51,6 @@ const PREPARE_PAUSE: Duration = Duration::from_secs(1);
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// What routes are mounted with.
-#[derive(Clone)]
-pub struct Mounted {
-    worker: Worker,
-    health: ProcessHealth,
-}
-
 /// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::register();
@@ -71,10 +64,9 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
 
-    let mounted = Mounted { worker: worker.clone(), health: ProcessHealth::new(&lifecycle) };
     let declared = declared_routes();
     let measured = telemetry::http_layer().with_routes(declared.iter().map(|route| &*route.path));
-    let router = routes().build(&guard, mounted)?.layer(measured);
+    let router = service::router(routes(), &guard, worker.clone(), &lifecycle)?.layer(measured);
 
     let limits = Limits { body_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
     let server = Server::bind(&config.listen, identity, limits).await?;
@@ -88,23 +80,17 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 }
 
 /// Every route, with the action it stands for.
-pub fn routes() -> Routes<Mounted> {
+pub fn routes() -> Routes<Worker> {
     Routes::new()
         .route(Method::POST, "/api/backups", Action::RunBackup, http::create)
         .route(Method::GET, "/api/backups", Action::ReadStatus, http::list)
         .route(Method::GET, "/api/backups/{id}", Action::ReadStatus, http::get)
         .route(Method::POST, "/api/backups/{name}/verify", Action::VerifyBackup, http::verify)
-        .grpc(
-            Caller::Peer,
-            HEALTH_SERVICE,
-            &[("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)],
-            |mounted: &Mounted| mounted.health.server(),
-        )
 }
 
 /// The routes as a table, for the matrix of who may do what.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
-    routes().table()
+    service::route_table(routes())
 }
 
 /// Takes the directory, cleans up after the process before us, and reads the keys.
@@ -149,13 +135,5 @@ async fn prepare(database: Database, worker: Worker, runs: Latch) {
             }
         }
         sleep(PREPARE_PAUSE).await;
-    }
-}
-
-// === impl Mounted ===
-
-impl FromRef<Mounted> for Worker {
-    fn from_ref(mounted: &Mounted) -> Self {
-        mounted.worker.clone()
     }
 }

@@ -29,7 +29,7 @@ use axum::{Router, extract::FromRef, middleware};
 use database::DatabaseConfig;
 use policy::{Action, Caller, DeclaredRoute, Policy};
 use proto::auth::v1::authorization_server::{self, AuthorizationServer};
-use service::{BoxError, HEALTH_SERVICE, Lifecycle, ProcessHealth};
+use service::{BoxError, Lifecycle};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use transport::{Limits, Server};
@@ -50,7 +50,6 @@ const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0")
 pub struct Mounted {
     app: Arc<App>,
     access: Access,
-    health: ProcessHealth,
 }
 
 /// Starts a gateway: everything is put together here, and what was spawned goes on.
@@ -85,7 +84,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     passport_keys.replace(app.tokens.passport_jwks())?;
     let guard = Arc::new(Guard::new(NAME, Arc::new(passport_keys), policy, clock.unix()));
 
-    let router = router(&app, &guard, ProcessHealth::new(&lifecycle))?;
+    let router = router(&app, &guard, &lifecycle)?;
     let server = Server::bind(&config.listen, identity, limits()).await?;
     lifecycle.listening("main", server.local_addr());
 
@@ -131,27 +130,20 @@ pub fn routes() -> Routes<Mounted> {
                     .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
             },
         )
-        .grpc(
-            Caller::Peer,
-            HEALTH_SERVICE,
-            &[("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)],
-            |mounted: &Mounted| mounted.health.server(),
-        )
 }
 
 /// The routes as a table, for the matrix of who may do what.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
-    routes().table()
+    service::route_table(routes())
 }
 
 /// The layers, from the inside out: the guard of each route, the note of what it refused, measurement.
-fn router(app: &Arc<App>, guard: &Arc<Guard>, health: ProcessHealth) -> Result<Router, BoxError> {
+fn router(app: &Arc<App>, guard: &Arc<Guard>, lifecycle: &Lifecycle) -> Result<Router, BoxError> {
     let access = Access::new(Arc::clone(app), Arc::clone(guard));
-    let mounted = Mounted { app: Arc::clone(app), access, health };
+    let mounted = Mounted { app: Arc::clone(app), access };
     let templates: Vec<String> = declared_routes().into_iter().map(|declared| declared.path).collect();
     let watch = http::denied::Watch { app: Arc::clone(app), guard: Arc::clone(guard) };
-    Ok(routes()
-        .build(guard, mounted)?
+    Ok(service::router(routes(), guard, mounted, lifecycle)?
         .layer(middleware::from_fn_with_state(watch, http::denied::note_denied))
         .layer(telemetry::http_layer().with_routes(templates.iter().map(String::as_str))))
 }

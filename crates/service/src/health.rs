@@ -1,46 +1,57 @@
-//! gRPC's own health service, as the balancer asks it: the readiness of this moment, not a copy of it.
+//! gRPC's own health service, mounted beside the routes of every service: the readiness of this moment, not a copy of it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use authz::{Guard, Routes, RoutesError};
+use axum::Router;
 use futures::{Stream, StreamExt, future, stream};
+use policy::{Action, Caller, DeclaredRoute};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::health_server::{self, Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::{Lifecycle, Readiness};
 
-/// The name of the service, for routes and peer lists.
-pub const HEALTH_SERVICE: &str = tonic_health::pb::health_server::SERVICE_NAME;
+const METHODS: [(&str, Action); 2] = [("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)];
 
 /// How soon a watcher learns of a change.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Answers for the process as a whole, whose name there is the empty one.
-#[derive(Clone, Debug)]
-pub struct ProcessHealth {
+#[derive(Clone, Debug, Default)]
+struct ProcessHealth {
     readiness: Readiness,
     soft_stop: CancellationToken,
 }
 
 type Watch = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
+/// The router of a service: its routes and gRPC health, each behind the guard, everything else not found.
+pub fn router<S>(routes: Routes<S>, guard: &Arc<Guard>, state: S, lifecycle: &Lifecycle) -> Result<Router, RoutesError>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let health = ProcessHealth { readiness: lifecycle.readiness(), soft_stop: lifecycle.soft_stop() };
+    with_health(routes, health).build(guard, state)
+}
+
+/// What [`router`] would mount, as a table, without starting anything: for the matrix of who may do what.
+pub fn route_table<S: Clone + Send + Sync + 'static>(routes: Routes<S>) -> Vec<DeclaredRoute> {
+    with_health(routes, ProcessHealth::default()).table()
+}
+
+fn with_health<S: Clone + Send + Sync + 'static>(routes: Routes<S>, health: ProcessHealth) -> Routes<S> {
+    routes.grpc(Caller::Peer, health_server::SERVICE_NAME, &METHODS, move |_| HealthServer::new(health))
+}
+
 // === impl ProcessHealth ===
 
 impl ProcessHealth {
-    /// The health of this process.
-    pub fn new(lifecycle: &Lifecycle) -> Self {
-        Self { readiness: lifecycle.readiness(), soft_stop: lifecycle.soft_stop() }
-    }
-
-    /// The service to mount.
-    pub fn server(&self) -> HealthServer<Self> {
-        HealthServer::new(self.clone())
-    }
-
     fn status(&self) -> ServingStatus {
         if self.readiness.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing }
     }

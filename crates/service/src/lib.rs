@@ -11,7 +11,7 @@ mod signals;
 
 pub use admin::declared_routes;
 pub use config::{CommonConfig, ConfigError, Configuration, Fault, RuntimeConfig, ServiceConfig, load};
-pub use health::{HEALTH_SERVICE, ProcessHealth};
+pub use health::{route_table, router};
 pub use lifecycle::Lifecycle;
 pub use readiness::{Latch, Readiness};
 pub use run::run;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use problem::Problem;
-use service::{Lifecycle, ProcessHealth};
+use service::Lifecycle;
 use tokio::sync::oneshot;
 
 use crate::{registry::Registry, repository::Repository};
@@ -18,7 +18,6 @@ pub(crate) struct Shared {
     pub(crate) registry: Option<Registry>,
     pub(crate) limits: RequestLimits,
     lifecycle: Lifecycle,
-    pub(crate) health: ProcessHealth,
 }
 
 /// What one request may take.
@@ -38,8 +37,7 @@ impl App {
         limits: RequestLimits,
         lifecycle: &Lifecycle,
     ) -> Self {
-        let (lifecycle, health) = (lifecycle.clone(), ProcessHealth::new(lifecycle));
-        Self(Arc::new(Shared { repository, registry, limits, lifecycle, health }))
+        Self(Arc::new(Shared { repository, registry, limits, lifecycle: lifecycle.clone() }))
     }
 
     /// Whether this replica should get calls: every latch is open, that of the models too, and it is not about to stop.

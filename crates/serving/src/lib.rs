@@ -67,7 +67,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
     let templates = declared_routes();
     let measured = telemetry::http_layer().with_routes(templates.iter().map(|route| &*route.path));
-    let router = routes::routes().build(&guard, app)?.layer(measured);
+    let router = service::router(routes::routes(), &guard, app, &lifecycle)?.layer(measured);
 
     let limits = Limits { body_bytes_max: config.inference.body_bytes_max, ..Limits::default() };
     let server = Server::bind(&config.listen, identity, limits).await?;

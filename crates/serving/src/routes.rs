@@ -3,11 +3,10 @@
 use authz::Routes;
 use http::Method;
 use policy::{Action, Caller, DeclaredRoute};
-use service::HEALTH_SERVICE;
 
 use crate::{app::App, grpc, rest};
 
-/// The routes: REST, gRPC, and health for the balancer.
+/// The routes: REST and gRPC.
 pub(crate) fn routes() -> Routes<App> {
     let routes = Routes::new()
         .route(Method::GET, "/v2/health/live", Action::ReadInferenceHealth, rest::live)
@@ -37,16 +36,10 @@ pub(crate) fn routes() -> Routes<App> {
         ("RepositoryModelLoad", Action::LoadModel),
         ("RepositoryModelUnload", Action::UnloadModel),
     ];
-    let health = [("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)];
-    routes.grpc(Caller::User, grpc::SERVICE, &methods, grpc::server).grpc(
-        Caller::Peer,
-        HEALTH_SERVICE,
-        &health,
-        |app: &App| app.health.server(),
-    )
+    routes.grpc(Caller::User, grpc::SERVICE, &methods, grpc::server)
 }
 
 /// The routes as a table, without starting anything: for the matrix of who may do what.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
-    routes().table()
+    service::route_table(routes())
 }

@@ -14,10 +14,10 @@ pub mod summary;
 use std::{sync::Arc, time::Duration};
 
 use authz::{Clock, Guard, PassportKeys, Routes};
-use axum::{extract::FromRef, http::Method};
+use axum::http::Method;
 use policy::{Action, Caller, DeclaredRoute, Policy};
 use proto::sla::v1::ledger_server::{LedgerServer, SERVICE_NAME};
-use service::{BoxError, HEALTH_SERVICE, Latch, Lifecycle, ProcessHealth};
+use service::{BoxError, Latch, Lifecycle};
 use sqlx::migrate::Migrator;
 use tokio::time::sleep;
 use transport::{Limits, Server};
@@ -36,13 +36,6 @@ const SHOW_INTERVAL: Duration = Duration::from_secs(15);
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// What routes are mounted with.
-#[derive(Clone)]
-pub struct Mounted {
-    app: App,
-    health: ProcessHealth,
-}
-
 /// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     let targets = config.ledger.targets().ok_or("the ledger's targets were not validated")?;
@@ -58,10 +51,9 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
     let store = Store::new(database.clone());
     let app = App::new(store, Arc::clone(&guard), Clock::system(), config.ledger.services, targets);
-    let mounted = Mounted { app: app.clone(), health: ProcessHealth::new(&lifecycle) };
     let declared = declared_routes();
     let measured = telemetry::http_layer().with_routes(declared.iter().map(|route| &*route.path));
-    let router = routes().build(&guard, mounted)?.layer(measured);
+    let router = service::router(routes(), &guard, app.clone(), &lifecycle)?.layer(measured);
 
     let limits = Limits { body_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
     let server = Server::bind(&config.listen, identity, limits).await?;
@@ -75,23 +67,18 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 }
 
 /// Every route, with the action it stands for.
-pub fn routes() -> Routes<Mounted> {
-    Routes::new()
-        .route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current)
-        .grpc(Caller::Peer, SERVICE_NAME, &[("ReportMinutes", Action::ReportMinutes)], |mounted: &Mounted| {
-            LedgerServer::new(grpc::Ledger::new(mounted.app.clone())).max_decoding_message_size(BODY_BYTES_MAX)
-        })
-        .grpc(
-            Caller::Peer,
-            HEALTH_SERVICE,
-            &[("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)],
-            |mounted: &Mounted| mounted.health.server(),
-        )
+pub fn routes() -> Routes<App> {
+    Routes::new().route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current).grpc(
+        Caller::Peer,
+        SERVICE_NAME,
+        &[("ReportMinutes", Action::ReportMinutes)],
+        |app: &App| LedgerServer::new(grpc::Ledger::new(app.clone())).max_decoding_message_size(BODY_BYTES_MAX),
+    )
 }
 
 /// The routes as a table, for the matrix of who may do what.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
-    routes().table()
+    service::route_table(routes())
 }
 
 /// Brings the schema up, then keeps the metrics' figures fresh. Readiness waits for the schema, not for the database to
@@ -106,13 +93,5 @@ async fn keep_figures(database: database::Database, app: App, schema: Latch) {
     loop {
         app.keep_figures().await;
         sleep(SHOW_INTERVAL).await;
-    }
-}
-
-// === impl Mounted ===
-
-impl FromRef<Mounted> for App {
-    fn from_ref(mounted: &Mounted) -> Self {
-        mounted.app.clone()
     }
 }
