@@ -5,11 +5,13 @@ mod config;
 mod deadline;
 mod digest;
 mod engine;
+mod fault;
 mod grpc;
 mod inference;
 mod json;
 mod metrics;
 mod model;
+mod names;
 mod registry;
 mod repository;
 mod rest;
@@ -110,7 +112,7 @@ async fn keep_models(app: App, latch: Option<Latch>, lifecycle: Lifecycle) {
         tracing::error!(error = %Chain(&problem), "no model can be loaded; the replica stays out of service");
     }
     if let Some(registry) = &app.registry {
-        let following = registry::follow(app.clone(), registry, latch);
+        let following = registry::follow(registry, &app.repository, latch);
         let _stopped = lifecycle.soft_stop().run_until_cancelled(following).await;
     }
 }

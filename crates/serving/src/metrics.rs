@@ -11,8 +11,8 @@ use metrics::{
 use problem::Kind;
 
 use crate::{
-    model::ModelIdentity,
-    repository::{ModelName, Reason, Version},
+    fault::Reason,
+    names::{ModelName, Version},
 };
 
 const PREDICTIONS: &str = "ml_predictions_total";
@@ -162,9 +162,9 @@ pub(crate) fn count_load_failure(name: &ModelName, reason: Reason) {
 
 impl ModelMetrics {
     /// Makes every series of a version, at zero where it is new.
-    pub(crate) fn register(identity: &ModelIdentity, queue_max: usize) -> Self {
-        let (model, version) = (identity.name.to_string(), identity.version.to_string());
-        let file_bytes = u32::try_from(identity.file_bytes).map_or(f64::MAX, f64::from);
+    pub(crate) fn register(name: &ModelName, version: Version, file_bytes: u64, queue_max: usize) -> Self {
+        let (model, version) = (name.to_string(), version.to_string());
+        let file_bytes = u32::try_from(file_bytes).map_or(f64::MAX, f64::from);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         gauge!(MODEL_FILE, "model" => model.clone(), "version" => version.clone()).set(file_bytes);
         gauge!(MODEL_LOADED_AT, "model" => model.clone(), "version" => version.clone()).set(now.as_secs_f64());

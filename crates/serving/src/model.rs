@@ -12,7 +12,7 @@ use crate::{
     digest::Digest,
     engine::{Pool, Refusal, RunFault, Timings},
     metrics::{ModelMetrics, Stage},
-    repository::{ModelName, Version},
+    names::{ModelName, Version},
     signature::Signature,
     tensor::Tensor,
 };

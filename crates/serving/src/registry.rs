@@ -30,7 +30,10 @@ use url::Url;
 
 pub(crate) use follow::follow;
 
-use crate::repository::{ModelName, Repository, VERSIONS_MAX};
+use crate::{
+    names::ModelName,
+    repository::{Repository, VERSIONS_MAX},
+};
 use http::{Http, HttpError};
 use mirror::Mirror;
 

@@ -18,7 +18,7 @@ mod manifest;
 mod probe;
 mod snapshot;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use problem::{Kind, Problem};
@@ -27,12 +27,17 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use golden::GOLDEN_BYTES_MAX;
 pub(crate) use loader::Loader;
-pub(crate) use manifest::{ManifestFile, ModelName, VERSIONS_MAX, Version, VersionFile, check_signature, is_alias};
+pub(crate) use manifest::{ManifestFile, VERSIONS_MAX, VersionFile, check_signature};
 pub(crate) use probe::{ProbeLimits, Prober};
 pub use probe::{SUBCOMMAND as PROBE_SUBCOMMAND, run_child as run_probe};
 pub(crate) use snapshot::{Entry, IndexRow, Snapshot};
 
-use crate::{metrics, model::Model};
+use crate::{
+    fault::LoadFault,
+    metrics,
+    model::Model,
+    names::{ModelName, Version},
+};
 use manifest::Manifest;
 use snapshot::Slot;
 
@@ -40,39 +45,6 @@ use snapshot::Slot;
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most models of one folder.
 pub(crate) const MODELS_MAX: usize = 256;
-
-/// Why a model or a version of it does not serve.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-#[error("{detail}")]
-#[serde(deny_unknown_fields)]
-pub(crate) struct LoadFault {
-    pub(crate) reason: Reason,
-    pub(crate) detail: String,
-}
-
-/// The kinds of [`LoadFault`], as metrics and logs know them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Reason {
-    /// `model.toml` is missing or wrong.
-    Manifest,
-    /// The model file cannot be read or is too large.
-    Artifact,
-    /// It is no ONNX model.
-    Format,
-    /// It is not the file whose digest was declared.
-    Digest,
-    /// ONNX Runtime refuses it.
-    Engine,
-    /// Its inputs and outputs are not the declared ones.
-    Signature,
-    /// It does not give its golden outputs, or has none.
-    Golden,
-    /// It took more time or memory than allowed, or the probing process died.
-    Limits,
-    /// Our own fault: no process, no thread.
-    Internal,
-}
 
 /// All models of one folder.
 pub(crate) struct Repository {
@@ -240,49 +212,6 @@ impl Repository {
         }
         names.sort();
         Ok(names)
-    }
-}
-
-// === impl LoadFault, Reason ===
-
-impl LoadFault {
-    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
-    }
-}
-
-impl Reason {
-    /// Every reason, for metrics that exist before they are needed.
-    pub(crate) const ALL: [Self; 9] = [
-        Self::Manifest,
-        Self::Artifact,
-        Self::Format,
-        Self::Digest,
-        Self::Engine,
-        Self::Signature,
-        Self::Golden,
-        Self::Limits,
-        Self::Internal,
-    ];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Manifest => "manifest",
-            Self::Artifact => "artifact",
-            Self::Format => "format",
-            Self::Digest => "digest",
-            Self::Engine => "engine",
-            Self::Signature => "signature",
-            Self::Golden => "golden",
-            Self::Limits => "limits",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

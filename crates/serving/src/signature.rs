@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use problem::{Kind, Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::Datatype;
@@ -29,20 +28,30 @@ pub(crate) struct Signature {
 }
 
 /// How a declared signature and a model file differ.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SignatureMismatch(String);
+
+/// How a tensor differs from what a model takes or gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mismatch(String);
+pub(crate) struct TensorMismatch {
+    /// `datatype` or `shape`.
+    pub(crate) field: &'static str,
+    /// What is wrong with it.
+    pub(crate) detail: String,
+}
 
 // === impl TensorSpec ===
 
 impl TensorSpec {
-    /// Refuses a tensor that the model does not take; `place` is where the caller wrote it.
-    pub(crate) fn admit(&self, datatype: &str, shape: &[i64], place: impl fmt::Display) -> Result<(), Problem> {
+    /// Refuses a tensor that the model does not take.
+    pub(crate) fn admit(&self, datatype: &str, shape: &[i64]) -> Result<(), TensorMismatch> {
         if datatype != self.datatype.as_str() {
             let detail = match Datatype::parse(datatype) {
                 Some(_) => format!("{:?} is {}, not {datatype}", self.name, self.datatype),
                 None => format!("not a datatype of the protocol; {:?} is {}", self.name, self.datatype),
             };
-            return Err(Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.datatype")));
+            return Err(TensorMismatch { field: "datatype", detail });
         }
         if !self.fits(shape) {
             let detail = format!(
@@ -51,7 +60,7 @@ impl TensorSpec {
                 Dimensions(&self.shape),
                 Dimensions(shape)
             );
-            return Err(Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.shape")));
+            return Err(TensorMismatch { field: "shape", detail });
         }
         Ok(())
     }
@@ -85,7 +94,7 @@ impl Signature {
     }
 
     /// This declaration in the order of the model file, or how the two differ.
-    pub(crate) fn in_order_of(&self, real: &Self) -> Result<Self, Mismatch> {
+    pub(crate) fn in_order_of(&self, real: &Self) -> Result<Self, SignatureMismatch> {
         Ok(Self {
             inputs: align("input", &self.inputs, &real.inputs, false)?,
             outputs: align("output", &self.outputs, &real.outputs, true)?,
@@ -103,16 +112,16 @@ fn align(
     declared: &[TensorSpec],
     real: &[TensorSpec],
     is_output: bool,
-) -> Result<Vec<TensorSpec>, Mismatch> {
+) -> Result<Vec<TensorSpec>, SignatureMismatch> {
     if let Some(stray) = declared.iter().find(|spec| position(real, &spec.name).is_none()) {
-        return Err(Mismatch(format!("model.toml declares the {what} {:?}, which the model has not", stray.name)));
+        return Err(SignatureMismatch(format!("model.toml declares the {what} {:?}, which the model has not", stray.name)));
     }
     real.iter()
         .map(|real| match position(declared, &real.name) {
-            None => Err(Mismatch(format!("model.toml does not declare the {what} {real}"))),
+            None => Err(SignatureMismatch(format!("model.toml does not declare the {what} {real}"))),
             Some((_, spec)) if spec.describes(real, is_output) => Ok(spec.clone()),
             Some((_, spec)) => {
-                Err(Mismatch(format!("model.toml declares the {what} {spec}, but the model has {real}")))
+                Err(SignatureMismatch(format!("model.toml declares the {what} {spec}, but the model has {real}")))
             }
         })
         .collect()
@@ -137,12 +146,6 @@ impl fmt::Display for TensorSpec {
     }
 }
 
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,14 +158,14 @@ mod tests {
     fn a_tensor_is_admitted_by_datatype_rank_and_fixed_dimensions() {
         let input = spec("x", Datatype::Fp32, &[-1, 30]);
         let field = |datatype, shape: &[i64]| {
-            input.admit(datatype, shape, "inputs[0]").err().and_then(|p| p.field_name().map(str::to_owned))
+            input.admit(datatype, shape).err().map(|mismatch| mismatch.field)
         };
         assert_eq!(field("FP32", &[7, 30]), None);
         assert_eq!(field("FP32", &[0, 30]), None);
-        assert_eq!(field("FP64", &[7, 30]).as_deref(), Some("inputs[0].datatype"));
-        assert_eq!(field("float", &[7, 30]).as_deref(), Some("inputs[0].datatype"));
+        assert_eq!(field("FP64", &[7, 30]), Some("datatype"));
+        assert_eq!(field("float", &[7, 30]), Some("datatype"));
         for shape in [&[7, 31][..], &[30], &[-1, 30], &[7, 30, 1], &[]] {
-            assert_eq!(field("FP32", shape).as_deref(), Some("inputs[0].shape"), "{shape:?}");
+            assert_eq!(field("FP32", shape), Some("shape"), "{shape:?}");
         }
     }
 

@@ -26,13 +26,6 @@ pub(crate) enum Contents {
     Binary(usize),
 }
 
-/// Who reads: callers send no half precision as JSON, golden examples may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    Caller,
-    Golden,
-}
-
 /// A parameter's value; the protocol allows no others.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Parameter<'a> {
@@ -54,14 +47,14 @@ struct Fields<'a> {
 }
 
 /// Reads one tensor object.
-pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>, source: Source) -> Result<WireTensor<'a>, Fault> {
+pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<WireTensor<'a>, Fault> {
     let mut fields = Fields::default();
     reader.object(|reader, key| match &*key {
         "name" => once(&mut fields.name, "name", || reader.string()),
         "datatype" => once(&mut fields.datatype, "datatype", || read_datatype(reader)),
         "shape" => once(&mut fields.shape, "shape", || read_shape(reader)),
         "parameters" => read_tensor_parameters(reader, &mut fields).map_err(|fault| fault.key("parameters")),
-        "data" => fields.read_data(reader, source).map_err(|fault| fault.key("data")),
+        "data" => fields.read_data(reader).map_err(|fault| fault.key("data")),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
     let missing = |field: &'static str| Fault::value("is missing").key(field);
@@ -69,7 +62,7 @@ pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>, source: Source) -> Result
         // The data was put off until both were known; what never came is the fault, not the data.
         fields.datatype.as_ref().ok_or_else(|| missing("datatype"))?;
         fields.shape.as_ref().ok_or_else(|| missing("shape"))?;
-        fields.read_data(&mut reader.at(offset), source).map_err(|fault| fault.key("data"))?;
+        fields.read_data(&mut reader.at(offset)).map_err(|fault| fault.key("data"))?;
     }
     let contents = match (fields.data, fields.binary_size) {
         (Some(contents), None) => contents,
@@ -117,7 +110,7 @@ pub(crate) fn once<T>(
 // === impl Fields ===
 
 impl<'a> Fields<'a> {
-    fn read_data(&mut self, reader: &mut Reader<'a>, source: Source) -> Result<(), Fault> {
+    fn read_data(&mut self, reader: &mut Reader<'a>) -> Result<(), Fault> {
         if self.data.is_some() || self.data_later.is_some() {
             return Err(Fault::value("is given twice"));
         }
@@ -125,9 +118,6 @@ impl<'a> Fields<'a> {
             self.data_later = Some(reader.skip()?);
             return Ok(());
         };
-        if source == Source::Caller && !datatype.has_json_form() {
-            return Err(Fault::value(format!("{datatype} has no JSON form: send it as a binary tensor")));
-        }
         self.data = Some(Contents::Json(read_data(reader, datatype, shape.clone())?));
         Ok(())
     }
@@ -174,7 +164,7 @@ mod tests {
     use crate::tensor::Data;
 
     fn read(text: &str) -> Result<WireTensor<'_>, String> {
-        read_tensor(&mut Reader::new(text.as_bytes()), Source::Caller).map_err(|fault| fault.to_string())
+        read_tensor(&mut Reader::new(text.as_bytes())).map_err(|fault| fault.to_string())
     }
 
     #[test]

@@ -11,6 +11,7 @@ use ort::{
 
 use super::{Engine, EngineError};
 use crate::{
+    fault::{LoadFault, Reason},
     signature::{Signature, TensorSpec},
     tensor::{Data, Datatype, Tensor, for_data},
 };
@@ -61,10 +62,13 @@ impl Session {
         Ok(Self { inner: build().map_err(runtime)? })
     }
 
-    /// What the file says it takes and gives. Maps and sequences are no tensors of the protocol.
-    pub(crate) fn signature(&self) -> Result<Signature, String> {
-        let specs = |outlets: &[Outlet]| outlets.iter().map(spec).collect::<Result<Vec<_>, _>>();
-        Ok(Signature { inputs: specs(self.inner.inputs())?, outputs: specs(self.inner.outputs())? })
+    /// The declared signature in the order of the file, if it is true of the file. Maps and sequences are no tensors of
+    /// the protocol.
+    pub(crate) fn check_signature(&self, declared: &Signature) -> Result<Signature, LoadFault> {
+        let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
+        let specs = |outlets: &[Outlet]| outlets.iter().map(spec).collect::<Result<Vec<_>, _>>().map_err(fault);
+        let real = Signature { inputs: specs(self.inner.inputs())?, outputs: specs(self.inner.outputs())? };
+        declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
     }
 
     /// Computes all outputs and returns the wanted ones, by their position in the signature.

@@ -7,16 +7,16 @@ use service::Latch;
 use tokio::time::sleep;
 
 use super::{Outage, Registry};
-use crate::{app::App, metrics, repository::Repository};
+use crate::{metrics, repository::Repository};
 
 /// After the first failure; doubled with each further one, up to the interval of the polls.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// Looks at the registry again and again. The latch is opened when the mirror has been what the registry is once.
-pub(crate) async fn follow(app: App, registry: &Registry, mut latch: Option<Latch>) {
+pub(crate) async fn follow(registry: &Registry, repository: &Repository, mut latch: Option<Latch>) {
     let mut failures = 0_u32;
     loop {
-        let outcome = refresh(registry, &app.repository).await;
+        let outcome = refresh(registry, repository).await;
         metrics::record_refresh(outcome.as_ref().map_or_else(Outage::outcome, |()| metrics::Refresh::Ok));
         let pause = match outcome {
             Ok(()) => {

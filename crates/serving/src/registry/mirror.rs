@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use crate::{
     digest::{Digest, Hasher},
-    repository::{ManifestFile, ModelName, Version},
+    names::{ModelName, Version},
+    repository::ManifestFile,
 };
 
 /// Begins the name of a folder that is not finished; no model's name begins like this.
@@ -159,7 +160,10 @@ fn digest(path: &Path) -> Option<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::{LoadFault, Reason, VersionFile};
+    use crate::{
+        fault::{LoadFault, Reason},
+        repository::VersionFile,
+    };
 
     fn version(number: &str) -> Version {
         Version::parse(number).unwrap()

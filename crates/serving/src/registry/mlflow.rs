@@ -10,7 +10,7 @@ use super::{
     bucket::ArtifactPath,
     http::{Http, HttpError},
 };
-use crate::repository::{ModelName, Version};
+use crate::names::{ModelName, Version};
 
 /// The most that one answer may hold: a page of models with all their descriptions and tags.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;

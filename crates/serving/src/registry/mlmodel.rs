@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use crate::{
-    repository::{LoadFault, Reason, check_signature},
+    fault::{LoadFault, Reason},
+    repository::check_signature,
     signature::{Signature, TensorSpec},
     tensor::Datatype,
 };

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    repository::{GOLDEN_BYTES_MAX, LoadFault, MODELS_MAX, ModelName, Reason, Repository, Version, VersionFile},
+    fault::{LoadFault, Reason},
+    names::{ModelName, Version},
+    repository::{GOLDEN_BYTES_MAX, MODELS_MAX, Repository, VersionFile},
     signature::Signature,
 };
 

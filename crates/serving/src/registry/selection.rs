@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::mlflow::{ModelVersion, RegisteredModel};
 use crate::{
     digest::Digest,
-    repository::{LoadFault, ManifestFile, Reason, VERSIONS_MAX, Version, VersionFile, is_alias},
+    fault::{LoadFault, Reason},
+    names::{Version, is_alias},
+    repository::{ManifestFile, VERSIONS_MAX, VersionFile},
 };
 
 const DESCRIPTION_CHARS_MAX: usize = 1000;

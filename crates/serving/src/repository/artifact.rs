@@ -2,8 +2,11 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use super::{LoadFault, Reason, format::check_onnx};
-use crate::digest::Digest;
+use super::format::check_onnx;
+use crate::{
+    digest::Digest,
+    fault::{LoadFault, Reason},
+};
 
 /// Reads `model.onnx` of a version folder: not too large, ONNX by its bytes, and the file that was declared.
 pub(super) fn read(folder: &Path, declared: Digest, bytes_max: u64) -> Result<Vec<u8>, LoadFault> {

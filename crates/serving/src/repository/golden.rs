@@ -3,15 +3,16 @@
 //! This is what catches an engine that computes something else than the training did; numbers may differ by the stated
 //! tolerance (absolute, or relative for values beyond 1), everything else must be equal.
 
+mod file;
+
 use std::path::Path;
 
-use super::{LoadFault, Reason};
 use crate::{
-    json::{Fault, Reader},
-    signature::{Signature, TensorSpec},
+    fault::{LoadFault, Reason},
+    signature::Signature,
     tensor::{Data, Tensor},
-    wire::{Contents, Source, once, read_tensor},
 };
+use file::GoldenFile;
 
 /// The longest `golden.json` that is read.
 pub(crate) const GOLDEN_BYTES_MAX: u64 = 16 << 20;
@@ -40,29 +41,17 @@ impl Golden {
             return Err(fault(format!("{length} bytes, more than {GOLDEN_BYTES_MAX}")));
         }
         let text = std::fs::read(&path).map_err(|error| fault(error.to_string()))?;
-        Self::parse(&text, signature).map(Some).map_err(|error| fault(problem::Problem::from(error).message()))
+        Self::parse(&text, signature).map(Some).map_err(fault)
     }
 
-    fn parse(text: &[u8], signature: &Signature) -> Result<Self, Fault> {
-        let (mut inputs, mut outputs, mut tolerance) = (None, None, None);
-        let mut reader = Reader::new(text);
-        reader.object(|reader, key| match &*key {
-            "inputs" => once(&mut inputs, "inputs", || tensors(reader, &signature.inputs)),
-            "outputs" => once(&mut outputs, "outputs", || tensors(reader, &signature.outputs)),
-            "tolerance" => once(&mut tolerance, "tolerance", || read_tolerance(reader)),
-            _ => Err(Fault::value("unknown field").key(key.into_owned())),
-        })?;
-        reader.end()?;
-        let missing = |field: &'static str| Fault::value("is missing").key(field);
-        let outputs = outputs.ok_or_else(|| missing("outputs"))?;
+    fn parse(text: &[u8], signature: &Signature) -> Result<Self, String> {
+        let file = GoldenFile::parse(text)?;
+        let inputs = file::tensors("inputs", &file.inputs, &signature.inputs)?;
+        let outputs = file::tensors("outputs", &file.outputs, &signature.outputs)?;
         if let Some(index) = outputs.iter().position(|output| output.data().len() == 0) {
-            return Err(Fault::value("has no elements, so it proves nothing").index(index).key("outputs"));
+            return Err(format!("outputs[{index}]: has no elements, so it proves nothing"));
         }
-        Ok(Self {
-            inputs: inputs.ok_or_else(|| missing("inputs"))?,
-            outputs,
-            tolerance: tolerance.ok_or_else(|| missing("tolerance"))?,
-        })
+        Ok(Self { inputs, outputs, tolerance: file.tolerance })
     }
 
     /// Compares what the model gave, in the order of the signature.
@@ -77,37 +66,6 @@ impl Golden {
         }
         Ok(())
     }
-}
-
-fn read_tolerance(reader: &mut Reader<'_>) -> Result<f64, Fault> {
-    let tolerance: f64 = reader.number()?.parse().map_err(|_| Fault::value("not a number"))?;
-    if (0.0..1.0).contains(&tolerance) { Ok(tolerance) } else { Err(Fault::value("must be from 0 to less than 1")) }
-}
-
-/// Reads one tensor for each of the specs, in any order, and returns them in the specs' order.
-fn tensors(reader: &mut Reader<'_>, specs: &[TensorSpec]) -> Result<Vec<Tensor>, Fault> {
-    let mut found: Vec<Option<Tensor>> = vec![None; specs.len()];
-    reader.array(|reader, index| {
-        let tensor = read_tensor(reader, Source::Golden).map_err(|fault| fault.index(index))?;
-        let Contents::Json(contents) = tensor.contents else {
-            return Err(Fault::value("must have \"data\"").index(index));
-        };
-        let slot = specs.iter().zip(&mut found).find(|(spec, slot)| spec.name == tensor.name && slot.is_none());
-        let Some((spec, slot)) = slot else {
-            return Err(Fault::value("is unknown or given twice").index(index));
-        };
-        spec.admit(tensor.datatype.as_str(), &tensor.shape, "")
-            .map_err(|problem| Fault::value(problem.message()).index(index))?;
-        *slot = Some(contents);
-        Ok(())
-    })?;
-    let complete: Option<Vec<Tensor>> = found.into_iter().collect();
-    complete.ok_or_else(|| {
-        Fault::value(format!(
-            "must hold all of: {}",
-            specs.iter().map(|spec| &*spec.name).collect::<Vec<_>>().join(", ")
-        ))
-    })
 }
 
 fn compare(wanted: &Tensor, got: &Tensor, tolerance: f64) -> Result<(), String> {
@@ -143,7 +101,7 @@ fn distant<T: Copy + Into<f64>>(wanted: &[T], got: &[T], tolerance: f64) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Datatype;
+    use crate::{signature::TensorSpec, tensor::Datatype};
 
     fn signature() -> Signature {
         let spec = |name: &str, datatype| TensorSpec { name: name.to_owned(), datatype, shape: vec![-1] };
@@ -183,7 +141,7 @@ mod tests {
     #[test]
     fn an_incomplete_file_is_refused() {
         let fault = |from: &str, to: &str| {
-            Golden::parse(GOLDEN.replace(from, to).as_bytes(), &signature()).unwrap_err().to_string()
+            Golden::parse(GOLDEN.replace(from, to).as_bytes(), &signature()).unwrap_err()
         };
         assert!(fault("\"label\"", "\"other\"").contains("outputs[1]"));
         assert!(fault("INT64", "INT32").contains("INT64"));

@@ -7,15 +7,17 @@ use std::{
 };
 
 use super::{
-    LoadFault, Reason, artifact,
-    manifest::{Declared, Manifest, ModelName, Version},
+    artifact,
+    manifest::{Declared, Manifest},
     probe::{ProbeJob, Prober},
 };
 use crate::{
     digest::Digest,
     engine::{Engine, Pool, PoolLimits, Session},
+    fault::{LoadFault, Reason},
     metrics::{self, ModelMetrics},
     model::{Model, ModelIdentity},
+    names::{ModelName, Version},
     signature::Signature,
 };
 
@@ -103,8 +105,9 @@ impl Loader {
     fn build(&self, identity: ModelIdentity, declared: &Signature, bytes: &[u8]) -> Result<Model, LoadFault> {
         let sessions = (0..self.workers).map(|_| Session::new(&self.engine, bytes)).collect::<Result<Vec<_>, _>>();
         let sessions = sessions.map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
-        let signature = check_signature(&sessions, declared)?;
-        let metrics = ModelMetrics::register(&identity, self.queue_max);
+        let session = sessions.first().ok_or_else(|| LoadFault::new(Reason::Internal, "there is no session"))?;
+        let signature = session.check_signature(declared)?;
+        let metrics = ModelMetrics::register(&identity.name, identity.version, identity.file_bytes, self.queue_max);
         let limits = PoolLimits {
             queue_max: self.queue_max,
             queue_bytes_max: self.queue_bytes_max,
@@ -116,14 +119,6 @@ impl Loader {
         let pool = pool.map_err(|error| LoadFault::new(Reason::Internal, format!("no worker thread: {error}")))?;
         Ok(Model::new(identity, signature, pool, metrics))
     }
-}
-
-/// The declared signature in the order of the file, if it is true of the file.
-pub(super) fn check_signature(sessions: &[Session], declared: &Signature) -> Result<Signature, LoadFault> {
-    let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
-    let session = sessions.first().ok_or_else(|| LoadFault::new(Reason::Internal, "there is no session"))?;
-    let real = session.signature().map_err(fault)?;
-    declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
 }
 
 /// Files and native code block; they run where that is allowed.

@@ -1,32 +1,23 @@
 //! `model.toml`: what a model folder declares, and the rules that make the declaration sound.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU64, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{LoadFault, Reason};
 use crate::{
     digest::Digest,
+    fault::{LoadFault, Reason},
+    names::{ModelName, NAME_LENGTH_MAX, Version, is_alias},
     signature::{Signature, TensorSpec},
 };
 
 /// The alias that a call without a version means.
 pub(crate) const CHAMPION: &str = "champion";
 
-/// The longest name of a model, alias or tensor that is accepted.
-const NAME_LENGTH_MAX: usize = 64;
 /// The most versions of one model: each holds sessions and threads.
 pub(crate) const VERSIONS_MAX: usize = 16;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const RANK_MAX: usize = 16;
-
-/// The name of a model: letters, digits, `.`, `_`, `-`, so that it is one harmless folder.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ModelName(String);
-
-/// The number of a model version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Version(NonZeroU64);
 
 /// A checked `model.toml`.
 #[derive(Clone, Debug)]
@@ -172,11 +163,6 @@ impl VersionFile {
     }
 }
 
-/// Whether an alias can be declared: it must not be taken for a version, nor be too long to be written.
-pub(crate) fn is_alias(text: &str) -> bool {
-    ModelName::parse(text).is_some() && Version::parse(text).is_none()
-}
-
 /// Whether inputs and outputs can be declared like this.
 pub(crate) fn check_signature(signature: &Signature) -> Result<(), String> {
     check_specs("inputs", &signature.inputs)?;
@@ -201,64 +187,6 @@ fn check_specs(field: &str, specs: &[TensorSpec]) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-// === impl ModelName ===
-
-impl ModelName {
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let first = text.chars().next()?;
-        let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        (text.len() <= NAME_LENGTH_MAX && first.is_ascii_alphanumeric() && text.chars().all(harmless))
-            .then(|| Self(text.to_owned()))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::borrow::Borrow<str> for ModelName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ModelName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-// === impl Version ===
-
-impl Version {
-    /// A version from its number as callers and folders write it: no sign, no leading zero.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-        plain.then(|| text.parse().ok().map(Self)).flatten()
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is not a version: a whole number from 1, in quotes"))
-        })
-    }
-}
-
-impl Serialize for Version {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use tokio::{
 
 pub use child::run as run_child;
 
-use super::{LoadFault, Reason};
 use crate::{
     digest::Digest,
     engine::{EngineConfig, telemetry},
+    fault::{LoadFault, Reason},
     signature::Signature,
 };
 

@@ -4,8 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use problem::{Kind, Problem};
 
-use super::{LoadFault, ModelName, Version, manifest::CHAMPION, manifest::Manifest, unknown_model};
-use crate::{metrics, model::Model};
+use super::{manifest::CHAMPION, manifest::Manifest, unknown_model};
+use crate::{
+    fault::LoadFault,
+    metrics,
+    model::Model,
+    names::{ModelName, Version},
+};
 
 /// All models at one moment.
 #[derive(Clone, Default)]

@@ -10,7 +10,7 @@ use crate::{
     json::{Fault, Reader},
     signature::Signature,
     tensor::{BinaryFault, Datatype, NotJson, decode_binary},
-    wire::{Contents, Parameter, Source, WireTensor, once, read_parameters, read_tensor},
+    wire::{Contents, Parameter, WireTensor, once, read_parameters, read_tensor},
 };
 
 /// The header that says where the JSON of a body ends and its binary tensors begin.
@@ -124,7 +124,7 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut Body<'a>) -> Result<(), Fau
         "inputs" => once(&mut body.inputs, "inputs", || {
             let mut inputs = Vec::with_capacity(4);
             reader.array(|reader, index| {
-                inputs.push(read_tensor(reader, Source::Caller).map_err(|fault| fault.index(index))?);
+                inputs.push(read_tensor(reader).map_err(|fault| fault.index(index))?);
                 Ok(())
             })?;
             Ok(inputs)

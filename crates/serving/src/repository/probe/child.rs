@@ -11,7 +11,8 @@ use rlimit::Resource;
 use super::{JOB_BYTES_MAX, ProbeJob, ProbeLimits, Verdict};
 use crate::{
     engine::{Engine, RunFault, Session},
-    repository::{LoadFault, Reason, artifact, golden::Golden, loader::check_signature},
+    fault::{LoadFault, Reason},
+    repository::{artifact, golden::Golden},
 };
 
 /// The whole life of `rampart-serving probe-model`.
@@ -70,14 +71,13 @@ fn memory_bytes(line: &str) -> Result<u64, LoadFault> {
 }
 
 fn prove(job: &ProbeJob, engine: &Engine, bytes: &[u8]) -> Result<(), LoadFault> {
-    let session = Session::new(engine, bytes).map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
-    let mut sessions = [session];
-    let signature = check_signature(&sessions, &job.signature)?;
+    let session = Session::new(engine, bytes);
+    let mut session = session.map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
+    let signature = session.check_signature(&job.signature)?;
     let Some(golden) = Golden::read(&job.folder, &signature)? else {
         let missing = LoadFault::new(Reason::Golden, "golden.json: is missing (probe.golden_required)");
         return if job.limits.golden_required { Err(missing) } else { Ok(()) };
     };
-    let [session] = &mut sessions;
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
     let failed = |fault: RunFault| LoadFault::new(Reason::Golden, format!("golden.json: {fault}"));
     let options = RunOptions::new().map_err(|error| LoadFault::new(Reason::Internal, error.to_string()))?;
