@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use model_repository::{Repository, mlflow::Registry};
 use problem::Problem;
 use service::Lifecycle;
 use tokio::sync::oneshot;
-
-use crate::{registry::Registry, repository::Repository};
 
 /// The state of the service. Cheap to clone.
 #[derive(Clone)]

@@ -2,11 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use engine::{EngineConfig, ProbeLimits};
+use model_repository::mlflow::RegistryConfig;
 use serde::Deserialize;
 use service::{Configuration, Fault};
 use transport::{ListenConfig, UpstreamConfig};
 
-use crate::{app::RequestLimits, engine::EngineConfig, registry::RegistryConfig, repository::ProbeLimits};
+use crate::app::RequestLimits;
 
 /// The embedded defaults.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");

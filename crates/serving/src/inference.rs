@@ -6,14 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use engine::{Signature, TensorSpec, tensor::Tensor};
+use model_repository::{Model, Outcome, Stage};
 use problem::{Kind, Problem};
-
-use crate::{
-    metrics::{Outcome, Stage},
-    model::Model,
-    signature::{Signature, TensorSpec},
-    tensor::Tensor,
-};
 
 /// What a caller wants computed, checked against the signature.
 #[derive(Debug)]

@@ -2,54 +2,34 @@
 
 mod app;
 mod config;
-mod deadline;
-mod digest;
-mod engine;
-mod fault;
-mod grpc;
 mod inference;
-mod json;
-mod metrics;
-mod model;
-mod names;
-mod registry;
-mod repository;
-mod rest;
+mod protocol;
 mod routes;
-mod signature;
-mod tensor;
-mod wire;
 
 use std::{path::PathBuf, sync::Arc};
 
 use authz::{Clock, Guard, PassportKeys};
+use engine::{Engine, Prober};
+use model_repository::{
+    Loader, Repository,
+    mlflow::{self, ArtifactLimits, Registry},
+};
 use policy::Policy;
 use problem::Chain;
 use service::{BoxError, Latch, Lifecycle, Readiness};
 use transport::{Limits, Server};
 
 pub use config::{Config, DEFAULTS};
-pub use engine::telemetry::{is_off as telemetry_is_off, restart_with_it_off as restart_with_telemetry_off};
-pub use repository::{PROBE_SUBCOMMAND, run_probe};
 pub use routes::declared_routes;
 
 use app::App;
-use engine::Engine;
-use registry::{ArtifactLimits, Registry};
-use repository::{Loader, Prober, Repository};
 
 /// The service's name: in certificates, passports, metrics.
 pub const NAME: &str = "serving";
 
-/// What the protocol calls the kind of model that is served.
-pub(crate) const PLATFORM: &str = "onnx_onnxv1";
-
-/// The protocol's extensions that are offered.
-pub(crate) const EXTENSIONS: &[&str] = &["model_repository", "statistics", "binary_tensor_data", "parameters"];
-
 /// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
-    metrics::describe();
+    model_repository::describe_metrics();
     let identity = lifecycle.identity();
 
     // A child runs in another directory, so whatever it is told must not depend on ours.
@@ -101,7 +81,6 @@ async fn registry(config: &Config, folder: PathBuf, lifecycle: &Lifecycle) -> Re
     let Some(registry) = &config.models.registry else { return Ok(None) };
     let limits =
         ArtifactLimits { file_bytes_max: config.models.file_bytes_max, golden_required: config.probe.golden_required };
-    metrics::describe_registry();
     Registry::open(registry, folder, limits, lifecycle.identity()).await.map(Some)
 }
 
@@ -112,7 +91,7 @@ async fn keep_models(app: App, latch: Option<Latch>, lifecycle: Lifecycle) {
         tracing::error!(error = %Chain(&problem), "no model can be loaded; the replica stays out of service");
     }
     if let Some(registry) = &app.registry {
-        let following = registry::follow(registry, &app.repository, latch);
+        let following = mlflow::follow(registry, &app.repository, latch);
         let _stopped = lifecycle.soft_stop().run_until_cancelled(following).await;
     }
 }

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before anything else: an engine that speaks to its maker must never be loaded.
-    if !serving::telemetry_is_off() {
-        return serving::restart_with_telemetry_off();
+    if !engine::telemetry::is_off() {
+        return engine::telemetry::restart_with_it_off();
     }
-    if std::env::args().nth(1).as_deref() == Some(serving::PROBE_SUBCOMMAND) {
-        return serving::run_probe();
+    if std::env::args().nth(1).as_deref() == Some(engine::PROBE_SUBCOMMAND) {
+        return engine::run_probe();
     }
     service::run(serving::NAME, serving::DEFAULTS, serving::start)
 }

@@ -4,7 +4,10 @@ use authz::Routes;
 use http::Method;
 use policy::{Action, Caller, DeclaredRoute};
 
-use crate::{app::App, grpc, rest};
+use crate::{
+    app::App,
+    protocol::{grpc, rest},
+};
 
 /// The routes: REST and gRPC.
 pub(crate) fn routes() -> Routes<App> {

@@ -1,0 +1,83 @@
+//! Why a model does not serve: what its file, its declaration or its origin must be, and is not.
+
+use std::fmt;
+
+/// Why a model or a version of it does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[error("{detail}")]
+#[serde(deny_unknown_fields)]
+pub struct LoadFault {
+    /// Its kind.
+    pub reason: Reason,
+    /// What is wrong, and where.
+    pub detail: String,
+}
+
+/// The kinds of [`LoadFault`], as metrics and logs know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// `model.toml` is missing or wrong.
+    Manifest,
+    /// The model file cannot be read or is too large.
+    Artifact,
+    /// It is no ONNX model.
+    Format,
+    /// It is not the file whose digest was declared.
+    Digest,
+    /// ONNX Runtime refuses it.
+    Engine,
+    /// Its inputs and outputs are not the declared ones.
+    Signature,
+    /// It does not give its golden outputs, or has none.
+    Golden,
+    /// It took more time or memory than allowed, or the probing process died.
+    Limits,
+    /// Our own fault: no process, no thread.
+    Internal,
+}
+
+// === impl LoadFault, Reason ===
+
+impl LoadFault {
+    /// A fault of this kind.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl Reason {
+    /// Every reason, for metrics that exist before they are needed.
+    pub const ALL: [Self; 9] = [
+        Self::Manifest,
+        Self::Artifact,
+        Self::Format,
+        Self::Digest,
+        Self::Engine,
+        Self::Signature,
+        Self::Golden,
+        Self::Limits,
+        Self::Internal,
+    ];
+
+    /// The name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Artifact => "artifact",
+            Self::Format => "format",
+            Self::Digest => "digest",
+            Self::Engine => "engine",
+            Self::Signature => "signature",
+            Self::Golden => "golden",
+            Self::Limits => "limits",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+
+mod digest;
+mod fault;
+mod golden;
+mod library;
+mod model_file;
+mod pool;
+mod probe;
+mod session;
+mod signature;
+pub mod telemetry;
+pub mod tensor;
+
+pub use digest::{Digest, Hasher};
+pub use fault::{LoadFault, Reason};
+pub use golden::GOLDEN_BYTES_MAX;
+pub use library::{Engine, EngineConfig, EngineError};
+pub use model_file::read as read_model_file;
+pub use pool::{Pool, PoolLimits, Refusal, Timings};
+pub use probe::{PROBE_SUBCOMMAND, ProbeJob, ProbeLimits, Prober, run_probe};
+pub use session::{RunFault, Session};
+pub use signature::{Signature, TensorMismatch, TensorSpec};

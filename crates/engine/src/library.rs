@@ -1,0 +1,156 @@
+//! ONNX Runtime: the one native library of the service.
+//!
+//! The library is a file named in the configuration with its SHA-256. It is hashed through the same open file that the
+//! dynamic linker is then given, so what was checked is what is loaded. ONNX Runtime allows one environment for each
+//! process; [`Engine::open`] therefore remembers the first library and refuses another.
+//!
+//! Only this module and its children know `ort`; the rest of the service sees [`Tensor`](crate::tensor::Tensor)s.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ort::{environment::Environment, logging::LogLevel};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::{Digest, Hasher},
+    telemetry,
+};
+
+/// Where ONNX Runtime is, and what it must be.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineConfig {
+    /// The shared library, e.g. `libonnxruntime.so.1.31.1` out of the official Python wheel.
+    pub library: PathBuf,
+    /// SHA-256 of that file, in hex.
+    pub sha256: Digest,
+}
+
+/// The loaded library.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    environment: Environment,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file cannot be read.
+    #[error("onnxruntime.library {}: cannot be read", path.display())]
+    Unreadable {
+        /// As configured.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not the one that was pinned.
+    #[error("onnxruntime.library {}: its SHA-256 is {found}, but onnxruntime.sha256 demands {pinned}", path.display())]
+    Digest {
+        /// As configured.
+        path: PathBuf,
+        /// Of the file.
+        found: Digest,
+        /// As configured.
+        pinned: Digest,
+    },
+    /// The dynamic linker or the version check refused it.
+    #[error("onnxruntime.library {}: {reason}", path.display())]
+    Load {
+        /// As configured.
+        path: PathBuf,
+        /// What the loader said.
+        reason: String,
+    },
+    /// This process runs on another library already.
+    #[error("onnxruntime.library {}: this process has loaded another ONNX Runtime already", path.display())]
+    Other {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// The library would report to its maker.
+    #[error("{}={} must be in the environment before ONNX Runtime is loaded", telemetry::SWITCH.0, telemetry::SWITCH.1)]
+    Telemetry,
+    /// ONNX Runtime itself failed.
+    #[error("onnx runtime: {0}")]
+    Runtime(String),
+}
+
+/// The library of this process, once opened: dynamic libraries are global whether we like it or not.
+static OPENED: Mutex<Option<(Digest, Engine)>> = Mutex::new(None);
+
+// === impl Engine ===
+
+impl Engine {
+    /// Checks and loads the library; a second call with the same digest returns the same engine.
+    pub fn open(config: &EngineConfig) -> Result<Self, EngineError> {
+        let mut opened = OPENED.lock();
+        if let Some((digest, engine)) = opened.as_ref() {
+            return if *digest == config.sha256 {
+                Ok(engine.clone())
+            } else {
+                Err(EngineError::Other { path: config.library.clone() })
+            };
+        }
+        if !telemetry::is_off() {
+            return Err(EngineError::Telemetry);
+        }
+        let file = check(config)?;
+        let engine = Self { environment: load(&config.library, &file)? };
+        *opened = Some((config.sha256, engine.clone()));
+        Ok(engine)
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+fn check(config: &EngineConfig) -> Result<File, EngineError> {
+    let unreadable = |source| EngineError::Unreadable { path: config.library.clone(), source };
+    let mut file = File::open(&config.library).map_err(unreadable)?;
+    let mut hasher = Hasher::new();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        let length = file.read(&mut block).map_err(unreadable)?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(block.get(..length).unwrap_or_default());
+    }
+    let found = hasher.finish();
+    if found != config.sha256 {
+        return Err(EngineError::Digest { path: config.library.clone(), found, pinned: config.sha256 });
+    }
+    Ok(file)
+}
+
+fn load(path: &Path, checked: &File) -> Result<Environment, EngineError> {
+    use std::os::fd::AsRawFd;
+
+    // The path may be exchanged after the check, the open file cannot.
+    let same_file = format!("/proc/self/fd/{}", checked.as_raw_fd());
+    let builder = ort::init_from(same_file)
+        .map_err(|error| EngineError::Load { path: path.to_owned(), reason: error.to_string() })?;
+    let environment = builder
+        .with_name("rampart")
+        .with_telemetry(false)
+        .with_logger(Arc::new(|level, _category, _id, _location, message| log(level, message)))
+        .build()
+        .map_err(|error| EngineError::Runtime(error.to_string()))?;
+    environment.set_log_level(LogLevel::Error);
+    Ok(environment)
+}
+
+/// ONNX Runtime logs what it also returns as an error, so only what it dies of is news.
+fn log(level: LogLevel, message: &str) {
+    match level {
+        LogLevel::Fatal => tracing::error!(message, "onnx runtime failed"),
+        _ => tracing::debug!(message, "onnx runtime"),
+    }
+}

@@ -1,0 +1,191 @@
+//! One loaded model file that computes one call at a time.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ort::{
+    ErrorCode,
+    session::{RunOptions, SessionInputValue, builder::GraphOptimizationLevel},
+    value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
+};
+
+use crate::{
+    fault::{LoadFault, Reason},
+    library::{Engine, EngineError},
+    signature::{Signature, TensorSpec},
+    tensor::{Data, Datatype, Tensor, for_data},
+};
+
+/// A session with one thread of its own: the caller's.
+#[derive(Debug)]
+pub struct Session {
+    inner: ort::session::Session,
+}
+
+/// What a run gave.
+pub(crate) struct Computed {
+    pub(crate) outputs: Vec<Tensor>,
+    pub(crate) compute: Duration,
+}
+
+/// Why a run gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunFault {
+    /// A node of the graph refused these inputs, e.g. two lengths that had to be equal.
+    #[error("the model cannot compute these inputs: {0}")]
+    Inputs(String),
+    /// The call was given up.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// Anything else.
+    #[error("onnx runtime failed: {0}")]
+    Engine(String),
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Loads a model from its bytes. External data is refused: what has no digest is not part of a model.
+    pub fn new(engine: &Engine, model: &[u8]) -> Result<Self, EngineError> {
+        let runtime = |error: ort::Error| EngineError::Runtime(error.to_string());
+        let build = || {
+            ort::session::Session::builder(engine.environment())?
+                .with_intra_threads(1)?
+                .with_inter_threads(1)?
+                .with_intra_op_spinning(false)?
+                .with_inter_op_spinning(false)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_memory_pattern(false)?
+                .with_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")?
+                .commit_from_memory(model)
+        };
+        Ok(Self { inner: build().map_err(runtime)? })
+    }
+
+    /// The declared signature in the order of the file, if it is true of the file. Maps and sequences are no tensors of
+    /// the protocol.
+    pub fn check_signature(&self, declared: &Signature) -> Result<Signature, LoadFault> {
+        let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
+        let specs = |outlets: &[Outlet]| outlets.iter().map(spec).collect::<Result<Vec<_>, _>>().map_err(fault);
+        let real = Signature { inputs: specs(self.inner.inputs())?, outputs: specs(self.inner.outputs())? };
+        declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
+    }
+
+    /// Computes all outputs and returns the wanted ones, by their position in the signature.
+    pub(crate) fn run(
+        &mut self,
+        inputs: &[Tensor],
+        wanted: &[usize],
+        options: &RunOptions,
+    ) -> Result<Computed, RunFault> {
+        let engine = |error: ort::Error| RunFault::Engine(error.to_string());
+        let values = inputs.iter().map(input).collect::<ort::Result<Vec<_>>>().map_err(engine)?;
+        let started = Instant::now();
+        let outputs = self.inner.run_with_options(values.as_slice(), options).map_err(|error| fault(&error))?;
+        let compute = started.elapsed();
+        let outputs = wanted
+            .iter()
+            .map(|position| {
+                let value = outputs
+                    .values()
+                    .nth(*position)
+                    .ok_or_else(|| RunFault::Engine(format!("there is no output {position}")))?;
+                output(&value)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Computed { outputs, compute })
+    }
+}
+
+fn spec(outlet: &Outlet) -> Result<TensorSpec, String> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return Err(format!(
+            "{:?} is {}, not a tensor; export scikit-learn models with options={{'zipmap': False}}",
+            outlet.name(),
+            outlet.dtype()
+        ));
+    };
+    let datatype = datatype(*ty)
+        .ok_or_else(|| format!("{:?} has elements of type {ty}, which the protocol does not know", outlet.name()))?;
+    Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec() })
+}
+
+fn datatype(element: TensorElementType) -> Option<Datatype> {
+    Some(match element {
+        TensorElementType::Bool => Datatype::Bool,
+        TensorElementType::Uint8 => Datatype::Uint8,
+        TensorElementType::Uint16 => Datatype::Uint16,
+        TensorElementType::Uint32 => Datatype::Uint32,
+        TensorElementType::Uint64 => Datatype::Uint64,
+        TensorElementType::Int8 => Datatype::Int8,
+        TensorElementType::Int16 => Datatype::Int16,
+        TensorElementType::Int32 => Datatype::Int32,
+        TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Float32 => Datatype::Fp32,
+        TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
+        TensorElementType::String => Datatype::Bytes,
+        _ => return None,
+    })
+}
+
+/// The tensor as the engine sees it: numbers in place, strings copied.
+fn input(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    let shape = tensor.shape();
+    for_data!(tensor.data(),
+        values => TensorRef::from_array_view((shape, values.as_slice())).map(Into::into),
+        bytes strings => {
+            let texts: Vec<String> = strings.iter().map(|string| String::from_utf8(string.to_vec())).collect::<Result<_, _>>().map_err(ort::Error::wrap)?;
+            OrtTensor::from_string_array((shape, texts.as_slice())).map(Into::into)
+        }
+    )
+}
+
+fn output(value: &DynValue) -> Result<Tensor, RunFault> {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(RunFault::Engine(format!("an output is {}, not a tensor", value.dtype())));
+    };
+    let engine = |error: ort::Error| RunFault::Engine(error.to_string());
+    macro_rules! copy {
+        ($data:path) => {
+            $data(value.try_extract_tensor().map_err(engine)?.1.to_vec())
+        };
+    }
+    let data = match datatype(*ty) {
+        Some(Datatype::Bool) => copy!(Data::Bool),
+        Some(Datatype::Uint8) => copy!(Data::Uint8),
+        Some(Datatype::Uint16) => copy!(Data::Uint16),
+        Some(Datatype::Uint32) => copy!(Data::Uint32),
+        Some(Datatype::Uint64) => copy!(Data::Uint64),
+        Some(Datatype::Int8) => copy!(Data::Int8),
+        Some(Datatype::Int16) => copy!(Data::Int16),
+        Some(Datatype::Int32) => copy!(Data::Int32),
+        Some(Datatype::Int64) => copy!(Data::Int64),
+        Some(Datatype::Fp16) => copy!(Data::Fp16),
+        Some(Datatype::Fp32) => copy!(Data::Fp32),
+        Some(Datatype::Fp64) => copy!(Data::Fp64),
+        Some(Datatype::Bf16) => copy!(Data::Bf16),
+        Some(Datatype::Bytes) => {
+            Data::Bytes(value.try_extract_strings().map_err(engine)?.1.into_iter().map(Bytes::from).collect())
+        }
+        None => return Err(RunFault::Engine(format!("an output has elements of type {ty}"))),
+    };
+    Tensor::new(shape.to_vec(), data).ok_or_else(|| RunFault::Engine("an output does not fill its shape".to_owned()))
+}
+
+/// ONNX Runtime has few error codes; its words tell a node that refused from a machine that failed.
+fn fault(error: &ort::Error) -> RunFault {
+    let message = error.message();
+    if message.contains("terminate flag") {
+        return RunFault::Cancelled;
+    }
+    let out_of_memory = message.contains("Failed to allocate memory") || message.contains("bad_alloc");
+    if !out_of_memory
+        && (error.code() == ErrorCode::InvalidArgument
+            || message.contains("Non-zero status code returned while running"))
+    {
+        return RunFault::Inputs(message.to_owned());
+    }
+    RunFault::Engine(message.to_owned())
+}

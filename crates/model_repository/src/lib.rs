@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod loader;
+mod manifest;
+mod metrics;
+pub mod mlflow;
+mod model;
+mod names;
+mod repository;
+mod snapshot;
+
+pub use loader::Loader;
+pub use metrics::{ModelMetrics, Outcome, Stage, describe as describe_metrics};
+pub use model::{Durations, Model, ModelIdentity, Statistics};
+pub use names::{ModelName, Version};
+pub use repository::{Repository, Turn};
+pub use snapshot::{Entry, IndexRow, Snapshot, State};

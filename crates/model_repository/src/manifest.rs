@@ -1,0 +1,264 @@
+//! `model.toml`: what a model folder declares, and the rules that make the declaration sound.
+
+use std::{collections::BTreeMap, path::Path};
+
+use engine::{Digest, LoadFault, Reason, Signature, TensorSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::names::{ModelName, NAME_LENGTH_MAX, Version, is_alias};
+
+/// The alias that a call without a version means.
+pub(crate) const CHAMPION: &str = "champion";
+
+/// The most versions of one model: each holds sessions and threads.
+pub(crate) const VERSIONS_MAX: usize = 16;
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+const RANK_MAX: usize = 16;
+
+/// A checked `model.toml`.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) name: ModelName,
+    pub(crate) description: String,
+    pub(crate) aliases: BTreeMap<String, Version>,
+    /// What an alias meant when its version last served; it answers where the one that is meant now does not.
+    pub(crate) last_good: BTreeMap<String, Version>,
+    pub(crate) versions: BTreeMap<Version, Declared>,
+}
+
+/// What is declared of one version.
+#[derive(Clone, Debug)]
+pub(crate) enum Declared {
+    /// A file with this digest, which takes and gives this.
+    File(Digest, Signature),
+    /// It was judged before it came here.
+    Refused(LoadFault),
+}
+
+/// A `model.toml` as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ManifestFile {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) description: String,
+    #[serde(default)]
+    pub(crate) aliases: BTreeMap<String, Version>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) last_good: BTreeMap<String, Version>,
+    pub(crate) versions: BTreeMap<Version, VersionFile>,
+    /// Those of every version that has none of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inputs: Vec<TensorSpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) outputs: Vec<TensorSpec>,
+}
+
+/// One version of a [`ManifestFile`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VersionFile {
+    pub(crate) sha256: Option<Digest>,
+    /// What the registry calls the origin of its files: another one is another version, whatever its number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Why it is not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<LoadFault>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inputs: Vec<TensorSpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) outputs: Vec<TensorSpec>,
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// Reads and checks the `model.toml` of a model folder, whose name must be the model's.
+    pub(crate) fn read(folder: &Path) -> Result<Self, LoadFault> {
+        let fault = |detail: String| LoadFault::new(Reason::Manifest, format!("model.toml: {detail}"));
+        let manifest = ManifestFile::read(folder).and_then(Self::of).map_err(fault)?;
+        if folder.file_name().and_then(|name| name.to_str()) != Some(manifest.name.as_str()) {
+            return Err(fault(format!("name: {:?} is not the name of its folder", manifest.name.as_str())));
+        }
+        Ok(manifest)
+    }
+
+    fn of(file: ManifestFile) -> Result<Self, String> {
+        let common = Signature { inputs: file.inputs, outputs: file.outputs };
+        let declared = |(version, file): (Version, VersionFile)| Ok((version, file.declared(version, &common)?));
+        let manifest = Self {
+            name: ModelName::parse(&file.name)
+                .ok_or("name: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")?,
+            description: file.description,
+            aliases: file.aliases,
+            last_good: file.last_good,
+            versions: file.versions.into_iter().map(declared).collect::<Result<_, String>>()?,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.versions.is_empty() || self.versions.len() > VERSIONS_MAX {
+            return Err(format!("versions: {}, but there must be 1 to {VERSIONS_MAX}", self.versions.len()));
+        }
+        for (alias, version) in &self.aliases {
+            if !is_alias(alias) {
+                return Err(format!(
+                    "aliases.{alias}: an alias is a name of letters, digits, '.', '_' or '-', and not a number"
+                ));
+            }
+            if !self.versions.contains_key(version) {
+                return Err(format!("aliases.{alias}: there is no version {version}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl ManifestFile, VersionFile ===
+
+impl ManifestFile {
+    /// Reads the `model.toml` of a model folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, String> {
+        let path = folder.join("model.toml");
+        let length = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
+        if length > MANIFEST_BYTES_MAX {
+            return Err(format!("{length} bytes, more than {MANIFEST_BYTES_MAX}"));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        toml::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    /// The text of a `model.toml` that [`Manifest::read`] accepts, or what is wrong with it.
+    pub(crate) fn text(&self) -> Result<String, String> {
+        Manifest::of(self.clone())?;
+        let text = toml::to_string(self).map_err(|error| error.to_string())?;
+        if text.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(format!("{} bytes, more than {MANIFEST_BYTES_MAX}", text.len()));
+        }
+        Ok(text)
+    }
+}
+
+impl VersionFile {
+    fn declared(self, version: Version, common: &Signature) -> Result<Declared, String> {
+        if let Some(fault) = self.refused {
+            return Ok(Declared::Refused(fault));
+        }
+        let place = format!("versions.{version}");
+        let digest = self.sha256.ok_or_else(|| format!("{place}.sha256: is missing"))?;
+        if self.inputs.is_empty() && self.outputs.is_empty() {
+            check_signature(common)?;
+            return Ok(Declared::File(digest, common.clone()));
+        }
+        let signature = Signature { inputs: self.inputs, outputs: self.outputs };
+        check_signature(&signature).map_err(|detail| format!("{place}.{detail}"))?;
+        Ok(Declared::File(digest, signature))
+    }
+}
+
+/// Whether inputs and outputs can be declared like this.
+pub(crate) fn check_signature(signature: &Signature) -> Result<(), String> {
+    check_specs("inputs", &signature.inputs)?;
+    check_specs("outputs", &signature.outputs)
+}
+
+fn check_specs(field: &str, specs: &[TensorSpec]) -> Result<(), String> {
+    if specs.is_empty() {
+        return Err(format!("{field}: a model has at least one"));
+    }
+    for (index, spec) in specs.iter().enumerate() {
+        if spec.name.is_empty() || spec.name.len() > NAME_LENGTH_MAX * 4 {
+            return Err(format!("{field}[{index}].name: 1 to {} bytes", NAME_LENGTH_MAX * 4));
+        }
+        if specs.iter().take(index).any(|other| other.name == spec.name) {
+            return Err(format!("{field}[{index}].name: {:?} is declared twice", spec.name));
+        }
+        if spec.shape.len() > RANK_MAX || spec.shape.iter().any(|dimension| *dimension < -1) {
+            return Err(format!(
+                "{field}[{index}].shape: at most {RANK_MAX} dimensions, each -1 (any length) or not negative"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Manifest, String> {
+        toml::from_str(text).map_err(|error| error.to_string()).and_then(Manifest::of)
+    }
+
+    fn signature(manifest: &Manifest, version: &str) -> Signature {
+        match &manifest.versions[&Version::parse(version).unwrap()] {
+            Declared::File(_, signature) => signature.clone(),
+            Declared::Refused(fault) => panic!("{fault}"),
+        }
+    }
+
+    const SOUND: &str = r#"
+        name = "m"
+        [aliases]
+        champion = "2"
+        [versions.1]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        [versions.2]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        [[inputs]]
+        name = "x"
+        datatype = "FP32"
+        shape = [-1, 3]
+        [[outputs]]
+        name = "y"
+        datatype = "INT64"
+        shape = [-1]
+    "#;
+
+    #[test]
+    fn a_sound_manifest_is_read() {
+        let manifest = parse(SOUND).unwrap();
+        assert_eq!(manifest.versions.len(), 2);
+        assert_eq!(manifest.aliases[CHAMPION], Version::parse("2").unwrap());
+        assert_eq!(signature(&manifest, "1").inputs[0].shape, [-1, 3]);
+    }
+
+    #[test]
+    fn each_unsound_line_is_named() {
+        let fault = |from: &str, to: &str| parse(&SOUND.replacen(from, to, 1)).unwrap_err();
+        assert!(fault("name = \"m\"", "name = \"../m\"").contains("name"));
+        assert!(fault("champion = \"2\"", "champion = \"3\"").contains("aliases.champion"));
+        assert!(fault("champion = \"2\"", "1 = \"2\"").contains("aliases.1"));
+        assert!(fault("[versions.1]", "[versions.01]").contains("01"));
+        assert!(fault("[versions.1]", "[versions.zero]").contains("zero"));
+        assert!(fault("e3b0", "e3").contains("64 hex digits"));
+        assert!(fault("sha256", "source").contains("versions.1.sha256"));
+        assert!(fault("FP32", "FLOAT").contains("FLOAT"));
+        assert!(fault("[-1, 3]", "[-2, 3]").contains("inputs[0].shape"));
+        assert!(fault("shape = [-1, 3]", "shape = [-1, 3]\nunits = \"m\"").contains("units"));
+    }
+
+    /// A version may have inputs and outputs of its own, and one that was refused needs no digest; what is written is
+    /// read again as it was.
+    #[test]
+    fn versions_may_differ_and_may_be_refused() {
+        let own = "inputs = [{ name = \"z\", datatype = \"INT64\", shape = [] }]\noutputs = [{ name = \"y\", datatype = \"INT64\", shape = [] }]";
+        let sha256 = "sha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"";
+        let text = SOUND.replacen(sha256, &format!("{sha256}\n{own}"), 1).replacen(
+            "[[inputs]]",
+            "[versions.3]\nsource = \"models:/m-3\"\nrefused = { reason = \"digest\", detail = \"no tag\" }\n[[inputs]]",
+            1,
+        );
+        let file: ManifestFile = toml::from_str(&text).unwrap();
+        assert_eq!(toml::from_str::<ManifestFile>(&file.text().unwrap()).unwrap(), file);
+        let manifest = Manifest::of(file).unwrap();
+        assert_eq!(signature(&manifest, "1").inputs[0].name, "z");
+        assert_eq!(signature(&manifest, "2").inputs[0].name, "x");
+        assert!(
+            matches!(&manifest.versions[&Version::parse("3").unwrap()], Declared::Refused(fault) if fault.reason == Reason::Digest)
+        );
+    }
+}

@@ -1,0 +1,290 @@
+//! Every metric of this service, by name. Those of HTTP, TLS and the process come from the kit.
+//!
+//! Labels are bounded: models and versions by the repository's limits, everything else by closed enums. All series of a
+//! model exist, at zero, from the moment it serves.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use engine::Reason;
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use problem::Kind;
+
+use crate::names::{ModelName, Version};
+
+const PREDICTIONS: &str = "ml_predictions_total";
+const PREDICTION_DURATION: &str = "ml_prediction_duration_seconds";
+const PREDICTION_STAGE: &str = "ml_prediction_stage_duration_seconds";
+const BATCH_SIZE: &str = "ml_prediction_batch_size";
+const QUEUE_DEPTH: &str = "ml_serving_queue_depth";
+const QUEUE_CAPACITY: &str = "ml_serving_queue_capacity";
+const EXECUTIONS: &str = "ml_serving_executions_total";
+const DEADLINE_EXCEEDED: &str = "ml_serving_deadline_exceeded_total";
+const PANICS: &str = "ml_serving_panics_total";
+const MODELS_LOADED: &str = "ml_serving_models_loaded";
+const MODEL_INFO: &str = "ml_model_info";
+const MODEL_READY: &str = "ml_model_ready";
+const MODEL_FILE: &str = "ml_model_file_bytes";
+const MODEL_LOADED_AT: &str = "ml_model_loaded_timestamp_seconds";
+const LOAD_DURATION: &str = "ml_model_load_duration_seconds";
+const LOAD_FAILURES: &str = "ml_model_load_failures_total";
+const REGISTRY_UP: &str = "ml_model_registry_up";
+const REGISTRY_REFRESHED_AT: &str = "ml_model_registry_last_refresh_timestamp_seconds";
+const REGISTRY_REFRESHES: &str = "ml_model_registry_refreshes_total";
+
+/// How a prediction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered.
+    Ok,
+    /// Failed by our own fault.
+    Error,
+    /// Refused for what the caller sent.
+    ClientError,
+    /// Refused for want of room.
+    Shed,
+    /// Not in time.
+    Timeout,
+    /// The caller went away.
+    Cancelled,
+}
+
+/// Where the time of a prediction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the request.
+    Decode,
+    /// Waiting for a worker.
+    Queue,
+    /// In ONNX Runtime.
+    Compute,
+    /// Writing the answer.
+    Encode,
+}
+
+/// How a look at the model registry ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    Ok,
+    RegistryAway,
+    StorageAway,
+    MirrorFailed,
+}
+
+/// The series of one model version.
+pub struct ModelMetrics {
+    pub(crate) queue_depth: Gauge,
+    pub(crate) executions: Counter,
+    pub(crate) panics: Counter,
+    outcomes: [Counter; Outcome::ALL.len()],
+    duration: Histogram,
+    stages: [Histogram; Stage::ALL.len()],
+    expired: [Counter; 2],
+    batch_size: Histogram,
+}
+
+/// Says what each metric is. Once, before anything is counted.
+pub fn describe() {
+    describe_counter!(PREDICTIONS, Unit::Count, "Predictions answered, by model, version and outcome.");
+    describe_histogram!(
+        PREDICTION_DURATION,
+        Unit::Seconds,
+        "A prediction from the first byte of its body to its answer."
+    );
+    describe_histogram!(
+        PREDICTION_STAGE,
+        Unit::Seconds,
+        "Where a prediction's time went: decode, queue, compute, encode."
+    );
+    describe_histogram!(BATCH_SIZE, Unit::Count, "Rows of a prediction.");
+    describe_gauge!(QUEUE_DEPTH, Unit::Count, "Calls that wait for a worker.");
+    describe_gauge!(QUEUE_CAPACITY, Unit::Count, "Calls that may wait for a worker.");
+    describe_counter!(EXECUTIONS, Unit::Count, "Runs that a worker began, whatever came of them.");
+    describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
+    describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
+    describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
+    describe_gauge!(MODEL_INFO, Unit::Count, "1 while a model version serves; the labels say what it is.");
+    describe_gauge!(MODEL_READY, Unit::Count, "Whether a model version serves.");
+    describe_gauge!(MODEL_FILE, Unit::Bytes, "Size of the model file that serves.");
+    describe_gauge!(MODEL_LOADED_AT, Unit::Seconds, "When the model version was loaded.");
+    describe_histogram!(LOAD_DURATION, Unit::Seconds, "Reading, probing and loading a model version that serves then.");
+    describe_counter!(LOAD_FAILURES, Unit::Count, "Model versions that were refused, by reason.");
+    counter!(PANICS).absolute(0);
+    gauge!(MODELS_LOADED).set(0.0);
+}
+
+/// Says what the metrics of the model registry are, where one is configured.
+pub(crate) fn describe_registry() {
+    describe_gauge!(REGISTRY_UP, Unit::Count, "Whether the last look at the model registry came to its end.");
+    describe_gauge!(
+        REGISTRY_REFRESHED_AT,
+        Unit::Seconds,
+        "When the models were last what the registry has; 0 is never in this process."
+    );
+    describe_counter!(REGISTRY_REFRESHES, Unit::Count, "Looks at the model registry, by outcome.");
+    gauge!(REGISTRY_UP).set(0.0);
+    gauge!(REGISTRY_REFRESHED_AT).set(0.0);
+    for outcome in Refresh::ALL {
+        counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(0);
+    }
+}
+
+/// A look at the model registry ended.
+pub(crate) fn record_refresh(outcome: Refresh) {
+    counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(1);
+    gauge!(REGISTRY_UP).set(f64::from(u8::from(outcome == Refresh::Ok)));
+    if outcome == Refresh::Ok {
+        gauge!(REGISTRY_REFRESHED_AT)
+            .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+}
+
+/// Whether a version serves.
+pub(crate) fn set_model_serves(name: &ModelName, version: Version, serves: bool) {
+    let (model, version, value) = (name.to_string(), version.to_string(), f64::from(u8::from(serves)));
+    gauge!(MODEL_INFO, "model" => model.clone(), "version" => version.clone(), "framework" => "onnx").set(value);
+    gauge!(MODEL_READY, "model" => model, "version" => version).set(value);
+}
+
+/// How many versions serve.
+pub(crate) fn set_models_loaded(count: usize) {
+    gauge!(MODELS_LOADED).set(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
+/// A version was loaded.
+pub(crate) fn record_load(name: &ModelName, took: Duration) {
+    histogram!(LOAD_DURATION, "model" => name.to_string()).record(took);
+}
+
+/// A version was refused.
+pub(crate) fn count_load_failure(name: &ModelName, reason: Reason) {
+    for each in Reason::ALL {
+        counter!(LOAD_FAILURES, "model" => name.to_string(), "reason" => each.as_str())
+            .increment(u64::from(each == reason));
+    }
+}
+
+// === impl ModelMetrics ===
+
+impl ModelMetrics {
+    /// Makes every series of a version, at zero where it is new.
+    pub(crate) fn register(name: &ModelName, version: Version, file_bytes: u64, queue_max: usize) -> Self {
+        let (model, version) = (name.to_string(), version.to_string());
+        let file_bytes = u32::try_from(file_bytes).map_or(f64::MAX, f64::from);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        gauge!(MODEL_FILE, "model" => model.clone(), "version" => version.clone()).set(file_bytes);
+        gauge!(MODEL_LOADED_AT, "model" => model.clone(), "version" => version.clone()).set(now.as_secs_f64());
+        gauge!(QUEUE_CAPACITY, "model" => model.clone(), "version" => version.clone())
+            .set(u32::try_from(queue_max).unwrap_or(u32::MAX));
+        for reason in Reason::ALL {
+            counter!(LOAD_FAILURES, "model" => model.clone(), "reason" => reason.as_str()).increment(0);
+        }
+        let outcome = |outcome: Outcome| counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome.as_str());
+        let stage = |stage: Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => stage.as_str());
+        let expired = |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => stage.as_str());
+        let metrics = Self {
+            queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
+            executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
+            panics: counter!(PANICS),
+            outcomes: Outcome::ALL.map(outcome),
+            duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
+            stages: Stage::ALL.map(stage),
+            expired: [Stage::Queue, Stage::Compute].map(expired),
+            batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
+        };
+        metrics.outcomes.iter().chain(&metrics.expired).for_each(|counter| counter.increment(0));
+        metrics.executions.increment(0);
+        metrics.queue_depth.increment(0.0);
+        metrics
+    }
+
+    /// A stage of a prediction ended.
+    pub fn record_stage(&self, stage: Stage, took: Duration) {
+        let [decode, queue, compute, encode] = &self.stages;
+        let histogram = match stage {
+            Stage::Decode => decode,
+            Stage::Queue => queue,
+            Stage::Compute => compute,
+            Stage::Encode => encode,
+        };
+        histogram.record(took);
+    }
+
+    /// A prediction ended.
+    pub fn record(&self, outcome: Outcome, took: Duration) {
+        let position = Outcome::ALL.iter().position(|each| *each == outcome).unwrap_or_default();
+        if let Some(counter) = self.outcomes.get(position) {
+            counter.increment(1);
+        }
+        self.duration.record(took);
+    }
+
+    /// A prediction had so many rows.
+    pub fn record_rows(&self, rows: u64) {
+        self.batch_size.record(u32::try_from(rows).unwrap_or(u32::MAX));
+    }
+
+    /// A deadline passed in the queue or in the computation.
+    pub(crate) fn count_expired(&self, stage: Stage) {
+        let [queue, compute] = &self.expired;
+        if stage == Stage::Queue { queue } else { compute }.increment(1);
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const ALL: [Self; 6] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout, Self::Cancelled];
+
+    /// The outcome that a problem is.
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Internal => Self::Error,
+            Kind::Unavailable | Kind::ResourceExhausted => Self::Shed,
+            Kind::DeadlineExceeded => Self::Timeout,
+            _ => Self::ClientError,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::ClientError => "client_error",
+            Self::Shed => "shed",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+// === impl Refresh ===
+
+impl Refresh {
+    const ALL: [Self; 4] = [Self::Ok, Self::RegistryAway, Self::StorageAway, Self::MirrorFailed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::RegistryAway => "registry_away",
+            Self::StorageAway => "storage_away",
+            Self::MirrorFailed => "mirror_failed",
+        }
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    const ALL: [Self; 4] = [Self::Decode, Self::Queue, Self::Compute, Self::Encode];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Queue => "queue",
+            Self::Compute => "compute",
+            Self::Encode => "encode",
+        }
+    }
+}

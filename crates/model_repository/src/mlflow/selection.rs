@@ -1,0 +1,184 @@
+//! Which versions of a model are mirrored, and what is declared of them: rules without I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::{Digest, LoadFault, Reason};
+
+use super::rest_api::{ModelVersion, RegisteredModel};
+use crate::{
+    manifest::{ManifestFile, VERSIONS_MAX, VersionFile},
+    names::{Version, is_alias},
+};
+
+const DESCRIPTION_CHARS_MAX: usize = 1000;
+
+/// What is known of a version before anything of it is fetched.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// The mirror has it, or has refused it.
+    Known(VersionFile),
+    /// It is refused by what the registry says of it.
+    Refused(VersionFile),
+    /// Its files must be fetched; the model file must have this digest.
+    Missing(Digest),
+}
+
+/// The aliases that can be declared, with what they mean.
+pub(super) fn aliases(model: &RegisteredModel) -> BTreeMap<String, Version> {
+    let aliases = model.aliases().into_iter().filter(|(alias, _)| is_alias(alias));
+    aliases.map(|(alias, version)| (alias.to_owned(), version)).collect()
+}
+
+/// What the aliases meant when their versions last served, of those that are aliases still.
+pub(super) fn last_good(
+    aliases: &BTreeMap<String, Version>,
+    mirrored: Option<&ManifestFile>,
+) -> BTreeMap<String, Version> {
+    let known = mirrored.map(|file| file.last_good.clone()).unwrap_or_default();
+    known.into_iter().filter(|(alias, _)| aliases.contains_key(alias)).collect()
+}
+
+/// The versions to mirror: what an alias means, what it last meant that served, and the newest. Of too many the aliased
+/// ones come first.
+pub(super) fn wanted(
+    newest: impl IntoIterator<Item = Version>,
+    aliases: &BTreeMap<String, Version>,
+    last_good: &BTreeMap<String, Version>,
+) -> BTreeSet<Version> {
+    let mut wanted = BTreeSet::new();
+    for version in aliases.values().chain(last_good.values()).copied().chain(newest) {
+        if wanted.len() < VERSIONS_MAX {
+            wanted.insert(version);
+        }
+    }
+    wanted
+}
+
+/// What can be said of a version without fetching it. `again`: what was refused may be mended by now.
+pub(super) fn judge(version: &ModelVersion, mirrored: Option<&ManifestFile>, again: bool) -> Judged {
+    let Some(digest) = version.digest.as_deref().and_then(Digest::parse) else {
+        let detail = match &version.digest {
+            None => "the version has no tag sha256 in the registry; set it to the SHA-256 of the model file in hex",
+            Some(_) => "the tag sha256 of the version is no SHA-256; set it to that of the model file, 64 hex digits",
+        };
+        return Judged::Refused(refused(version, None, LoadFault::new(Reason::Digest, detail)));
+    };
+    let known = mirrored.and_then(|file| file.versions.get(&version.number)).filter(|known| {
+        let is_same = known.source.as_ref() == Some(&version.source) && known.sha256 == Some(digest);
+        is_same && !(again && known.refused.is_some())
+    });
+    known.map_or(Judged::Missing(digest), |known| Judged::Known(known.clone()))
+}
+
+/// What is declared of a version that was refused.
+pub(super) fn refused(version: &ModelVersion, digest: Option<Digest>, fault: LoadFault) -> VersionFile {
+    VersionFile { sha256: digest, source: Some(version.source.clone()), refused: Some(fault), ..VersionFile::default() }
+}
+
+/// What is declared of a model. Aliases of versions that are not mirrored are left out.
+pub(super) fn manifest(
+    model: &RegisteredModel,
+    versions: BTreeMap<Version, VersionFile>,
+    mut aliases: BTreeMap<String, Version>,
+    mut last_good: BTreeMap<String, Version>,
+) -> ManifestFile {
+    aliases.retain(|_, version| versions.contains_key(version));
+    last_good.retain(|_, version| versions.contains_key(version));
+    ManifestFile {
+        name: model.name.clone(),
+        description: model.description.chars().take(DESCRIPTION_CHARS_MAX).collect(),
+        aliases,
+        last_good,
+        versions,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(number: u64) -> Version {
+        Version::parse(&number.to_string()).unwrap()
+    }
+
+    fn meaning(pairs: &[(&str, u64)]) -> BTreeMap<String, Version> {
+        pairs.iter().map(|(alias, version)| ((*alias).to_owned(), number(*version))).collect()
+    }
+
+    fn registered(text: &str) -> RegisteredModel {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn version(source: &str, digest: Option<&str>) -> ModelVersion {
+        ModelVersion { number: number(1), source: source.to_owned(), digest: digest.map(str::to_owned) }
+    }
+
+    #[test]
+    fn aliased_versions_are_mirrored_however_old() {
+        let wanted = |newest: &[u64], aliases: &[(&str, u64)], last_good: &[(&str, u64)]| -> Vec<String> {
+            let newest = newest.iter().map(|version| number(*version));
+            wanted(newest, &meaning(aliases), &meaning(last_good)).iter().map(Version::to_string).collect()
+        };
+        assert_eq!(wanted(&[9, 8], &[("champion", 1)], &[]), ["1", "8", "9"]);
+        assert_eq!(wanted(&[9, 8], &[("champion", 9)], &[("champion", 3)]), ["3", "8", "9"]);
+        let newest: Vec<u64> = (100..200).collect();
+        let many = wanted(&newest, &[("champion", 1)], &[("champion", 2)]);
+        assert_eq!((many.len(), &*many[0], &*many[1]), (VERSIONS_MAX, "1", "2"));
+    }
+
+    /// Fetched once: as long as source and digest stay, a version is what it was, also when it was refused.
+    #[test]
+    fn a_version_is_fetched_once() {
+        let good = VersionFile { sha256: Digest::parse(SHA256), source: Some("a".into()), ..VersionFile::default() };
+        let bad = VersionFile { refused: Some(LoadFault::new(Reason::Golden, "none")), ..good.clone() };
+        let file = |known: &VersionFile| {
+            let versions = BTreeMap::from([(number(1), known.clone())]);
+            manifest(&registered(r#"{"name": "m"}"#), versions, BTreeMap::new(), BTreeMap::new())
+        };
+        let missing = || Judged::Missing(Digest::parse(SHA256).unwrap());
+        let same = version("a", Some(SHA256));
+        assert_eq!(judge(&same, None, false), missing());
+        assert_eq!(judge(&same, Some(&file(&good)), true), Judged::Known(good.clone()));
+        assert_eq!(judge(&same, Some(&file(&bad)), false), Judged::Known(bad.clone()));
+        assert_eq!(judge(&same, Some(&file(&bad)), true), missing(), "a load asks again");
+        assert_eq!(judge(&version("b", Some(SHA256)), Some(&file(&good)), false), missing());
+        let other = SHA256.replace('e', "f");
+        let other = version("a", Some(&other));
+        assert!(matches!(judge(&other, Some(&file(&good)), false), Judged::Missing(_)));
+    }
+
+    #[test]
+    fn no_digest_no_service() {
+        for (tag, words) in [(None, "no tag sha256"), (Some("abc"), "64 hex digits")] {
+            let Judged::Refused(file) = judge(&version("a", tag), None, false) else { panic!("{tag:?}") };
+            let fault = file.refused.unwrap();
+            assert!(fault.reason == Reason::Digest && fault.detail.contains(words), "{fault}");
+        }
+    }
+
+    /// What MLflow allows as an alias and a path here does not, or what means a version that is not mirrored, is left out.
+    #[test]
+    fn only_aliases_that_can_mean_something_are_declared() {
+        let model = registered(
+            r#"{"name": "m", "aliases": [{"alias": "champion", "version": "1"}, {"alias": "12", "version": "1"},
+                {"alias": "old", "version": "7"}]}"#,
+        );
+        let versions =
+            BTreeMap::from([(number(1), refused(&version("a", None), None, LoadFault::new(Reason::Digest, "")))]);
+        let last = last_good(&aliases(&model), None);
+        let file = manifest(&model, versions, aliases(&model), last);
+        assert_eq!(file.aliases, meaning(&[("champion", 1)]));
+        assert!(file.text().is_ok());
+    }
+
+    #[test]
+    fn what_served_last_is_forgotten_with_its_alias() {
+        let mut file = manifest(&registered(r#"{"name": "m"}"#), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        file.last_good = meaning(&[("champion", 1), ("old", 2)]);
+        assert_eq!(last_good(&meaning(&[("champion", 5)]), Some(&file)), meaning(&[("champion", 1)]));
+    }
+}

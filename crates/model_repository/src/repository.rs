@@ -1,0 +1,209 @@
+//! The models of this replica: what is on disk, what serves, and why something does not.
+//!
+//! Invariants:
+//! - Callers see one snapshot, exchanged whole. A call keeps the model version it began with until it is answered.
+//! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
+//! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what a
+//!   registry has deleted goes, whatever else of its model fails.
+//! - One change at a time; callers of `load` and `unload` wait for their turn, with a limit.
+//!
+//! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
+//! from the registry, of which the folder is the mirror then.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use problem::{Kind, Problem};
+use service::{Latch, Readiness};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::{
+    loader::Loader,
+    manifest::Manifest,
+    metrics,
+    model::Model,
+    names::{ModelName, Version},
+    snapshot::{Entry, Slot, Snapshot, unknown_model},
+};
+
+/// How long a change may wait for the one before it.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most models of one folder.
+pub(crate) const MODELS_MAX: usize = 256;
+
+/// All models of one folder.
+pub struct Repository {
+    folder: PathBuf,
+    /// The folder is kept by somebody who decides what goes: the registry's mirror.
+    is_mirror: bool,
+    loader: Loader,
+    snapshot: ArcSwap<Snapshot>,
+    turn: Arc<Mutex<()>>,
+    readiness: Readiness,
+    /// Keeps the process not ready until there is something to answer calls with; once opened, for good.
+    latch: parking_lot::Mutex<Option<Latch>>,
+}
+
+/// The right to change the repository, which one has at a time.
+pub type Turn = OwnedMutexGuard<()>;
+
+// === impl Repository ===
+
+impl Repository {
+    /// Nothing is loaded yet, so the process is not ready from here on.
+    pub fn new(folder: PathBuf, is_mirror: bool, loader: Loader, readiness: Readiness) -> Self {
+        let latch = parking_lot::Mutex::new(Some(readiness.latch("models")));
+        Self { folder, is_mirror, loader, snapshot: ArcSwap::default(), turn: Arc::default(), readiness, latch }
+    }
+
+    /// What serves now. Cheap enough for every request.
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// The model version that a call means, by number, alias or, when empty, the default.
+    pub fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
+        self.snapshot.load().resolve(name, version)
+    }
+
+    /// Loads every model of the folder; what does not load is told in the index. Fails when there is no folder.
+    pub async fn load_all(&self) -> Result<(), Problem> {
+        let turn = self.take_turn().await?;
+        let names = self.folders().map_err(|error| {
+            Problem::new(Kind::InvalidArgument, format!("models.directory {}: {error}", self.folder.display()))
+        })?;
+        for name in names {
+            if let Err(problem) = self.load_in_turn(&turn, &name).await {
+                tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
+            }
+        }
+        self.change(&turn, |snapshot| snapshot.scanned = true);
+        Ok(())
+    }
+
+    /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it.
+    pub async fn load(&self, turn: Turn, name: &str) -> Result<(), Problem> {
+        let name = known_name(name)?;
+        let is_known = self.snapshot.load().models.contains_key(&name) || self.folder.join(name.as_str()).is_dir();
+        if !is_known {
+            return Err(unknown_model(name.as_str()));
+        }
+        self.load_in_turn(&turn, &name).await
+    }
+
+    /// Loads a model whose folder has changed, unless a caller has unloaded it.
+    pub(crate) async fn load_changed(&self, turn: &Turn, name: &ModelName) -> Result<(), Problem> {
+        if self.snapshot.load().models.get(name).is_some_and(|entry| entry.is_unloaded()) {
+            return Ok(());
+        }
+        self.load_in_turn(turn, name).await
+    }
+
+    /// Forgets a model that is no more. Calls that have begun are still answered.
+    pub(crate) fn remove(&self, turn: &Turn, name: &ModelName) {
+        self.change(turn, |snapshot| drop(snapshot.models.remove(name)));
+        tracing::info!(model = %name, "model is gone from the registry and out of service");
+    }
+
+    /// Takes a model out of service. Calls that have begun are still answered.
+    pub async fn unload(&self, name: &str) -> Result<(), Problem> {
+        let name = known_name(name)?;
+        let turn = self.take_turn().await?;
+        let Some(entry) = self.snapshot.load().models.get(&name).cloned() else {
+            return Err(unknown_model(name.as_str()));
+        };
+        let entry = entry.unloaded();
+        self.change(&turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        tracing::info!(model = %name, "model unloaded");
+        Ok(())
+    }
+
+    /// Waits until nobody else changes anything.
+    pub async fn take_turn(&self) -> Result<Turn, Problem> {
+        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turn).lock_owned()).await;
+        turn.map_err(|_| Problem::unavailable("another model is being loaded; try again"))
+    }
+
+    async fn load_in_turn(&self, turn: &Turn, name: &ModelName) -> Result<(), Problem> {
+        let old = self.snapshot.load().models.get(name).cloned().unwrap_or_default();
+        let manifest = match self.loader.read_manifest(self.folder.join(name.as_str())).await {
+            Ok(manifest) => manifest,
+            Err(fault) => {
+                metrics::count_load_failure(name, fault.reason);
+                let problem = refused(&[format!("{name}: {fault}")]);
+                let entry = old.with_manifest_fault(fault);
+                self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+                return Err(problem);
+            }
+        };
+        let versions = self.load_versions(&old, &manifest).await;
+        let faults: Vec<String> = versions
+            .iter()
+            .filter_map(|(version, slot)| Some(format!("{name} version {version}: {}", slot.fault.as_ref()?)))
+            .collect();
+        let keeps_undeclared = !faults.is_empty() && !self.is_mirror;
+        let entry = Entry::of(&manifest, versions, &old, keeps_undeclared);
+        self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        if faults.is_empty() { Ok(()) } else { Err(refused(&faults)) }
+    }
+
+    async fn load_versions(&self, old: &Entry, manifest: &Manifest) -> BTreeMap<Version, Slot> {
+        let mut versions = BTreeMap::new();
+        for (version, declared) in &manifest.versions {
+            let serving = old.versions.get(version).and_then(|slot| slot.serving.clone());
+            let folder = self.folder.join(manifest.name.as_str()).join(version.to_string());
+            let slot = match self.loader.load(&manifest.name, *version, declared, folder, serving.as_ref()).await {
+                Ok(model) => Slot { serving: Some(model), fault: None },
+                Err(fault) => {
+                    metrics::count_load_failure(&manifest.name, fault.reason);
+                    tracing::warn!(model = %manifest.name, %version, reason = ?fault.reason, %fault, kept = serving.is_some(), "model version refused");
+                    Slot { serving, fault: Some(fault) }
+                }
+            };
+            versions.insert(*version, slot);
+        }
+        versions
+    }
+
+    /// Exchanges the snapshot; whose turn it is, so that no change is lost.
+    fn change(&self, _turn: &Turn, change: impl FnOnce(&mut Snapshot)) {
+        let old = self.snapshot.load_full();
+        let mut snapshot = Snapshot::clone(&old);
+        change(&mut snapshot);
+        snapshot.measure(&old);
+        let (is_ready, has_faults) = (snapshot.is_ready(), snapshot.has_faults());
+        self.snapshot.store(Arc::new(snapshot));
+        if is_ready {
+            drop(self.latch.lock().take());
+        }
+        let remark = has_faults.then_some("not all serve as declared; the repository index says why");
+        self.readiness.remark("models", remark);
+    }
+
+    fn folders(&self) -> std::io::Result<Vec<ModelName>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if !entry.path().join("model.toml").is_file() {
+                continue;
+            }
+            match entry.file_name().to_str().and_then(ModelName::parse) {
+                Some(name) if names.len() < MODELS_MAX => names.push(name),
+                Some(name) => tracing::warn!(model = %name, max = MODELS_MAX, "model left out: too many models"),
+                None => {
+                    tracing::warn!(folder = %entry.path().display(), "model left out: its folder has no valid model name")
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn known_name(name: &str) -> Result<ModelName, Problem> {
+    ModelName::parse(name).ok_or_else(|| unknown_model(name))
+}
+
+fn refused(faults: &[String]) -> Problem {
+    Problem::new(Kind::Conflict, format!("not loaded, what served before serves on: {}", faults.join("; ")))
+}

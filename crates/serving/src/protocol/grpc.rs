@@ -1,0 +1,231 @@
+//! The gRPC face of the inference protocol: thin, with the same rules and the same words as REST.
+
+mod infer;
+
+use std::{collections::HashMap, time::Instant};
+
+use engine::TensorSpec;
+use http::HeaderValue;
+use model_repository::{Durations, Model};
+use problem::{Kind, Problem};
+use proto::inference::{
+    InferStatistics, ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+    ModelReadyRequest, ModelReadyResponse, ModelRepositoryParameter, ModelStatistics, ModelStatisticsRequest,
+    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest,
+    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    StatisticDuration,
+    grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
+    model_metadata_response::TensorMetadata,
+    repository_index_response::ModelIndex,
+};
+use tonic::{Code, Request, Response, Status, body::Body, codec::CompressionEncoding};
+use tower::util::MapResponse;
+
+use crate::{
+    app::App,
+    inference::Measured,
+    protocol::{EXTENSIONS, PLATFORM, deadline, is_too_long, properties},
+};
+
+/// The service's name in the contract.
+pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
+
+/// How tonic's own INTERNAL begins; each is about a request that cannot be read.
+const UNREADABLE: [&str; 4] =
+    ["protocol error: ", "Error decompressing: ", "Unexpected EOF decoding stream", "Missing request message"];
+
+type Server = MapResponse<GrpcInferenceServiceServer<Service>, fn(http::Response<Body>) -> http::Response<Body>>;
+
+/// The methods, over the state of the process.
+#[derive(Clone)]
+pub(crate) struct Service(App);
+
+/// The tonic service with the limits of this process.
+pub(crate) fn server(app: &App) -> Server {
+    // Whoever computed an answer may send it, however long; what comes in is bounded, packed and unpacked.
+    let server = GrpcInferenceServiceServer::new(Service(app.clone()))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate)
+        .max_decoding_message_size(app.limits.body_bytes_max)
+        .max_encoding_message_size(usize::MAX);
+    MapResponse::new(server, blame_the_caller)
+}
+
+/// Corrects the codes of requests that tonic could not read. None of them is a fault of ours: a message over the limit is
+/// RESOURCE_EXHAUSTED as on our other routes, and one that is not framed or packed as it says is INVALID_ARGUMENT.
+fn blame_the_caller(mut response: http::Response<Body>) -> http::Response<Body> {
+    let Some(status) = response.extensions().get::<Status>() else { return response };
+    let code = match status.code() {
+        Code::OutOfRange => Code::ResourceExhausted,
+        // The body itself was cut, by the listener's limit or by its sender.
+        Code::Unknown if is_too_long(status) => Code::ResourceExhausted,
+        Code::Unknown => Code::InvalidArgument,
+        Code::Internal if UNREADABLE.iter().any(|words| status.message().starts_with(words)) => Code::InvalidArgument,
+        _ => return response,
+    };
+    response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from(code as i32));
+    response
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Service {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: self.0.is_ready() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        match self.0.repository.resolve(&name, &version) {
+            Ok(_) => Ok(Response::new(ModelReadyResponse { ready: true })),
+            Err(problem) if problem.kind() == Kind::Unavailable => {
+                Ok(Response::new(ModelReadyResponse { ready: false }))
+            }
+            Err(problem) => Err(problem.into()),
+        }
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: "rampart".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: EXTENSIONS.iter().map(|extension| (*extension).to_owned()).collect(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let model = self.0.repository.resolve(&name, &version)?;
+        let snapshot = self.0.repository.snapshot();
+        let entry = snapshot.entry(&name);
+        Ok(Response::new(ModelMetadataResponse {
+            name,
+            versions: entry
+                .into_iter()
+                .flat_map(|entry| entry.serving())
+                .map(|model| model.version_text.clone())
+                .collect(),
+            platform: PLATFORM.to_owned(),
+            inputs: model.signature.inputs.iter().map(tensor_metadata).collect(),
+            outputs: model.signature.outputs.iter().map(tensor_metadata).collect(),
+            properties: properties(&model, entry).into_iter().collect(),
+        }))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let arrived = Instant::now();
+        let (metadata, _, request) = request.into_parts();
+        let model = self.0.repository.resolve(&request.model_name, &request.model_version)?;
+        let timeout = deadline::of_headers(metadata.as_ref())?;
+        let mut measured = Measured::start(std::sync::Arc::clone(&model), arrived);
+        let answer = async {
+            let (mut call, reply) = infer::read(request, &model.signature)?;
+            call.timeout = deadline::shorter(call.timeout, timeout);
+            let outputs = measured.compute(call, self.0.limits.timeout_max).await?;
+            Ok(reply.write(&model, &outputs))
+        }
+        .await;
+        Ok(Response::new(measured.finish(answer)?))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let models = self.0.repository.snapshot().serving(&name, &version)?;
+        Ok(Response::new(ModelStatisticsResponse {
+            model_stats: models.iter().map(|model| statistics(model)).collect(),
+        }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let rows = self.0.repository.snapshot().index(request.into_inner().ready);
+        let models = rows
+            .into_iter()
+            .map(|row| ModelIndex {
+                name: row.name,
+                version: row.version,
+                state: row.state.as_str().to_owned(),
+                reason: row.reason,
+            })
+            .collect();
+        Ok(Response::new(RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let request = request.into_inner();
+        refuse_parameters(&request.parameters, |_| false)?;
+        self.0.load_model(&request.model_name).await?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let request = request.into_inner();
+        refuse_parameters(&request.parameters, |key| key == "unload_dependents")?;
+        self.0.repository.unload(&request.model_name).await?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}
+
+fn refuse_parameters(
+    parameters: &HashMap<String, ModelRepositoryParameter>,
+    harmless: impl Fn(&str) -> bool,
+) -> Result<(), Problem> {
+    match parameters.keys().find(|key| !harmless(key)) {
+        None => Ok(()),
+        Some(key) => {
+            let detail = "a model is loaded as its folder has it; overrides are not offered";
+            Err(Problem::new(Kind::InvalidArgument, detail).field(format!("parameters.{key}")))
+        }
+    }
+}
+
+fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata {
+    TensorMetadata { name: spec.name.clone(), datatype: spec.datatype.to_string(), shape: spec.shape.clone() }
+}
+
+fn statistics(model: &Model) -> ModelStatistics {
+    let statistics = &model.statistics;
+    let duration = |durations: &Durations| {
+        let (count, ns) = durations.get();
+        Some(StatisticDuration { count, ns })
+    };
+    ModelStatistics {
+        name: model.identity.name.to_string(),
+        version: model.version_text.clone(),
+        last_inference: statistics.last_ms(),
+        inference_count: statistics.rows(),
+        execution_count: statistics.compute_infer.get().0,
+        inference_stats: Some(InferStatistics {
+            success: duration(&statistics.success),
+            fail: duration(&statistics.fail),
+            queue: duration(&statistics.queue),
+            compute_input: duration(&statistics.compute_input),
+            compute_infer: duration(&statistics.compute_infer),
+            compute_output: duration(&statistics.compute_output),
+            cache_hit: None,
+            cache_miss: None,
+        }),
+        ..ModelStatistics::default()
+    }
+}

@@ -1,0 +1,204 @@
+//! The REST face of the inference protocol: thin handlers, each behind the action it declares in [`crate::routes`].
+
+mod body;
+mod metadata;
+mod request;
+mod response;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    extract::{FromRequestParts, RawPathParams, Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use engine::tensor::Tensor;
+use http::{HeaderMap, StatusCode, request::Parts};
+use model_repository::Model;
+use problem::{Inference, Kind, Problem};
+
+use crate::{
+    app::App,
+    inference::Measured,
+    protocol::{
+        deadline,
+        json::{Fault, Reader},
+        wire::{once, read_parameters},
+    },
+};
+
+use request::{InferRequest, JSON_LENGTH_HEADER};
+use response::Reply;
+
+type Answer = Result<Response, Inference>;
+
+/// Bodies that only steer are small.
+const CONTROL_BYTES_MAX: usize = 64 << 10;
+
+/// What is longer is read and written beside the threads that serve requests: a few milliseconds of JSON would hold up all
+/// others, health checks included.
+const SMALL_BYTES_MAX: usize = 256 << 10;
+
+/// The model and version that a path names; both are empty where the path has none.
+pub(crate) struct Target {
+    model: String,
+    version: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Inference;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Inference> {
+        let path = RawPathParams::from_request_parts(parts, state).await;
+        let path = path.map_err(|_| Problem::new(Kind::InvalidArgument, "the path is not UTF-8"))?;
+        let take =
+            |name| path.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, value)| value.to_owned());
+        Ok(Self { model: take("model"), version: take("version") })
+    }
+}
+
+// --- health ---
+
+pub(crate) async fn live() -> Answer {
+    Ok(json(StatusCode::OK, &serde_json::json!({ "live": true })))
+}
+
+pub(crate) async fn ready(State(app): State<App>) -> Answer {
+    let ready = app.is_ready();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(json(status, &serde_json::json!({ "ready": ready })))
+}
+
+pub(crate) async fn model_ready(State(app): State<App>, target: Target) -> Answer {
+    let model = app.repository.resolve(&target.model, &target.version)?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "name": model.identity.name.as_str(), "ready": true })))
+}
+
+// --- metadata ---
+
+pub(crate) async fn server_metadata() -> Answer {
+    Ok(json(StatusCode::OK, &metadata::server()))
+}
+
+pub(crate) async fn model_metadata(State(app): State<App>, target: Target) -> Answer {
+    let model = app.repository.resolve(&target.model, &target.version)?;
+    let snapshot = app.repository.snapshot();
+    Ok(json(StatusCode::OK, &metadata::model(&model, snapshot.entry(&target.model))))
+}
+
+pub(crate) async fn statistics(State(app): State<App>, target: Target) -> Answer {
+    let models = app.repository.snapshot().serving(&target.model, &target.version)?;
+    Ok(json(StatusCode::OK, &metadata::statistics(&models)))
+}
+
+// --- inference ---
+
+pub(crate) async fn infer(State(app): State<App>, target: Target, request: Request) -> Answer {
+    let arrived = Instant::now();
+    let model = app.repository.resolve(&target.model, &target.version)?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body, app.limits.body_bytes_max).await?;
+    let mut measured = Measured::start(Arc::clone(&model), arrived);
+    let answer = predict(&app, &model, &parts.headers, body, &mut measured).await;
+    Ok(measured.finish(answer)?)
+}
+
+async fn predict(
+    app: &App,
+    model: &Arc<Model>,
+    headers: &HeaderMap,
+    body: Bytes,
+    measured: &mut Measured,
+) -> Result<Response, Problem> {
+    let (bytes, json_length, signed) = (body.len(), json_length(headers)?, Arc::clone(model));
+    let mut request = aside(bytes, move || InferRequest::read(body, json_length, &signed.signature)).await?;
+    let reply = Reply::of(&mut request);
+    let mut call = request.call;
+    call.timeout = deadline::shorter(call.timeout, deadline::of_headers(headers)?);
+    let outputs = measured.compute(call, app.limits.timeout_max).await?;
+    let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
+    aside(bytes, move || reply.write(&model, &outputs)).await
+}
+
+/// Does the work at once if it is small, else on a thread where it may take its time.
+async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes <= SMALL_BYTES_MAX {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Problem::internal(error)))
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
+    let Some(value) = headers.get(JSON_LENGTH_HEADER) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length
+        .map(Some)
+        .ok_or_else(|| Problem::new(Kind::InvalidArgument, "must be a number of bytes").field(JSON_LENGTH_HEADER))
+}
+
+// --- repository ---
+
+pub(crate) async fn index(State(app): State<App>, request: Request) -> Answer {
+    let mut only_ready = None;
+    let body = control_body(request).await?;
+    read_control(&body, |reader, key| match key {
+        "ready" => once(&mut only_ready, "ready", || reader.bool()),
+        _ => reader.skip().map(drop),
+    })?;
+    let rows = app.repository.snapshot().index(only_ready.unwrap_or(false));
+    Ok(json(StatusCode::OK, &metadata::index(&rows)))
+}
+
+pub(crate) async fn load(State(app): State<App>, target: Target, request: Request) -> Answer {
+    refuse_parameters(request, |_| false).await?;
+    app.load_model(&target.model).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({})))
+}
+
+pub(crate) async fn unload(State(app): State<App>, target: Target, request: Request) -> Answer {
+    // There are no dependents, so either value means the same.
+    refuse_parameters(request, |key| key == "unload_dependents").await?;
+    app.repository.unload(&target.model).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({})))
+}
+
+/// What a model is comes from its folder and from nowhere else: a request can override neither configuration nor files.
+async fn refuse_parameters(request: Request, harmless: impl Fn(&str) -> bool) -> Result<(), Problem> {
+    let body = control_body(request).await?;
+    read_control(&body, |reader, key| match key {
+        "parameters" => read_parameters(reader, |key, _| {
+            if harmless(key) {
+                Ok(())
+            } else {
+                Err(Fault::value("a model is loaded as its folder has it; overrides are not offered"))
+            }
+        })
+        .map_err(|fault| fault.key("parameters")),
+        _ => reader.skip().map(drop),
+    })
+}
+
+async fn control_body(request: Request) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    body::read(&parts.headers, body, CONTROL_BYTES_MAX).await
+}
+
+/// Reads an object, or nothing at all: clients send empty bodies here.
+fn read_control<'a>(
+    body: &'a [u8],
+    mut visit: impl FnMut(&mut Reader<'a>, &str) -> Result<(), Fault>,
+) -> Result<(), Problem> {
+    if body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let mut reader = Reader::new(body);
+    reader.object(|reader, key| visit(reader, &key))?;
+    Ok(reader.end()?)
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
+    metadata::json(status, value)
+}

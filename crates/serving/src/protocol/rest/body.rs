@@ -1,0 +1,106 @@
+//! The body of a REST request: read whole, within the limit, unpacked within the same limit.
+
+use std::{error::Error, io::Read};
+
+use axum::body::Body;
+use bytes::Bytes;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, Limited};
+use problem::{Kind, Problem};
+
+use crate::protocol::is_too_long;
+
+/// How a body was packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Gzip,
+    Deflate,
+}
+
+/// Reads a body to its end. What is longer than `bytes_max`, packed or unpacked, is refused.
+pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let packing = packing(headers)?;
+    let body = Limited::new(body, bytes_max).collect().await.map_err(|error| broken(&*error, bytes_max))?.to_bytes();
+    match packing {
+        None => Ok(body),
+        Some(packing) => {
+            let unpacked = tokio::task::spawn_blocking(move || unpack(&body, packing, bytes_max)).await;
+            unpacked.unwrap_or_else(|error| Err(Problem::internal(error)))
+        }
+    }
+}
+
+fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
+    match value.as_bytes() {
+        b"" | b"identity" => Ok(None),
+        b"gzip" | b"x-gzip" => Ok(Some(Packing::Gzip)),
+        b"deflate" => Ok(Some(Packing::Deflate)),
+        _ => Err(Problem::new(Kind::InvalidArgument, "only gzip and deflate are understood").field("content-encoding")),
+    }
+}
+
+fn unpack(packed: &[u8], packing: Packing, bytes_max: usize) -> Result<Bytes, Problem> {
+    // One byte more than allowed is enough to know; a bomb is never unpacked beyond it.
+    let limit = bytes_max as u64 + 1;
+    let mut unpacked = Vec::with_capacity(packed.len().saturating_mul(4).min(bytes_max));
+    let read = match packing {
+        Packing::Gzip => MultiGzDecoder::new(packed).take(limit).read_to_end(&mut unpacked),
+        Packing::Deflate => ZlibDecoder::new(packed).take(limit).read_to_end(&mut unpacked),
+    };
+    if unpacked.len() > bytes_max {
+        return Err(too_large(bytes_max));
+    }
+    match read {
+        Ok(_) => Ok(Bytes::from(unpacked)),
+        Err(error) => Err(Problem::new(Kind::InvalidArgument, format!("the body is not what it says: {error}"))
+            .field("content-encoding")),
+    }
+}
+
+fn broken(error: &(dyn Error + 'static), bytes_max: usize) -> Problem {
+    if is_too_long(error) { too_large(bytes_max) } else { Problem::new(Kind::InvalidArgument, "the body broke off") }
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the body is longer than {bytes_max} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    async fn read_gzip(body: Vec<u8>, bytes_max: usize) -> Result<Bytes, Kind> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
+        read(&headers, Body::from(body), bytes_max).await.map_err(|problem| problem.kind())
+    }
+
+    #[tokio::test]
+    async fn the_limit_holds_packed_and_unpacked() {
+        assert_eq!(read_gzip(gzip(b"abc"), 100).await.as_deref(), Ok(&b"abc"[..]));
+        let bomb = gzip(&vec![0; 1 << 20]);
+        assert!(bomb.len() < 4096);
+        assert_eq!(read_gzip(bomb, 4096).await, Err(Kind::TooLarge));
+        assert_eq!(read_gzip(vec![0; 101], 100).await, Err(Kind::TooLarge));
+        assert_eq!(read_gzip(b"abc".to_vec(), 100).await, Err(Kind::InvalidArgument));
+        assert_eq!(read(&HeaderMap::new(), Body::from("abc"), 2).await.unwrap_err().kind(), Kind::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_cut_gzip_body_is_refused() {
+        let mut packed = gzip(&[7; 1000]);
+        packed.truncate(packed.len() - 5);
+        assert_eq!(read_gzip(packed, 4096).await, Err(Kind::InvalidArgument));
+    }
+}
