@@ -1,7 +1,7 @@
-"""Tokens that must not be believed, each one change away from one that must.
+"""Tokens that must be refused, each one change away from one that must be accepted.
 
 The control is what makes the others meaningful: the same claims, signed again with the platform's own key, are
-accepted. That key lies in the data folder of `rampart dev`, readable by whoever started it.
+accepted. That key lies in the data folder of `rampart dev`, readable by the user who started it.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ def signed(header: dict, claims: dict, key: Ed25519PrivateKey) -> str:
 def bad_tokens(token: str, data: Path) -> dict[str, str]:
     """By name, every token that must be refused, made from one that is accepted."""
     header, claims = parts(token)
-    ours, now = platform_key(data), int(time.time())
+    own_key, now = platform_key(data), int(time.time())
     text, signature = token.rsplit(".", 1)
     # The last character of 64 bytes in base64url carries padding bits: change one in the middle.
     flipped = signature[:40] + ("A" if signature[40] != "A" else "B") + signature[41:]
-    public = ours.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    public = own_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return {
         "not a token": "hunter2",
         "empty": "",
         "signature changed": f"{text}.{flipped}",
         "signature cut off": f"{text}.",
         "claims changed": ".".join([_encode(header), _encode({**claims, "roles": ["admin", "engineer"]}), signature]),
-        "expired": signed(header, {**claims, "iat": now - 7200, "nbf": now - 7200, "exp": now - 3600}, ours),
-        "not yet valid": signed(header, {**claims, "iat": now + 3600, "nbf": now + 3600, "exp": now + 7200}, ours),
-        "without an end": signed(header, {name: claims[name] for name in claims if name != "exp"}, ours),
-        "signed by a stranger": signed(header, claims, Ed25519PrivateKey.generate()),
+        "expired": signed(header, {**claims, "iat": now - 7200, "nbf": now - 7200, "exp": now - 3600}, own_key),
+        "not yet valid": signed(header, {**claims, "iat": now + 3600, "nbf": now + 3600, "exp": now + 7200}, own_key),
+        "without an end": signed(header, {name: claims[name] for name in claims if name != "exp"}, own_key),
+        "signed by a foreign key": signed(header, claims, Ed25519PrivateKey.generate()),
         "signed with the passport key": signed(header, claims, platform_key(data, PASSPORT_KEY)),
         "alg none": f"{_encode({**header, 'alg': 'none'})}.{_encode(claims)}.",
         "alg none, signature kept": f"{_encode({**header, 'alg': 'none'})}.{_encode(claims)}.{signature}",
         "HMAC with the public key": _hmac({**header, "alg": "HS256"}, claims, public),
-        "for somebody else": signed(header, {**claims, "aud": "https://elsewhere.example"}, ours),
-        "from another issuer": signed(header, {**claims, "iss": "https://elsewhere.example"}, ours),
-        "of another type": signed({**header, "typ": "JWT"}, claims, ours),
-        "under an unknown key id": signed({**header, "kid": "nobody"}, claims, ours),
+        "for another audience": signed(header, {**claims, "aud": "https://elsewhere.example"}, own_key),
+        "from another issuer": signed(header, {**claims, "iss": "https://elsewhere.example"}, own_key),
+        "of another type": signed({**header, "typ": "JWT"}, claims, own_key),
+        "under an unknown key id": signed({**header, "kid": "unknown"}, claims, own_key),
     }
 
 

@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import complaints
+import log_warnings
 from poll import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 SETPRIV = Path("/usr/bin/setpriv")
-# What the tests make services say at WARN or ERROR: the beginnings of messages. Bad requests must cause none.
-EXPECTED_COMPLAINTS: list[str] = []
+# Beginnings of WARN and ERROR messages that the tests provoke. Bad requests must cause none.
+EXPECTED_WARNINGS: list[str] = []
 
 
 @dataclass(frozen=True)
 class Platform:
-    """Where the front door is, whom it is signed by, and who may be asked for a token."""
+    """The front door, the CA of its certificate, and the files with access tokens."""
 
     front: str
     ca_file: str
@@ -78,17 +78,17 @@ def running_platform():
 
 @contextmanager
 def _started():
-    # Not pytest's tmp_path: PostgreSQL runs under another account when we are root, and must be able to pass through.
+    # Not pytest's tmp_path: under root PostgreSQL runs as another user, which must be able to pass through.
     data = Path(tempfile.mkdtemp(prefix="rampart-clients-"))
     output = data.with_suffix(".log")
     process = _spawn(data, output)
     try:
         _wait_until_ready(process, data / "state.json", output)
-        started = complaints.lengths(data / "logs")
+        started = log_warnings.lengths(data / "logs")
         yield Platform.from_state(data / "state.json")
         _stop(process)
-        found = complaints.complaints(started, EXPECTED_COMPLAINTS)
-        assert not found, "services complained during the tests:\n" + "\n".join(found)
+        found = log_warnings.warnings(started, EXPECTED_WARNINGS)
+        assert not found, "the services logged warnings during the tests:\n" + "\n".join(found)
     except BaseException:
         if process.poll() is None:
             process.kill()
@@ -108,7 +108,7 @@ def _spawn(data: Path, output: Path) -> subprocess.Popen:
         "--onnxruntime-sha256", os.environ["RAMPART_ONNXRUNTIME_SHA256"],
     ]  # fmt: skip
     if SETPRIV.exists():
-        # So that the kernel ends it when this process is killed: tests that are cut off leave nothing.
+        # The kernel ends it when this process is killed: interrupted tests leave nothing.
         command = [str(SETPRIV), "--pdeathsig", "TERM", "--", *command]
     with output.open("w") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)

@@ -1,4 +1,4 @@
-"""What a hostile peer does below the level of a request: the front door bounds it, and says so where it can."""
+"""Attacks below the level of a request: the front door bounds each, and answers with an error where it can."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from poll import until
 
 CALLER = "analyst"
 INFER = "/v2/models/breast-cancer-forest/infer"
-# Far beyond any sensible deadline: a test that waits this long has failed.
+# Far beyond every deadline of the front door: a test that waits this long has failed.
 PATIENCE_S = 60
 # A handshake has 3 s and a header 5; twice that is late even on a busy machine.
 CLOSED_WITHIN_S = 10
@@ -117,7 +117,7 @@ def test_chunked_body_beyond_the_limit_is_413(connect, platform, path):
     except OSError:
         pass  # it stopped reading, as it should
     else:
-        pytest.fail("a gibibyte was taken without a word")
+        pytest.fail("a gibibyte was read without an answer")
     refusal_of(connection, b"", path, 413)
 
 
@@ -138,7 +138,7 @@ def test_long_path_is_refused(connect, platform):
 
 @pytest.fixture
 def many_files():
-    """Allows as many open files as the crowd needs, or fails: running out of them here would look like a refusal."""
+    """Allows as many open files as the test needs, or fails: running out of them here would look like a refusal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = CONNECTIONS_MAX + FILES_BESIDES
     assert hard == resource.RLIM_INFINITY or hard >= needed, f"ulimit -Hn is {hard}, this test needs {needed}"
@@ -149,7 +149,7 @@ def many_files():
 
 
 def test_too_many_connections_of_one_address_are_refused(many_files, platform, connect):
-    """And when they are gone, the next one is served."""
+    """And when they are closed, the next one is served."""
     served = []
     while (connection := connect_and_ask(connect)) is not None:
         served.append(connection)
@@ -162,7 +162,7 @@ def test_too_many_connections_of_one_address_are_refused(many_files, platform, c
 
 
 def connect_and_ask(connect) -> ssl.SSLSocket | None:
-    """A connection that has been served once and stays open, or None when there was no getting in."""
+    """A connection that has been served once and stays open, or None when it was not accepted."""
     try:
         connection = connect()
         answer = answer_to(connection, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -209,7 +209,7 @@ def test_handshake_that_never_ends_is_closed_in_time(platform):
             pass
 
 
-# === ambiguous: two parties could read it differently ===
+# === ambiguous: two parsers could read it differently ===
 
 AMBIGUOUS = {
     "length and chunked": ["content-length: 5", "transfer-encoding: chunked"],
@@ -261,7 +261,7 @@ def test_nonsense_request_lines_are_refused(connect, line):
 # === the wrong protocol ===
 
 
-def speak_plainly(platform, *lines: str) -> bytes:
+def send_plain_http(platform, *lines: str) -> bytes:
     with socket.create_connection(platform.address, timeout=PATIENCE_S) as plain:
         plain.sendall("\r\n".join(["GET /v2 HTTP/1.1", "Host: localhost", *lines, "", ""]).encode())
         received = b""
@@ -273,14 +273,14 @@ def speak_plainly(platform, *lines: str) -> bytes:
         return received
 
 
-def test_plain_http_is_sent_to_https(platform):
-    answer = speak_plainly(platform)
+def test_plain_http_is_redirected_to_https(platform):
+    answer = send_plain_http(platform)
     assert status_of(answer) == 308
     assert b"location: https://" in answer.lower()
 
 
-def test_plain_http_with_a_token_is_told_that_the_token_is_exposed(platform):
-    answer = speak_plainly(platform, "Authorization: Bearer hunter2")
+def test_plain_http_with_a_token_is_400_and_says_that_the_token_is_exposed(platform):
+    answer = send_plain_http(platform, "Authorization: Bearer hunter2")
     assert status_of(answer) == 400
     assert b"location:" not in answer.lower()
     assert b"expos" in answer.lower()

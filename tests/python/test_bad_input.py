@@ -141,7 +141,7 @@ def test_unreadable_body_is_located(rest, platform, what):
 @pytest.mark.parametrize(
     ("path", "named"),
     [
-        ("/v2/models/nobody/infer", "nobody"),
+        ("/v2/models/no-such-model/infer", "no-such-model"),
         (f"/v2/models/{FOREST}/versions/99/infer", "99"),
         (f"/v2/models/{FOREST}/versions/challenger/infer", "challenger"),
         (f"/v2/models/{FOREST}/versions/-1/infer", "-1"),
@@ -159,7 +159,7 @@ def test_wrong_method_is_refused(rest, platform):
     assert response.status_code in (404, 405)
 
 
-def test_unknown_route_has_the_form_of_its_neighbours(rest, platform):
+def test_unknown_route_has_the_error_format_of_its_prefix(rest, platform):
     response = rest.get("/api/nothing-here", headers=platform.bearer("admin"))
     assert response.status_code == 404
     assert response.headers["content-type"].split(";")[0] == "application/problem+json"
@@ -276,7 +276,7 @@ def test_wrong_field_of_an_rpc_is_named(channel, platform, message, named):
     assert named in refusal.value.details()
 
 
-@pytest.mark.parametrize(("name", "version"), [("nobody", ""), (FOREST, "99"), ("../../etc/passwd", "")])
+@pytest.mark.parametrize(("name", "version"), [("no-such-model", ""), (FOREST, "99"), ("../../etc/passwd", "")])
 def test_unknown_model_or_version_is_not_found_by_rpc(grpc, platform, name, version):
     tensor = tritonclient.grpc.InferInput("input", [1, WIDTH], "FP32")
     tensor.set_data_from_numpy(np.zeros((1, WIDTH), np.float32))
@@ -292,7 +292,7 @@ def test_message_beyond_the_limit_is_resource_exhausted(channel, platform):
     assert "limit" in refusal.value.details()
 
 
-@pytest.mark.parametrize("method", ["inference.GRPCInferenceService/Nothing", "grpc.nobody.Service/Call"])
+@pytest.mark.parametrize("method", ["inference.GRPCInferenceService/Nothing", "grpc.unknown.Service/Call"])
 def test_unknown_rpc_is_unimplemented(channel, platform, method):
     with pytest.raises(grpc_library.RpcError) as refusal:
         call(channel, platform, b"", method)

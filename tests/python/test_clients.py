@@ -83,7 +83,7 @@ def test_versions_and_aliases_are_ready(request, platform, protocol, version):
 
 
 def test_unknown_model_is_not_ready(http, platform):
-    assert not http.is_model_ready("nobody", headers=platform.bearer(READER))
+    assert not http.is_model_ready("no-such-model", headers=platform.bearer(READER))
 
 
 # === infer ===

@@ -17,7 +17,7 @@ CALLER = "analyst"
 
 
 def rest_json(request, name, version, features):
-    """Plain JSON as anybody would write it: nested rows, no client library."""
+    """Plain JSON as written by hand: nested rows, no client library."""
     client, platform = request.getfixturevalue("rest"), request.getfixturevalue("platform")
     body = {
         "inputs": [

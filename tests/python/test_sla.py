@@ -1,4 +1,4 @@
-"""What the SLA tracker says of the predictions that went through the front door."""
+"""The SLA tracker's figures for predictions through the front door."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def predicted(rest, platform):
 
 
 def test_uptime_p95_and_coverage_are_figures_after_predictions(rest, predicted):
-    """Without a token, as the summary is for everybody."""
+    """Without a token: the summary is public."""
 
     def figures() -> dict | None:
         response = rest.get("/api/sla/ml-services/current")

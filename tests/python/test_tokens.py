@@ -1,4 +1,4 @@
-"""Who is not known is UNAUTHENTICATED, who may not is PERMISSION_DENIED: as an unmodified tritonclient sees it.
+"""Without a good token UNAUTHENTICATED, without the right PERMISSION_DENIED: as an unmodified tritonclient sees it.
 
 That every route and RPC behaves so is the matrix test's matter; here it is shown end to end, with every kind of bad
 token.
@@ -19,8 +19,8 @@ FOREST = "breast-cancer-forest"
 CALLER = "analyst"
 KINDS = [
     "missing", "not a token", "empty", "signature changed", "signature cut off", "claims changed", "expired",
-    "not yet valid", "without an end", "signed by a stranger", "signed with the passport key", "alg none",
-    "alg none, signature kept", "HMAC with the public key", "for somebody else", "from another issuer",
+    "not yet valid", "without an end", "signed by a foreign key", "signed with the passport key", "alg none",
+    "alg none, signature kept", "HMAC with the public key", "for another audience", "from another issuer",
     "of another type", "under an unknown key id",
 ]  # fmt: skip
 
@@ -55,7 +55,7 @@ def bad_headers(platform):
     return headers
 
 
-def test_control_the_same_claims_signed_again_are_believed(http, grpc, platform):
+def test_control_the_same_claims_signed_again_are_accepted(http, grpc, platform):
     """Without this, every refusal below could have another reason than the one its name says."""
     token = forge.control(platform.token(CALLER), platform.data)
     for client in (http, grpc):
@@ -87,7 +87,7 @@ def test_good_token_without_permission_is_denied(request, platform, protocol, ro
 
 
 @pytest.mark.parametrize("scheme", ["Basic {}", "bearer{}", "Bearer", "Token {}", "{}", "Bearer {} {}"])
-def test_other_spellings_of_the_header_are_unauthenticated(rest, platform, scheme):
+def test_malformed_authorization_headers_are_unauthenticated(rest, platform, scheme):
     token = platform.token(CALLER)
     response = rest.get("/v2", headers={"authorization": scheme.format(token, token)})
     assert response.status_code == 401
@@ -98,8 +98,8 @@ def test_other_spellings_of_the_header_are_unauthenticated(rest, platform, schem
     "header",
     ["rampart-passport", "x-user-id", "x-auth-roles", "x-internal-user", "kubeflow-userid", "x-forwarded-user"],
 )
-def test_identity_headers_of_a_client_count_for_nothing(rest, platform, header):
-    """Even a passport's own header, filled with a good token, makes nobody known."""
+def test_identity_headers_of_a_client_are_ignored(rest, platform, header):
+    """Even the passport's own header, filled with a good token, authenticates no caller."""
     response = rest.get("/v2", headers={header: platform.token("admin")})
     assert response.status_code == 401
 

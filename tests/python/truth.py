@@ -1,4 +1,4 @@
-"""What scikit-learn itself says: the examples' own recipes, trained again here."""
+"""scikit-learn's own answers: the examples' recipes, trained again here."""
 
 from __future__ import annotations
 

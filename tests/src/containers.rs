@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     docker::{Container, are_healthy, docker},
-    front::Front,
+    front_door::FrontDoor,
     poll::until,
     request::{Protocol, Server, Template},
 };
@@ -47,7 +47,7 @@ pub struct Containers {
     /// What its containers' names begin with.
     pub prefix: String,
     /// The front door.
-    pub front: Front,
+    pub front: FrontDoor,
     /// Prometheus.
     pub prometheus: SocketAddr,
     /// The folder of the root CA.
@@ -72,7 +72,7 @@ impl Containers {
             let port = value(name)?.parse::<u16>().with_context(|| name.to_owned())?;
             anyhow::Ok(SocketAddr::from(([127, 0, 0, 1], port)))
         };
-        let front = Front {
+        let front = FrontDoor {
             address: address("RAMPART_PORT_8095")?,
             ca_file: certs.join("ca.pem"),
             example_file: access.join("example-request.json"),

@@ -41,7 +41,7 @@ impl Counters {
     /// The sum of the series of this metric that have all of these labels.
     ///
     /// # Errors
-    /// There is no such series: a question that nothing could answer proves nothing.
+    /// There is no such series: a sum of none would prove nothing.
     pub fn sum(&self, metric: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
         let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let lines = self.0.lines().filter(|line| line.strip_prefix(metric).is_some_and(|rest| rest.starts_with('{')));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::checkout::repository;
 
-/// The model that tests call when any will do.
+/// The model that tests call when the choice does not matter.
 pub const MODEL: &str = "breast-cancer-forest";
 const PROBABILITY_TOLERANCE: f64 = 1e-5;
 

@@ -1,20 +1,20 @@
 #![doc = include_str!("../README.md")]
 
 pub mod checkout;
-pub mod complaints;
 pub mod containers;
 pub mod counters;
 pub mod docker;
-pub mod front;
+pub mod front_door;
 pub mod inference;
 pub mod listed_sockets;
 pub mod load;
-pub mod needles;
+pub mod log_warnings;
 pub mod platform;
 pub mod poll;
 pub mod power_cut;
 pub mod processes;
+pub mod recorded_load;
 pub mod request;
+pub mod secret_search;
 pub mod sockets;
-pub mod steady;
-pub mod strangers;
+pub mod tls_probe;

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 
-use crate::{checkout::repository, strangers::Preamble};
+use crate::{checkout::repository, tls_probe::Preamble};
 
 /// The committed list, from the root of the checkout.
 pub const LIST: &str = "tests/data/sockets.txt";

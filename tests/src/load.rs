@@ -1,4 +1,4 @@
-//! A closed-loop load, which says how much a platform can do. How late it is says [`crate::steady`].
+//! A closed-loop load, which measures throughput. Latency is measured by [`crate::recorded_load`].
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const LATENCY_US_MAX: u64 = 60_000_000;
 /// Failures are many alike; the first few say what is wrong.
 const FAILURES_KEPT: usize = 20;
 
-/// What came of a load.
+/// Results of a load.
 #[derive(Debug)]
 pub struct Report {
     /// Calls that were answered well.

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use crate::{
     checkout::repository,
-    complaints::{self, Lengths},
-    front::Front,
+    front_door::FrontDoor,
+    log_warnings::{self, Lengths},
     poll::until_blocking,
     request::{Protocol, Server, Template},
 };
@@ -77,8 +77,8 @@ pub enum Data<'a> {
     Own,
     /// In this one, which stays.
     At(&'a Path),
-    /// Wherever `rampart dev` puts it when it is not told.
-    Untold,
+    /// Where `rampart dev` puts it by default.
+    Default,
 }
 
 /// A running platform.
@@ -105,7 +105,9 @@ impl Setup<'_> {
         set_mode(&directory.path().join(TEMPORARY), 0o1777)?;
         let mut child = self.command(directory.path())?.spawn().context("cannot start rampart dev")?;
         match wait_until_up(&mut child, &directory.path().join(OUTPUT)) {
-            Ok(state) => Ok(Platform { logs: complaints::lengths(&state.data.join("logs"))?, state, child, directory }),
+            Ok(state) => {
+                Ok(Platform { logs: log_warnings::lengths(&state.data.join("logs"))?, state, child, directory })
+            }
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -123,7 +125,7 @@ impl Setup<'_> {
         match self.data {
             Data::Own => command.arg("--data").arg(directory.join("data")),
             Data::At(data) => command.arg("--data").arg(data),
-            Data::Untold => &mut command,
+            Data::Default => &mut command,
         };
         command.env("TMPDIR", directory.join(TEMPORARY)).envs(self.environment.iter().copied());
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -131,7 +133,7 @@ impl Setup<'_> {
     }
 }
 
-/// The command, so wrapped that the kernel ends it when this process is killed: a test that is cut off leaves nothing.
+/// The command, ended by the kernel when this process is killed: an interrupted test leaves nothing.
 fn die_with_parent(executable: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
@@ -143,15 +145,15 @@ fn die_with_parent(executable: &Path) -> Command {
 }
 
 fn wait_until_up(child: &mut Child, output: &Path) -> anyhow::Result<State> {
-    let mut said = String::new();
+    let mut printed = String::new();
     let is_up = until_blocking(START_TIMEOUT, || {
-        said = fs::read_to_string(output).unwrap_or_default();
-        let is_up = said.contains("running; Ctrl-C");
-        ensure!(is_up || child.try_wait()?.is_none(), "{said}");
+        printed = fs::read_to_string(output).unwrap_or_default();
+        let is_up = printed.contains("running; Ctrl-C");
+        ensure!(is_up || child.try_wait()?.is_none(), "{printed}");
         Ok(is_up.then_some(()))
     })?;
-    ensure!(is_up.is_some(), "{said}");
-    let data = said.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
+    ensure!(is_up.is_some(), "{printed}");
+    let data = printed.lines().find_map(|line| line.strip_prefix("data: ")).context("it names no data directory")?;
     let data = Path::new(data.trim_end_matches(" (removed at the end)"));
     serde_json::from_slice(&fs::read(data.join("state.json"))?).context("state.json")
 }
@@ -185,9 +187,9 @@ impl Platform {
     ///
     /// # Errors
     /// The state file names none.
-    pub fn door(&self) -> anyhow::Result<Front> {
+    pub fn door(&self) -> anyhow::Result<FrontDoor> {
         let example_file = self.state.data.join("example-request.json");
-        Ok(Front { address: self.front_address()?, ca_file: self.state.ca_file.clone(), example_file })
+        Ok(FrontDoor { address: self.front_address()?, ca_file: self.state.ca_file.clone(), example_file })
     }
 
     /// How to reach the front door.
@@ -207,7 +209,7 @@ impl Platform {
         Ok(fs::read_to_string(path)?.trim().to_owned())
     }
 
-    /// See [`Front::call`].
+    /// See [`FrontDoor::call`].
     ///
     /// # Errors
     /// No answer.
@@ -235,7 +237,7 @@ impl Platform {
         Ok((id.to_owned(), self.login(name, secret).await?))
     }
 
-    /// See [`Front::login`].
+    /// See [`FrontDoor::login`].
     ///
     /// # Errors
     /// The platform refused.
@@ -243,7 +245,7 @@ impl Platform {
         self.door()?.login(name, secret).await
     }
 
-    /// See [`Front::healthy_backends`].
+    /// See [`FrontDoor::healthy_backends`].
     ///
     /// # Errors
     /// No answer.
@@ -251,7 +253,7 @@ impl Platform {
         self.door()?.healthy_backends().await
     }
 
-    /// See [`Front::prediction`].
+    /// See [`FrontDoor::prediction`].
     ///
     /// # Errors
     /// The example file is not there.
@@ -259,7 +261,7 @@ impl Platform {
         self.door()?.prediction(token)
     }
 
-    /// See [`Front::grpc_prediction`].
+    /// See [`FrontDoor::grpc_prediction`].
     ///
     /// # Errors
     /// The example file is not there.
@@ -267,7 +269,7 @@ impl Platform {
         self.door()?.grpc_prediction(token)
     }
 
-    /// See [`Front::golden_prediction`].
+    /// See [`FrontDoor::golden_prediction`].
     ///
     /// # Errors
     /// The platform answers something else.
@@ -345,19 +347,19 @@ impl Platform {
         Ok(command.output()?)
     }
 
-    /// Stops it as Ctrl-C would. `expected` are the beginnings of what the test made it complain about.
+    /// Stops it as Ctrl-C would. `expected` are the beginnings of the warnings that the test provoked.
     ///
     /// # Errors
-    /// It does not stop in time and with success, its logs have other complaints, or it left temporary files.
+    /// It does not stop in time and with success, its logs have other warnings, or it left temporary files.
     pub fn stop(mut self, expected: &[&str]) -> anyhow::Result<()> {
         // The logs of a temporary platform go with it, so they are read before; those that stay are read at the end.
-        let mut found = complaints::complaints(&self.logs, expected)?;
+        let mut found = log_warnings::warnings(&self.logs, expected)?;
         let code = self.interrupt()?;
         ensure!(code == Some(0), "rampart dev ended with {code:?} after Ctrl-C: {}", self.output());
         if self.state.data.exists() {
-            found = complaints::complaints(&self.logs, expected)?;
+            found = log_warnings::warnings(&self.logs, expected)?;
         }
-        ensure!(found.is_empty(), "unexpected complaints:\n{}", found.join("\n"));
+        ensure!(found.is_empty(), "unexpected warnings:\n{}", found.join("\n"));
         let left: Vec<_> = fs::read_dir(self.directory.path().join(TEMPORARY))?.flatten().map(|it| it.path()).collect();
         ensure!(left.is_empty(), "temporary files were left: {left:?}");
         Ok(())
@@ -379,9 +381,9 @@ impl Platform {
 impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // What the services said is the first thing to know about a test that failed.
-            let said = complaints::complaints(&self.logs, &[]).unwrap_or_default().join("\n");
-            let _ = writeln!(std::io::stderr(), "the services complained:\n{said}");
+            // The services' warnings are the first thing to know about a failed test.
+            let warnings = log_warnings::warnings(&self.logs, &[]).unwrap_or_default().join("\n");
+            let _ = writeln!(std::io::stderr(), "warnings of the services:\n{warnings}");
         }
         if matches!(self.child.try_wait(), Ok(None)) {
             // Its children die with it (see rampart dev), so a failed stop leaves nothing either.

@@ -1,4 +1,4 @@
-//! One request, made again and again: to whom, over which protocol, and what a good answer is.
+//! One request that is sent any number of times: the server, the protocol, and the expected response.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// The name its certificate must have.
     pub name: ServerName<'static>,
-    /// Whom we trust, and who we are; none for a peer without TLS that we are compared with.
+    /// Trusted CA and client certificate; none for a server without TLS that the platform is compared with.
     pub tls: Option<Arc<ClientConfig>>,
     /// What to speak.
     pub protocol: Protocol,
@@ -65,8 +65,8 @@ pub enum Connection {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// An answer, whole.
-pub struct Answer {
+/// A whole response.
+pub struct HttpResponse {
     /// The HTTP status.
     pub status: http::StatusCode,
     /// Headers.
@@ -165,11 +165,11 @@ impl Connection {
     ///
     /// # Errors
     /// The connection broke, or the answer did not come in time.
-    pub async fn call(&mut self, template: &Template) -> anyhow::Result<Answer> {
+    pub async fn call(&mut self, template: &Template) -> anyhow::Result<HttpResponse> {
         timeout(CALL_TIMEOUT, self.call_unbounded(template)).await.context("no answer in time")?
     }
 
-    async fn call_unbounded(&mut self, template: &Template) -> anyhow::Result<Answer> {
+    async fn call_unbounded(&mut self, template: &Template) -> anyhow::Result<HttpResponse> {
         let response = match self {
             Self::Http1(sender) => {
                 sender.ready().await?;
@@ -183,7 +183,7 @@ impl Connection {
         let (head, body) = response.into_parts();
         let collected = body.collect().await?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
-        Ok(Answer { status: head.status, headers: head.headers, body: collected.to_bytes(), trailers })
+        Ok(HttpResponse { status: head.status, headers: head.headers, body: collected.to_bytes(), trailers })
     }
 }
 
@@ -231,7 +231,7 @@ impl Template {
     ///
     /// # Errors
     /// What came instead.
-    pub fn check(&self, answer: &Answer) -> anyhow::Result<()> {
+    pub fn check(&self, answer: &HttpResponse) -> anyhow::Result<()> {
         answer.expect_good()?;
         let is_right = self.expected.as_ref().is_none_or(|expected| *expected == answer.body);
         ensure!(is_right, "another answer than expected: {}", String::from_utf8_lossy(&answer.body));
@@ -257,9 +257,9 @@ fn bearer(token: &str) -> anyhow::Result<HeaderValue> {
     Ok(value)
 }
 
-// === impl Answer ===
+// === impl HttpResponse ===
 
-impl Answer {
+impl HttpResponse {
     /// The gRPC status code, if this is a gRPC answer.
     pub fn grpc_status(&self) -> Option<i32> {
         let value = self.trailers.get("grpc-status").or_else(|| self.headers.get("grpc-status"))?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::docker::{Container, as_root};
 
-/// Docker answers a container's questions for names there; it is not the container's own.
+/// Docker's resolver listens there in each container; it is no part of the container.
 const DOCKERS_DNS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// proc_net_tcp(5): the state of a socket that listens, and of a UDP socket that takes from every peer.
 const LISTENS: &str = "0A";
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_listens_is_found_whatever_its_address() {
+    fn listening_sockets_are_parsed_for_every_address_form() {
         let table = "  sl  local_address rem_address   st tx_queue\n\
             0: 00000000:1F9F 00000000:0000 0A 00000000:00000000\n\
             1: 0100007F:1389 00000000:0000 0A 00000000:00000000\n\

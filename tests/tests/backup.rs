@@ -36,7 +36,7 @@ async fn a_backup_is_valid_once_restored_and_one_flipped_bit_makes_it_invalid() 
     assert_eq!(denied.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&denied.stderr).contains("403"), "{denied:?}");
 
-    // A set that does not hold is a human's matter.
+    // A damaged set is logged as an ERROR.
     platform.stop(&["there is no proven backup set of this run"]).unwrap();
 }
 

@@ -9,7 +9,7 @@ use end_to_end::platform::Platform;
 const PASSWORD: &str = "a password of twenty-seven";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_do_their_work_with_the_command_line() {
+async fn operators_log_in_and_manage_users_and_models() {
     let platform = Platform::start(&[]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let admin = &platform.state().tokens["admin"];

@@ -1,4 +1,4 @@
-//! Proves that `rampart dev` leaves nothing behind when it is stopped or killed, and keeps what it was told to keep.
+//! Proves that `rampart dev` leaves nothing behind when it is stopped or killed, and keeps the directory of `--data`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -15,14 +15,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Mutex;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Several platforms at once are slow enough on a small machine to complain of it.
+/// Several platforms at once are so slow on a small machine that they log warnings.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// The test's `TMPDIR` is its own, and `stop` looks into it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_leaves_no_process_and_no_file() {
     let _turn = ONE_AT_A_TIME.lock().await;
-    let platform = Setup { data: Data::Untold, ..Setup::default() }.start().unwrap();
+    let platform = Setup { data: Data::Default, ..Setup::default() }.start().unwrap();
     let data = platform.state().data.clone();
     assert!(data.join("secrets").is_dir(), "the folder is where this test looks: {}", data.display());
     let processes = all_processes(&platform);
@@ -47,7 +47,7 @@ async fn no_process_outlives_a_killed_supervisor() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_to_be_kept_is_there_after_the_next_start() {
+async fn the_data_directory_survives_a_restart() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let directory = tempfile::Builder::new().prefix("rampart-kept-").tempdir().unwrap();
     let platform = start_at(directory.path());

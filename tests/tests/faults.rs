@@ -1,4 +1,4 @@
-//! Proves that replicas and the gateway may die, freeze and come back while nobody who predicts notices.
+//! Proves that replicas and the gateway may die, freeze and come back without a failed or late prediction.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -8,8 +8,8 @@ use anyhow::ensure;
 use end_to_end::{
     platform::Platform,
     poll::until_every,
+    recorded_load::{CallKind, RecordedLoad},
     request::{Protocol, Template},
-    steady::{Kind, Steady},
 };
 use http::Method;
 use rustix::process::Signal;
@@ -25,16 +25,16 @@ const RESTART: Duration = Duration::from_secs(15);
 const THAW: Duration = Duration::from_secs(5);
 const POLL_PERIOD: Duration = Duration::from_millis(20);
 
-/// What the balancer and others say of the processes that this test kills and freezes.
-const COMPLAINTS: &[&str] =
+/// Warnings about the processes that this test kills and freezes.
+const EXPECTED_WARNINGS: &[&str] =
     &["replica is down", "users and revocations cannot be followed", "passport keys could not be"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     let platform = Platform::start(&[]).unwrap();
     let template = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
-    let prediction = Kind { server: platform.front(Protocol::Http1).unwrap(), template };
-    let load = Steady::start(vec![prediction], RATE).await.unwrap();
+    let prediction = CallKind { server: platform.front(Protocol::Http1).unwrap(), template };
+    let load = RecordedLoad::start(vec![prediction], RATE).await.unwrap();
 
     load.go_on(Duration::from_secs(3)).await.unwrap();
     platform.signal("serving-1", Signal::KILL).unwrap();
@@ -44,7 +44,7 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     platform.signal("serving-2", Signal::STOP).unwrap();
     assert_seen(&platform, "fall after a freeze", FALL, |healthy| healthy < 3).await;
     load.go_on(Duration::from_secs(4)).await.unwrap();
-    assert_eq!(platform.healthy_backends().await.unwrap(), 2, "who is frozen stays out");
+    assert_eq!(platform.healthy_backends().await.unwrap(), 2, "a frozen replica stays out");
     platform.signal("serving-2", Signal::CONT).unwrap();
     assert_seen(&platform, "return after a freeze", THAW, |healthy| healthy == 3).await;
 
@@ -55,7 +55,7 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
     assert!(figures.slowest <= LATEST, "{}", figures.line());
     drop(load);
-    platform.stop(COMPLAINTS).unwrap();
+    platform.stop(EXPECTED_WARNINGS).unwrap();
 }
 
 /// Polls the front door until `healthy_backends` is so. An answer that comes after the limit does not count, whatever it says.

@@ -1,5 +1,5 @@
 //! Proves who may call what: every route and RPC of every service, out of the code, against one committed table and
-//! against a running platform, for every role, for nobody, and with every kind of bad token.
+//! against a running platform, for every role, for anonymous callers, and with every kind of bad token.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,8 +27,8 @@ const ADMIN: (&str, &str) = ("admin", "service");
 /// The same of the model registry's, a third party that declares nothing itself.
 const REGISTRY: (&str, &str) = (policy::mlflow_routes::AUDIENCE, "authz");
 
-/// What the balancer answers where nobody is behind a path, and a service where it has no route.
-const NOWHERE: [&str; 2] = ["there is nothing at this path", "nothing answers "];
+/// The balancer's message for a path that has no service, and a service's for one that has no route.
+const NO_ROUTE_MESSAGES: [&str; 2] = ["there is nothing at this path", "nothing answers "];
 
 fn tables() -> Vec<(&'static str, Vec<DeclaredRoute>)> {
     vec![
@@ -39,7 +39,7 @@ fn tables() -> Vec<(&'static str, Vec<DeclaredRoute>)> {
         ("serving", serving::declared_routes()),
         ("sla", sla::declared_routes()),
         ("backup", backup::declared_routes()),
-        // `rampart dev` has none: who may is told so, and everybody else is refused before.
+        // `rampart dev` has no registry: a caller with the right gets an error that says so, every other one is refused.
         (REGISTRY.0, policy::mlflow_routes::declared_routes()),
     ]
 }
@@ -59,9 +59,9 @@ fn every_crate_that_declares_routes_is_in_the_matrix() {
     assert_eq!(declaring, listed);
 }
 
-/// Both edges reach every route of a client, and beyond that each its own: nginx one question, the balancer the rest.
+/// Both edges reach every route of a client, and each its own calls besides: nginx one, the balancer the rest.
 #[test]
-fn an_edge_reaches_what_clients_do_and_its_own_calls() {
+fn an_edge_reaches_the_routes_of_clients_and_its_own_calls() {
     let is_service = |name: &&(&str, Vec<DeclaredRoute>)| !["admin", "balancer", REGISTRY.0].contains(&name.0);
     for (service, declared) in tables().iter().filter(is_service) {
         let path = repository().join(format!("crates/{service}/config/default.toml"));
@@ -73,9 +73,9 @@ fn an_edge_reaches_what_clients_do_and_its_own_calls() {
         for DeclaredRoute { path, caller, .. } in declared {
             let example = path.replace(['{', '}'], "");
             let is_clients = *caller == Caller::User;
-            let is_question = path == "/internal/authorize";
-            assert_eq!(reaches("edge", &example), is_clients || is_question, "edge: {service} {path}");
-            assert_eq!(reaches("balancer", &example), !is_question, "balancer: {service} {path}");
+            let is_edge_call = path == "/internal/authorize";
+            assert_eq!(reaches("edge", &example), is_clients || is_edge_call, "edge: {service} {path}");
+            assert_eq!(reaches("balancer", &example), !is_edge_call, "balancer: {service} {path}");
         }
     }
 }
@@ -113,13 +113,13 @@ async fn every_route_answers_every_role_as_the_policies_say() {
     let platform = Platform::start(&[]).unwrap();
     let policy = Policy::embedded().unwrap();
     let bad_tokens = bad_tokens(&platform).unwrap();
-    nowhere_is_told_apart(&platform).await.unwrap();
+    unknown_paths_do_not_count_as_served(&platform).await.unwrap();
     let mut faults = Vec::new();
     let mut calls = 0;
     for (service, declared) in tables() {
         for route in declared.iter().filter(|route| route.caller == Caller::User) {
             let place = format!("{service} {} {}", route.method, route.path);
-            let mut check = |who: &str, expected: Expected, got: Seen| {
+            let mut check = |who: &str, expected: Expected, got: CallResult| {
                 calls += 1;
                 if !expected.holds(got) {
                     faults.push(format!("{place} as {who}: expected {expected:?}, got {got:?}"));
@@ -127,9 +127,9 @@ async fn every_route_answers_every_role_as_the_policies_say() {
             };
             let anonymous = policy.allows(Subject::Anonymous, route.action);
             let expected = if anonymous { Expected::Served } else { Expected::Unauthenticated };
-            check("nobody", expected, call(&platform, route, None).await.unwrap());
+            check("anonymous", expected, call(&platform, route, None).await.unwrap());
             for (kind, token) in &bad_tokens {
-                let expected = if anonymous { Expected::AsNobody } else { Expected::Unauthenticated };
+                let expected = if anonymous { Expected::AsAnonymous } else { Expected::Unauthenticated };
                 check(kind, expected, call(&platform, route, Some(token)).await.unwrap());
             }
             for role in Role::ALL.iter().copied() {
@@ -152,75 +152,75 @@ async fn every_route_answers_every_role_as_the_policies_say() {
     platform.stop(&[]).unwrap();
 }
 
-/// The control of [`NOWHERE`]: without it a reworded answer would let every lost route pass.
-async fn nowhere_is_told_apart(platform: &Platform) -> anyhow::Result<()> {
+/// The control of [`NO_ROUTE_MESSAGES`]: without it a reworded message would let every lost route pass.
+async fn unknown_paths_do_not_count_as_served(platform: &Platform) -> anyhow::Result<()> {
     let token = platform.token("analyst")?;
     for (path, token) in [("/nowhere", None), ("/v2/nowhere", Some(token.as_str()))] {
         let seen = seen(platform, &Template::json(Method::GET, path, token, "")?, false).await?;
-        ensure!(!seen.is_served(), "{path} is not told apart from a route: {seen:?}");
+        ensure!(!seen.is_served(), "{path} counts as a route: {seen:?}");
     }
     Ok(())
 }
 
-/// What must come of a call.
+/// The result that a call must have.
 #[derive(Clone, Copy, Debug)]
 enum Expected {
     /// Anything that is no refusal: the call may still be wrong in itself.
     Served,
-    /// Where nobody needs a token a bad one may be refused or left unread; it opens nothing that was closed.
-    AsNobody,
+    /// On a route without a token a bad one may be refused or ignored; it gives no further right.
+    AsAnonymous,
     Unauthenticated,
     Denied,
 }
 
-/// What came: HTTP status, gRPC status if it was gRPC, and whether it says that there is no such route.
+/// The result of a call: HTTP status, gRPC status if it was gRPC, and whether it says that there is no such route.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct CallResult {
     http: StatusCode,
     grpc: Option<i32>,
-    is_nowhere: bool,
+    is_no_route: bool,
 }
 
 // === impl Expected ===
 
 impl Expected {
-    fn holds(self, seen: Seen) -> bool {
+    fn holds(self, seen: CallResult) -> bool {
         match self {
             Self::Served => seen.is_served(),
-            Self::AsNobody => seen.is_served() || seen.refusal() == Some(Refusal::Unauthenticated),
-            Self::Unauthenticated => seen.refusal() == Some(Refusal::Unauthenticated),
-            Self::Denied => seen.refusal() == Some(Refusal::Denied),
+            Self::AsAnonymous => seen.is_served() || seen.refusal() == Some(AuthFailure::Unauthenticated),
+            Self::Unauthenticated => seen.refusal() == Some(AuthFailure::Unauthenticated),
+            Self::Denied => seen.refusal() == Some(AuthFailure::Denied),
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum AuthFailure {
     Unauthenticated,
     Denied,
 }
 
-// === impl Seen ===
+// === impl CallResult ===
 
-impl Seen {
-    fn refusal(self) -> Option<Refusal> {
+impl CallResult {
+    fn refusal(self) -> Option<AuthFailure> {
         match (self.grpc, self.http) {
-            (Some(UNAUTHENTICATED), _) | (None, StatusCode::UNAUTHORIZED) => Some(Refusal::Unauthenticated),
-            (Some(PERMISSION_DENIED), _) | (None, StatusCode::FORBIDDEN) => Some(Refusal::Denied),
+            (Some(UNAUTHENTICATED), _) | (None, StatusCode::UNAUTHORIZED) => Some(AuthFailure::Unauthenticated),
+            (Some(PERMISSION_DENIED), _) | (None, StatusCode::FORBIDDEN) => Some(AuthFailure::Denied),
             _ => None,
         }
     }
 
-    /// Reached a handler: not refused, not unknown, not an error of ours.
+    /// Reached a handler: not refused, a known route, no server error.
     fn is_served(self) -> bool {
         let is_grpc_fault = matches!(self.grpc, Some(12 | 13 | 14 | 2));
         let is_unknown_route = self.grpc.is_none() && self.http == StatusCode::METHOD_NOT_ALLOWED;
-        let is_fault = self.http.is_server_error() || is_grpc_fault || is_unknown_route || self.is_nowhere;
+        let is_fault = self.http.is_server_error() || is_grpc_fault || is_unknown_route || self.is_no_route;
         self.refusal().is_none() && !is_fault
     }
 }
 
-async fn call(platform: &Platform, route: &DeclaredRoute, token: Option<&str>) -> anyhow::Result<Seen> {
+async fn call(platform: &Platform, route: &DeclaredRoute, token: Option<&str>) -> anyhow::Result<CallResult> {
     let is_grpc =
         route.path.contains('.') && !route.path.starts_with("/.well-known") && !route.path.starts_with("/api/");
     let template = if is_grpc {
@@ -240,11 +240,12 @@ async fn call(platform: &Platform, route: &DeclaredRoute, token: Option<&str>) -
     seen(platform, &template, is_grpc).await.with_context(|| format!("{} {}", route.method, route.path))
 }
 
-async fn seen(platform: &Platform, template: &Template, is_grpc: bool) -> anyhow::Result<Seen> {
+async fn seen(platform: &Platform, template: &Template, is_grpc: bool) -> anyhow::Result<CallResult> {
     let answer = platform.front(Protocol::Http2)?.connect().await?.call(template).await?;
     let body = String::from_utf8_lossy(&answer.body);
-    let is_nowhere = answer.status == StatusCode::NOT_FOUND && NOWHERE.iter().any(|words| body.contains(words));
-    Ok(Seen { http: answer.status, grpc: if is_grpc { answer.grpc_status() } else { None }, is_nowhere })
+    let is_no_route =
+        answer.status == StatusCode::NOT_FOUND && NO_ROUTE_MESSAGES.iter().any(|words| body.contains(words));
+    Ok(CallResult { http: answer.status, grpc: if is_grpc { answer.grpc_status() } else { None }, is_no_route })
 }
 
 /// Tokens that must be good for nothing, made from the admin's good one.
@@ -266,12 +267,12 @@ fn bad_tokens(platform: &Platform) -> anyhow::Result<BTreeMap<&'static str, Stri
     let none = json!({ "alg": "none", "typ": header.get("typ"), "kid": header.get("kid") });
     let unsigned = [none, payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".") + ".";
     let (start, signature) = good.rsplit_once('.').context("three parts")?;
-    let turned: String = signature.chars().rev().collect();
+    let reversed: String = signature.chars().rev().collect();
     Ok(BTreeMap::from([
         ("no token at all but a word", "wrong".to_owned()),
         ("expired", expired),
         ("foreign-signed", foreign),
         ("alg none", unsigned),
-        ("another signature", format!("{start}.{turned}")),
+        ("another signature", format!("{start}.{reversed}")),
     ]))
 }

@@ -1,5 +1,5 @@
-//! Proves what every port of a platform answers to strangers: nothing but TLS 1.3, and on the inner ones no handshake
-//! that lasts without a certificate of ours and a name on the list.
+//! Proves what every port of a platform answers to foreign clients: nothing but TLS 1.3, and on the inner ports no handshake
+//! without a certificate of the platform's CA and a name on the peer list.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -16,8 +16,8 @@ use authority::{Authority, Leaf};
 use end_to_end::{
     counters::Counters,
     platform::{Platform, service_of},
-    request::{Answer, Protocol, Server, Template},
-    strangers::{self, Preamble, client, sslscan_finds_only_1_3, trust},
+    request::{HttpResponse, Protocol, Server, Template},
+    tls_probe::{self, Preamble, client_config, root_store, sslscan_finds_only_1_3},
 };
 use http::{Method, StatusCode};
 use identity::PeerName;
@@ -31,8 +31,8 @@ use tokio_rustls::TlsConnector;
 
 const PERMISSION_DENIED: i32 = 7;
 
-/// What the tests of this file make services complain about.
-const COMPLAINTS: &[&str] = &["peer called what its list does not open"];
+/// Warnings that the tests of this file provoke.
+const EXPECTED_WARNINGS: &[&str] = &["peer called what its list does not open"];
 
 /// A listener that wants a client certificate.
 struct Inner {
@@ -42,7 +42,7 @@ struct Inner {
     is_admin: bool,
 }
 
-/// What is called on a service's own listener: by its peer, and by a peer that is on the list for something else.
+/// Calls on a service's own listener: by its peer, and by a peer that is on the list for another path.
 struct Calls {
     path: &'static str,
     route: &'static str,
@@ -69,16 +69,16 @@ async fn every_port_speaks_tls_1_3_only_and_inner_ports_only_with_listed_peers()
     note(&mut faults, database, only_tls_1_3(database, Preamble::Postgres));
     note(&mut faults, database, refuses_plain_postgres(database).await);
 
-    let strangers = Strangers::make(&platform);
+    let foreign = ForeignIdentity::make(&platform);
     for listener in &inner {
         let place = format!("{} {}", listener.instance, if listener.is_admin { "admin" } else { "service" });
-        note(&mut faults, &place, keeps_strangers_out(&platform, listener, &strangers).await);
+        note(&mut faults, &place, refuses_unlisted_clients(&platform, listener, &foreign).await);
         if !listener.is_admin {
-            note(&mut faults, &place, keeps_peers_to_their_paths(&platform, listener).await);
+            note(&mut faults, &place, refuses_peers_on_other_paths(&platform, listener).await);
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    platform.stop(COMPLAINTS).unwrap();
+    platform.stop(EXPECTED_WARNINGS).unwrap();
 }
 
 fn note(faults: &mut Vec<String>, place: impl std::fmt::Display, outcome: anyhow::Result<()>) {
@@ -100,87 +100,98 @@ fn inner_listeners(platform: &Platform) -> Vec<Inner> {
     inner
 }
 
-/// Identities that no server of the platform may accept.
-struct Strangers {
-    foreign: PathBuf,
+/// An identity of another CA, which no server of the platform may accept.
+struct ForeignIdentity {
+    folder: PathBuf,
     _directory: tempfile::TempDir,
 }
 
-// === impl Strangers ===
+// === impl ForeignIdentity ===
 
-impl Strangers {
+impl ForeignIdentity {
     fn make(platform: &Platform) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let foreign = directory.path().join("foreign");
+        let folder = directory.path().join("foreign");
         let now = SystemTime::now().into();
         let name = PeerName { service: "balancer".into(), instance: "balancer-1".into() };
         let leaf = Leaf::new(name, now, Duration::from_secs(3600).try_into().unwrap());
-        Authority::generate(now).unwrap().issue(&leaf, &foreign).unwrap();
+        Authority::generate(now).unwrap().issue(&leaf, &folder).unwrap();
         // It trusts the platform, so that only the server can refuse.
-        std::fs::copy(&platform.state().ca_file, foreign.join("platform-ca.pem")).unwrap();
-        Self { foreign, _directory: directory }
+        std::fs::copy(&platform.state().ca_file, folder.join("platform-ca.pem")).unwrap();
+        Self { folder, _directory: directory }
     }
 }
 
-// === who comes through ===
+// === handshakes and paths ===
 
-/// Whoever is not on the list reads an alert, is counted as refused, and is seen by no route; who is on it comes through.
-async fn keeps_strangers_out(platform: &Platform, listener: &Inner, strangers: &Strangers) -> anyhow::Result<()> {
+/// A client that is not on the list reads an alert, is counted as refused and reaches no route; one that is on it reaches it.
+async fn refuses_unlisted_clients(
+    platform: &Platform,
+    listener: &Inner,
+    foreign: &ForeignIdentity,
+) -> anyhow::Result<()> {
     let identities = &platform.state().identities;
     let mut tries = vec![
         (None, AlertDescription::CertificateRequired),
-        // The foreign CA has the name of ours and another key, so it is a signature that does not hold.
-        (Some(strangers.foreign.clone()), AlertDescription::DecryptError),
+        // The foreign CA has the same name and another key, so the signature does not verify.
+        (Some(foreign.folder.clone()), AlertDescription::DecryptError),
         (Some(identities.join("postgres-1")), AlertDescription::AccessDenied),
     ];
     if listener.is_admin {
-        // Who may call the service is not thereby an operator.
+        // A peer of the service is not on the list of the admin port.
         tries.push((Some(identities.join("backup-1")), AlertDescription::AccessDenied));
     }
-    // Of an admin port we ask what it counted, which it counts.
+    // Reading the counters of an admin port is a request that it counts.
     let question = u64::from(listener.is_admin);
-    let before = Seen::of(platform, listener).await?;
+    let before = Counted::of(platform, listener).await?;
     for (identity, alert) in &tries {
-        reads_alert(platform, listener, identity.as_deref(), *alert).await?;
+        expect_alert(platform, listener, identity.as_deref(), *alert).await?;
     }
-    let after = Seen::of(platform, listener).await?;
+    let after = Counted::of(platform, listener).await?;
     let refused = after.refused - before.refused;
-    ensure!(refused == tries.len() as u64, "{} strangers, and {refused} handshakes counted as refused", tries.len());
-    ensure!(after.handled == before.handled + question, "a stranger's request was handled: {before:?}, {after:?}");
+    ensure!(
+        refused == tries.len() as u64,
+        "{} foreign clients, and {refused} handshakes counted as refused",
+        tries.len()
+    );
+    ensure!(
+        after.handled == before.handled + question,
+        "a refused client's request was handled: {before:?}, {after:?}"
+    );
 
-    // The instrument works: the same request of who is on the list is handled and counted.
+    // The control: the same request of a listed peer is handled and counted.
     let (peer, path) =
         if listener.is_admin { ("operator-1", "/live") } else { ("balancer-1", calls(&listener.service)?.path) };
-    let answer = ask(platform, listener, peer, &Template::json(Method::GET, path, None, "")?).await?;
+    let answer = call_as(platform, listener, peer, &Template::json(Method::GET, path, None, "")?).await?;
     ensure!(answer.status != StatusCode::FORBIDDEN, "{peer} is on the list and was refused");
-    let last = Seen::of(platform, listener).await?;
+    let last = Counted::of(platform, listener).await?;
     ensure!(last.handled == after.handled + question + 1, "a handled request was not counted: {after:?}, {last:?}");
     ensure!(last.refused == after.refused, "a listed peer's handshake was counted as refused");
     Ok(())
 }
 
-/// What an instance has counted about one of its listeners.
+/// Counters of an instance about one of its listeners.
 #[derive(Debug)]
-struct Seen {
+struct Counted {
     /// Handshakes.
     refused: u64,
-    /// Requests of the path that strangers try; on an admin port, all that its guard decided.
+    /// Requests of the path that the foreign clients call; on an admin port, all that its guard decided.
     handled: u64,
 }
 
-/// A peer that is on the list, on the path of another: told so, and never handled.
-async fn keeps_peers_to_their_paths(platform: &Platform, listener: &Inner) -> anyhow::Result<()> {
+/// A listed peer on a path of another peer is refused, and the request never handled.
+async fn refuses_peers_on_other_paths(platform: &Platform, listener: &Inner) -> anyhow::Result<()> {
     let calls = calls(&listener.service)?;
-    let before = Seen::of(platform, listener).await?;
+    let before = Counted::of(platform, listener).await?;
     for peer in calls.others {
-        let answer = ask(platform, listener, peer, &Template::json(Method::GET, calls.path, None, "")?).await?;
+        let answer = call_as(platform, listener, peer, &Template::json(Method::GET, calls.path, None, "")?).await?;
         ensure!(answer.status == StatusCode::FORBIDDEN, "{peer} on {}: {}", calls.path, answer.status);
         if let Some(rpc) = calls.rpc {
-            let answer = ask(platform, listener, peer, &Template::grpc(rpc, None, &())?).await?;
+            let answer = call_as(platform, listener, peer, &Template::grpc(rpc, None, &())?).await?;
             ensure!(answer.grpc_status() == Some(PERMISSION_DENIED), "{peer} on {rpc}: {:?}", answer.grpc_status());
         }
     }
-    let after = Seen::of(platform, listener).await?;
+    let after = Counted::of(platform, listener).await?;
     ensure!(after.handled == before.handled, "it was handled: {before:?}, {after:?}");
     Ok(())
 }
@@ -206,13 +217,13 @@ fn calls(service: &str) -> anyhow::Result<Calls> {
             others: &["operator-1"],
         },
         "backup" => Calls { path: "/api/backups", route: "/api/backups", rpc: None, others: &["operator-1"] },
-        _ => bail!("what does {service} answer? say so here"),
+        _ => bail!("no calls are listed here for the service {service}"),
     })
 }
 
-// === impl Seen ===
+// === impl Counted ===
 
-impl Seen {
+impl Counted {
     async fn of(platform: &Platform, listener: &Inner) -> anyhow::Result<Self> {
         let counters = Counters::of(platform, &listener.instance).await?;
         let name = if listener.is_admin { "admin" } else { "service" };
@@ -228,15 +239,20 @@ impl Seen {
     }
 }
 
-async fn ask(platform: &Platform, listener: &Inner, peer: &str, template: &Template) -> anyhow::Result<Answer> {
-    let mut tls = client(&platform.state().ca_file, Some(&platform.state().identities.join(peer)))?;
+async fn call_as(
+    platform: &Platform,
+    listener: &Inner,
+    peer: &str,
+    template: &Template,
+) -> anyhow::Result<HttpResponse> {
+    let mut tls = client_config(&platform.state().ca_file, Some(&platform.state().identities.join(peer)))?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from(format!("{}.rampart.internal", listener.service))?;
     let server = Server { address: listener.address, name, tls: Some(Arc::new(tls)), protocol: Protocol::Http2 };
     server.connect().await?.call(template).await
 }
 
-async fn reads_alert(
+async fn expect_alert(
     platform: &Platform,
     listener: &Inner,
     identity: Option<&Path>,
@@ -244,12 +260,12 @@ async fn reads_alert(
 ) -> anyhow::Result<()> {
     let path = if listener.is_admin { "/live" } else { calls(&listener.service)?.path };
     let name = format!("{}.rampart.internal", listener.service);
-    let client = client(&platform.state().ca_file, identity)?;
-    let outcome = strangers::reads_alert(listener.address, &name, path, client, alert).await;
+    let client = client_config(&platform.state().ca_file, identity)?;
+    let outcome = tls_probe::expect_alert(listener.address, &name, path, client, alert).await;
     outcome.with_context(|| format!("{identity:?}"))
 }
 
-// === what is spoken ===
+// === TLS versions ===
 
 fn only_tls_1_3(address: SocketAddr, preamble: Preamble) -> anyhow::Result<()> {
     let openssl = if preamble == Preamble::Postgres { &["-starttls", "postgres"][..] } else { &[] };
@@ -271,7 +287,7 @@ async fn negotiates_hybrid_group(address: SocketAddr, service: &str, ca_file: &P
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768];
     let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions()?;
-    let tls = builder.with_root_certificates(trust(ca_file)?).with_no_client_auth();
+    let tls = builder.with_root_certificates(root_store(ca_file)?).with_no_client_auth();
     let tcp = TcpStream::connect(address).await?;
     let name = ServerName::try_from(format!("{service}.rampart.internal"))?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;

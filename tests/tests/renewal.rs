@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{
     platform::Platform,
     poll::until,
+    recorded_load::{CallKind, RecordedLoad},
     request::Protocol,
-    steady::{Kind, Steady},
+    tls_probe::root_store,
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -25,12 +26,12 @@ const LIFETIME_S: &str = "40";
 const LOAD: Duration = Duration::from_secs(45);
 const RATE: u32 = 100;
 const LOGIN_PERIOD: Duration = Duration::from_secs(1);
-/// Files are looked at every few seconds.
-const TAKEN_UP_WITHIN: Duration = Duration::from_secs(15);
+/// Services check their files every few seconds.
+const RELOADED_WITHIN: Duration = Duration::from_secs(15);
 /// The `SSLRequest` of PostgreSQL's protocol: its length, and a number that is no version.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// Something that presents a certificate.
+/// A socket that presents a certificate.
 struct Listener {
     instance: String,
     address: SocketAddr,
@@ -41,16 +42,16 @@ struct Listener {
 async fn certificates_are_renewed_without_a_failed_call() {
     let platform = Platform::start(&["--certificate-lifetime-s", LIFETIME_S]).unwrap();
     let listeners = listeners(&platform);
-    assert_eq!(listeners.len(), 15, "every listener is looked at: two a service, the front door, PostgreSQL");
+    assert_eq!(listeners.len(), 15, "every listener is checked: two a service, the front door, PostgreSQL");
     let mut first = Vec::new();
     for listener in &listeners {
         first.push(presented(&platform, listener).await.unwrap());
     }
 
     let template = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
-    let prediction = Kind { server: platform.front(Protocol::Http1).unwrap(), template };
-    let load = Steady::start(vec![prediction], RATE).await.unwrap();
-    let logins = log_in_again_and_again(&platform).await;
+    let prediction = CallKind { server: platform.front(Protocol::Http1).unwrap(), template };
+    let load = RecordedLoad::start(vec![prediction], RATE).await.unwrap();
+    let logins = log_in_during_the_load(&platform).await;
     let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
     drop(load);
     assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
@@ -64,7 +65,7 @@ async fn certificates_are_renewed_without_a_failed_call() {
 }
 
 /// Each login is a write to the database. Every one must succeed.
-async fn log_in_again_and_again(platform: &Platform) -> u32 {
+async fn log_in_during_the_load(platform: &Platform) -> u32 {
     let secret = platform.secret("operator", "analyst-client-secret").unwrap();
     let started = Instant::now();
     let mut ticks = interval(LOGIN_PERIOD);
@@ -97,7 +98,7 @@ fn listeners(platform: &Platform) -> Vec<Listener> {
 async fn presents_its_file(platform: &Platform, listener: &Listener) -> CertificateDer<'static> {
     let file = platform.state().identities.join(&listener.instance).join("certificate.pem");
     let mut shown = None;
-    until("presents the certificate in its file", TAKEN_UP_WITHIN, async || {
+    until("presents the certificate in its file", RELOADED_WITHIN, async || {
         let now = presented(platform, listener).await.unwrap();
         let is_new = CertificateDer::from_pem_file(&file).is_ok_and(|leaf| leaf == now);
         ensure!(is_new, "{} at {} does not", listener.instance, listener.address);
@@ -109,9 +110,10 @@ async fn presents_its_file(platform: &Platform, listener: &Listener) -> Certific
     shown.unwrap()
 }
 
-/// The certificate that a listener shows to whoever connects; who we are it asks only afterwards.
+/// The certificate that a listener presents, which comes before the client's own.
 async fn presented(platform: &Platform, listener: &Listener) -> anyhow::Result<CertificateDer<'static>> {
-    let tls = ClientConfig::builder().with_root_certificates(trust(&platform.state().ca_file)?).with_no_client_auth();
+    let tls =
+        ClientConfig::builder().with_root_certificates(root_store(&platform.state().ca_file)?).with_no_client_auth();
     let mut tcp = TcpStream::connect(listener.address).await?;
     if listener.is_postgres {
         tcp.write_all(&SSL_REQUEST).await?;
@@ -122,12 +124,4 @@ async fn presented(platform: &Platform, listener: &Listener) -> anyhow::Result<C
     let stream = TlsConnector::from(std::sync::Arc::new(tls)).connect(name, tcp).await?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no certificate")?;
     Ok(leaf.clone().into_owned())
-}
-
-fn trust(ca_file: &Path) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca_file)? {
-        roots.add(certificate?)?;
-    }
-    Ok(roots)
 }

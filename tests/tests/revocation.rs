@@ -1,4 +1,4 @@
-//! Proves that a revoked token and a taken role are dead within two seconds, on every replica, by REST and by gRPC.
+//! Proves that a revoked token and a removed role are refused within two seconds, on every replica, by REST and by gRPC.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,7 +9,7 @@ use end_to_end::{
     counters::Counters,
     platform::Platform,
     poll::until,
-    request::{Answer, Connection, Protocol, Server, Template},
+    request::{Connection, HttpResponse, Protocol, Server, Template},
 };
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -20,7 +20,7 @@ use tokio::{
 
 const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 const POLL_PERIOD: Duration = Duration::from_millis(50);
-/// So many calls at a time that each replica is asked all the time.
+/// Enough concurrent calls that each replica has some all the time.
 const REST_POLLERS: usize = 3;
 const REPLICAS: [&str; 3] = ["serving-1", "serving-2", "serving-3"];
 /// Calls that each replica must have had before the change, and denials after it.
@@ -28,41 +28,41 @@ const ENOUGH: u64 = 5;
 const REST_ANSWERS: [(&str, &str); 2] = [("route", "/v2/models/{model}/infer"), ("outcome", "ok")];
 const GRPC_ANSWERS: [(&str, &str); 2] = [("route", "/inference.GRPCInferenceService/ModelInfer"), ("outcome", "ok")];
 const DENIALS: [(&str, &str); 2] = [("route", "/v2/models/{model}/infer"), ("outcome", "client_error")];
-/// How long states are waited for that nothing is promised about.
+/// Limit of waits for states that nothing is promised about.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How a call is refused: as an HTTP status, or as a gRPC status.
+/// The status of a refused call, by HTTP and by gRPC.
 #[derive(Clone, Copy)]
-struct Refusal {
+struct RefusalCodes {
     http: StatusCode,
     grpc: i32,
 }
 
-const UNAUTHENTICATED: Refusal = Refusal { http: StatusCode::UNAUTHORIZED, grpc: 16 };
-const DENIED: Refusal = Refusal { http: StatusCode::FORBIDDEN, grpc: 7 };
+const UNAUTHENTICATED: RefusalCodes = RefusalCodes { http: StatusCode::UNAUTHORIZED, grpc: 16 };
+const DENIED: RefusalCodes = RefusalCodes { http: StatusCode::FORBIDDEN, grpc: 7 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revoked_token_and_a_taken_role_are_dead_within_two_seconds() {
+async fn a_revoked_token_and_a_removed_role_are_refused_within_two_seconds() {
     let platform = Platform::start(&[]).unwrap();
     let admin = platform.token("admin").unwrap();
-    let take_role = async |id: &str| {
+    let remove_role = async |id: &str| {
         let (path, body) = (format!("/api/admin/users/{id}"), json!({ "roles": ["viewer"] }));
         platform.call(Method::PATCH, &path, Some(&admin), Some(&body)).await.unwrap().0
     };
 
     let (_, token) = platform.account("to-be-revoked", &["analyst"]).await.unwrap();
     let mut polls = predictions(&platform, &token, UNAUTHENTICATED).await.unwrap();
-    every_replica_is_asked(&platform).await;
+    wait_until_every_replica_answers(&platform).await;
     let body = json!({ "token": token });
     let (status, _) = platform.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.unwrap();
-    polls.assert_dead_after(status, "revoked").await;
+    polls.assert_refused_after(status, "revoked").await;
 
     let (id, token) = platform.account("to-be-demoted", &["analyst"]).await.unwrap();
     let mut polls = predictions(&platform, &token, DENIED).await.unwrap();
-    every_replica_is_asked(&platform).await;
+    wait_until_every_replica_answers(&platform).await;
     let denied_before = counts(&platform, DENIALS).await;
-    let status = take_role(&id).await;
-    polls.assert_dead_after(status, "role taken").await;
+    let status = remove_role(&id).await;
+    polls.assert_refused_after(status, "role removed").await;
     // The token is still good, so it is the replicas themselves that deny, each of them.
     for (before, after) in denied_before.iter().zip(counts(&platform, DENIALS).await) {
         assert!(after >= before + ENOUGH, "every replica denied: {denied_before:?}, then {after}");
@@ -73,14 +73,14 @@ async fn a_revoked_token_and_a_taken_role_are_dead_within_two_seconds() {
     let mut polls = Polls::default();
     polls.start(platform.front(Protocol::Http1).unwrap(), users, DENIED);
     polls.wait_for_success().await;
-    let status = take_role(&id).await;
-    polls.assert_dead_after(status, "admin's role taken").await;
+    let status = remove_role(&id).await;
+    polls.assert_refused_after(status, "admin's role removed").await;
 
     platform.stop(&[]).unwrap();
 }
 
 /// Polls of a prediction: three by REST, one by gRPC, all of which must be right as long as they are served.
-async fn predictions(platform: &Platform, token: &str, refusal: Refusal) -> anyhow::Result<Polls> {
+async fn predictions(platform: &Platform, token: &str, refusal: RefusalCodes) -> anyhow::Result<Polls> {
     let mut polls = Polls::default();
     let prediction = platform.golden_prediction(token).await?;
     for _ in 0..REST_POLLERS {
@@ -92,7 +92,7 @@ async fn predictions(platform: &Platform, token: &str, refusal: Refusal) -> anyh
 }
 
 /// Waits until each replica has answered some more predictions than now, by REST and by gRPC.
-async fn every_replica_is_asked(platform: &Platform) {
+async fn wait_until_every_replica_answers(platform: &Platform) {
     for answers in [REST_ANSWERS, GRPC_ANSWERS] {
         let before = counts(platform, answers).await;
         until("every replica is asked", PATIENCE, async || {
@@ -126,7 +126,7 @@ struct Polls {
 // === impl Polls ===
 
 impl Polls {
-    fn start(&mut self, server: Server, template: Template, refusal: Refusal) {
+    fn start(&mut self, server: Server, template: Template, refusal: RefusalCodes) {
         let (succeeded, success) = tokio::sync::watch::channel(false);
         self.successes.push(success);
         self.pollers.spawn(poll(server, template, refusal, succeeded));
@@ -140,7 +140,7 @@ impl Polls {
     }
 
     /// The change was answered with `status` just now: how late was the last success?
-    async fn assert_dead_after(&mut self, status: StatusCode, what: &str) {
+    async fn assert_refused_after(&mut self, status: StatusCode, what: &str) {
         let answered = Instant::now();
         assert!(status.is_success(), "{what}: the change was refused with {status}");
         while let Some(last) = timeout(PATIENCE, self.pollers.join_next()).await.expect("refused in the end") {
@@ -154,7 +154,7 @@ impl Polls {
 async fn poll(
     server: Server,
     template: Template,
-    refusal: Refusal,
+    refusal: RefusalCodes,
     succeeded: tokio::sync::watch::Sender<bool>,
 ) -> anyhow::Result<Instant> {
     let mut connection = server.connect().await?;
@@ -177,7 +177,7 @@ async fn poll(
 }
 
 /// A refusal may end the connection, also in the moment of the next call; a client opens another.
-async fn call(server: &Server, connection: &mut Connection, template: &Template) -> anyhow::Result<Answer> {
+async fn call(server: &Server, connection: &mut Connection, template: &Template) -> anyhow::Result<HttpResponse> {
     if connection.is_usable()
         && let Ok(answer) = connection.call(template).await
     {
@@ -187,10 +187,10 @@ async fn call(server: &Server, connection: &mut Connection, template: &Template)
     connection.call(template).await
 }
 
-// === impl Refusal ===
+// === impl RefusalCodes ===
 
-impl Refusal {
-    fn is(self, answer: &Answer) -> bool {
+impl RefusalCodes {
+    fn is(self, answer: &HttpResponse) -> bool {
         match answer.grpc_status() {
             Some(code) => code == self.grpc,
             None => answer.status == self.http,

@@ -8,7 +8,7 @@ use end_to_end::{
     containers::{Containers, say},
     docker::{Fault, docker},
     poll::until,
-    steady::Figures,
+    recorded_load::Figures,
 };
 use http::{Method, StatusCode};
 

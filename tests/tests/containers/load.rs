@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use end_to_end::{
     containers::Containers,
+    recorded_load::{CallKind, RecordedLoad},
     request::{Protocol, Template},
-    steady::{Kind, Steady},
 };
 use http::Method;
 use tokio::{
@@ -28,7 +28,7 @@ pub(crate) const RETURN: Duration = Duration::from_secs(120);
 
 /// A load whose token is renewed.
 pub(crate) struct Load {
-    pub(crate) steady: Arc<Steady>,
+    pub(crate) steady: Arc<RecordedLoad>,
     renewal: Option<AbortHandle>,
 }
 
@@ -39,12 +39,14 @@ impl Load {
     pub(crate) async fn predictions(platform: &Containers) -> Self {
         let token = platform.analyst().await.unwrap();
         let server = |protocol| platform.front.server(protocol).unwrap();
-        let rest =
-            Kind { server: server(Protocol::Http1), template: platform.front.golden_prediction(&token).await.unwrap() };
+        let rest = CallKind {
+            server: server(Protocol::Http1),
+            template: platform.front.golden_prediction(&token).await.unwrap(),
+        };
         let template = platform.front.golden_grpc_prediction(&token).await.unwrap();
-        let grpc = Kind { server: server(Protocol::Http2), template };
+        let grpc = CallKind { server: server(Protocol::Http2), template };
         let kinds = vec![rest.clone(), rest.clone(), rest, grpc];
-        let steady = Arc::new(Steady::start(kinds, PREDICTIONS).await.unwrap());
+        let steady = Arc::new(RecordedLoad::start(kinds, PREDICTIONS).await.unwrap());
         let renewal = tokio::spawn(renew_token(platform.clone(), steady.clone())).abort_handle();
         Self { steady, renewal: Some(renewal) }
     }
@@ -54,7 +56,7 @@ impl Load {
         let grant = platform.analyst_grant().unwrap().to_string();
         let template = Template::json(Method::POST, "/api/auth/token", None, grant).unwrap();
         let server = platform.front.server(Protocol::Http1).unwrap();
-        let steady = Steady::start(vec![Kind { server, template }], LOGINS).await.unwrap();
+        let steady = RecordedLoad::start(vec![CallKind { server, template }], LOGINS).await.unwrap();
         Self { steady: Arc::new(steady), renewal: None }
     }
 }
@@ -67,7 +69,7 @@ impl Drop for Load {
     }
 }
 
-async fn renew_token(platform: Containers, steady: Arc<Steady>) {
+async fn renew_token(platform: Containers, steady: Arc<RecordedLoad>) {
     let mut renewed = Instant::now();
     let mut ticks = interval(RETRY_PERIOD);
     loop {

@@ -16,7 +16,7 @@ use end_to_end::{
     containers::{Containers, say},
     listed_sockets::{LIST, ListedSocket, listed_sockets},
     sockets::listening,
-    strangers::{Preamble, client, only_tls_1_3_of_ours, reads_alert, sslscan_finds_only_1_3},
+    tls_probe::{Preamble, client_config, expect_alert, expect_only_tls_1_3, sslscan_finds_only_1_3},
 };
 use identity::PeerName;
 use rustls::AlertDescription;
@@ -89,9 +89,9 @@ async fn our_servers_refuse_who_is_not_on_their_lists() {
             for port in ports {
                 let address = address(&platform, container, *port).await.unwrap();
                 for (who, identity, alert) in &tries {
-                    let client = client(&platform.front.ca_file, identity.map(PathBuf::as_path)).unwrap();
+                    let client = client_config(&platform.front.ca_file, identity.map(PathBuf::as_path)).unwrap();
                     let name = format!("{service}.rampart.internal");
-                    let outcome = reads_alert(address, &name, "/", client, *alert).await;
+                    let outcome = expect_alert(address, &name, "/", client, *alert).await;
                     faults.extend(outcome.err().map(|error| format!("{container} {port}, {who}: {error:#}")));
                     count += 1;
                 }
@@ -110,7 +110,7 @@ async fn speaks_as_it_should(
 ) -> anyhow::Result<()> {
     let address = address(platform, &line.container, line.port).await?;
     let (ours, foreign) = (&platform.front.ca_file, &strangers.foreign_ca);
-    only_tls_1_3_of_ours(address, preamble, &names(&line.container), ours, foreign).await?;
+    expect_only_tls_1_3(address, preamble, &names(&line.container), ours, foreign).await?;
     // It cannot say a PROXY header.
     if preamble != Preamble::Proxy {
         sslscan_finds_only_1_3(address, preamble)?;

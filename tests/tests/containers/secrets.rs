@@ -9,7 +9,7 @@ use end_to_end::{
     checkout::repository,
     containers::{Containers, say},
     docker::{as_root, docker},
-    needles::{Needles, files_in},
+    secret_search::{SecretSearch, files_in},
 };
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ async fn what_must_live_in_git_is_encrypted_by_sops() {
 }
 
 /// Every secret: out of the steward's volumes, the folder of the root CA, the accounts, and what services hold in memory.
-async fn gather(platform: &Containers, directory: &Path) -> anyhow::Result<Needles> {
+async fn gather(platform: &Containers, directory: &Path) -> anyhow::Result<SecretSearch> {
     let volumes = volumes(platform, "state-").await?;
     let mut arguments: Vec<String> = ["run", "--rm", "--network", "none"].map(ToOwned::to_owned).to_vec();
     for volume in &volumes {
@@ -89,7 +89,7 @@ async fn gather(platform: &Containers, directory: &Path) -> anyhow::Result<Needl
             )?;
         }
     }
-    let mut needles = Needles::default();
+    let mut needles = SecretSearch::default();
     for file in files_in(directory) {
         add(&mut needles, &file)?;
     }
@@ -106,7 +106,7 @@ fn unpack(pack: &mut Command, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add(needles: &mut Needles, file: &Path) -> anyhow::Result<()> {
+fn add(needles: &mut SecretSearch, file: &Path) -> anyhow::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if NO_SECRETS.contains(&name.as_str()) || fs::metadata(file)?.len() == 0 {
         return Ok(());
@@ -120,7 +120,7 @@ fn add(needles: &mut Needles, file: &Path) -> anyhow::Result<()> {
 }
 
 /// What Docker tells, what the containers say, how their processes were started, and the tree.
-async fn in_files(platform: &Containers, needles: &Needles, directory: &Path) -> anyhow::Result<Vec<String>> {
+async fn in_files(platform: &Containers, needles: &SecretSearch, directory: &Path) -> anyhow::Result<Vec<String>> {
     let said = directory.join("said");
     fs::create_dir(&said)?;
     let mut places = Vec::new();
@@ -157,8 +157,8 @@ fn is_kept(platform: &Containers, path: &Path) -> bool {
     ignored.iter().chain([&platform.certs, &platform.access]).any(|kept| path.starts_with(kept))
 }
 
-async fn in_volumes(platform: &Containers, needles: &Needles) -> anyhow::Result<Vec<String>> {
-    let patterns = needles.patterns()?;
+async fn in_volumes(platform: &Containers, needles: &SecretSearch) -> anyhow::Result<Vec<String>> {
+    let patterns = needles.pattern_file()?;
     let mut arguments: Vec<String> = ["run", "--rm", "--network", "none"].map(ToOwned::to_owned).to_vec();
     for volume in KEPT_BY_OTHERS {
         arguments.extend(["--volume".to_owned(), format!("{0}_{volume}:/kept/{volume}:ro", platform.project)]);
@@ -176,11 +176,11 @@ async fn in_volumes(platform: &Containers, needles: &Needles) -> anyhow::Result<
 }
 
 /// Every layer of every image, and how it was made.
-async fn in_images(needles: &Needles) -> anyhow::Result<Vec<String>> {
+async fn in_images(needles: &SecretSearch) -> anyhow::Result<Vec<String>> {
     let listed = docker(&["images", "--filter", "reference=rampart/*", "--format", "{{.Repository}}"]).await?;
     let images: Vec<&str> = listed.lines().collect();
     ensure!(images.len() >= IMAGES_MIN, "only these images: {images:?}");
-    let mut control = Needles::default();
+    let mut control = SecretSearch::default();
     control.add("control", IN_AN_IMAGE)?;
     let postgres = images.iter().find(|image| image.ends_with("postgres")).context("no image of PostgreSQL")?;
     let found = control.search_output(Command::new("docker").args(["save", postgres]))?;

@@ -1,7 +1,7 @@
-//! A steady open-loop load as well-behaved clients make it, with every call on record, so that afterwards each moment of a
-//! long run can be asked for its figures.
+//! An open-loop load at a fixed rate, as well-behaved clients make it. Every call is recorded, so that figures can be had of
+//! each part of a long run.
 //!
-//! A call has a time at which it is due, and its latency counts from there. Connections are kept alive for a while. A call
+//! A call has a time at which it is due, and its latency counts from there. Connections are pooled alive for a while. A call
 //! whose connection breaks is sent once more on a new one; a call that was answered, whatever the answer, is not, and
 //! neither is one that was waited for too long.
 
@@ -32,9 +32,9 @@ const POLL_PERIOD: Duration = Duration::from_millis(20);
 /// Failures are many alike; the first few say what is wrong.
 const FAILURES_SHOWN: usize = 5;
 
-/// One kind of call: to whom, and what.
+/// One kind of call: the server and the request.
 #[derive(Clone)]
-pub struct Kind {
+pub struct CallKind {
     /// The server.
     pub server: Server,
     /// The request and its right answer.
@@ -42,14 +42,14 @@ pub struct Kind {
 }
 
 /// A load that runs until it is dropped.
-pub struct Steady {
+pub struct RecordedLoad {
     begin: Instant,
     interval: Duration,
     shared: Arc<Shared>,
     task: AbortHandle,
 }
 
-/// What came of the calls that were due between two moments.
+/// Results of the calls that were due between two moments.
 #[derive(Debug)]
 pub struct Figures {
     /// All of them.
@@ -71,14 +71,14 @@ pub struct Figures {
 }
 
 struct Shared {
-    kinds: Mutex<Vec<Kind>>,
-    pools: Vec<Mutex<VecDeque<Kept>>>,
+    kinds: Mutex<Vec<CallKind>>,
+    pools: Vec<Mutex<VecDeque<PooledConnection>>>,
     /// By the number of the call; none while it is under way.
     samples: Mutex<Vec<Option<Sample>>>,
 }
 
 /// A connection that waits for the next call.
-struct Kept {
+struct PooledConnection {
     connection: Connection,
     until: Instant,
 }
@@ -90,14 +90,14 @@ struct Sample {
     failure: Option<String>,
 }
 
-// === impl Steady ===
+// === impl RecordedLoad ===
 
-impl Steady {
+impl RecordedLoad {
     /// Sends `rate` calls a second from now on, of each kind in turn.
     ///
     /// # Errors
     /// No connection can be made.
-    pub async fn start(kinds: Vec<Kind>, rate: u32) -> anyhow::Result<Self> {
+    pub async fn start(kinds: Vec<CallKind>, rate: u32) -> anyhow::Result<Self> {
         let mut pools = Vec::new();
         for kind in &kinds {
             let mut pool = VecDeque::new();
@@ -105,7 +105,7 @@ impl Steady {
                 let connection = kind.server.connect().await?;
                 // Not all of one age, or they would all be replaced at once.
                 let until = Instant::now() + CONNECTION_AGE_MAX * index / CONNECTIONS;
-                pool.push_back(Kept { connection, until });
+                pool.push_back(PooledConnection { connection, until });
             }
             pools.push(Mutex::new(pool));
         }
@@ -126,7 +126,7 @@ impl Steady {
         Ok(())
     }
 
-    /// The moment, for [`Steady::figures`].
+    /// The moment, for [`RecordedLoad::figures`].
     pub fn now(&self) -> Duration {
         self.begin.elapsed()
     }
@@ -144,7 +144,7 @@ impl Steady {
         until_every(POLL_PERIOD, "calls are sent", duration + ANSWER_LIMIT, all_are_sent).await.map(drop)
     }
 
-    /// What came of the calls that were due between these moments. Waits for the last of them.
+    /// Results of the calls that were due between these moments. Waits for the last of them.
     ///
     /// # Errors
     /// A call has neither been answered nor failed.
@@ -167,7 +167,7 @@ impl Steady {
     }
 }
 
-impl Drop for Steady {
+impl Drop for RecordedLoad {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -194,7 +194,7 @@ impl Shared {
         let mut is_retried = false;
         let outcome = match (kind, self.pools.get(index)) {
             (Some(kind), Some(pool)) => call(&kind, pool, &mut is_retried).await,
-            _ => Err(anyhow::anyhow!("no such kind")),
+            _ => Err(anyhow::anyhow!("no such kind of call")),
         };
         let failure = outcome.err().map(|error| format!("{error:#}"));
         let sample = Sample { latency: due.elapsed(), is_retried, failure };
@@ -204,7 +204,7 @@ impl Shared {
     }
 }
 
-async fn call(kind: &Kind, pool: &Mutex<VecDeque<Kept>>, is_retried: &mut bool) -> anyhow::Result<()> {
+async fn call(kind: &CallKind, pool: &Mutex<VecDeque<PooledConnection>>, is_retried: &mut bool) -> anyhow::Result<()> {
     let answer = match attempt(kind, pool, take(pool)).await {
         Err(error) if error.downcast_ref::<Elapsed>().is_none() => {
             *is_retried = true;
@@ -216,31 +216,31 @@ async fn call(kind: &Kind, pool: &Mutex<VecDeque<Kept>>, is_retried: &mut bool) 
 }
 
 async fn attempt(
-    kind: &Kind,
-    pool: &Mutex<VecDeque<Kept>>,
-    kept: Option<Kept>,
-) -> anyhow::Result<crate::request::Answer> {
-    let mut kept = match kept {
-        Some(kept) => kept,
+    kind: &CallKind,
+    pool: &Mutex<VecDeque<PooledConnection>>,
+    pooled: Option<PooledConnection>,
+) -> anyhow::Result<crate::request::HttpResponse> {
+    let mut pooled = match pooled {
+        Some(pooled) => pooled,
         None => {
             let connection = kind.server.connect().await?;
-            Kept { connection, until: Instant::now() + CONNECTION_AGE_MAX }
+            PooledConnection { connection, until: Instant::now() + CONNECTION_AGE_MAX }
         }
     };
-    let shared = kept.connection.share();
+    let shared = pooled.connection.share();
     let is_shared = shared.is_some();
     if let Some(connection) = shared {
-        lock(pool).push_back(Kept { connection, until: kept.until });
+        lock(pool).push_back(PooledConnection { connection, until: pooled.until });
     }
-    let answer = kept.connection.call(&kind.template).await?;
+    let answer = pooled.connection.call(&kind.template).await?;
     if !is_shared {
-        lock(pool).push_back(kept);
+        lock(pool).push_back(pooled);
     }
     Ok(answer)
 }
 
 /// None when a new one must take the place of the next.
-fn take(pool: &Mutex<VecDeque<Kept>>) -> Option<Kept> {
+fn take(pool: &Mutex<VecDeque<PooledConnection>>) -> Option<PooledConnection> {
     let next = lock(pool).pop_front()?;
     (next.connection.is_usable() && Instant::now() < next.until).then_some(next)
 }

@@ -1,4 +1,4 @@
-//! Speaking TLS to our ports as clients do that are not ours: with an old version, the wrong trust, or the wrong name.
+//! TLS handshakes that the platform must refuse: with an old version, a foreign CA, or a name that is on no list.
 
 use std::{net::SocketAddr, path::Path, process::Command, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// All of it is one machine.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is said before TLS begins.
+/// Bytes that are sent before TLS begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preamble {
     /// Nothing.
@@ -30,11 +30,11 @@ pub enum Preamble {
     Postgres,
 }
 
-/// One CA bundle.
+/// The certificates of a CA file.
 ///
 /// # Errors
 /// The file is no certificate.
-pub fn trust(ca_file: &Path) -> anyhow::Result<RootCertStore> {
+pub fn root_store(ca_file: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca_file).with_context(|| ca_file.display().to_string())? {
         roots.add(certificate?)?;
@@ -46,8 +46,8 @@ pub fn trust(ca_file: &Path) -> anyhow::Result<RootCertStore> {
 ///
 /// # Errors
 /// The files are not there.
-pub fn client(ca_file: &Path, identity: Option<&Path>) -> anyhow::Result<ClientConfig> {
-    let builder = ClientConfig::builder().with_root_certificates(trust(ca_file)?);
+pub fn client_config(ca_file: &Path, identity: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let builder = ClientConfig::builder().with_root_certificates(root_store(ca_file)?);
     Ok(match identity {
         None => builder.with_no_client_auth(),
         Some(directory) => {
@@ -61,7 +61,7 @@ pub fn client(ca_file: &Path, identity: Option<&Path>) -> anyhow::Result<ClientC
 ///
 /// # Errors
 /// It was answered, or refused in another way.
-pub async fn reads_alert(
+pub async fn expect_alert(
     address: SocketAddr,
     name: &str,
     path: &str,
@@ -79,38 +79,40 @@ pub async fn reads_alert(
     Ok(())
 }
 
-/// The port speaks TLS 1.3 with a certificate that `ours` has signed for one of these names; it refuses TLS 1.2; and a
+/// The port speaks TLS 1.3 with a certificate that the CA `ours` has signed for one of these names; it refuses TLS 1.2; and a
 /// client that trusts only `foreign` stops.
 ///
 /// # Errors
 /// One of these is not so.
-pub async fn only_tls_1_3_of_ours(
+pub async fn expect_only_tls_1_3(
     address: SocketAddr,
     preamble: Preamble,
     names: &[String],
     ours: &Path,
     foreign: &Path,
 ) -> anyhow::Result<()> {
-    let mut said = anyhow::anyhow!("no name was given");
+    let mut reason_of_last = anyhow::anyhow!("no name was given");
     let mut right = None;
     for name in names {
         match handshake(address, preamble, name, &[&TLS13], ours).await {
             Ok(_) => right = Some(name),
-            Err(error) => said = error.context(format!("as {name}")),
+            Err(error) => reason_of_last = error.context(format!("as {name}")),
         }
     }
-    let Some(name) = right else { return Err(said.context("TLS 1.3 with a certificate of our CA")) };
+    let Some(name) = right else {
+        return Err(reason_of_last.context("TLS 1.3 with a certificate of the platform's CA"));
+    };
     let old = handshake(address, preamble, name, &[&TLS12], ours).await.err().context("it speaks TLS 1.2")?;
     let refusal = rustls::Error::AlertReceived(AlertDescription::ProtocolVersion);
-    ensure!(reason(&old) == Some(&refusal), "TLS 1.2 ended otherwise than by its version: {old:#}");
+    ensure!(tls_error(&old) == Some(&refusal), "TLS 1.2 ended otherwise than by its version: {old:#}");
     let unknown = handshake(address, preamble, name, &[&TLS13], foreign).await.err();
-    let unknown = unknown.context("a client that does not trust our CA went on")?;
-    let is_distrust = matches!(reason(&unknown), Some(rustls::Error::InvalidCertificate(_)));
+    let unknown = unknown.context("a client that does not trust that CA went on")?;
+    let is_distrust = matches!(tls_error(&unknown), Some(rustls::Error::InvalidCertificate(_)));
     ensure!(is_distrust, "it stopped for another reason: {unknown:#}");
     Ok(())
 }
 
-fn reason(error: &anyhow::Error) -> Option<&rustls::Error> {
+fn tls_error(error: &anyhow::Error) -> Option<&rustls::Error> {
     error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref()
 }
 
@@ -145,12 +147,12 @@ async fn handshake(
     ca_file: &Path,
 ) -> anyhow::Result<TlsStream<TcpStream>> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let client = builder.with_protocol_versions(versions)?.with_root_certificates(trust(ca_file)?);
+    let client = builder.with_protocol_versions(versions)?.with_root_certificates(root_store(ca_file)?);
     let connector = TlsConnector::from(Arc::new(client.with_no_client_auth()));
     let name = ServerName::try_from(name.to_owned())?;
     timeout(HANDSHAKE_TIMEOUT, async {
         let mut tcp = TcpStream::connect(address).await?;
-        preamble.say(&mut tcp).await?;
+        preamble.send(&mut tcp).await?;
         Ok(connector.connect(name, tcp).await?)
     })
     .await
@@ -160,7 +162,7 @@ async fn handshake(
 // === impl Preamble ===
 
 impl Preamble {
-    async fn say(self, tcp: &mut TcpStream) -> anyhow::Result<()> {
+    async fn send(self, tcp: &mut TcpStream) -> anyhow::Result<()> {
         match self {
             Self::None => {}
             Self::Proxy => tcp.write_all(b"PROXY UNKNOWN\r\n").await?,

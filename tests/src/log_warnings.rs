@@ -1,4 +1,4 @@
-//! What a platform's logs say against it. A healthy run shows no WARN and no ERROR (`docs/LOGGING.md`), so a test that
+//! Warnings and errors in a platform's logs. A healthy run has no WARN and no ERROR (`docs/LOGGING.md`), so a test that
 //! provokes one names it, and every other line of these levels fails the test.
 
 use std::{
@@ -10,15 +10,15 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// What may be said while everything starts at once, in no order. A healthy start should say none of it either: this list
-/// only shrinks.
+/// Warnings that are allowed while all processes start at once. A healthy start should have none either: this list only
+/// shrinks.
 const START_UP: &[&str] = &[
     // The gateway is up before it has a connection to the database.
     "users and revocations cannot be followed",
-    // A dozen processes that start on two busy cores wait for the database longer than they are used to.
+    // A dozen processes that start on two busy cores wait longer for the database than usual.
     "the database cannot be reached now",
     "acquired connection, but time to acquire exceeded slow threshold",
-    // Of a transaction that was given up before it had begun.
+    // A transaction was cancelled before it had begun.
     "there is no transaction in progress",
 ];
 
@@ -44,14 +44,14 @@ pub fn lengths(logs: &Path) -> anyhow::Result<Lengths> {
 ///
 /// # Errors
 /// The logs cannot be read.
-pub fn complaints(started: &Lengths, expected: &[&str]) -> anyhow::Result<Vec<String>> {
+pub fn warnings(started: &Lengths, expected: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for (path, length) in started.iter().filter(|(path, _)| !path.ends_with("postgres.log")) {
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let (start, rest) = text.split_at_checked(*length).context("a log became shorter")?;
         let (start, rest) = (String::from_utf8_lossy(start), String::from_utf8_lossy(rest));
-        let start = start.lines().filter(|line| is_complaint(line, expected) && !is_start_up(line));
-        let rest = rest.lines().filter(|line| is_complaint(line, expected));
+        let start = start.lines().filter(|line| is_unexpected(line, expected) && !is_start_up(line));
+        let rest = rest.lines().filter(|line| is_unexpected(line, expected));
         let name = path.file_stem().unwrap_or_default().display();
         found.extend(start.chain(rest).map(|line| format!("{name}: {line}")));
     }
@@ -59,14 +59,14 @@ pub fn complaints(started: &Lengths, expected: &[&str]) -> anyhow::Result<Vec<St
 }
 
 fn is_start_up(line: &str) -> bool {
-    START_UP.iter().any(|known| line.contains(known))
+    START_UP.iter().any(|allowed| line.contains(allowed))
 }
 
-fn is_complaint(line: &str, expected: &[&str]) -> bool {
+fn is_unexpected(line: &str, expected: &[&str]) -> bool {
     let Ok(event) = serde_json::from_str::<Value>(line) else { return !line.trim().is_empty() };
     let field = |name| event.get(name).and_then(Value::as_str).unwrap_or_default();
-    let is_loud = matches!(field("level"), "WARN" | "ERROR");
-    is_loud && !expected.iter().any(|start| field("message").starts_with(start))
+    let is_warning = matches!(field("level"), "WARN" | "ERROR");
+    is_warning && !expected.iter().any(|start| field("message").starts_with(start))
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loud_unexpected_lines_are_complaints() {
+    fn only_unexpected_warnings_and_errors_are_reported() {
         let line = |level: &str, message: &str| serde_json::json!({ "level": level, "message": message }).to_string();
         for (line, expected) in [
             (line("INFO", "listening"), false),
@@ -84,12 +84,12 @@ mod tests {
             ("thread 'main' panicked at".to_owned(), true),
             (String::new(), false),
         ] {
-            assert_eq!(is_complaint(&line, &["provoked"]), expected, "{line}");
+            assert_eq!(is_unexpected(&line, &["provoked"]), expected, "{line}");
         }
     }
 
     #[test]
-    fn what_is_forgiven_at_the_start_is_a_complaint_later() {
+    fn a_warning_allowed_during_start_is_reported_later() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("balancer-1.log");
         let line = r#"{"level":"WARN","message":"users and revocations cannot be followed"}"#;
@@ -98,6 +98,6 @@ mod tests {
         let started = lengths(directory.path()).unwrap();
         fs::write(&log, format!("{line}\n{other}\n{line}\n")).unwrap();
         let expected = [other, line].map(|line| format!("balancer-1: {line}"));
-        assert_eq!(complaints(&started, &[]).unwrap(), expected);
+        assert_eq!(warnings(&started, &[]).unwrap(), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The front door of any platform: `rampart dev`'s or the containers'.
+//! The front door of a platform, of `rampart dev` or in containers.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use crate::{
     request::{Protocol, Server, Template},
 };
 
-/// Where clients come in, and what they need for it.
+/// The address of the front door, and what a client needs to call it.
 #[derive(Clone)]
-pub struct Front {
+pub struct FrontDoor {
     /// Where it listens.
     pub address: SocketAddr,
     /// The CA that signed its certificate.
@@ -26,9 +26,9 @@ pub struct Front {
     pub example_file: PathBuf,
 }
 
-// === impl Front ===
+// === impl FrontDoor ===
 
-impl Front {
+impl FrontDoor {
     /// How to reach it.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Front {
         Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
     }
 
-    /// Trades a grant for an access token.
+    /// Exchanges a grant for an access token.
     ///
     /// # Errors
     /// The platform refused.

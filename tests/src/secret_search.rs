@@ -1,4 +1,4 @@
-//! Secrets that must be found nowhere: looked for as they are, and in base64 wherever it may begin in what was encoded.
+//! Searches files and output for secrets that must not be there: plain, and in base64 at every offset of the encoded text.
 
 use std::{
     fs,
@@ -13,26 +13,26 @@ use base64::{Engine as _, alphabet, engine::GeneralPurpose, engine::general_purp
 /// Shorter ones would be found by chance.
 const LENGTH_MIN: usize = 16;
 
-/// What is looked for.
+/// The secrets that are searched for.
 #[derive(Default)]
-pub struct Needles {
-    /// Whose it is, and its text.
-    needles: Vec<(String, String)>,
+pub struct SecretSearch {
+    /// A name for the secret, and its text.
+    patterns: Vec<(String, String)>,
     /// How many secrets.
     pub owners: usize,
 }
 
-// === impl Needles ===
+// === impl SecretSearch ===
 
-impl Needles {
-    /// Looks for this one, too.
+impl SecretSearch {
+    /// Searches for this one, too.
     ///
     /// # Errors
     /// It is too short, or has several lines.
     pub fn add(&mut self, owner: &str, value: &str) -> anyhow::Result<()> {
         ensure!(value.len() >= LENGTH_MIN && !value.contains('\n'), "{owner} cannot be looked for");
         self.owners += 1;
-        self.needles.push((owner.to_owned(), value.to_owned()));
+        self.patterns.push((owner.to_owned(), value.to_owned()));
         for alphabet in [&alphabet::STANDARD, &alphabet::URL_SAFE] {
             let engine = GeneralPurpose::new(alphabet, NO_PAD);
             // Three bytes become four characters: what is before it decides its first characters, what follows its last.
@@ -40,13 +40,13 @@ impl Needles {
                 let encoded = engine.encode([&vec![0; before], value.as_bytes()].concat());
                 let whole = encoded.len() - usize::from(!(before + value.len()).is_multiple_of(3));
                 let certain = encoded.get(mixed..whole).context("base64 is ASCII")?;
-                self.needles.push((format!("{owner} in base64"), certain.to_owned()));
+                self.patterns.push((format!("{owner} in base64"), certain.to_owned()));
             }
         }
         Ok(())
     }
 
-    /// Looks for what this file holds, too.
+    /// Searches for the secret in this file, too.
     ///
     /// # Errors
     /// It cannot be read, or holds nothing that can be looked for.
@@ -58,13 +58,13 @@ impl Needles {
         self.add(&path.display().to_string(), lines.max_by_key(|line| line.len()).unwrap_or_default())
     }
 
-    /// Each needle on a line of its own, as `grep --file` wants it; only this user can read it.
+    /// Each pattern on a line of its own, as `grep --file` wants it; only this user can read it.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn patterns(&self) -> anyhow::Result<tempfile::NamedTempFile> {
+    pub fn pattern_file(&self) -> anyhow::Result<tempfile::NamedTempFile> {
         let mut patterns = tempfile::NamedTempFile::new()?;
-        let lines: Vec<_> = self.needles.iter().map(|(_, text)| text.as_str()).collect();
+        let lines: Vec<_> = self.patterns.iter().map(|(_, text)| text.as_str()).collect();
         patterns.write_all(lines.join("\n").as_bytes())?;
         Ok(patterns)
     }
@@ -74,7 +74,7 @@ impl Needles {
     /// # Errors
     /// A file that is there could not be searched.
     pub fn search(&self, places: &[PathBuf]) -> anyhow::Result<Vec<String>> {
-        let patterns = self.patterns()?;
+        let patterns = self.pattern_file()?;
         let mut grep = Command::new("grep");
         grep.env("LC_ALL", "C").args(["--fixed-strings", "--text", "--files-with-matches", "--file"]);
         let output = grep.arg(patterns.path()).arg("--").args(places).output()?;
@@ -89,14 +89,14 @@ impl Needles {
             .collect())
     }
 
-    /// Whose secrets a program prints.
+    /// The names of the secrets that a program prints.
     ///
     /// # Errors
     /// The program failed.
     pub fn search_output(&self, command: &mut Command) -> anyhow::Result<Vec<String>> {
-        let patterns = self.patterns()?;
+        let patterns = self.pattern_file()?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let printed = child.stdout.take().context("it prints to us")?;
+        let printed = child.stdout.take().context("its output is piped")?;
         let mut grep = Command::new("grep");
         grep.env("LC_ALL", "C").args(["--fixed-strings", "--text", "--only-matching", "--no-filename", "--file"]);
         let output = grep.arg(patterns.path()).stdin(Stdio::from(printed)).output()?;
@@ -106,10 +106,10 @@ impl Needles {
         Ok(found.lines().map(|line| self.owner_of(line.as_bytes()).unwrap_or("unknown").to_owned()).collect())
     }
 
-    /// Whose secret is in this text.
+    /// The name of the secret in this text.
     pub fn owner_of(&self, text: &[u8]) -> Option<&str> {
-        let is_in = |needle: &str| text.windows(needle.len()).any(|window| window == needle.as_bytes());
-        self.needles.iter().find(|(_, needle)| is_in(needle)).map(|(owner, _)| owner.as_str())
+        let is_in = |pattern: &str| text.windows(pattern.len()).any(|window| window == pattern.as_bytes());
+        self.patterns.iter().find(|(_, pattern)| is_in(pattern)).map(|(owner, _)| owner.as_str())
     }
 }
 
@@ -133,15 +133,15 @@ mod tests {
 
     #[test]
     fn a_secret_is_found_plain_and_in_base64_wherever_that_begins() {
-        let mut needles = Needles::default();
+        let mut patterns = SecretSearch::default();
         let secret = "correct-horse-battery";
-        needles.add("it", secret).unwrap();
+        patterns.add("it", secret).unwrap();
         let encode = |before: &str| base64::engine::general_purpose::STANDARD.encode(format!("{before}{secret}!"));
         for text in [secret.to_owned(), encode(""), encode("a"), encode("ab"), encode("abc")] {
-            assert!(needles.owner_of(text.as_bytes()).is_some(), "{text}");
-            assert_eq!(needles.search_output(Command::new("echo").arg(&text)).unwrap().len(), 1, "{text}");
+            assert!(patterns.owner_of(text.as_bytes()).is_some(), "{text}");
+            assert_eq!(patterns.search_output(Command::new("echo").arg(&text)).unwrap().len(), 1, "{text}");
         }
-        assert_eq!(needles.owner_of(b"correct-horse-batters"), None);
-        needles.add("short", "12345").unwrap_err();
+        assert_eq!(patterns.owner_of(b"correct-horse-batters"), None);
+        patterns.add("short", "12345").unwrap_err();
     }
 }
