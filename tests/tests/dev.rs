@@ -59,7 +59,7 @@ async fn the_data_directory_survives_a_restart() {
 
     let platform = start_at(directory.path());
     let admin = platform.token("admin").unwrap();
-    let (status, users) = platform.call(Method::GET, "/api/admin/users", Some(&admin), None).await.unwrap();
+    let (status, users) = platform.front.call(Method::GET, "/api/admin/users", Some(&admin), None).await.unwrap();
     let is_there = users["users"].as_array().unwrap().iter().any(|user| user["name"] == "made-before");
     assert!(is_there, "{status} {users}");
     let verified = platform.backup(&["verify", &set], "operator").unwrap();

@@ -32,8 +32,8 @@ const EXPECTED_WARNINGS: &[&str] =
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     let platform = Platform::start(&[]).unwrap();
-    let template = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
-    let prediction = CallKind { server: platform.front(Protocol::Http1).unwrap(), template };
+    let template = platform.front.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
+    let prediction = CallKind { server: platform.front.server(Protocol::Http1).unwrap(), template };
     let load = RecordedLoad::start(vec![prediction], RATE).await.unwrap();
 
     load.go_on(Duration::from_secs(3)).await.unwrap();
@@ -44,7 +44,7 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
     platform.signal("serving-2", Signal::STOP).unwrap();
     assert_seen(&platform, "fall after a freeze", FALL, |healthy| healthy < 3).await;
     load.go_on(Duration::from_secs(4)).await.unwrap();
-    assert_eq!(platform.healthy_backends().await.unwrap(), 2, "a frozen replica stays out");
+    assert_eq!(platform.front.healthy_backends().await.unwrap(), 2, "a frozen replica stays out");
     platform.signal("serving-2", Signal::CONT).unwrap();
     assert_seen(&platform, "return after a freeze", THAW, |healthy| healthy == 3).await;
 
@@ -62,7 +62,7 @@ async fn no_prediction_fails_or_is_late_while_replicas_die_and_freeze() {
 async fn assert_seen(platform: &Platform, what: &str, limit: Duration, is_so: impl Fn(u64) -> bool) {
     let template = Template::json(Method::GET, "/api/loadbalancer/status", None, "").unwrap();
     let started = Instant::now();
-    let mut connection = platform.front(Protocol::Http2).unwrap().connect().await.unwrap();
+    let mut connection = platform.front.server(Protocol::Http2).unwrap().connect().await.unwrap();
     until_every(POLL_PERIOD, what, limit, async || {
         let answer = connection.call(&template).await.unwrap();
         let status: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -77,12 +77,12 @@ async fn assert_seen(platform: &Platform, what: &str, limit: Duration, is_so: im
 /// The next gateway is another process, and answers a login through the front door.
 async fn kill_gateway_and_wait_for_the_next(platform: &Platform) {
     let secret = platform.secret("operator", "analyst-client-secret").unwrap();
-    platform.login("example-analyst", &secret).await.unwrap();
+    platform.front.login("example-analyst", &secret).await.unwrap();
     let killed = platform.pid("gateway-1").unwrap();
     platform.signal("gateway-1", Signal::KILL).unwrap();
     until_every(POLL_PERIOD, "another gateway answers", RESTART, async || {
         ensure!(platform.pid("gateway-1").is_ok_and(|pid| pid != killed), "it is not another");
-        platform.login("example-analyst", &secret).await.map(drop)
+        platform.front.login("example-analyst", &secret).await.map(drop)
     })
     .await
     .unwrap();

@@ -241,7 +241,7 @@ async fn call(platform: &Platform, route: &DeclaredRoute, token: Option<&str>) -
 }
 
 async fn seen(platform: &Platform, template: &Template, is_grpc: bool) -> anyhow::Result<CallResult> {
-    let answer = platform.front(Protocol::Http2)?.connect().await?.call(template).await?;
+    let answer = platform.front.server(Protocol::Http2)?.connect().await?.call(template).await?;
     let body = String::from_utf8_lossy(&answer.body);
     let is_no_route =
         answer.status == StatusCode::NOT_FOUND && NO_ROUTE_MESSAGES.iter().any(|words| body.contains(words));

@@ -58,7 +58,7 @@ async fn every_port_speaks_tls_1_3_only_and_inner_ports_only_with_listed_peers()
     assert_eq!(inner.len(), 13, "every service's listener and every admin listener is looked at");
 
     let mut faults = Vec::new();
-    let front = platform.front_address().unwrap();
+    let front = platform.front.address;
     let mut ports: Vec<(String, SocketAddr)> = inner.iter().map(|it| (it.service.clone(), it.address)).collect();
     ports.push(("balancer".to_owned(), front));
     for (service, address) in ports {

@@ -48,8 +48,8 @@ async fn certificates_are_renewed_without_a_failed_call() {
         first.push(presented(&platform, listener).await.unwrap());
     }
 
-    let template = platform.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
-    let prediction = CallKind { server: platform.front(Protocol::Http1).unwrap(), template };
+    let template = platform.front.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
+    let prediction = CallKind { server: platform.front.server(Protocol::Http1).unwrap(), template };
     let load = RecordedLoad::start(vec![prediction], RATE).await.unwrap();
     let logins = log_in_during_the_load(&platform).await;
     let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
@@ -72,7 +72,7 @@ async fn log_in_during_the_load(platform: &Platform) -> u32 {
     let mut count = 0;
     while started.elapsed() < LOAD {
         ticks.tick().await;
-        let login = platform.login("example-analyst", &secret).await;
+        let login = platform.front.login("example-analyst", &secret).await;
         assert!(login.is_ok(), "a login failed {:?} after the load began: {login:?}", started.elapsed());
         count += 1;
     }
@@ -83,7 +83,7 @@ fn listeners(platform: &Platform) -> Vec<Listener> {
     let state = platform.state();
     let listener =
         |instance: &str, address, is_postgres| Listener { instance: instance.to_owned(), address, is_postgres };
-    let front = platform.front_address().unwrap();
+    let front = platform.front.address;
     let mut all = vec![listener("postgres-1", state.database, true), listener("balancer-1", front, false)];
     for (instance, listeners) in &state.listeners {
         all.push(listener(instance, listeners.admin, false));

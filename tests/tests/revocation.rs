@@ -47,14 +47,14 @@ async fn a_revoked_token_and_a_removed_role_are_refused_within_two_seconds() {
     let admin = platform.token("admin").unwrap();
     let remove_role = async |id: &str| {
         let (path, body) = (format!("/api/admin/users/{id}"), json!({ "roles": ["viewer"] }));
-        platform.call(Method::PATCH, &path, Some(&admin), Some(&body)).await.unwrap().0
+        platform.front.call(Method::PATCH, &path, Some(&admin), Some(&body)).await.unwrap().0
     };
 
     let (_, token) = platform.account("to-be-revoked", &["analyst"]).await.unwrap();
     let mut polls = predictions(&platform, &token, UNAUTHENTICATED).await.unwrap();
     wait_until_every_replica_answers(&platform).await;
     let body = json!({ "token": token });
-    let (status, _) = platform.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.unwrap();
+    let (status, _) = platform.front.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.unwrap();
     polls.assert_refused_after(status, "revoked").await;
 
     let (id, token) = platform.account("to-be-demoted", &["analyst"]).await.unwrap();
@@ -71,7 +71,7 @@ async fn a_revoked_token_and_a_removed_role_are_refused_within_two_seconds() {
     let (id, token) = platform.account("to-be-an-admin-no-more", &["admin"]).await.unwrap();
     let users = Template::json(Method::GET, "/api/admin/users", Some(&token), "").unwrap();
     let mut polls = Polls::default();
-    polls.start(platform.front(Protocol::Http1).unwrap(), users, DENIED);
+    polls.start(platform.front.server(Protocol::Http1).unwrap(), users, DENIED);
     polls.wait_for_success().await;
     let status = remove_role(&id).await;
     polls.assert_refused_after(status, "admin's role removed").await;
@@ -82,11 +82,11 @@ async fn a_revoked_token_and_a_removed_role_are_refused_within_two_seconds() {
 /// Polls of a prediction: three by REST, one by gRPC, all of which must be right as long as they are served.
 async fn predictions(platform: &Platform, token: &str, refusal: RefusalCodes) -> anyhow::Result<Polls> {
     let mut polls = Polls::default();
-    let prediction = platform.golden_prediction(token).await?;
+    let prediction = platform.front.golden_prediction(token).await?;
     for _ in 0..REST_POLLERS {
-        polls.start(platform.front(Protocol::Http1)?, prediction.clone(), refusal);
+        polls.start(platform.front.server(Protocol::Http1)?, prediction.clone(), refusal);
     }
-    polls.start(platform.front(Protocol::Http2)?, platform.grpc_prediction(token)?, refusal);
+    polls.start(platform.front.server(Protocol::Http2)?, platform.front.grpc_prediction(token)?, refusal);
     polls.wait_for_success().await;
     Ok(polls)
 }

@@ -70,7 +70,7 @@ async fn use_everything(platform: &Platform, secrets: &mut SecretSearch) {
     let (id, token) = platform.account("used", &["analyst"]).await.unwrap();
     secrets.add("the account's token", &token).unwrap();
     let post = async |path: &str, token: Option<&str>, body| {
-        platform.call(Method::POST, path, token, Some(&body)).await.unwrap().0
+        platform.front.call(Method::POST, path, token, Some(&body)).await.unwrap().0
     };
 
     // Not written here: this file is searched as well.
@@ -86,21 +86,24 @@ async fn use_everything(platform: &Platform, secrets: &mut SecretSearch) {
     secrets.add("a bad token", &garbage).unwrap();
     for bad in [&forged, &garbage] {
         for path in ["/api/admin/users", "/v2"] {
-            let (status, _) = platform.call(Method::GET, path, Some(bad.as_str()), None).await.unwrap();
+            let (status, _) = platform.front.call(Method::GET, path, Some(bad.as_str()), None).await.unwrap();
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
         }
     }
 
     for (protocol, prediction) in [
-        (Protocol::Http1, platform.golden_prediction(&token).await.unwrap()),
-        (Protocol::Http2, platform.grpc_prediction(&token).unwrap()),
+        (Protocol::Http1, platform.front.golden_prediction(&token).await.unwrap()),
+        (Protocol::Http2, platform.front.grpc_prediction(&token).unwrap()),
     ] {
-        let answer = platform.front(protocol).unwrap().connect().await.unwrap().call(&prediction).await.unwrap();
+        let answer = platform.front.server(protocol).unwrap().connect().await.unwrap().call(&prediction).await.unwrap();
         prediction.check(&answer).unwrap();
     }
     let roles = json!({ "roles": ["viewer"] });
-    let (status, _) =
-        platform.call(Method::PATCH, &format!("/api/admin/users/{id}"), Some(&admin), Some(&roles)).await.unwrap();
+    let (status, _) = platform
+        .front
+        .call(Method::PATCH, &format!("/api/admin/users/{id}"), Some(&admin), Some(&roles))
+        .await
+        .unwrap();
     assert!(status.is_success(), "{status}");
     let (_, revoked) = platform.account("revoked", &["analyst"]).await.unwrap();
     secrets.add("the revoked token", &revoked).unwrap();
