@@ -10,7 +10,7 @@ use crate::{
     Clock, PassportClaims, PassportKeys, Principal, TokenError, UnixTime,
     metrics::{Counters, Decision},
     token::{LEEWAY_S, TOKEN_BYTES_MAX},
-    verified_cache::{Digest, VerifiedCache},
+    verified_cache::{PassportDigest, VerifiedCache},
 };
 
 /// How old a login may be and still count as fresh.
@@ -116,8 +116,8 @@ fn is_fresh(claims: &PassportClaims, now: UnixTime) -> bool {
     claims.auth_time <= now.saturating_add(LEEWAY_S) && now.saturating_sub(claims.auth_time) <= FRESH_LOGIN_S
 }
 
-fn sha256(text: &str) -> Digest {
-    let mut out = Digest::default();
+fn sha256(text: &str) -> PassportDigest {
+    let mut out = PassportDigest::default();
     out.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
     out
 }

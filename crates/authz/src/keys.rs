@@ -122,7 +122,7 @@ impl SigningKey {
     /// The token that says `claims`. Refuses claims that no verifier would accept.
     pub fn sign<C: Claims>(&self, claims: &C) -> Result<String, KeyError> {
         #[derive(Serialize)]
-        struct Issued<'a, C> {
+        struct SignedClaims<'a, C> {
             iss: &'static str,
             #[serde(flatten)]
             claims: &'a C,
@@ -134,7 +134,7 @@ impl SigningKey {
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(C::KIND.typ().to_owned());
         header.kid = Some(self.public.kid.clone());
-        jsonwebtoken::encode(&header, &Issued { iss: ISSUER, claims }, &self.key).map_err(KeyError::Sign)
+        jsonwebtoken::encode(&header, &SignedClaims { iss: ISSUER, claims }, &self.key).map_err(KeyError::Sign)
     }
 }
 

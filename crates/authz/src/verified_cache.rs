@@ -17,14 +17,14 @@ const SHARDS: usize = 16;
 const SHARD_ENTRIES_MAX: usize = 625;
 
 /// SHA-256 of a passport.
-pub(crate) type Digest = [u8; 32];
+pub(crate) type PassportDigest = [u8; 32];
 
 pub(crate) struct VerifiedCache {
-    shards: [RwLock<HashMap<Digest, Entry>>; SHARDS],
+    shards: [RwLock<HashMap<PassportDigest, VerifiedPassport>>; SHARDS],
     shard_of: RandomState,
 }
 
-struct Entry {
+struct VerifiedPassport {
     claims: Arc<PassportClaims>,
     keys_generation: u64,
 }
@@ -41,7 +41,12 @@ impl VerifiedCache {
     }
 
     /// The claims, if this passport was verified with keys that are still in use, and is valid at `now`.
-    pub(crate) fn get(&self, digest: &Digest, keys_generation: u64, now: UnixTime) -> Option<Arc<PassportClaims>> {
+    pub(crate) fn get(
+        &self,
+        digest: &PassportDigest,
+        keys_generation: u64,
+        now: UnixTime,
+    ) -> Option<Arc<PassportClaims>> {
         let shard = self.shard(digest).read();
         let entry = shard.get(digest)?;
         let is_valid =
@@ -50,7 +55,13 @@ impl VerifiedCache {
     }
 
     /// Adds a passport that was just verified. A full shard drops what has expired, else what expires first.
-    pub(crate) fn insert(&self, digest: Digest, keys_generation: u64, claims: Arc<PassportClaims>, now: UnixTime) {
+    pub(crate) fn insert(
+        &self,
+        digest: PassportDigest,
+        keys_generation: u64,
+        claims: Arc<PassportClaims>,
+        now: UnixTime,
+    ) {
         let mut shard = self.shard(&digest).write();
         if shard.len() >= SHARD_ENTRIES_MAX {
             shard.retain(|_, entry| token::check_time(entry.claims.as_ref(), now).is_ok());
@@ -59,7 +70,7 @@ impl VerifiedCache {
             let first = shard.iter().min_by_key(|(_, entry)| entry.claims.exp).map(|(digest, _)| *digest);
             first.and_then(|digest| shard.remove(&digest));
         }
-        shard.insert(digest, Entry { claims, keys_generation });
+        shard.insert(digest, VerifiedPassport { claims, keys_generation });
     }
 
     #[cfg(test)]
@@ -68,7 +79,7 @@ impl VerifiedCache {
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "the remainder is a shard's index")]
-    fn shard(&self, digest: &Digest) -> &RwLock<HashMap<Digest, Entry>> {
+    fn shard(&self, digest: &PassportDigest) -> &RwLock<HashMap<PassportDigest, VerifiedPassport>> {
         &self.shards[self.shard_of.hash_one(digest) as usize % SHARDS]
     }
 }
@@ -97,8 +108,8 @@ mod tests {
         })
     }
 
-    fn digest(number: usize) -> Digest {
-        let mut digest = Digest::default();
+    fn digest(number: usize) -> PassportDigest {
+        let mut digest = PassportDigest::default();
         digest[..8].copy_from_slice(&number.to_be_bytes());
         digest
     }

@@ -58,7 +58,7 @@ pub struct DatabaseConfig {
 
 /// One server of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Server {
+pub(crate) struct ServerAddress {
     pub(crate) host: String,
     pub(crate) port: u16,
 }
@@ -124,21 +124,21 @@ impl DatabaseConfig {
     }
 
     /// All servers, `host` first.
-    pub(crate) fn servers(&self) -> Vec<Server> {
+    pub(crate) fn servers(&self) -> Vec<ServerAddress> {
         let others = self.other_hosts.iter().filter_map(|other| self.parse_server(other));
         std::iter::once(self.first_server()).chain(others).collect()
     }
 
-    pub(crate) fn first_server(&self) -> Server {
-        Server { host: self.host.clone(), port: self.port }
+    pub(crate) fn first_server(&self) -> ServerAddress {
+        ServerAddress { host: self.host.clone(), port: self.port }
     }
 
-    fn parse_server(&self, text: &str) -> Option<Server> {
+    fn parse_server(&self, text: &str) -> Option<ServerAddress> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) => (host, port.parse().ok()?),
             None => (text, self.port),
         };
-        (!host.is_empty() && port != 0).then(|| Server { host: host.to_owned(), port })
+        (!host.is_empty() && port != 0).then(|| ServerAddress { host: host.to_owned(), port })
     }
 
     pub(crate) fn connection_age_max(&self) -> Duration {
@@ -163,7 +163,7 @@ impl DatabaseConfig {
     /// Options for one connection to one of the servers, with a bound on each statement.
     pub(crate) fn connect_options(
         &self,
-        server: &Server,
+        server: &ServerAddress,
         password: &Secret,
         statement_timeout: Duration,
     ) -> Result<PgConnectOptions, DatabaseError> {

@@ -7,7 +7,7 @@ use secrets::Secret;
 use sqlx::postgres::PgPool;
 use tokio::time::timeout;
 
-use crate::config::{DatabaseConfig, DatabaseError, Server};
+use crate::config::{DatabaseConfig, DatabaseError, ServerAddress};
 use crate::pool_options::pool_options;
 
 /// How long the close of an old pool is waited for. It gives out no connection from then on, and closes those that come back.
@@ -20,13 +20,13 @@ const NEW_PASSWORD_PERIOD: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct SharedPool {
     pub(crate) config: DatabaseConfig,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 /// Changed together: a pool is made for one server and with one password.
 #[derive(Debug)]
-struct State {
-    server: Server,
+struct PoolState {
+    server: ServerAddress,
     /// What new connections are made with.
     password: Secret,
     pool: PgPool,
@@ -39,7 +39,7 @@ impl SharedPool {
     pub(crate) fn new(config: DatabaseConfig, password: Secret) -> Result<Self, DatabaseError> {
         let server = config.first_server();
         let pool = make_pool(&config, &server, &password)?;
-        Ok(Self { config, state: Mutex::new(State { server, password, pool }) })
+        Ok(Self { config, state: Mutex::new(PoolState { server, password, pool }) })
     }
 
     /// The pool for the server that was last known to be the primary.
@@ -53,7 +53,7 @@ impl SharedPool {
     }
 
     /// Where connections are made to now.
-    pub(crate) fn server(&self) -> Server {
+    pub(crate) fn server(&self) -> ServerAddress {
         self.state.lock().server.clone()
     }
 
@@ -64,7 +64,7 @@ impl SharedPool {
 
     /// Connects to another server from now on. It gets a pool of its own: a connection does not say to which server it leads,
     /// and one to a frozen server would be waited for. Queries under way on the old one have their own bounds.
-    pub(crate) fn switch_to_primary(&self, server: Server) {
+    pub(crate) fn switch_to_primary(&self, server: ServerAddress) {
         let mut state = self.state.lock();
         if state.server == server {
             return;
@@ -127,7 +127,7 @@ impl SharedPool {
     }
 }
 
-fn make_pool(config: &DatabaseConfig, server: &Server, password: &Secret) -> Result<PgPool, DatabaseError> {
+fn make_pool(config: &DatabaseConfig, server: &ServerAddress, password: &Secret) -> Result<PgPool, DatabaseError> {
     let options = config.connect_options(server, password, config.operation_timeout())?;
     Ok(pool_options(config).connect_lazy_with(options))
 }

@@ -24,7 +24,7 @@ pub use name::{PeerName, TRUST_DOMAIN, certificate_not_after, certificate_pem_no
 pub use peers::{PeerList, PeerListError};
 pub use provider::{crypto_provider, install_crypto_providers};
 
-use material::{Files, Material};
+use material::{IdentityFiles, VerifiedFiles};
 
 /// Where the files of an identity lie: `certificate.pem` (leaf first), `key.pem` (mode 0600) and `ca.pem`.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,7 +38,7 @@ pub struct IdentityConfig {
 pub struct Identity {
     directory: PathBuf,
     name: PeerName,
-    material: ArcSwap<Material>,
+    material: ArcSwap<VerifiedFiles>,
     generation: watch::Sender<Generation>,
 }
 
@@ -56,8 +56,8 @@ pub struct Generation {
 impl Identity {
     /// Reads and verifies the files; refuses what a peer would refuse.
     pub fn load(config: &IdentityConfig) -> Result<Arc<Self>, IdentityError> {
-        let files = Files::read(&config.directory)?;
-        let material = Material::verify(&config.directory, files)?;
+        let files = IdentityFiles::read(&config.directory)?;
+        let material = VerifiedFiles::verify(&config.directory, files)?;
         metrics::describe();
         metrics::set_validity(&material);
         Ok(Arc::new(Self {

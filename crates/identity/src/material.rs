@@ -26,14 +26,14 @@ const KEY_FILE: &str = "key.pem";
 pub(crate) const CA_FILE: &str = "ca.pem";
 
 /// The bytes of the files, not verified.
-pub(crate) struct Files {
+pub(crate) struct IdentityFiles {
     certificate: Vec<u8>,
     key: Secret,
     ca: Vec<u8>,
 }
 
 /// Files that passed: what the process uses until it has something newer.
-pub(crate) struct Material {
+pub(crate) struct VerifiedFiles {
     pub(crate) certified: Arc<CertifiedKey>,
     pub(crate) key: PrivateKeyDer<'static>,
     pub(crate) roots: Vec<CertificateDer<'static>>,
@@ -42,15 +42,15 @@ pub(crate) struct Material {
     pub(crate) name: PeerName,
     pub(crate) not_before: OffsetDateTime,
     pub(crate) not_after: OffsetDateTime,
-    pub(crate) digest: Digest,
+    pub(crate) digest: FilesDigest,
 }
 
 /// Tells whether files have changed, by content: editors, symlinks and copies keep odd times.
-pub(crate) type Digest = [u8; 32];
+pub(crate) type FilesDigest = [u8; 32];
 
-// === impl Files ===
+// === impl IdentityFiles ===
 
-impl Files {
+impl IdentityFiles {
     pub(crate) fn read(directory: &Path) -> Result<Self, IdentityError> {
         Ok(Self {
             certificate: read(&directory.join(CERTIFICATE_FILE))?,
@@ -59,23 +59,23 @@ impl Files {
         })
     }
 
-    pub(crate) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> FilesDigest {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in [self.certificate.as_slice(), self.key.expose(), &self.ca] {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
-        let mut digest = Digest::default();
+        let mut digest = FilesDigest::default();
         digest.copy_from_slice(context.finish().as_ref());
         digest
     }
 }
 
-// === impl Material ===
+// === impl VerifiedFiles ===
 
-impl Material {
+impl VerifiedFiles {
     /// Accepts only what every peer would accept, as a server and as a client, at this moment.
-    pub(crate) fn verify(directory: &Path, files: Files) -> Result<Self, IdentityError> {
+    pub(crate) fn verify(directory: &Path, files: IdentityFiles) -> Result<Self, IdentityError> {
         let digest = files.digest();
         let chain = certificates(&directory.join(CERTIFICATE_FILE), &files.certificate)?;
         let roots = certificates(&directory.join(CA_FILE), &files.ca)?;

@@ -3,7 +3,7 @@
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use time::OffsetDateTime;
 
-use crate::material::Material;
+use crate::material::VerifiedFiles;
 
 const NOT_BEFORE: &str = "ml_identity_certificate_not_before_timestamp_seconds";
 const NOT_AFTER: &str = "ml_identity_certificate_not_after_timestamp_seconds";
@@ -20,7 +20,7 @@ pub(crate) fn describe() {
     counter!(RELOAD_FAILURES).increment(0);
 }
 
-pub(crate) fn set_validity(material: &Material) {
+pub(crate) fn set_validity(material: &VerifiedFiles) {
     gauge!(NOT_BEFORE).set(seconds(material.not_before));
     gauge!(NOT_AFTER).set(seconds(material.not_after));
 }

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Identity, IdentityError,
-    material::{Digest, Files, Material},
+    material::{FilesDigest, IdentityFiles, VerifiedFiles},
     metrics,
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Files that did not pass, and whether that was reported.
-struct Refusal {
-    digest: Option<Digest>,
+struct RefusedFiles {
+    digest: Option<FilesDigest>,
     reported: bool,
 }
 
@@ -28,7 +28,7 @@ impl Identity {
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut refusal = None;
+        let mut refused = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -36,8 +36,8 @@ impl Identity {
             }
             let identity = self.clone();
             // Reading and verifying takes about a millisecond, and the directory may be a slow volume.
-            let checked = tokio::task::spawn_blocking(move || identity.check_files(refusal)).await;
-            refusal = checked.unwrap_or_else(|error| {
+            let checked = tokio::task::spawn_blocking(move || identity.check_files(refused)).await;
+            refused = checked.unwrap_or_else(|error| {
                 tracing::error!(%error, "reading the certificate files failed inside; the old ones stay in use");
                 None
             });
@@ -46,25 +46,25 @@ impl Identity {
         }
     }
 
-    fn check_files(&self, refusal: Option<Refusal>) -> Option<Refusal> {
+    fn check_files(&self, refused: Option<RefusedFiles>) -> Option<RefusedFiles> {
         let current = self.material.load();
         let (digest, verified) = read_and_verify(&self.directory, &current.digest);
         match verified {
             Ok(None) => None,
             Ok(Some(material)) if material.name == self.name => {
-                self.use_material(material, &current.roots);
+                self.use_files(material, &current.roots);
                 None
             }
             Ok(Some(material)) => {
                 let error =
                     IdentityError::OtherName { expected: self.name.to_string(), found: material.name.to_string() };
-                Some(self.report_refusal(digest, &error, refusal))
+                Some(self.report_refusal(digest, &error, refused))
             }
-            Err(error) => Some(self.report_refusal(digest, &error, refusal)),
+            Err(error) => Some(self.report_refusal(digest, &error, refused)),
         }
     }
 
-    fn use_material(&self, material: Material, roots_before: &[CertificateDer<'static>]) {
+    fn use_files(&self, material: VerifiedFiles, roots_before: &[CertificateDer<'static>]) {
         let trust_changed = material.roots != roots_before;
         let not_after = material.not_after;
         self.material.store(Arc::new(material));
@@ -78,22 +78,30 @@ impl Identity {
         tracing::info!(identity = %self.name, %not_after, trust_changed, "new certificate files are in use");
     }
 
-    fn report_refusal(&self, digest: Option<Digest>, error: &IdentityError, before: Option<Refusal>) -> Refusal {
+    fn report_refusal(
+        &self,
+        digest: Option<FilesDigest>,
+        error: &IdentityError,
+        before: Option<RefusedFiles>,
+    ) -> RefusedFiles {
         let Some(before) = before.filter(|before| before.digest == digest) else {
-            return Refusal { digest, reported: false };
+            return RefusedFiles { digest, reported: false };
         };
         if !before.reported {
             metrics::count_failure();
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::warn!(identity = %self.name, %error, cause, "new certificate files are refused, the old ones stay in use");
         }
-        Refusal { digest, reported: true }
+        RefusedFiles { digest, reported: true }
     }
 }
 
 /// `Ok(None)` if the files are those in use. The digest is missing if they could not be read.
-fn read_and_verify(directory: &Path, current: &Digest) -> (Option<Digest>, Result<Option<Material>, IdentityError>) {
-    let files = match Files::read(directory) {
+fn read_and_verify(
+    directory: &Path,
+    current: &FilesDigest,
+) -> (Option<FilesDigest>, Result<Option<VerifiedFiles>, IdentityError>) {
+    let files = match IdentityFiles::read(directory) {
         Ok(files) => files,
         Err(error) => return (None, Err(error)),
     };
@@ -101,5 +109,5 @@ fn read_and_verify(directory: &Path, current: &Digest) -> (Option<Digest>, Resul
     if digest == *current {
         return (Some(digest), Ok(None));
     }
-    (Some(digest), Material::verify(directory, files).map(Some))
+    (Some(digest), VerifiedFiles::verify(directory, files).map(Some))
 }

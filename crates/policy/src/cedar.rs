@@ -91,12 +91,12 @@ pub struct Policy {
     schema: Schema,
     policies: PolicySet,
     actions: Vec<EntityUid>,
-    names: Names,
+    names: EntityNames,
     hash: String,
     decided: Vec<AtomicU8>,
 }
 
-struct Names {
+struct EntityNames {
     user: EntityUid,
     anonymous: EntityUid,
     platform: EntityUid,
@@ -123,7 +123,7 @@ impl Policy {
         validate(&schema, &policies)?;
         Ok(Self {
             actions: action_names(&schema)?,
-            names: Names::new().map_err(PolicyError::Invalid)?,
+            names: EntityNames::new().map_err(PolicyError::Invalid)?,
             hash: hash(schema_text, files),
             decided: (0..Subject::COUNT * Action::ALL.len()).map(|_| AtomicU8::new(UNKNOWN)).collect(),
             schema,
@@ -244,9 +244,9 @@ fn uid(kind: &EntityTypeName, name: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(name))
 }
 
-// === impl Names ===
+// === impl EntityNames ===
 
-impl Names {
+impl EntityNames {
     fn new() -> Result<Self, String> {
         let kind = |name: &str| name.parse::<EntityTypeName>().map_err(|error| error.to_string());
         Ok(Self {

@@ -22,7 +22,7 @@ pub(crate) struct LogLine {
 }
 
 /// Collects an event's fields beside the keys that every line has.
-struct Fields<'a>(&'a mut Map<String, Value>);
+struct EventFields<'a>(&'a mut Map<String, Value>);
 
 // === impl LogLine ===
 
@@ -50,7 +50,7 @@ where
         if let Some(id) = trace::current_id() {
             line.insert("trace_id".to_owned(), json!(id.to_string()));
         }
-        event.record(&mut Fields(&mut line));
+        event.record(&mut EventFields(&mut line));
         let spans: Vec<Value> = context
             .event_scope()
             .into_iter()
@@ -71,9 +71,9 @@ fn span_fields<N>(name: &str, fields: Option<&FormattedFields<N>>) -> Value {
     Value::Object(object)
 }
 
-// === impl Fields ===
+// === impl EventFields ===
 
-impl Fields<'_> {
+impl EventFields<'_> {
     /// A field never replaces a key that every line has, but `message`, which is empty until it comes.
     fn put(&mut self, field: &Field, value: Value) {
         let name = field.name();
@@ -83,7 +83,7 @@ impl Fields<'_> {
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for EventFields<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.put(field, json!(value));
     }

@@ -74,7 +74,7 @@ struct Upstream {
 
 /// A connection, and how long it may be used: no longer than the certificates and the trust that it was opened with.
 #[derive(Clone)]
-struct Connection {
+struct ChannelConnection {
     sender: http2::SendRequest<Body>,
     not_after: Instant,
     /// As it was before the handshake, so that no change during it is missed.
@@ -83,7 +83,7 @@ struct Connection {
 }
 
 /// Many calls may wait for one connection, and all of them get its failure too.
-type Connecting = Shared<BoxFuture<'static, Result<Connection, Arc<ConnectError>>>>;
+type Connecting = Shared<BoxFuture<'static, Result<ChannelConnection, Arc<ConnectError>>>>;
 
 /// A channel to a service by any of its addresses: mutual TLS, connected at the first call, and again when it breaks.
 ///
@@ -210,7 +210,7 @@ impl Upstream {
         newest.insert(connecting.boxed().shared()).clone()
     }
 
-    async fn connect(&self) -> Result<Connection, ConnectError> {
+    async fn connect(&self) -> Result<ChannelConnection, ConnectError> {
         let mut changes = self.identity.changes();
         let trust = changes.borrow_and_update().trust;
         let (stream, peer_not_after) = self.connector.connect().await?;
@@ -227,7 +227,7 @@ impl Upstream {
                 *broke.lock() = Some(error);
             }
         });
-        Ok(Connection { sender, not_after, trust, changes })
+        Ok(ChannelConnection { sender, not_after, trust, changes })
     }
 
     fn lost(&self, error: &hyper::Error) -> Status {
@@ -235,9 +235,9 @@ impl Upstream {
     }
 }
 
-// === impl Connection ===
+// === impl ChannelConnection ===
 
-impl Connection {
+impl ChannelConnection {
     fn is_trusted(&self) -> bool {
         self.changes.borrow().trust == self.trust && Instant::now() < self.not_after
     }

@@ -61,7 +61,7 @@ pub(crate) enum ConnectError {
 }
 
 /// What was connected, and when the certificate of the other side ends.
-type Connection = (TlsStream<TcpStream>, OffsetDateTime);
+type ServerConnection = (TlsStream<TcpStream>, OffsetDateTime);
 
 // === impl Connector ===
 
@@ -76,7 +76,7 @@ impl Connector {
         }
     }
 
-    pub(crate) async fn connect(&self) -> Result<Connection, ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<ServerConnection, ConnectError> {
         let Some(server_name) = &self.server_name else {
             return Err(ConnectError::Service(self.service.clone()));
         };
@@ -100,7 +100,7 @@ impl Connector {
         }
     }
 
-    async fn dial(&self, address: &str, server_name: &ServerName<'static>) -> Result<Connection, ConnectError> {
+    async fn dial(&self, address: &str, server_name: &ServerName<'static>) -> Result<ServerConnection, ConnectError> {
         let dialled = match timeout(CONNECT_TIMEOUT, self.handshake(address, server_name)).await {
             Ok(dialled) => dialled,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIMEOUT:?}"))),
@@ -114,7 +114,7 @@ impl Connector {
         })
     }
 
-    async fn handshake(&self, address: &str, server_name: &ServerName<'static>) -> io::Result<Connection> {
+    async fn handshake(&self, address: &str, server_name: &ServerName<'static>) -> io::Result<ServerConnection> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let stream = self.tls.connect(server_name.clone(), tcp).await?;

@@ -45,7 +45,7 @@ pub struct Server {
 
 /// The connections of one `serve`. None outlives it: they are tasks of their own, and would go on.
 #[derive(Default)]
-struct Connections {
+struct OpenConnections {
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -91,7 +91,7 @@ impl Server {
             router,
             stop,
         });
-        let connections = Connections::default();
+        let connections = OpenConnections::default();
         let accepted = accept_until_stopped(&listener, &socket, &slots, &connections).await;
         drop(socket);
         listener.stop.cancel();
@@ -109,7 +109,7 @@ impl Server {
     }
 }
 
-impl Drop for Connections {
+impl Drop for OpenConnections {
     fn drop(&mut self) {
         self.cut.cancel();
     }
@@ -119,7 +119,7 @@ async fn accept_until_stopped(
     listener: &Arc<Listener>,
     socket: &TcpListener,
     slots: &Arc<Semaphore>,
-    connections: &Connections,
+    connections: &OpenConnections,
 ) -> io::Result<()> {
     let mut failures = 0;
     let mut ordinal = 0_u64;
@@ -151,7 +151,7 @@ async fn accept_until_stopped(
 fn spawn_connection(
     listener: &Arc<Listener>,
     slots: &Arc<Semaphore>,
-    connections: &Connections,
+    connections: &OpenConnections,
     tcp: TcpStream,
     ordinal: u64,
 ) {

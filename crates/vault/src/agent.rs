@@ -34,13 +34,13 @@ const RENEWALS: &str = "ml_vault_renewals_total";
 pub struct Agent {
     config: VaultConfig,
     directory: PathBuf,
-    session: Option<Session>,
+    session: Option<VaultSession>,
     certificate: Option<Lifetime>,
     password: Option<Password>,
 }
 
 #[derive(Debug)]
-struct Session {
+struct VaultSession {
     vault: Vault,
     token: String,
     login: Login,
@@ -175,7 +175,7 @@ impl Agent {
         Ok(if is_late { RETRY_AFTER } else { DUE_PERIOD })
     }
 
-    async fn session(&mut self) -> Result<&Session, VaultError> {
+    async fn session(&mut self) -> Result<&VaultSession, VaultError> {
         let is_fresh = self.session.as_ref().is_some_and(|session| session.since.elapsed() < TOKEN_AGE_MAX);
         if !is_fresh {
             self.session = None;
@@ -194,13 +194,13 @@ async fn rejected_after(pause: Duration) {
     secrets::rejection_signal().notified().await;
 }
 
-async fn log_in(config: &VaultConfig) -> Result<Session, VaultError> {
+async fn log_in(config: &VaultConfig) -> Result<VaultSession, VaultError> {
     let login = config.login()?;
     let vault = Vault::new(&config.address, &config.ca_file)?;
     let path = "auth/approle/login";
     let answer = vault.post("", path, &json!({ "role_id": login.role_id, "secret_id": login.secret_id })).await?;
     let token = text(&answer, "/auth/client_token", "POST auth/approle/login", "token")?.to_owned();
-    Ok(Session { vault, token, login, since: Instant::now() })
+    Ok(VaultSession { vault, token, login, since: Instant::now() })
 }
 
 // === impl Lifetime ===

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What both sides saw. The client's view is its first read: in TLS 1.3 it learns only there that it was refused.
-pub(crate) struct Outcome {
+pub(crate) struct HandshakeResult {
     pub(crate) server: io::Result<Agreed>,
     pub(crate) client: io::Result<Agreed>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Agreed {
     pub(crate) tickets: u32,
 }
 
-impl Outcome {
+impl HandshakeResult {
     /// Both sides refused: the client by an alert, not by a connection that just ended.
     pub(crate) fn is_refused_with(&self, alert: &str) -> bool {
         let is_alerted = self.client.as_ref().is_err_and(|error| error.to_string().contains(alert));
@@ -37,7 +37,7 @@ impl Outcome {
 }
 
 /// Runs one handshake over loopback.
-pub(crate) async fn shake(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str) -> Outcome {
+pub(crate) async fn shake(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str) -> HandshakeResult {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepting = tokio::spawn(async move {
@@ -62,7 +62,7 @@ pub(crate) async fn shake(server: Arc<ServerConfig>, client: Arc<ClientConfig>, 
         })
     });
     let client = dial(address, client, name).await;
-    Outcome { server: accepting.await.unwrap(), client }
+    HandshakeResult { server: accepting.await.unwrap(), client }
 }
 
 async fn dial(address: std::net::SocketAddr, config: Arc<ClientConfig>, name: &str) -> io::Result<Agreed> {
