@@ -33,7 +33,7 @@ pub enum Reason {
     Golden,
     /// It took more time or memory than allowed, or the probing process died.
     Limits,
-    /// Our own fault: no process, no thread.
+    /// A fault of this replica: no process, no thread.
     Internal,
 }
 

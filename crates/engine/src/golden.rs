@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn near_passes_and_off_is_told() {
+    fn outputs_within_the_tolerance_pass() {
         let golden = Golden::parse(GOLDEN.as_bytes(), &signature()).unwrap();
         let judge = |labels: &[i64], probabilities: &[f32]| {
             golden.compare(&signature(), &outputs(labels.to_vec(), probabilities.to_vec()))

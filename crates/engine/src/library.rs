@@ -81,7 +81,7 @@ pub enum EngineError {
     Runtime(String),
 }
 
-/// The library of this process, once opened: dynamic libraries are global whether we like it or not.
+/// The library of this process, once opened: a dynamic library is global to its process.
 static OPENED: Mutex<Option<(Digest, Engine)>> = Mutex::new(None);
 
 // === impl Engine ===
@@ -147,7 +147,7 @@ fn load(path: &Path, checked: &File) -> Result<Environment, EngineError> {
     Ok(environment)
 }
 
-/// ONNX Runtime logs what it also returns as an error, so only what it dies of is news.
+/// ONNX Runtime logs what it also returns as an error, so only a fatal message is an ERROR.
 fn log(level: LogLevel, message: &str) {
     match level {
         LogLevel::Fatal => tracing::error!(message, "onnx runtime failed"),

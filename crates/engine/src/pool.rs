@@ -49,7 +49,7 @@ pub struct Pool {
 /// Where the time of one call went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// Waiting for a worker.
+    /// CancelOnDrop for a worker.
     pub queue: Duration,
     /// In ONNX Runtime.
     pub compute: Duration,
@@ -59,15 +59,15 @@ pub struct Timings {
 
 /// Why a call was not computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum PoolError {
     /// The queue is full.
-    Full,
+    QueueFull,
     /// The deadline passed while it waited.
     ExpiredInQueue,
     /// The deadline passed while it ran.
     ExpiredInCompute,
     /// It ran and failed.
-    Fault(RunFault),
+    Run(RunFault),
 }
 
 struct Job {
@@ -75,18 +75,18 @@ struct Job {
     wanted: Vec<usize>,
     deadline: Instant,
     queued: Instant,
-    ticket: Arc<Ticket>,
-    reply: oneshot::Sender<Result<(Vec<Tensor>, Timings), Refusal>>,
+    run: Arc<RunHandle>,
+    reply: oneshot::Sender<Result<(Vec<Tensor>, Timings), PoolError>>,
 }
 
 /// What caller and worker share about one call.
-struct Ticket {
+struct RunHandle {
     options: RunOptions,
     started: AtomicBool,
 }
 
 /// Stops the run when the caller stops waiting, for whatever reason.
-struct Waiting(Option<Arc<Ticket>>);
+struct CancelOnDrop(Option<Arc<RunHandle>>);
 
 // === impl Pool ===
 
@@ -115,37 +115,37 @@ impl Pool {
         inputs: Vec<Tensor>,
         wanted: Vec<usize>,
         deadline: Instant,
-    ) -> Result<(Vec<Tensor>, Timings), Refusal> {
-        let options = RunOptions::new().map_err(|error| Refusal::Fault(RunFault::Engine(error.to_string())))?;
-        let ticket = Arc::new(Ticket { options, started: AtomicBool::new(false) });
+    ) -> Result<(Vec<Tensor>, Timings), PoolError> {
+        let options = RunOptions::new().map_err(|error| PoolError::Run(RunFault::Engine(error.to_string())))?;
+        let run = Arc::new(RunHandle { options, started: AtomicBool::new(false) });
         let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, wanted, deadline, queued: Instant::now(), ticket: Arc::clone(&ticket), reply };
+        let job = Job { inputs, wanted, deadline, queued: Instant::now(), run: Arc::clone(&run), reply };
         self.enqueue(job)?;
-        let mut waiting = Waiting(Some(ticket));
+        let mut waiting = CancelOnDrop(Some(run));
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => {
                 waiting.0 = None;
                 outcome
             }
-            Ok(Err(_)) => Err(Refusal::Fault(RunFault::Engine("a worker panicked".to_owned()))),
-            Err(_) if waiting.has_started() => Err(Refusal::ExpiredInCompute),
-            Err(_) => Err(Refusal::ExpiredInQueue),
+            Ok(Err(_)) => Err(PoolError::Run(RunFault::Engine("a worker panicked".to_owned()))),
+            Err(_) if waiting.has_started() => Err(PoolError::ExpiredInCompute),
+            Err(_) => Err(PoolError::ExpiredInQueue),
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), Refusal> {
+    fn enqueue(&self, job: Job) -> Result<(), PoolError> {
         let bytes = job.inputs.iter().map(Tensor::bytes_held).sum();
         let Err(job) = self.queue.push(job, bytes) else {
             self.depth.increment(1.0);
             return Ok(());
         };
         let now = Instant::now();
-        for stale in self.queue.sweep(|job| job.is_stale(now)) {
+        for stale in self.queue.remove_stale(|job| job.is_stale(now)) {
             self.depth.decrement(1.0);
-            // Nobody waiting any more is not a fault.
-            let _gone = stale.reply.send(Err(Refusal::ExpiredInQueue));
+            // A caller that is gone needs no answer.
+            let _gone = stale.reply.send(Err(PoolError::ExpiredInQueue));
         }
-        self.queue.push(job, bytes).map_err(|_| Refusal::Full)?;
+        self.queue.push(job, bytes).map_err(|_| PoolError::QueueFull)?;
         self.depth.increment(1.0);
         Ok(())
     }
@@ -160,24 +160,24 @@ impl Drop for Pool {
 // === impl Job ===
 
 impl Job {
-    /// Whether nobody needs it any more.
+    /// Whether its caller is gone or its deadline passed.
     fn is_stale(&self, now: Instant) -> bool {
         self.reply.is_closed() || now >= self.deadline
     }
 }
 
-// === impl Waiting ===
+// === impl CancelOnDrop ===
 
-impl Waiting {
+impl CancelOnDrop {
     fn has_started(&self) -> bool {
-        self.0.as_ref().is_some_and(|ticket| ticket.started.load(Ordering::Relaxed))
+        self.0.as_ref().is_some_and(|run| run.started.load(Ordering::Relaxed))
     }
 }
 
-impl Drop for Waiting {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        if let Some(ticket) = &self.0
-            && let Err(error) = ticket.options.terminate()
+        if let Some(run) = &self.0
+            && let Err(error) = run.options.terminate()
         {
             tracing::debug!(%error, "a run could not be told to stop");
         }
@@ -203,22 +203,22 @@ impl Worker {
             }
             let started = Instant::now();
             let outcome =
-                if started >= job.deadline { Err(Refusal::ExpiredInQueue) } else { self.compute(&job, started) };
-            // Nobody waiting any more is not a fault.
+                if started >= job.deadline { Err(PoolError::ExpiredInQueue) } else { self.compute(&job, started) };
+            // A caller that is gone needs no answer.
             let _gone = job.reply.send(outcome);
         }
     }
 
-    fn compute(&mut self, job: &Job, started: Instant) -> Result<(Vec<Tensor>, Timings), Refusal> {
-        job.ticket.started.store(true, Ordering::Relaxed);
+    fn compute(&mut self, job: &Job, started: Instant) -> Result<(Vec<Tensor>, Timings), PoolError> {
+        job.run.started.store(true, Ordering::Relaxed);
         self.executions.increment(1);
         // A panic in the bindings must cost one call, not a worker.
-        let run = catch_unwind(AssertUnwindSafe(|| self.session.run(&job.inputs, &job.wanted, &job.ticket.options)));
+        let run = catch_unwind(AssertUnwindSafe(|| self.session.run(&job.inputs, &job.wanted, &job.run.options)));
         let Ok(run) = run else {
             self.panics.increment(1);
-            return Err(Refusal::Fault(RunFault::Engine("the worker panicked".to_owned())));
+            return Err(PoolError::Run(RunFault::Engine("the worker panicked".to_owned())));
         };
-        let Computed { outputs, compute } = run.map_err(Refusal::Fault)?;
+        let Computed { outputs, compute } = run.map_err(PoolError::Run)?;
         let queue = started.duration_since(job.queued);
         Ok((outputs, Timings { queue, compute, copy: started.elapsed().saturating_sub(compute) }))
     }

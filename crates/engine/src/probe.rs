@@ -96,11 +96,11 @@ enum Verdict {
 // === impl Prober ===
 
 impl Prober {
-    /// Has a child judge a model version; returns the bytes of memory that one session took to give the golden outputs.
+    /// Has a child read_verdict a model version; returns the bytes of memory that one session took to give the golden outputs.
     pub async fn probe(&self, job: &ProbeJob) -> Result<u64, LoadFault> {
         let wall = Duration::from_secs(self.limits.wall_s_max);
         match tokio::time::timeout(wall, self.run(job)).await {
-            Ok(judged) => judged,
+            Ok(verdict) => verdict,
             // Dropping the future killed the child.
             Err(_) => Err(LoadFault::new(
                 Reason::Limits,
@@ -126,12 +126,12 @@ impl Prober {
             .spawn()
             .map_err(|error| internal(format!("the probing process cannot be started: {error}")))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let ((), said, complained) = tokio::join!(write(stdin, &job), read_capped(stdout), read_capped(stderr));
+        let ((), output, error_output) = tokio::join!(write(stdin, &job), read_capped(stdout), read_capped(stderr));
         let status = child.wait().await.map_err(|error| internal(error.to_string()))?;
-        if !complained.is_empty() {
-            tracing::debug!(stderr = %String::from_utf8_lossy(&complained), "the probing process complained");
+        if !error_output.is_empty() {
+            tracing::debug!(stderr = %String::from_utf8_lossy(&error_output), "the probing process wrote to standard error");
         }
-        judge(status, &said)
+        read_verdict(status, &output)
     }
 }
 
@@ -139,7 +139,7 @@ async fn write(pipe: Option<impl AsyncWrite + Unpin>, job: &[u8]) {
     if let Some(mut pipe) = pipe
         && let Err(error) = pipe.write_all(job).await
     {
-        tracing::debug!(%error, "the probing process did not hear its job");
+        tracing::debug!(%error, "the job could not be written to the probing process");
     }
 }
 
@@ -153,14 +153,14 @@ async fn read_capped(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     bytes
 }
 
-fn judge(status: ExitStatus, said: &[u8]) -> Result<u64, LoadFault> {
+fn read_verdict(status: ExitStatus, output: &[u8]) -> Result<u64, LoadFault> {
     if let Some(signal) = status.signal() {
         let detail = format!(
             "the probing process died of signal {signal} while it loaded the model (memory, CPU time or a crash)"
         );
         return Err(LoadFault::new(Reason::Limits, detail));
     }
-    match serde_json::from_slice(said) {
+    match serde_json::from_slice(output) {
         Ok(Verdict::Accepted { memory_bytes }) if status.success() => Ok(memory_bytes),
         Ok(Verdict::Refused { reason, detail }) => Err(LoadFault::new(reason, detail)),
         _ => Err(LoadFault::new(Reason::Limits, format!("the probing process ended without a verdict ({status})"))),

@@ -32,7 +32,7 @@ pub fn restart_with_it_off() -> ExitCode {
         Err(error) => error,
     };
     let line = format!("rampart-serving: cannot start itself with {}={}: {failed}\n", SWITCH.0, SWITCH.1);
-    // Nobody is left to tell when standard error is closed.
+    // With standard error closed there is nowhere to report it.
     let _closed = std::io::stderr().write_all(line.as_bytes());
     ExitCode::FAILURE
 }

@@ -10,8 +10,8 @@ mod repository;
 mod snapshot;
 
 pub use loader::Loader;
-pub use metrics::{ModelMetrics, Outcome, Stage, describe as describe_metrics};
+pub use metrics::{ModelMetrics, PredictionOutcome, Stage, describe as describe_metrics};
 pub use model::{Durations, Model, ModelIdentity, Statistics};
 pub use names::{ModelName, Version};
-pub use repository::{Repository, Turn};
-pub use snapshot::{Entry, IndexRow, Snapshot, State};
+pub use repository::{ChangeLock, Repository};
+pub use snapshot::{IndexRow, ModelEntry, ServingState, Snapshot};

@@ -35,10 +35,10 @@ const REGISTRY_REFRESHES: &str = "ml_model_registry_refreshes_total";
 
 /// How a prediction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PredictionOutcome {
     /// Answered.
     Ok,
-    /// Failed by our own fault.
+    /// Failed by a fault of the replica.
     Error,
     /// Refused for what the caller sent.
     ClientError,
@@ -65,7 +65,7 @@ pub enum Stage {
 
 /// How a look at the model registry ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refresh {
+pub(crate) enum RefreshOutcome {
     Ok,
     RegistryAway,
     StorageAway,
@@ -77,7 +77,7 @@ pub struct ModelMetrics {
     pub(crate) queue_depth: Gauge,
     pub(crate) executions: Counter,
     pub(crate) panics: Counter,
-    outcomes: [Counter; Outcome::ALL.len()],
+    outcomes: [Counter; PredictionOutcome::ALL.len()],
     duration: Histogram,
     stages: [Histogram; Stage::ALL.len()],
     expired: [Counter; 2],
@@ -125,16 +125,16 @@ pub(crate) fn describe_registry() {
     describe_counter!(REGISTRY_REFRESHES, Unit::Count, "Looks at the model registry, by outcome.");
     gauge!(REGISTRY_UP).set(0.0);
     gauge!(REGISTRY_REFRESHED_AT).set(0.0);
-    for outcome in Refresh::ALL {
+    for outcome in RefreshOutcome::ALL {
         counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(0);
     }
 }
 
 /// A look at the model registry ended.
-pub(crate) fn record_refresh(outcome: Refresh) {
+pub(crate) fn record_refresh(outcome: RefreshOutcome) {
     counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(1);
-    gauge!(REGISTRY_UP).set(f64::from(u8::from(outcome == Refresh::Ok)));
-    if outcome == Refresh::Ok {
+    gauge!(REGISTRY_UP).set(f64::from(u8::from(outcome == RefreshOutcome::Ok)));
+    if outcome == RefreshOutcome::Ok {
         gauge!(REGISTRY_REFRESHED_AT)
             .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
@@ -180,14 +180,14 @@ impl ModelMetrics {
         for reason in Reason::ALL {
             counter!(LOAD_FAILURES, "model" => model.clone(), "reason" => reason.as_str()).increment(0);
         }
-        let outcome = |outcome: Outcome| counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome.as_str());
+        let outcome = |outcome: PredictionOutcome| counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome.as_str());
         let stage = |stage: Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => stage.as_str());
         let expired = |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => stage.as_str());
         let metrics = Self {
             queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
             executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
             panics: counter!(PANICS),
-            outcomes: Outcome::ALL.map(outcome),
+            outcomes: PredictionOutcome::ALL.map(outcome),
             duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
             stages: Stage::ALL.map(stage),
             expired: [Stage::Queue, Stage::Compute].map(expired),
@@ -212,8 +212,8 @@ impl ModelMetrics {
     }
 
     /// A prediction ended.
-    pub fn record(&self, outcome: Outcome, took: Duration) {
-        let position = Outcome::ALL.iter().position(|each| *each == outcome).unwrap_or_default();
+    pub fn record(&self, outcome: PredictionOutcome, took: Duration) {
+        let position = PredictionOutcome::ALL.iter().position(|each| *each == outcome).unwrap_or_default();
         if let Some(counter) = self.outcomes.get(position) {
             counter.increment(1);
         }
@@ -232,9 +232,9 @@ impl ModelMetrics {
     }
 }
 
-// === impl Outcome ===
+// === impl PredictionOutcome ===
 
-impl Outcome {
+impl PredictionOutcome {
     const ALL: [Self; 6] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout, Self::Cancelled];
 
     /// The outcome that a problem is.
@@ -259,9 +259,9 @@ impl Outcome {
     }
 }
 
-// === impl Refresh ===
+// === impl RefreshOutcome ===
 
-impl Refresh {
+impl RefreshOutcome {
     const ALL: [Self; 4] = [Self::Ok, Self::RegistryAway, Self::StorageAway, Self::MirrorFailed];
 
     fn as_str(self) -> &'static str {

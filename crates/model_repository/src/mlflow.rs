@@ -6,15 +6,15 @@
 //! - A model file enters the folder when it has the SHA-256 that the registry declares, and in no other case.
 //! - A refused version is fetched again when the registry says something else of it or a caller asks for a load, not at
 //!   every look; why it was refused is in the index.
-//! - What the registry has deleted goes, from the folder and out of service; of a registry that does not answer nobody
-//!   knows what it has.
+//! - What the registry has deleted goes, from the folder and out of service; a registry that does not answer has deleted
+//!   nothing.
 
 mod bucket;
-mod follow;
 mod http;
 mod mirror;
 mod mlmodel;
-mod refresh;
+mod poll;
+mod promotion;
 mod rest_api;
 mod selection;
 
@@ -28,14 +28,14 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use url::Url;
 
-pub use follow::follow;
+pub use poll::follow;
 
 use crate::{manifest::VERSIONS_MAX, metrics, names::ModelName, repository::Repository};
 use http::{Http, HttpError};
 use mirror::Mirror;
 
 /// How long a load may wait for the refresh before it.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where models come from, if not from the folder alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,12 +78,12 @@ pub struct ArtifactLimits {
     pub golden_required: bool,
 }
 
-/// The right to change the mirror, which one has at a time. Who needs the repository's turn too, takes this one first.
-pub type MirrorTurn = OwnedMutexGuard<Mirror>;
+/// The right to change the mirror, which one has at a time. It is taken before the repository's lock.
+pub type MirrorLock = OwnedMutexGuard<Mirror>;
 
 /// Why a refresh could not be finished. No version is refused for it; it is tried again.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Outage {
+pub(crate) enum RefreshError {
     /// MLflow, or what is between.
     #[error("the model registry at {address} cannot be asked")]
     Registry {
@@ -110,7 +110,7 @@ pub(crate) enum Outage {
         /// What came of it.
         source: HttpError,
     },
-    /// Our key to the object storage.
+    /// The key to the object storage.
     #[error("there is no key to the bucket")]
     Key(#[from] SecretError),
     /// The folder.
@@ -206,15 +206,15 @@ impl Registry {
         self.starts_empty
     }
 
-    /// Waits until nobody else changes the mirror.
-    pub async fn take_turn(&self) -> Result<MirrorTurn, Problem> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.mirror).lock_owned()).await;
-        turn.map_err(|_| Problem::unavailable("models are being fetched from the registry; try again"))
+    /// Waits for the change before it.
+    pub async fn lock_mirror(&self) -> Result<MirrorLock, Problem> {
+        let lock = tokio::time::timeout(LOCK_TIMEOUT, Arc::clone(&self.mirror).lock_owned()).await;
+        lock.map_err(|_| Problem::unavailable("models are being fetched from the registry; try again"))
     }
 
     /// Has the registry asked about one model, then loads it as it is there. When the registry does not answer, a model
-    /// that was unloaded is loaded as it was; of one that serves nobody should believe that it is the newest.
-    pub async fn load(&self, mut mirror: MirrorTurn, repository: &Repository, name: &str) -> Result<(), Problem> {
+    /// that was unloaded is loaded as it was; one that serves is not reported as the newest.
+    pub async fn load(&self, mut mirror: MirrorLock, repository: &Repository, name: &str) -> Result<(), Problem> {
         if let Some(name) = ModelName::parse(name)
             && let Err(outage) = self.refresh_model(&mut mirror, repository, &name).await
         {
@@ -226,49 +226,49 @@ impl Registry {
             }
             tracing::warn!(model = %name, error = %problem::Chain(&outage), "model is loaded as the mirror has it");
         }
-        let turn = repository.take_turn().await?;
-        let loaded = repository.load(turn, name).await;
+        let lock = repository.lock().await?;
+        let loaded = repository.load(lock, name).await;
         if let Some(name) = ModelName::parse(name) {
-            self.remember(&mut mirror, repository, &name).await.map_err(Problem::internal)?;
+            self.record_last_good(&mut mirror, repository, &name).await.map_err(Problem::internal)?;
         }
         loaded
     }
 
     /// A client with the certificates of this moment.
-    fn session(&self) -> Result<refresh::Session<'_>, Outage> {
-        let http = Http::new(&self.identity).map_err(|error| self.unasked(error))?;
-        Ok(refresh::Session { http, registry: self })
+    fn session(&self) -> Result<promotion::RefreshSession<'_>, RefreshError> {
+        let http = Http::new(&self.identity).map_err(|error| self.registry_error(error))?;
+        Ok(promotion::RefreshSession { http, registry: self })
     }
 
     /// The key to the bucket as it is now: it may have been rotated since it was last used.
-    fn credentials(&self) -> Result<Credentials, Outage> {
-        let key = |file: &SecretFile| -> Result<String, Outage> {
+    fn credentials(&self) -> Result<Credentials, RefreshError> {
+        let key = |file: &SecretFile| -> Result<String, RefreshError> {
             let secret = file.read()?;
             Ok(String::from_utf8_lossy(secret.expose()).into_owned())
         };
         Ok(Credentials::new(key(&self.access_key)?, key(&self.secret_key)?))
     }
 
-    fn unasked(&self, source: HttpError) -> Outage {
-        Outage::Registry { address: self.address.clone(), source }
+    fn registry_error(&self, source: HttpError) -> RefreshError {
+        RefreshError::Registry { address: self.address.clone(), source }
     }
 }
 
-// === impl Outage ===
+// === impl RefreshError ===
 
-impl Outage {
+impl RefreshError {
     /// As the metrics know it.
-    pub(crate) fn outcome(&self) -> metrics::Refresh {
+    pub(crate) fn outcome(&self) -> metrics::RefreshOutcome {
         match self {
-            Self::Registry { .. } | Self::Emptied { .. } => metrics::Refresh::RegistryAway,
-            Self::Storage { .. } | Self::Key(_) => metrics::Refresh::StorageAway,
-            Self::Mirror(_) | Self::Busy(_) => metrics::Refresh::MirrorFailed,
+            Self::Registry { .. } | Self::Emptied { .. } => metrics::RefreshOutcome::RegistryAway,
+            Self::Storage { .. } | Self::Key(_) => metrics::RefreshOutcome::StorageAway,
+            Self::Mirror(_) | Self::Busy(_) => metrics::RefreshOutcome::MirrorFailed,
         }
     }
 }
 
 /// Whether a problem of a load says that the model is as the registry has it, however that is: refused versions are in the
 /// index, and nothing would be different at the next try.
-fn is_settled(loaded: &Result<(), Problem>) -> bool {
+fn is_final(loaded: &Result<(), Problem>) -> bool {
     loaded.as_ref().err().is_none_or(|problem| problem.kind() == Kind::Conflict)
 }

@@ -4,7 +4,7 @@ mod statistics;
 
 use std::time::Instant;
 
-use engine::{Digest, Pool, Refusal, RunFault, Signature, Timings, tensor::Tensor};
+use engine::{Digest, Pool, PoolError, RunFault, Signature, Timings, tensor::Tensor};
 use problem::{Kind, Problem};
 
 pub use statistics::{Durations, Statistics};
@@ -65,27 +65,27 @@ impl Model {
         self.pool.run(inputs, wanted, deadline).await.map_err(|refusal| self.problem(refusal))
     }
 
-    fn problem(&self, refusal: Refusal) -> Problem {
+    fn problem(&self, refusal: PoolError) -> Problem {
         let name = &self.identity.name;
         match refusal {
-            Refusal::Full => Problem::unavailable(format!("the queue of the model \"{name}\" is full")),
-            Refusal::ExpiredInQueue => {
+            PoolError::QueueFull => Problem::unavailable(format!("the queue of the model \"{name}\" is full")),
+            PoolError::ExpiredInQueue => {
                 self.metrics.count_expired(Stage::Queue);
                 Problem::new(
                     Kind::DeadlineExceeded,
                     "the deadline passed before a worker was free; nothing was computed",
                 )
             }
-            Refusal::ExpiredInCompute => {
+            PoolError::ExpiredInCompute => {
                 self.metrics.count_expired(Stage::Compute);
                 Problem::new(Kind::DeadlineExceeded, "the deadline passed while the model computed")
             }
-            Refusal::Fault(RunFault::Inputs(detail)) => {
+            PoolError::Run(RunFault::Inputs(detail)) => {
                 let detail = detail.lines().next().unwrap_or_default().to_owned();
                 Problem::new(Kind::InvalidArgument, format!("the model cannot compute these inputs: {detail}"))
                     .field("inputs")
             }
-            Refusal::Fault(fault) => Problem::internal(fault),
+            PoolError::Run(fault) => Problem::internal(fault),
         }
     }
 }

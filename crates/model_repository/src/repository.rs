@@ -5,7 +5,7 @@
 //! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
 //! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what a
 //!   registry has deleted goes, whatever else of its model fails.
-//! - One change at a time; callers of `load` and `unload` wait for their turn, with a limit.
+//! - One change at a time; callers of `load` and `unload` wait for their lock, with a limit.
 //!
 //! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
 //! from the registry, of which the folder is the mirror then.
@@ -23,29 +23,29 @@ use crate::{
     metrics,
     model::Model,
     names::{ModelName, Version},
-    snapshot::{Entry, Slot, Snapshot, unknown_model},
+    snapshot::{ModelEntry, Slot, Snapshot, unknown_model},
 };
 
 /// How long a change may wait for the one before it.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most models of one folder.
 pub(crate) const MODELS_MAX: usize = 256;
 
 /// All models of one folder.
 pub struct Repository {
     folder: PathBuf,
-    /// The folder is kept by somebody who decides what goes: the registry's mirror.
+    /// The folder is the mirror of a registry, which decides what goes.
     is_mirror: bool,
     loader: Loader,
     snapshot: ArcSwap<Snapshot>,
-    turn: Arc<Mutex<()>>,
+    changes: Arc<Mutex<()>>,
     readiness: Readiness,
     /// Keeps the process not ready until there is something to answer calls with; once opened, for good.
     latch: parking_lot::Mutex<Option<Latch>>,
 }
 
 /// The right to change the repository, which one has at a time.
-pub type Turn = OwnedMutexGuard<()>;
+pub type ChangeLock = OwnedMutexGuard<()>;
 
 // === impl Repository ===
 
@@ -53,7 +53,7 @@ impl Repository {
     /// Nothing is loaded yet, so the process is not ready from here on.
     pub fn new(folder: PathBuf, is_mirror: bool, loader: Loader, readiness: Readiness) -> Self {
         let latch = parking_lot::Mutex::new(Some(readiness.latch("models")));
-        Self { folder, is_mirror, loader, snapshot: ArcSwap::default(), turn: Arc::default(), readiness, latch }
+        Self { folder, is_mirror, loader, snapshot: ArcSwap::default(), changes: Arc::default(), readiness, latch }
     }
 
     /// What serves now. Cheap enough for every request.
@@ -68,63 +68,63 @@ impl Repository {
 
     /// Loads every model of the folder; what does not load is told in the index. Fails when there is no folder.
     pub async fn load_all(&self) -> Result<(), Problem> {
-        let turn = self.take_turn().await?;
+        let lock = self.lock().await?;
         let names = self.folders().map_err(|error| {
             Problem::new(Kind::InvalidArgument, format!("models.directory {}: {error}", self.folder.display()))
         })?;
         for name in names {
-            if let Err(problem) = self.load_in_turn(&turn, &name).await {
+            if let Err(problem) = self.load_locked(&lock, &name).await {
                 tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
             }
         }
-        self.change(&turn, |snapshot| snapshot.scanned = true);
+        self.change(&lock, |snapshot| snapshot.scanned = true);
         Ok(())
     }
 
     /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it.
-    pub async fn load(&self, turn: Turn, name: &str) -> Result<(), Problem> {
+    pub async fn load(&self, lock: ChangeLock, name: &str) -> Result<(), Problem> {
         let name = known_name(name)?;
         let is_known = self.snapshot.load().models.contains_key(&name) || self.folder.join(name.as_str()).is_dir();
         if !is_known {
             return Err(unknown_model(name.as_str()));
         }
-        self.load_in_turn(&turn, &name).await
+        self.load_locked(&lock, &name).await
     }
 
     /// Loads a model whose folder has changed, unless a caller has unloaded it.
-    pub(crate) async fn load_changed(&self, turn: &Turn, name: &ModelName) -> Result<(), Problem> {
+    pub(crate) async fn load_changed(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
         if self.snapshot.load().models.get(name).is_some_and(|entry| entry.is_unloaded()) {
             return Ok(());
         }
-        self.load_in_turn(turn, name).await
+        self.load_locked(lock, name).await
     }
 
-    /// Forgets a model that is no more. Calls that have begun are still answered.
-    pub(crate) fn remove(&self, turn: &Turn, name: &ModelName) {
-        self.change(turn, |snapshot| drop(snapshot.models.remove(name)));
+    /// Takes out a model that the registry has deleted. Calls that have begun are still answered.
+    pub(crate) fn remove(&self, lock: &ChangeLock, name: &ModelName) {
+        self.change(lock, |snapshot| drop(snapshot.models.remove(name)));
         tracing::info!(model = %name, "model is gone from the registry and out of service");
     }
 
     /// Takes a model out of service. Calls that have begun are still answered.
     pub async fn unload(&self, name: &str) -> Result<(), Problem> {
         let name = known_name(name)?;
-        let turn = self.take_turn().await?;
+        let lock = self.lock().await?;
         let Some(entry) = self.snapshot.load().models.get(&name).cloned() else {
             return Err(unknown_model(name.as_str()));
         };
         let entry = entry.unloaded();
-        self.change(&turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        self.change(&lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         tracing::info!(model = %name, "model unloaded");
         Ok(())
     }
 
-    /// Waits until nobody else changes anything.
-    pub async fn take_turn(&self) -> Result<Turn, Problem> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turn).lock_owned()).await;
-        turn.map_err(|_| Problem::unavailable("another model is being loaded; try again"))
+    /// Waits for the change before it.
+    pub async fn lock(&self) -> Result<ChangeLock, Problem> {
+        let lock = tokio::time::timeout(LOCK_TIMEOUT, Arc::clone(&self.changes).lock_owned()).await;
+        lock.map_err(|_| Problem::unavailable("another model is being loaded; try again"))
     }
 
-    async fn load_in_turn(&self, turn: &Turn, name: &ModelName) -> Result<(), Problem> {
+    async fn load_locked(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
         let old = self.snapshot.load().models.get(name).cloned().unwrap_or_default();
         let manifest = match self.loader.read_manifest(self.folder.join(name.as_str())).await {
             Ok(manifest) => manifest,
@@ -132,7 +132,7 @@ impl Repository {
                 metrics::count_load_failure(name, fault.reason);
                 let problem = refused(&[format!("{name}: {fault}")]);
                 let entry = old.with_manifest_fault(fault);
-                self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+                self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
                 return Err(problem);
             }
         };
@@ -142,12 +142,12 @@ impl Repository {
             .filter_map(|(version, slot)| Some(format!("{name} version {version}: {}", slot.fault.as_ref()?)))
             .collect();
         let keeps_undeclared = !faults.is_empty() && !self.is_mirror;
-        let entry = Entry::of(&manifest, versions, &old, keeps_undeclared);
-        self.change(turn, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        let entry = ModelEntry::of(&manifest, versions, &old, keeps_undeclared);
+        self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         if faults.is_empty() { Ok(()) } else { Err(refused(&faults)) }
     }
 
-    async fn load_versions(&self, old: &Entry, manifest: &Manifest) -> BTreeMap<Version, Slot> {
+    async fn load_versions(&self, old: &ModelEntry, manifest: &Manifest) -> BTreeMap<Version, Slot> {
         let mut versions = BTreeMap::new();
         for (version, declared) in &manifest.versions {
             let serving = old.versions.get(version).and_then(|slot| slot.serving.clone());
@@ -165,8 +165,8 @@ impl Repository {
         versions
     }
 
-    /// Exchanges the snapshot; whose turn it is, so that no change is lost.
-    fn change(&self, _turn: &Turn, change: impl FnOnce(&mut Snapshot)) {
+    /// Exchanges the snapshot; whose lock it is, so that no change is lost.
+    fn change(&self, _lock: &ChangeLock, change: impl FnOnce(&mut Snapshot)) {
         let old = self.snapshot.load_full();
         let mut snapshot = Snapshot::clone(&old);
         change(&mut snapshot);

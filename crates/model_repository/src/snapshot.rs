@@ -15,14 +15,14 @@ use crate::{
 /// All models at one moment.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    pub(crate) models: BTreeMap<ModelName, Arc<Entry>>,
+    pub(crate) models: BTreeMap<ModelName, Arc<ModelEntry>>,
     /// Whether the folder was read once from end to end.
     pub(crate) scanned: bool,
 }
 
 /// One model at one moment.
 #[derive(Clone, Default)]
-pub struct Entry {
+pub struct ModelEntry {
     /// As `model.toml` has it.
     pub description: String,
     /// As declared, or as before where only the version before serves. A target may not serve: then the alias does not.
@@ -47,14 +47,14 @@ pub struct IndexRow {
     /// Empty if not even the versions can be read.
     pub version: String,
     /// Whether it serves as declared.
-    pub state: State,
+    pub state: ServingState,
     /// Why it does not.
     pub reason: String,
 }
 
 /// What the index says of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ServingState {
     /// It serves as declared.
     Ready,
     /// It does not; an earlier load of it may serve.
@@ -97,14 +97,14 @@ impl Snapshot {
     }
 
     /// One model.
-    pub fn entry(&self, name: &str) -> Option<&Arc<Entry>> {
+    pub fn entry(&self, name: &str) -> Option<&Arc<ModelEntry>> {
         self.models.get(name)
     }
 
     /// The repository index.
     pub fn index(&self, only_ready: bool) -> Vec<IndexRow> {
         let rows = self.models.iter().flat_map(|(name, entry)| entry.index(name));
-        rows.filter(|row| !only_ready || row.state == State::Ready).collect()
+        rows.filter(|row| !only_ready || row.state == ServingState::Ready).collect()
     }
 
     /// Says in the metrics what serves now, and of what `old` had and this has not, that it does not.
@@ -127,9 +127,9 @@ impl Snapshot {
     }
 }
 
-// === impl Entry ===
+// === impl ModelEntry ===
 
-impl Entry {
+impl ModelEntry {
     /// A model after a load; `keeps_undeclared`: what served before and is no longer declared stays.
     pub(crate) fn of(
         manifest: &Manifest,
@@ -175,7 +175,7 @@ impl Entry {
     }
 
     /// What a call without a version means: the champion where one is declared, else the highest that serves. A champion
-    /// that does not serve is nobody's to replace: what was not promoted must not answer for it.
+    /// that does not serve is not replaced: a version that was not promoted must not answer for it.
     pub(crate) fn default_version(&self) -> Option<&Arc<Model>> {
         match self.aliases.get(CHAMPION) {
             Some(champion) => self.versions.get(champion)?.serving.as_ref(),
@@ -242,7 +242,7 @@ impl Entry {
         let row = |version: String, state, reason| IndexRow { name: name.to_string(), version, state, reason };
         let unavailable = |version: String, serving: bool, fault: &LoadFault| {
             let kept = if serving { "an earlier load serves on: " } else { "" };
-            row(version, State::Unavailable, format!("{kept}{fault}"))
+            row(version, ServingState::Unavailable, format!("{kept}{fault}"))
         };
         if self.versions.is_empty() {
             return self.manifest_fault.iter().map(|fault| unavailable(String::new(), false, fault)).collect();
@@ -251,17 +251,17 @@ impl Entry {
             let version = version.to_string();
             match (self.manifest_fault.as_ref().or(slot.fault.as_ref()), &slot.serving) {
                 (Some(fault), serving) => unavailable(version, serving.is_some(), fault),
-                (None, Some(_)) => row(version, State::Ready, String::new()),
-                (None, None) => row(version, State::Unavailable, "unloaded".to_owned()),
+                (None, Some(_)) => row(version, ServingState::Ready, String::new()),
+                (None, None) => row(version, ServingState::Unavailable, "unloaded".to_owned()),
             }
         });
         rows.collect()
     }
 }
 
-// === impl State ===
+// === impl ServingState ===
 
-impl State {
+impl ServingState {
     /// As the protocol writes it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -48,11 +48,11 @@ impl App {
     pub(crate) async fn load_model(&self, name: &str) -> Result<(), Problem> {
         let (app, name) = (self.clone(), name.to_owned());
         let Some(registry) = &self.registry else {
-            let turn = self.repository.take_turn().await?;
-            return self.finish(async move { app.repository.load(turn, &name).await }).await;
+            let lock = self.repository.lock().await?;
+            return self.run_to_end(async move { app.repository.load(lock, &name).await }).await;
         };
-        let mirror = registry.take_turn().await?;
-        self.finish(async move {
+        let mirror = registry.lock_mirror().await?;
+        self.run_to_end(async move {
             match &app.registry {
                 Some(registry) => registry.load(mirror, &app.repository, &name).await,
                 None => Ok(()),
@@ -61,7 +61,10 @@ impl App {
         .await
     }
 
-    async fn finish(&self, load: impl Future<Output = Result<(), Problem>> + Send + 'static) -> Result<(), Problem> {
+    async fn run_to_end(
+        &self,
+        load: impl Future<Output = Result<(), Problem>> + Send + 'static,
+    ) -> Result<(), Problem> {
         let (outcome, finished) = oneshot::channel();
         self.0.lifecycle.spawn("load", async move {
             let _gone = outcome.send(load.await);

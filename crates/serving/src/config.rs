@@ -37,7 +37,7 @@ pub struct Config {
 pub(crate) struct ModelsConfig {
     pub(crate) directory: PathBuf,
     pub(crate) file_bytes_max: u64,
-    /// Whose mirror the folder is; without one it is what somebody puts there.
+    /// Whose mirror the folder is; without one the operator fills it.
     #[serde(default)]
     pub(crate) registry: Option<RegistryConfig>,
 }
@@ -142,7 +142,7 @@ mod tests {
         for (key, value) in [
             ("address", "mlflow".into()),
             ("address", "https://mlflow:5000".into()),
-            ("address", "somebody@mlflow:5000".into()),
+            ("address", "user@mlflow:5000".into()),
             ("s3_endpoint", "http://minio:9000".into()),
             ("s3_endpoint", "https://minio:9000/path".into()),
             ("poll_interval_ms", 99.into()),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use engine::{Signature, TensorSpec, tensor::Tensor};
-use model_repository::{Model, Outcome, Stage};
+use model_repository::{Model, PredictionOutcome, Stage};
 use problem::{Kind, Problem};
 
 /// What a caller wants computed, checked against the signature.
@@ -31,12 +31,12 @@ pub(crate) struct Inputs<'s> {
     slots: Vec<Option<Tensor>>,
 }
 
-/// A prediction being measured. Whatever happens to it is counted once, also when its caller goes away.
-pub(crate) struct Measured {
+/// A prediction being measured. Whatever happens to it is counted set_once, also when its caller goes away.
+pub(crate) struct MeasuredPrediction {
     model: Arc<Model>,
     arrived: Instant,
     mark: Instant,
-    outcome: Outcome,
+    outcome: PredictionOutcome,
 }
 
 // === impl Place ===
@@ -94,12 +94,12 @@ fn unknown(name: &str, what: &str, specs: &[TensorSpec], place: Place) -> Proble
     Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.name"))
 }
 
-// === impl Measured ===
+// === impl MeasuredPrediction ===
 
-impl Measured {
+impl MeasuredPrediction {
     /// A prediction arrived; its body is there and nothing was read of it yet.
     pub(crate) fn start(model: Arc<Model>, arrived: Instant) -> Self {
-        Self { model, arrived, mark: Instant::now(), outcome: Outcome::Cancelled }
+        Self { model, arrived, mark: Instant::now(), outcome: PredictionOutcome::Cancelled }
     }
 
     /// Reading the request is done: computes it before the deadline, which is at most `timeout_max` after the arrival.
@@ -129,19 +129,19 @@ impl Measured {
                 let encode = self.mark.elapsed();
                 self.model.metrics.record_stage(Stage::Encode, encode);
                 self.model.statistics.compute_output.add(encode);
-                Outcome::Ok
+                PredictionOutcome::Ok
             }
-            Err(problem) => Outcome::of(problem.kind()),
+            Err(problem) => PredictionOutcome::of(problem.kind()),
         };
         answer
     }
 }
 
-impl Drop for Measured {
+impl Drop for MeasuredPrediction {
     fn drop(&mut self) {
         let took = self.arrived.elapsed();
         self.model.metrics.record(self.outcome, took);
         let statistics = &self.model.statistics;
-        if self.outcome == Outcome::Ok { &statistics.success } else { &statistics.fail }.add(took);
+        if self.outcome == PredictionOutcome::Ok { &statistics.success } else { &statistics.fail }.add(took);
     }
 }

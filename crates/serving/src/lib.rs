@@ -32,7 +32,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     model_repository::describe_metrics();
     let identity = lifecycle.identity();
 
-    // A child runs in another directory, so whatever it is told must not depend on ours.
+    // The probe runs in another directory: its paths must be absolute.
     let folder = config.models.directory.canonicalize();
     let folder = folder.map_err(|error| format!("models.directory {}: {error}", config.models.directory.display()))?;
     let registry = registry(&config, folder.clone(), &lifecycle).await?;
@@ -40,7 +40,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let latch = registry.as_ref().filter(|registry| registry.starts_empty()).map(|_| lifecycle.latch("model registry"));
     let repository = repository(&config, folder, lifecycle.readiness()).await?;
     let app = App::new(repository, registry, config.inference.limits(), &lifecycle);
-    lifecycle.spawn("models", keep_models(app.clone(), latch, lifecycle.clone()));
+    lifecycle.spawn("models", load_and_follow(app.clone(), latch, lifecycle.clone()));
 
     let keys = Arc::new(PassportKeys::default());
     let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
@@ -86,7 +86,7 @@ async fn registry(config: &Config, folder: PathBuf, lifecycle: &Lifecycle) -> Re
 
 /// The first load, and then what the registry has. What is refused can be mended and loaded later, so nothing here ends
 /// the process.
-async fn keep_models(app: App, latch: Option<Latch>, lifecycle: Lifecycle) {
+async fn load_and_follow(app: App, latch: Option<Latch>, lifecycle: Lifecycle) {
     if let Err(problem) = app.repository.load_all().await {
         tracing::error!(error = %Chain(&problem), "no model can be loaded; the replica stays out of service");
     }

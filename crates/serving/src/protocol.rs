@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, error::Error, fmt, sync::Arc};
 
 use engine::tensor::BinaryFault;
 use http_body_util::LengthLimitError;
-use model_repository::{Entry, Model};
+use model_repository::{Model, ModelEntry};
 use problem::{Kind, Problem};
 
 /// What the protocol calls the kind of model that is served.
@@ -20,7 +20,7 @@ const PLATFORM: &str = "onnx_onnxv1";
 const EXTENSIONS: &[&str] = &["model_repository", "statistics", "binary_tensor_data", "parameters"];
 
 /// What the platform knows of a model beyond the protocol; gRPC has a field for it, and REST clients ignore what is new.
-fn properties(model: &Model, entry: Option<&Arc<Entry>>) -> BTreeMap<String, String> {
+fn properties(model: &Model, entry: Option<&Arc<ModelEntry>>) -> BTreeMap<String, String> {
     let mut properties = BTreeMap::from([
         ("version".to_owned(), model.version_text.clone()),
         ("sha256".to_owned(), model.identity.digest.to_string()),

@@ -9,13 +9,13 @@ use parking_lot::{Condvar, Mutex};
 
 /// A first-in, first-out queue that holds at most so many, and so many bytes.
 pub(crate) struct Queue<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<QueueState<T>>,
     wake: Condvar,
     items_max: usize,
     bytes_max: usize,
 }
 
-struct State<T> {
+struct QueueState<T> {
     /// Each with its bytes.
     items: VecDeque<(T, usize)>,
     bytes: usize,
@@ -27,15 +27,15 @@ struct State<T> {
 impl<T> Queue<T> {
     pub(crate) fn new(items_max: usize, bytes_max: usize) -> Self {
         Self {
-            state: Mutex::new(State { items: VecDeque::with_capacity(items_max), bytes: 0, closed: false }),
+            state: Mutex::new(QueueState { items: VecDeque::with_capacity(items_max), bytes: 0, closed: false }),
             wake: Condvar::new(),
             items_max,
             bytes_max,
         }
     }
 
-    /// Takes an item, or gives it back when the queue is full or closed. One item alone may be of any size: whoever sent
-    /// it was allowed to.
+    /// Takes an item, or gives it back when the queue is full or closed. One item alone may be of any size: its sender was
+    /// allowed to.
     pub(crate) fn push(&self, item: T, bytes: usize) -> Result<(), T> {
         let mut state = self.state.lock();
         let bytes_after = state.bytes.saturating_add(bytes);
@@ -50,8 +50,8 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Takes out whatever nobody needs any more.
-    pub(crate) fn sweep(&self, is_stale: impl Fn(&T) -> bool) -> Vec<T> {
+    /// Takes out the items that are stale.
+    pub(crate) fn remove_stale(&self, is_stale: impl Fn(&T) -> bool) -> Vec<T> {
         let mut state = self.state.lock();
         let (stale, kept): (VecDeque<_>, _) =
             std::mem::take(&mut state.items).into_iter().partition(|(item, _)| is_stale(item));
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_is_told_and_order_is_kept() {
+    fn a_full_queue_refuses_and_items_leave_in_order() {
         let queue = Queue::new(2, 100);
         assert_eq!((queue.push(1, 1), queue.push(2, 1), queue.push(3, 1)), (Ok(()), Ok(()), Err(3)));
         assert_eq!((queue.pop(), queue.pop()), (Some(1), Some(2)));
@@ -104,16 +104,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_makes_room() {
+    fn removed_stale_items_make_room() {
         let queue = Queue::new(3, 100);
         assert_eq!((queue.push(1, 50), queue.push(2, 40), queue.push(3, 10)), (Ok(()), Ok(()), Ok(())));
-        assert_eq!(queue.sweep(|item| item % 2 == 1), [1, 3]);
+        assert_eq!(queue.remove_stale(|item| item % 2 == 1), [1, 3]);
         assert_eq!((queue.push(4, 61), queue.push(5, 60)), (Err(4), Ok(())));
         assert_eq!((queue.pop(), queue.pop()), (Some(2), Some(5)));
     }
 
     #[test]
-    fn closing_loses_nothing_and_wakes_everybody() {
+    fn closing_loses_no_item_and_wakes_every_worker() {
         let queue = Arc::new(Queue::new(100, 100));
         let workers: Vec<_> = (0..4)
             .map(|_| {

@@ -20,14 +20,14 @@ use crate::{
 /// The whole life of `rampart-serving probe-model`.
 pub fn run() -> ExitCode {
     let mut job = Vec::new();
-    let heard = std::io::stdin().take(JOB_BYTES_MAX).read_to_end(&mut job);
-    let judged = match heard.ok().and_then(|_| serde_json::from_slice::<ProbeJob>(&job).ok()) {
-        Some(job) => limit(&job.limits).and_then(|()| judge(&job)),
+    let read = std::io::stdin().take(JOB_BYTES_MAX).read_to_end(&mut job);
+    let verdict_of_job = match read.ok().and_then(|_| serde_json::from_slice::<ProbeJob>(&job).ok()) {
+        Some(job) => limit(&job.limits).and_then(|()| probe(&job)),
         None => {
-            Err(LoadFault::new(Reason::Internal, "probe-model is for the service itself and hears its job as JSON"))
+            Err(LoadFault::new(Reason::Internal, "probe-model is for the service itself and reads its job as JSON"))
         }
     };
-    let (verdict, code) = match judged {
+    let (verdict, code) = match verdict_of_job {
         Ok(memory_bytes) => (Verdict::Accepted { memory_bytes }, ExitCode::SUCCESS),
         Err(LoadFault { reason, detail }) => (Verdict::Refused { reason, detail }, ExitCode::FAILURE),
     };
@@ -38,7 +38,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// From here on the kernel holds us to what we may take. Nothing is ever written to a file.
+/// From here on the kernel enforces the limits. Nothing is ever written to a file.
 fn limit(limits: &ProbeLimits) -> Result<(), LoadFault> {
     let set = [
         (Resource::AS, limits.memory_bytes_max),
@@ -57,11 +57,11 @@ fn limit(limits: &ProbeLimits) -> Result<(), LoadFault> {
 }
 
 /// Judges the model, and measures what it took.
-fn judge(job: &ProbeJob) -> Result<u64, LoadFault> {
+fn probe(job: &ProbeJob) -> Result<u64, LoadFault> {
     let bytes = model_file::read(&job.folder, job.digest, job.file_bytes_max)?;
     let engine = Engine::open(&job.library).map_err(|error| LoadFault::new(Reason::Internal, error.to_string()))?;
     let before = memory_bytes("VmRSS:")?;
-    prove(job, &engine, &bytes)?;
+    check_model(job, &engine, &bytes)?;
     Ok(memory_bytes("VmHWM:")?.saturating_sub(before))
 }
 
@@ -72,7 +72,7 @@ fn memory_bytes(line: &str) -> Result<u64, LoadFault> {
     kib.map(|kib| kib << 10).ok_or_else(|| LoadFault::new(Reason::Internal, "the memory taken is not known"))
 }
 
-fn prove(job: &ProbeJob, engine: &Engine, bytes: &[u8]) -> Result<(), LoadFault> {
+fn check_model(job: &ProbeJob, engine: &Engine, bytes: &[u8]) -> Result<(), LoadFault> {
     let session = Session::new(engine, bytes);
     let mut session = session.map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
     let signature = session.check_signature(&job.signature)?;

@@ -194,7 +194,7 @@ mod tests {
 
         /// Whatever is sent, reading ends in a tensor or a fault, never in a panic or a huge allocation.
         #[test]
-        fn garbage_is_refused_calmly(bytes in proptest::collection::vec(any::<u8>(), 0..64), shape in proptest::collection::vec(any::<i64>(), 0..4)) {
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), shape in proptest::collection::vec(any::<i64>(), 0..4)) {
             for datatype in Datatype::ALL {
                 if let Ok(tensor) = decode_binary(datatype, shape.clone(), &Bytes::from(bytes.clone())) {
                     prop_assert_eq!(element_count(tensor.shape()), Some(tensor.data().len()));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_told_apart() {
+    fn each_binary_fault_has_its_own_variant() {
         let decode = |datatype, shape: &[i64], raw: &'static [u8]| {
             decode_binary(datatype, shape.to_vec(), &Bytes::from_static(raw)).unwrap_err()
         };

@@ -16,7 +16,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// For a model file: 512 MiB at 2 MiB/s.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(256);
-/// What is repeated of somebody's error.
+/// What is repeated of a server's error text.
 const SAID_CHARS_MAX: usize = 200;
 
 /// Why there is no answer to go by.
@@ -42,8 +42,8 @@ pub(crate) enum HttpError {
     /// Not the JSON that the interface promises.
     #[error("it answered something else than its interface says")]
     Json(#[source] serde_json::Error),
-    /// The answer could not be written to our disk.
-    #[error("a file of ours cannot be written")]
+    /// The answer could not be written to the disk.
+    #[error("its answer cannot be written to a file")]
     Disk(#[source] std::io::Error),
 }
 
@@ -60,7 +60,7 @@ struct Pieces {
 // === impl Http ===
 
 impl Http {
-    /// TLS 1.3 with our certificate, to servers that our CA has signed.
+    /// TLS 1.3 with the replica's certificate, to servers that the platform's CA has signed.
     pub(super) fn new(identity: &Arc<Identity>) -> Result<Self, HttpError> {
         let client = Client::builder()
             .tls_backend_preconfigured(Arc::unwrap_or_clone(identity.third_party_client_config()))
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_key_is_repeated() {
+    fn no_access_key_is_repeated() {
         let xml =
             b"<?xml version=\"1.0\"?><Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>k</AWSAccessKeyId></Error>";
         let told = |body: &[u8]| HttpError::status(StatusCode::FORBIDDEN, body).to_string();

@@ -51,7 +51,7 @@ impl Mirror {
                 continue;
             }
             let Some(name) = ModelName::parse(text) else { continue };
-            let Some(file) = recall(&entry.path()) else { continue };
+            let Some(file) = read_folder(&entry.path()) else { continue };
             if file.versions.values().any(|version| version.source.is_none()) {
                 let why = format!(
                     "{name} is not from a registry and a mirror would delete it; give the mirror a folder of its own"
@@ -67,9 +67,9 @@ impl Mirror {
     }
 
     /// Looks at one model's folder again, as if the process had just started.
-    pub(super) async fn look_again(&mut self, name: &ModelName) -> io::Result<()> {
+    pub(super) async fn reread(&mut self, name: &ModelName) -> io::Result<()> {
         let model = self.folder.join(name.as_str());
-        match tokio::task::spawn_blocking(move || recall(&model)).await? {
+        match tokio::task::spawn_blocking(move || read_folder(&model)).await? {
             Some(file) => drop(self.models.insert(name.clone(), Mirrored { file, is_loaded: true })),
             None => drop(self.models.remove(name)),
         }
@@ -131,7 +131,7 @@ impl Mirror {
 }
 
 /// What a model's folder declares and really holds.
-fn recall(model: &Path) -> Option<ManifestFile> {
+fn read_folder(model: &Path) -> Option<ManifestFile> {
     let mut file = ManifestFile::read(model).ok()?;
     file.versions.retain(|version, declared| {
         let found = || digest(&model.join(version.to_string()).join("model.onnx"));
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
-    /// Somebody's own models are not deleted because a registry was configured.
+    /// Models of an operator's own folder are not deleted because a registry was configured.
     #[test]
     fn a_folder_of_other_models_is_refused() {
         let folder = tempfile::tempdir().unwrap();

@@ -217,12 +217,12 @@ utc_time_created: '2026-11-20 10:00:00.000000'
 
     proptest! {
         #[test]
-        fn any_bytes_are_judged_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _judged = MlModel::parse(&bytes);
         }
 
         #[test]
-        fn any_damage_is_judged_without_panic(at in 0..MLMODEL.len(), byte in any::<u8>()) {
+        fn malformed_files_never_panic(at in 0..MLMODEL.len(), byte in any::<u8>()) {
             let mut bytes = MLMODEL.as_bytes().to_vec();
             bytes[at] = byte;
             let _judged = MlModel::parse(&bytes);

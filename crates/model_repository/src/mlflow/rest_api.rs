@@ -102,7 +102,7 @@ struct UriAnswer {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorBody {
     error_code: String,
 }
 
@@ -175,8 +175,8 @@ impl MlFlow<'_> {
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map(Some).map_err(HttpError::Json);
         }
-        let is_unknown = serde_json::from_slice::<Refusal>(&body)
-            .is_ok_and(|refusal| refusal.error_code == "RESOURCE_DOES_NOT_EXIST");
+        let is_unknown =
+            serde_json::from_slice::<ErrorBody>(&body).is_ok_and(|error| error.error_code == "RESOURCE_DOES_NOT_EXIST");
         if is_unknown { Ok(None) } else { Err(HttpError::status(status, &body)) }
     }
 }

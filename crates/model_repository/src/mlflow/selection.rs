@@ -14,13 +14,13 @@ const DESCRIPTION_CHARS_MAX: usize = 1000;
 
 /// What is known of a version before anything of it is fetched.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judged {
+pub(super) enum VersionDecision {
     /// The mirror has it, or has refused it.
-    Known(VersionFile),
+    Unchanged(VersionFile),
     /// It is refused by what the registry says of it.
     Refused(VersionFile),
     /// Its files must be fetched; the model file must have this digest.
-    Missing(Digest),
+    Fetch(Digest),
 }
 
 /// The aliases that can be declared, with what they mean.
@@ -55,19 +55,19 @@ pub(super) fn wanted(
 }
 
 /// What can be said of a version without fetching it. `again`: what was refused may be mended by now.
-pub(super) fn judge(version: &ModelVersion, mirrored: Option<&ManifestFile>, again: bool) -> Judged {
+pub(super) fn decide(version: &ModelVersion, mirrored: Option<&ManifestFile>, again: bool) -> VersionDecision {
     let Some(digest) = version.digest.as_deref().and_then(Digest::parse) else {
         let detail = match &version.digest {
             None => "the version has no tag sha256 in the registry; set it to the SHA-256 of the model file in hex",
             Some(_) => "the tag sha256 of the version is no SHA-256; set it to that of the model file, 64 hex digits",
         };
-        return Judged::Refused(refused(version, None, LoadFault::new(Reason::Digest, detail)));
+        return VersionDecision::Refused(refused(version, None, LoadFault::new(Reason::Digest, detail)));
     };
     let known = mirrored.and_then(|file| file.versions.get(&version.number)).filter(|known| {
         let is_same = known.source.as_ref() == Some(&version.source) && known.sha256 == Some(digest);
         is_same && !(again && known.refused.is_some())
     });
-    known.map_or(Judged::Missing(digest), |known| Judged::Known(known.clone()))
+    known.map_or(VersionDecision::Fetch(digest), |known| VersionDecision::Unchanged(known.clone()))
 }
 
 /// What is declared of a version that was refused.
@@ -139,22 +139,22 @@ mod tests {
             let versions = BTreeMap::from([(number(1), known.clone())]);
             manifest(&registered(r#"{"name": "m"}"#), versions, BTreeMap::new(), BTreeMap::new())
         };
-        let missing = || Judged::Missing(Digest::parse(SHA256).unwrap());
+        let missing = || VersionDecision::Fetch(Digest::parse(SHA256).unwrap());
         let same = version("a", Some(SHA256));
-        assert_eq!(judge(&same, None, false), missing());
-        assert_eq!(judge(&same, Some(&file(&good)), true), Judged::Known(good.clone()));
-        assert_eq!(judge(&same, Some(&file(&bad)), false), Judged::Known(bad.clone()));
-        assert_eq!(judge(&same, Some(&file(&bad)), true), missing(), "a load asks again");
-        assert_eq!(judge(&version("b", Some(SHA256)), Some(&file(&good)), false), missing());
+        assert_eq!(decide(&same, None, false), missing());
+        assert_eq!(decide(&same, Some(&file(&good)), true), VersionDecision::Unchanged(good.clone()));
+        assert_eq!(decide(&same, Some(&file(&bad)), false), VersionDecision::Unchanged(bad.clone()));
+        assert_eq!(decide(&same, Some(&file(&bad)), true), missing(), "a load asks again");
+        assert_eq!(decide(&version("b", Some(SHA256)), Some(&file(&good)), false), missing());
         let other = SHA256.replace('e', "f");
         let other = version("a", Some(&other));
-        assert!(matches!(judge(&other, Some(&file(&good)), false), Judged::Missing(_)));
+        assert!(matches!(decide(&other, Some(&file(&good)), false), VersionDecision::Fetch(_)));
     }
 
     #[test]
-    fn no_digest_no_service() {
+    fn a_version_without_a_digest_is_refused() {
         for (tag, words) in [(None, "no tag sha256"), (Some("abc"), "64 hex digits")] {
-            let Judged::Refused(file) = judge(&version("a", tag), None, false) else { panic!("{tag:?}") };
+            let VersionDecision::Refused(file) = decide(&version("a", tag), None, false) else { panic!("{tag:?}") };
             let fault = file.refused.unwrap();
             assert!(fault.reason == Reason::Digest && fault.detail.contains(words), "{fault}");
         }

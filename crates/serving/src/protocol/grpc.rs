@@ -24,7 +24,7 @@ use tower::util::MapResponse;
 
 use crate::{
     app::App,
-    inference::Measured,
+    inference::MeasuredPrediction,
     protocol::{EXTENSIONS, PLATFORM, deadline, is_too_long, properties},
 };
 
@@ -32,7 +32,7 @@ use crate::{
 pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
 
 /// How tonic's own INTERNAL begins; each is about a request that cannot be read.
-const UNREADABLE: [&str; 4] =
+const TONIC_READ_ERRORS: [&str; 4] =
     ["protocol error: ", "Error decompressing: ", "Unexpected EOF decoding stream", "Missing request message"];
 
 type Server = MapResponse<GrpcInferenceServiceServer<Service>, fn(http::Response<Body>) -> http::Response<Body>>;
@@ -43,25 +43,27 @@ pub(crate) struct Service(App);
 
 /// The tonic service with the limits of this process.
 pub(crate) fn server(app: &App) -> Server {
-    // Whoever computed an answer may send it, however long; what comes in is bounded, packed and unpacked.
+    // A computed answer is sent, however long; what comes in is bounded, packed and unpacked.
     let server = GrpcInferenceServiceServer::new(Service(app.clone()))
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(app.limits.body_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    MapResponse::new(server, blame_the_caller)
+    MapResponse::new(server, correct_client_error_codes)
 }
 
-/// Corrects the codes of requests that tonic could not read. None of them is a fault of ours: a message over the limit is
-/// RESOURCE_EXHAUSTED as on our other routes, and one that is not framed or packed as it says is INVALID_ARGUMENT.
-fn blame_the_caller(mut response: http::Response<Body>) -> http::Response<Body> {
+/// Corrects the codes of requests that tonic could not read. None of them is the server's fault: a message over the limit is
+/// RESOURCE_EXHAUSTED as on the other routes, and one that is not framed or packed as it says is INVALID_ARGUMENT.
+fn correct_client_error_codes(mut response: http::Response<Body>) -> http::Response<Body> {
     let Some(status) = response.extensions().get::<Status>() else { return response };
     let code = match status.code() {
         Code::OutOfRange => Code::ResourceExhausted,
         // The body itself was cut, by the listener's limit or by its sender.
         Code::Unknown if is_too_long(status) => Code::ResourceExhausted,
         Code::Unknown => Code::InvalidArgument,
-        Code::Internal if UNREADABLE.iter().any(|words| status.message().starts_with(words)) => Code::InvalidArgument,
+        Code::Internal if TONIC_READ_ERRORS.iter().any(|words| status.message().starts_with(words)) => {
+            Code::InvalidArgument
+        }
         _ => return response,
     };
     response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from(code as i32));
@@ -127,10 +129,10 @@ impl GrpcInferenceService for Service {
         let (metadata, _, request) = request.into_parts();
         let model = self.0.repository.resolve(&request.model_name, &request.model_version)?;
         let timeout = deadline::of_headers(metadata.as_ref())?;
-        let mut measured = Measured::start(std::sync::Arc::clone(&model), arrived);
+        let mut measured = MeasuredPrediction::start(std::sync::Arc::clone(&model), arrived);
         let answer = async {
             let (mut call, reply) = infer::read(request, &model.signature)?;
-            call.timeout = deadline::shorter(call.timeout, timeout);
+            call.timeout = deadline::shorter_of(call.timeout, timeout);
             let outputs = measured.compute(call, self.0.limits.timeout_max).await?;
             Ok(reply.write(&model, &outputs))
         }

@@ -1,7 +1,7 @@
 //! A pull reader for JSON that knows where it is: every fault carries the path of the field and the byte.
 //!
 //! Requests are mostly numbers, and a tree of values would cost more than the prediction. The reader goes over the
-//! bytes once and hands each number to its tensor as text. It accepts exactly RFC 8259 (property-tested against
+//! bytes set_once and hands each number to its tensor as text. It accepts exactly RFC 8259 (property-tested against
 //! `serde_json`), holds no more than [`DEPTH_MAX`] levels, and allocates only for strings with escapes.
 
 mod data;
@@ -40,7 +40,7 @@ enum Step {
 
 /// What kind of value comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum ValueKind {
     Object,
     Array,
     String,
@@ -67,14 +67,14 @@ impl<'a> Reader<'a> {
     }
 
     /// What comes next, after white space.
-    pub(crate) fn peek(&mut self) -> Result<Next, Fault> {
+    pub(crate) fn peek(&mut self) -> Result<ValueKind, Fault> {
         match self.peek_byte() {
-            Some(b'{') => Ok(Next::Object),
-            Some(b'[') => Ok(Next::Array),
-            Some(b'"') => Ok(Next::String),
-            Some(b'-' | b'0'..=b'9') => Ok(Next::Number),
-            Some(b't' | b'f') => Ok(Next::Bool),
-            Some(b'n') => Ok(Next::Null),
+            Some(b'{') => Ok(ValueKind::Object),
+            Some(b'[') => Ok(ValueKind::Array),
+            Some(b'"') => Ok(ValueKind::String),
+            Some(b'-' | b'0'..=b'9') => Ok(ValueKind::Number),
+            Some(b't' | b'f') => Ok(ValueKind::Bool),
+            Some(b'n') => Ok(ValueKind::Null),
             _ => Err(self.unexpected("a value")),
         }
     }
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut visit: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        self.open(Next::Object)?;
+        self.open(ValueKind::Object)?;
         if self.eat(b'}') {
             return self.close();
         }
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
 
     /// Reads an array, calling `visit` with the reader at each element. The visitor must consume the element.
     pub(crate) fn array(&mut self, mut visit: impl FnMut(&mut Self, usize) -> Result<(), Fault>) -> Result<(), Fault> {
-        self.open(Next::Array)?;
+        self.open(ValueKind::Array)?;
         if self.eat(b']') {
             return self.close();
         }
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a string.
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
-        self.expect(Next::String)?;
+        self.expect(ValueKind::String)?;
         let start = self.at;
         let (token, escaped) = self.string_token()?;
         let inner = token.get(1..token.len().saturating_sub(1)).unwrap_or_default();
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a number and returns it as written, checked against JSON's grammar.
     pub(crate) fn number(&mut self) -> Result<&'a str, Fault> {
-        self.expect(Next::Number)?;
+        self.expect(ValueKind::Number)?;
         let start = self.at;
         self.eat_here(b'-');
         match self.here() {
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
 
     /// Reads `true` or `false`.
     pub(crate) fn bool(&mut self) -> Result<bool, Fault> {
-        self.expect(Next::Bool)?;
+        self.expect(ValueKind::Bool)?;
         let value = self.here() == Some(b't');
         self.literal(if value { "true" } else { "false" })?;
         Ok(value)
@@ -174,12 +174,12 @@ impl<'a> Reader<'a> {
         let next = self.peek()?;
         let start = self.at;
         match next {
-            Next::Object => self.object(|reader, _| reader.skip().map(drop))?,
-            Next::Array => self.array(|reader, _| reader.skip().map(drop))?,
-            Next::String => drop(self.string()?),
-            Next::Number => drop(self.number()?),
-            Next::Bool => drop(self.bool()?),
-            Next::Null => self.literal("null")?,
+            ValueKind::Object => self.object(|reader, _| reader.skip().map(drop))?,
+            ValueKind::Array => self.array(|reader, _| reader.skip().map(drop))?,
+            ValueKind::String => drop(self.string()?),
+            ValueKind::Number => drop(self.number()?),
+            ValueKind::Bool => drop(self.bool()?),
+            ValueKind::Null => self.literal("null")?,
         }
         Ok(start)
     }
@@ -193,12 +193,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Demands a kind of value; a different well-formed kind is a fault of the field, not of the syntax.
-    pub(crate) fn expect(&mut self, wanted: Next) -> Result<(), Fault> {
+    pub(crate) fn expect(&mut self, wanted: ValueKind) -> Result<(), Fault> {
         let next = self.peek()?;
         if next == wanted { Ok(()) } else { Err(Fault::value(format!("must be {wanted}, not {next}"))) }
     }
 
-    fn open(&mut self, kind: Next) -> Result<(), Fault> {
+    fn open(&mut self, kind: ValueKind) -> Result<(), Fault> {
         self.expect(kind)?;
         if self.depth >= DEPTH_MAX {
             return Err(Fault::syntax(self.at, "nested too deeply"));
@@ -366,7 +366,7 @@ impl fmt::Display for Fault {
     }
 }
 
-impl fmt::Display for Next {
+impl fmt::Display for ValueKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Object => "an object",
@@ -416,9 +416,9 @@ mod tests {
             prop_assert!(accepts(serde_json::to_string_pretty(&value).unwrap().as_bytes()).is_ok());
         }
 
-        /// With one byte changed, we and serde_json still agree on what is JSON.
+        /// With one byte changed, the reader and serde_json still agree on what is JSON.
         #[test]
-        fn mutations_are_judged_as_serde_json_does(value in any_json(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn mutations_are_accepted_as_serde_json_accepts_them(value in any_json(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let mut text = value.to_string().into_bytes();
             let at = at.index(text.len());
             text[at] = byte;

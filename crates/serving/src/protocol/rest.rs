@@ -19,18 +19,18 @@ use problem::{Inference, Kind, Problem};
 
 use crate::{
     app::App,
-    inference::Measured,
+    inference::MeasuredPrediction,
     protocol::{
         deadline,
         json::{Fault, Reader},
-        wire::{once, read_parameters},
+        wire::{read_parameters, set_once},
     },
 };
 
 use request::{InferRequest, JSON_LENGTH_HEADER};
 use response::Reply;
 
-type Answer = Result<Response, Inference>;
+type RestResult = Result<Response, Inference>;
 
 /// Bodies that only steer are small.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
@@ -59,46 +59,46 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 
 // --- health ---
 
-pub(crate) async fn live() -> Answer {
+pub(crate) async fn live() -> RestResult {
     Ok(json(StatusCode::OK, &serde_json::json!({ "live": true })))
 }
 
-pub(crate) async fn ready(State(app): State<App>) -> Answer {
+pub(crate) async fn ready(State(app): State<App>) -> RestResult {
     let ready = app.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok(json(status, &serde_json::json!({ "ready": ready })))
 }
 
-pub(crate) async fn model_ready(State(app): State<App>, target: Target) -> Answer {
+pub(crate) async fn model_ready(State(app): State<App>, target: Target) -> RestResult {
     let model = app.repository.resolve(&target.model, &target.version)?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "name": model.identity.name.as_str(), "ready": true })))
 }
 
 // --- metadata ---
 
-pub(crate) async fn server_metadata() -> Answer {
+pub(crate) async fn server_metadata() -> RestResult {
     Ok(json(StatusCode::OK, &metadata::server()))
 }
 
-pub(crate) async fn model_metadata(State(app): State<App>, target: Target) -> Answer {
+pub(crate) async fn model_metadata(State(app): State<App>, target: Target) -> RestResult {
     let model = app.repository.resolve(&target.model, &target.version)?;
     let snapshot = app.repository.snapshot();
     Ok(json(StatusCode::OK, &metadata::model(&model, snapshot.entry(&target.model))))
 }
 
-pub(crate) async fn statistics(State(app): State<App>, target: Target) -> Answer {
+pub(crate) async fn statistics(State(app): State<App>, target: Target) -> RestResult {
     let models = app.repository.snapshot().serving(&target.model, &target.version)?;
     Ok(json(StatusCode::OK, &metadata::statistics(&models)))
 }
 
 // --- inference ---
 
-pub(crate) async fn infer(State(app): State<App>, target: Target, request: Request) -> Answer {
+pub(crate) async fn infer(State(app): State<App>, target: Target, request: Request) -> RestResult {
     let arrived = Instant::now();
     let model = app.repository.resolve(&target.model, &target.version)?;
     let (parts, body) = request.into_parts();
     let body = body::read(&parts.headers, body, app.limits.body_bytes_max).await?;
-    let mut measured = Measured::start(Arc::clone(&model), arrived);
+    let mut measured = MeasuredPrediction::start(Arc::clone(&model), arrived);
     let answer = predict(&app, &model, &parts.headers, body, &mut measured).await;
     Ok(measured.finish(answer)?)
 }
@@ -108,20 +108,20 @@ async fn predict(
     model: &Arc<Model>,
     headers: &HeaderMap,
     body: Bytes,
-    measured: &mut Measured,
+    measured: &mut MeasuredPrediction,
 ) -> Result<Response, Problem> {
     let (bytes, json_length, signed) = (body.len(), json_length(headers)?, Arc::clone(model));
-    let mut request = aside(bytes, move || InferRequest::read(body, json_length, &signed.signature)).await?;
+    let mut request = offload_if_large(bytes, move || InferRequest::read(body, json_length, &signed.signature)).await?;
     let reply = Reply::of(&mut request);
     let mut call = request.call;
-    call.timeout = deadline::shorter(call.timeout, deadline::of_headers(headers)?);
+    call.timeout = deadline::shorter_of(call.timeout, deadline::of_headers(headers)?);
     let outputs = measured.compute(call, app.limits.timeout_max).await?;
     let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
-    aside(bytes, move || reply.write(&model, &outputs)).await
+    offload_if_large(bytes, move || reply.write(&model, &outputs)).await
 }
 
-/// Does the work at once if it is small, else on a thread where it may take its time.
-async fn aside<T: Send + 'static>(
+/// Does the work at set_once if it is small, else on a thread where it may take its time.
+async fn offload_if_large<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
@@ -141,24 +141,24 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
 
 // --- repository ---
 
-pub(crate) async fn index(State(app): State<App>, request: Request) -> Answer {
+pub(crate) async fn index(State(app): State<App>, request: Request) -> RestResult {
     let mut only_ready = None;
     let body = control_body(request).await?;
     read_control(&body, |reader, key| match key {
-        "ready" => once(&mut only_ready, "ready", || reader.bool()),
+        "ready" => set_once(&mut only_ready, "ready", || reader.bool()),
         _ => reader.skip().map(drop),
     })?;
     let rows = app.repository.snapshot().index(only_ready.unwrap_or(false));
     Ok(json(StatusCode::OK, &metadata::index(&rows)))
 }
 
-pub(crate) async fn load(State(app): State<App>, target: Target, request: Request) -> Answer {
+pub(crate) async fn load(State(app): State<App>, target: Target, request: Request) -> RestResult {
     refuse_parameters(request, |_| false).await?;
     app.load_model(&target.model).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({})))
 }
 
-pub(crate) async fn unload(State(app): State<App>, target: Target, request: Request) -> Answer {
+pub(crate) async fn unload(State(app): State<App>, target: Target, request: Request) -> RestResult {
     // There are no dependents, so either value means the same.
     refuse_parameters(request, |key| key == "unload_dependents").await?;
     app.repository.unload(&target.model).await?;

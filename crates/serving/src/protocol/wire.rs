@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use engine::tensor::{Datatype, Tensor};
 
-use crate::protocol::json::{Fault, Next, Reader, read_data};
+use crate::protocol::json::{Fault, Reader, ValueKind, read_data};
 
 /// More dimensions than any real tensor has.
 pub(crate) const RANK_MAX: usize = 32;
 
 /// A tensor object as it was sent.
-pub(crate) struct WireTensor<'a> {
+pub(crate) struct TensorObject<'a> {
     pub(crate) name: Cow<'a, str>,
     pub(crate) datatype: Datatype,
     pub(crate) shape: Vec<i64>,
@@ -46,12 +46,12 @@ struct Fields<'a> {
 }
 
 /// Reads one tensor object.
-pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<WireTensor<'a>, Fault> {
+pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<TensorObject<'a>, Fault> {
     let mut fields = Fields::default();
     reader.object(|reader, key| match &*key {
-        "name" => once(&mut fields.name, "name", || reader.string()),
-        "datatype" => once(&mut fields.datatype, "datatype", || read_datatype(reader)),
-        "shape" => once(&mut fields.shape, "shape", || read_shape(reader)),
+        "name" => set_once(&mut fields.name, "name", || reader.string()),
+        "datatype" => set_once(&mut fields.datatype, "datatype", || read_datatype(reader)),
+        "shape" => set_once(&mut fields.shape, "shape", || read_shape(reader)),
         "parameters" => read_tensor_parameters(reader, &mut fields).map_err(|fault| fault.key("parameters")),
         "data" => fields.read_data(reader).map_err(|fault| fault.key("data")),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
@@ -69,7 +69,7 @@ pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<WireTensor<'a>,
         (Some(_), Some(_)) => return Err(Fault::value("has both \"data\" and \"binary_data_size\"")),
         (None, None) => return Err(missing("data")),
     };
-    Ok(WireTensor {
+    Ok(TensorObject {
         name: fields.name.ok_or_else(|| missing("name"))?,
         datatype: fields.datatype.ok_or_else(|| missing("datatype"))?,
         shape: fields.shape.ok_or_else(|| missing("shape"))?,
@@ -84,9 +84,9 @@ pub(crate) fn read_parameters<'a>(
 ) -> Result<(), Fault> {
     reader.object(|reader, key| {
         let value = match reader.peek()? {
-            Next::String => reader.string().map(Parameter::Text),
-            Next::Number => reader.number().map(Parameter::Number),
-            Next::Bool => reader.bool().map(Parameter::Bool),
+            ValueKind::String => reader.string().map(Parameter::Text),
+            ValueKind::Number => reader.number().map(Parameter::Number),
+            ValueKind::Bool => reader.bool().map(Parameter::Bool),
             next => Err(Fault::value(format!("must be a string, a number or true or false, not {next}"))),
         };
         value.and_then(|value| visit(&key, value)).map_err(|fault| fault.key(key.into_owned()))
@@ -94,7 +94,7 @@ pub(crate) fn read_parameters<'a>(
 }
 
 /// Fills a field, refusing a second value: two readers must never see two different requests.
-pub(crate) fn once<T>(
+pub(crate) fn set_once<T>(
     slot: &mut Option<T>,
     key: &'static str,
     read: impl FnOnce() -> Result<T, Fault>,
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<WireTensor<'_>, String> {
+    fn read(text: &str) -> Result<TensorObject<'_>, String> {
         read_tensor(&mut Reader::new(text.as_bytes())).map_err(|fault| fault.to_string())
     }
 

@@ -78,11 +78,11 @@ async fn roles_decide() {
 
 /// A service that may call nothing here, and a certificate of another authority, end at the handshake.
 #[tokio::test]
-async fn strangers_end_at_the_handshake() {
+async fn certificates_of_another_ca_fail_the_handshake() {
     let serving = Serving::start(|models| write_steps(models, 1)).await;
     let gateway = serving.client("gateway").await;
     assert!(gateway.try_call(Method::GET, "/v2/health/live", &[], Bytes::new()).await.is_err());
-    // The same handshake by hand, since our own client would not even load the foreign certificate.
+    // The same handshake by hand, since the platform's client would not even load the foreign certificate.
     assert_eq!(handshake(&serving, &serving.ca).await, Ok(()));
     let alert = handshake(&serving, &Ca::foreign()).await.unwrap_err();
     assert!(alert.contains("UnknownCA"), "{alert}");

@@ -1,4 +1,4 @@
-//! Whatever is wrong with a request is told by field or by byte, in the form of the route, and is never our fault.
+//! Whatever is wrong with a request is told by field or by byte, in the form of the route, and is never a 500.
 
 use bytes::Bytes;
 use http::Method;
@@ -91,13 +91,13 @@ async fn broken_json_has_an_offset() {
     }
 }
 
-/// What is not there is 404, in the protocol's form; also paths and methods that nobody declared.
+/// What is not there is 404, in the protocol's form; also paths and methods that are not declared.
 #[tokio::test]
 async fn unknown_things_are_not_found() {
     let (_serving, client) = replica().await;
     let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([1]))] });
     for path in [
-        "/v2/models/nobody/infer",
+        "/v2/models/unknown/infer",
         "/v2/models/steps/versions/9/infer",
         "/v2/models/steps/versions/loser/infer",
         "/v2/models/..%2f..%2fetc/infer",
@@ -114,12 +114,12 @@ async fn unknown_things_are_not_found() {
         assert!(!answer.error().is_empty());
     }
     for path in
-        ["/v2/models/nobody", "/v2/models/nobody/ready", "/v2/models/nobody/stats", "/v2/models/steps/versions/3"]
+        ["/v2/models/unknown", "/v2/models/unknown/ready", "/v2/models/unknown/stats", "/v2/models/steps/versions/3"]
     {
         assert_eq!(client.get(path).await.status, 404, "{path}");
     }
     for action in ["load", "unload"] {
-        assert_eq!(client.post(&format!("/v2/repository/models/nobody/{action}"), "").await.status, 404);
+        assert_eq!(client.post(&format!("/v2/repository/models/unknown/{action}"), "").await.status, 404);
     }
 }
 
@@ -132,7 +132,7 @@ async fn long_bodies_are_refused() {
     assert!(!answer.error().is_empty());
 }
 
-/// Inputs whose shapes are each allowed, but not together, are the caller's error, not ours.
+/// Inputs whose shapes are each allowed, but not together, are the caller's error, not the server's.
 #[tokio::test]
 async fn what_the_graph_refuses_is_400() {
     let (_serving, client) = replica().await;

@@ -91,7 +91,7 @@ async fn wrong_requests_have_code_and_field() {
     let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
     let timeout = [("timeout".to_owned(), parameter(ParameterChoice::StringParam("soon".to_owned())))];
     let cases = [
-        (Code::NotFound, "there is no model", ModelInferRequest { model_name: "nobody".to_owned(), ..sound() }),
+        (Code::NotFound, "there is no model", ModelInferRequest { model_name: "unknown".to_owned(), ..sound() }),
         (Code::NotFound, "has no version or alias", ModelInferRequest { model_version: "7".to_owned(), ..sound() }),
         (Code::InvalidArgument, "inputs[0].name:", input(|input| input.name = "z".to_owned())),
         (Code::InvalidArgument, "inputs[0].datatype:", input(|input| input.datatype = "FLOAT".to_owned())),

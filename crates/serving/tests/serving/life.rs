@@ -66,7 +66,7 @@ async fn an_engine_with_another_digest_is_refused() {
 /// The official ONNX Runtime reports to its maker unless a variable says no: it is set however the service is started,
 /// for the children too, and nothing is written where the library keeps its records.
 #[tokio::test]
-async fn the_engine_keeps_to_itself() {
+async fn onnx_runtime_sends_no_telemetry() {
     let home = tempfile::tempdir().unwrap();
     let serving = Serving::start_in(home.path(), |models| write_steps(models, 1)).await;
     let client = serving.client("balancer").await;

@@ -110,7 +110,7 @@ async fn mutated_models_are_refused_or_right() {
     let (mut serving, client) = replica().await;
     let folder = ModelFolder { name: "steps", inputs: &INPUTS, outputs: &OUTPUTS, champion: "1" };
     let golden_call = json!({ "inputs": [tensor("x", "FP32", &[2], json!([1, 2]))] });
-    let (sound, mut chance, mut refused) = (steps(3), Chance(5), 0);
+    let (sound, mut chance, mut refused) = (steps(3), SeededRandom(5), 0);
     for round in 0..50 {
         let mutant = chance.mutate(&sound);
         folder.write(&serving.models, &[("1", &steps(1), steps_golden(1)), ("2", &mutant, steps_golden(3))]);
@@ -129,9 +129,9 @@ async fn mutated_models_are_refused_or_right() {
 }
 
 /// The same damages on every run.
-struct Chance(u64);
+struct SeededRandom(u64);
 
-impl Chance {
+impl SeededRandom {
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % bound
@@ -249,7 +249,7 @@ async fn a_start_with_nothing_but_broken_models_is_not_ready() {
     let serving = Serving::start_unready(write_without_golden).await;
     let client = serving.client("balancer").await;
     testkit::poll_until("the folder was read", Duration::from_secs(60), async || {
-        client.get("/v2/models/nobody").await.status == 404
+        client.get("/v2/models/unknown").await.status == 404
     })
     .await;
     assert_eq!(client.get("/v2/health/ready").await.status, 503);
@@ -260,7 +260,7 @@ async fn a_start_with_nothing_but_broken_models_is_not_ready() {
     assert_eq!(client.get("/v2/health/ready").await.status, 200);
 }
 
-/// A champion that failed at the start is missed, not replaced by a version that nobody promoted.
+/// A champion that failed at the start is missed, not replaced by a version that was not promoted.
 #[tokio::test]
 async fn a_champion_that_does_not_serve_is_unavailable() {
     let serving = Serving::start(|models| {
@@ -278,7 +278,7 @@ async fn a_champion_that_does_not_serve_is_unavailable() {
     }
     assert_eq!(client.get("/v2/models/steps/ready").await.status, 503);
     assert_eq!(client.post_json("/v2/models/steps/versions/1/infer", &body).await.status, 200);
-    assert_eq!(client.get("/v2/models/steps/versions/nobody/ready").await.status, 404);
+    assert_eq!(client.get("/v2/models/steps/versions/unknown/ready").await.status, 404);
     fs::write(serving.models.join("steps/2/model.onnx"), steps(2)).unwrap();
     assert_eq!(load(&client).await, (200, String::new()));
     assert_eq!(client.infer("steps", &body).await.json()["model_version"], "2");

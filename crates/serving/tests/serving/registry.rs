@@ -96,7 +96,7 @@ async fn what_the_registry_has_serves_and_what_it_deletes_goes() {
     testkit::poll_until("only the two newest and the champion are mirrored", PATIENCE, is_left_out).await;
     registry.shelf.promote(4);
     until_champion_is(&client, 4.0).await;
-    testkit::poll_until("nobody means 1", PATIENCE, async || !mirrored(&serving.models, "1")).await;
+    testkit::poll_until("no alias means 1", PATIENCE, async || !mirrored(&serving.models, "1")).await;
     assert_eq!(answer(&client, "/versions/1").await, Err(404));
 
     registry.shelf.delete_version(3);
@@ -128,7 +128,7 @@ async fn a_registry_that_was_emptied_takes_nothing_out_of_service() {
     assert_eq!((loaded.status, loaded.error().contains("what serves is unchanged")), (503, true), "nor by a load");
     assert_eq!(answer(&client, "").await, Ok(3.0));
     assert_eq!(client.post("/v2/repository/models/steps/unload", "").await.status, 200);
-    assert_eq!(answer(&client, "").await, Err(404), "unless somebody says so");
+    assert_eq!(answer(&client, "").await, Err(404), "unless an operator unloads it");
 }
 
 /// Whatever is wrong with the new champion, the old one answers for it, after a restart too; the index says what is wrong,
@@ -165,7 +165,7 @@ async fn a_refused_version_takes_nothing_out_of_service() {
     let client = serving.client("balancer").await;
     assert_eq!(answer(&client, "").await, Ok(3.0), "the next process knows who served last");
 
-    // Mended without a new number: nobody looks until somebody asks.
+    // Mended without a new number: it is not fetched until a load asks for it.
     shelf.mend(4, |version| {
         let golden = crate::support::models::steps_golden(4).to_string();
         version.files.insert("golden.json", golden.into_bytes());
@@ -230,7 +230,7 @@ async fn answers_are_bounded() {
     serving.until_measured("ml_model_registry_up 1").await;
 }
 
-/// A model that was unloaded stays so, whatever the registry does, until somebody loads it. A damaged mirror is mended by
+/// A model that was unloaded stays so, whatever the registry does, until a caller loads it. A damaged mirror is mended by
 /// a load.
 #[tokio::test(flavor = "multi_thread")]
 async fn unloaded_stays_unloaded_and_damage_is_mended() {

@@ -167,7 +167,7 @@ async fn gzip_bodies_are_read_within_the_limit() {
     assert_eq!(call(Bytes::from_static(b"not gzip")).await.status, 400);
 }
 
-/// No rows is a batch too; the engine and we agree on its shape.
+/// No rows is a batch too; engine and protocol agree on its shape.
 #[tokio::test]
 async fn an_empty_batch_has_an_empty_answer() {
     let (_serving, client) = replica().await;

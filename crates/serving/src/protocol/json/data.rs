@@ -8,7 +8,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use engine::tensor::{Data, Datatype, Tensor, element_count, is_text};
 
-use super::{Fault, Next, Reader};
+use super::{Fault, Reader, ValueKind};
 
 /// Why a tensor cannot be written as JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,14 +87,14 @@ fn elements<T>(
     count: usize,
     read: impl Fn(&mut Reader<'_>) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Fault> {
-    // An element takes at least one byte and a comma, so a sender's shape cannot make us reserve more than was sent.
+    // An element takes at least one byte and a comma, so a sender's shape cannot reserve more than was sent.
     let mut values = Vec::with_capacity(count.min(reader.remaining() / 2));
     let mut level = Level { shape, count, read: &read };
     let mut nested = false;
     let mut seen = 0;
     reader.array(|reader, index| {
         if index == 0 {
-            nested = reader.peek()? == Next::Array;
+            nested = reader.peek()? == ValueKind::Array;
         }
         seen = index + 1;
         if nested { level.nested(reader, index, &mut values) } else { level.flat(reader, &mut values) }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     proptest! {
-        /// What we write we read back to the last bit.
+        /// What is written is read back to the last bit.
         #[test]
         fn every_number_survives(
             a in proptest::collection::vec(any::<i64>(), 0..20),

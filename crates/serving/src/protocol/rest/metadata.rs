@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{body::Body, response::Response};
 use engine::TensorSpec;
 use http::{HeaderValue, StatusCode, header};
-use model_repository::{Durations, Entry, IndexRow, Model};
+use model_repository::{Durations, IndexRow, Model, ModelEntry};
 use serde::Serialize;
 
 use crate::protocol::{EXTENSIONS, PLATFORM, properties};
@@ -72,7 +72,7 @@ pub(super) fn server() -> Server {
     Server { name: "rampart", version: env!("CARGO_PKG_VERSION"), extensions: EXTENSIONS }
 }
 
-pub(super) fn model<'a>(model: &'a Model, entry: Option<&'a Arc<Entry>>) -> Metadata<'a> {
+pub(super) fn model<'a>(model: &'a Model, entry: Option<&'a Arc<ModelEntry>>) -> Metadata<'a> {
     let versions = entry.into_iter().flat_map(|entry| entry.serving()).map(|model| &*model.version_text).collect();
     Metadata {
         name: model.identity.name.as_str(),
@@ -121,7 +121,7 @@ fn duration(durations: &Durations) -> Duration {
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(value).expect("our own structures always serialise into memory");
+    let body = serde_json::to_vec(value).expect("these structures always serialise into memory");
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -14,7 +14,7 @@ use crate::{
     protocol::{
         binary_problem,
         json::{Fault, NotJson, Reader},
-        wire::{Contents, Parameter, WireTensor, once, read_parameters, read_tensor},
+        wire::{Contents, Parameter, TensorObject, read_parameters, read_tensor, set_once},
     },
 };
 
@@ -35,13 +35,13 @@ pub(crate) struct InferRequest {
 #[derive(Default)]
 struct Body<'a> {
     id: Option<Cow<'a, str>>,
-    inputs: Option<Vec<WireTensor<'a>>>,
-    outputs: Option<Vec<WireOutput<'a>>>,
+    inputs: Option<Vec<TensorObject<'a>>>,
+    outputs: Option<Vec<OutputObject<'a>>>,
     binary_output: bool,
     timeout: Option<Duration>,
 }
 
-struct WireOutput<'a> {
+struct OutputObject<'a> {
     name: Cow<'a, str>,
     binary: Option<bool>,
 }
@@ -73,7 +73,7 @@ impl InferRequest {
             let contents = match tensor.contents {
                 Contents::Json(contents) => contents,
                 Contents::Binary(size) => {
-                    let raw = cut(binary.as_mut(), size, place)?;
+                    let raw = take_binary(binary.as_mut(), size, place)?;
                     decode_binary(tensor.datatype, tensor.shape, &raw).map_err(|fault| binary_problem(&fault, place))?
                 }
             };
@@ -125,8 +125,8 @@ fn read_json(json: &[u8]) -> Result<Body<'_>, Problem> {
 
 fn read_body<'a>(reader: &mut Reader<'a>, body: &mut Body<'a>) -> Result<(), Fault> {
     reader.object(|reader, key| match &*key {
-        "id" => once(&mut body.id, "id", || reader.string()),
-        "inputs" => once(&mut body.inputs, "inputs", || {
+        "id" => set_once(&mut body.id, "id", || reader.string()),
+        "inputs" => set_once(&mut body.inputs, "inputs", || {
             let mut inputs = Vec::with_capacity(4);
             reader.array(|reader, index| {
                 inputs.push(read_tensor(reader).map_err(|fault| fault.index(index))?);
@@ -134,7 +134,7 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut Body<'a>) -> Result<(), Fau
             })?;
             Ok(inputs)
         }),
-        "outputs" => once(&mut body.outputs, "outputs", || {
+        "outputs" => set_once(&mut body.outputs, "outputs", || {
             let mut outputs = Vec::with_capacity(4);
             reader.array(|reader, index| {
                 outputs.push(read_output(reader).map_err(|fault| fault.index(index))?);
@@ -149,10 +149,10 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut Body<'a>) -> Result<(), Fau
     reader.end()
 }
 
-fn read_output<'a>(reader: &mut Reader<'a>) -> Result<WireOutput<'a>, Fault> {
+fn read_output<'a>(reader: &mut Reader<'a>) -> Result<OutputObject<'a>, Fault> {
     let (mut name, mut binary) = (None, None);
     reader.object(|reader, key| match &*key {
-        "name" => once(&mut name, "name", || reader.string()),
+        "name" => set_once(&mut name, "name", || reader.string()),
         "parameters" => read_parameters(reader, |key, value| match (key, value) {
             ("binary_data", Parameter::Bool(value)) => {
                 binary = Some(value);
@@ -166,7 +166,7 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Result<WireOutput<'a>, Fault> {
         .map_err(|fault| fault.key("parameters")),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
-    Ok(WireOutput { name: name.ok_or_else(|| Fault::value("is missing").key("name"))?, binary })
+    Ok(OutputObject { name: name.ok_or_else(|| Fault::value("is missing").key("name"))?, binary })
 }
 
 fn read_request_parameters(
@@ -193,7 +193,7 @@ fn read_request_parameters(
 
 /// Which outputs to compute, and which of them go out in binary.
 fn outputs(
-    sent: Option<Vec<WireOutput<'_>>>,
+    sent: Option<Vec<OutputObject<'_>>>,
     binary_output: bool,
     signature: &Signature,
 ) -> Result<(Vec<usize>, Vec<bool>), Problem> {
@@ -227,7 +227,7 @@ fn outputs(
     Ok(chosen.into_iter().unzip())
 }
 
-fn cut(binary: Option<&mut Bytes>, size: usize, place: Place) -> Result<Bytes, Problem> {
+fn take_binary(binary: Option<&mut Bytes>, size: usize, place: Place) -> Result<Bytes, Problem> {
     let problem = |detail: String| {
         Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.parameters.binary_data_size"))
     };
@@ -350,10 +350,10 @@ mod tests {
     proptest! {
         /// Cut or changed anywhere, a request is a problem of the caller's or still a request; never a panic.
         #[test]
-        fn malformed_requests_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        fn malformed_requests_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), take_binary in any::<bool>()) {
             let mut body = SOUND.as_bytes().to_vec();
             let at = at.index(body.len());
-            if cut { body.truncate(at) } else { body[at] = byte }
+            if take_binary { body.truncate(at) } else { body[at] = byte }
             if let Err(problem) = InferRequest::read(Bytes::from(body), None, &signature()) {
                 prop_assert_eq!(problem.kind(), Kind::InvalidArgument);
             }

@@ -70,7 +70,7 @@ impl Registry {
             fs::write(&path, secret).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
-        // A port that was free is, in all likelihood, free again: it must be known before anybody listens there.
+        // A port that was free is, in all likelihood, free again: it must be known before the registry listens there.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = format!(
             "[models.registry]\naddress = \"{address}\"\ns3_endpoint = \"https://localhost:{}\"\nbucket = \"shelf\"\n\
@@ -162,7 +162,7 @@ impl Shelf {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a third party has no actions of ours")]
+#[expect(clippy::disallowed_methods, reason = "a third party has no actions of the platform")]
 fn routes(shelf: Shelf) -> Router {
     Router::new()
         .route("/api/2.0/mlflow/registered-models/search", get(models))

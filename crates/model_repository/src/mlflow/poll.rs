@@ -6,7 +6,7 @@ use problem::Chain;
 use service::Latch;
 use tokio::time::sleep;
 
-use super::{Outage, Registry};
+use super::{RefreshError, Registry};
 use crate::{metrics, repository::Repository};
 
 /// After the first failure; doubled with each further one, up to the interval of the polls.
@@ -17,7 +17,7 @@ pub async fn follow(registry: &Registry, repository: &Repository, mut latch: Opt
     let mut failures = 0_u32;
     loop {
         let outcome = refresh(registry, repository).await;
-        metrics::record_refresh(outcome.as_ref().map_or_else(Outage::outcome, |()| metrics::Refresh::Ok));
+        metrics::record_refresh(outcome.as_ref().map_or_else(RefreshError::outcome, |()| metrics::RefreshOutcome::Ok));
         let pause = match outcome {
             Ok(()) => {
                 if failures > 0 {
@@ -38,13 +38,13 @@ pub async fn follow(registry: &Registry, repository: &Repository, mut latch: Opt
     }
 }
 
-async fn refresh(registry: &Registry, repository: &Repository) -> Result<(), Outage> {
-    let mut mirror = registry.take_turn().await.map_err(|problem| Outage::Busy(problem.message()))?;
+async fn refresh(registry: &Registry, repository: &Repository) -> Result<(), RefreshError> {
+    let mut mirror = registry.lock_mirror().await.map_err(|problem| RefreshError::Busy(problem.message()))?;
     registry.refresh(&mut mirror, repository).await
 }
 
 /// One line for each outage, whatever it becomes while it lasts.
-fn report(failures: u32, outage: &Outage, is_waited_for: bool) {
+fn report(failures: u32, outage: &RefreshError, is_waited_for: bool) {
     let error = Chain(outage);
     match (failures, is_waited_for) {
         (0, true) => {
