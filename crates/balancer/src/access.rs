@@ -11,7 +11,7 @@
 //! - Nothing is decided here about what a caller may do.
 
 mod gateways;
-mod memory;
+mod grant_cache;
 mod revocations;
 
 use std::{
@@ -34,8 +34,8 @@ pub use gateways::Gateways;
 pub use revocations::watch;
 
 use self::{
-    gateways::Ask,
-    memory::{Found, Memory},
+    gateways::AuthorizeCall,
+    grant_cache::{GrantCache, Lookup},
 };
 use crate::metrics::AccessMetrics;
 
@@ -63,7 +63,7 @@ pub struct AccessConfig {
 
 /// Exchanges tokens for passports.
 pub struct Access {
-    memory: Memory,
+    cache: GrantCache,
     gateways: Arc<Gateways>,
     calls: Semaphore,
     call_timeout: Duration,
@@ -91,7 +91,7 @@ pub struct Grant {
     subject: String,
     session_id: String,
     token_id: String,
-    /// The age of the memory when the call began; a grant of an older age is stale.
+    /// The age of the cache when the call began; a grant of an older age is stale.
     epoch: u64,
     /// The gateway is cut off from its database, and may have missed a revocation.
     is_stale: bool,
@@ -102,22 +102,22 @@ pub struct Grant {
 pub enum AccessError {
     /// The token is not, or no longer, good.
     #[error("the bearer token is not valid, or no longer")]
-    Denied,
+    Unauthenticated,
     /// The token is good, and the request is not for who has it.
     #[error("this may not be done with this token")]
-    Forbidden,
+    PermissionDenied,
     /// No gateway could be asked.
     #[error("authentication is not available at the moment")]
     Unavailable,
 }
 
 /// One call's result, as all who wait for it get it.
-type Answer = Result<Arc<Grant>, AccessError>;
+type GrantResult = Result<Arc<Grant>, AccessError>;
 
 /// A token for an audience, and the request if one was asked about. The token itself is kept nowhere, and paths only as a
 /// hash, for they are as long as clients like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct GrantKey {
     token: [u8; 32],
     audience: &'static str,
     request: Option<[u8; 32]>,
@@ -125,7 +125,7 @@ struct Key {
 
 /// What is asked: a passport to an audience, or a yes to one request there.
 #[derive(Clone, Copy, Debug)]
-struct Question<'a> {
+struct GrantRequest<'a> {
     token: &'a str,
     audience: &'static str,
     request: Option<(&'a Method, &'a str)>,
@@ -134,10 +134,10 @@ struct Question<'a> {
 // === impl Access ===
 
 impl Access {
-    /// An empty memory before these gateways. The tracker gets the calls, which outlive the requests that began them.
+    /// An empty cache before these gateways. The tracker gets the calls, which outlive the requests that began them.
     pub fn new(config: &AccessConfig, gateways: Arc<Gateways>, tracker: TaskTracker) -> Arc<Self> {
         Arc::new(Self {
-            memory: Memory::new(config.remembered_max),
+            cache: GrantCache::new(config.remembered_max),
             gateways,
             calls: Semaphore::new(config.calls_max),
             call_timeout: Duration::from_millis(config.call_timeout_ms),
@@ -153,7 +153,7 @@ impl Access {
         audience: &'static str,
         origin: Origin<'_>,
     ) -> Result<HeaderValue, AccessError> {
-        let grant = self.grant(Question { token, audience, request: None }, origin).await?;
+        let grant = self.grant(GrantRequest { token, audience, request: None }, origin).await?;
         Ok(grant.passport.clone())
     }
 
@@ -167,39 +167,39 @@ impl Access {
         origin: Origin<'_>,
     ) -> Result<(), AccessError> {
         if path.len() > policy::mlflow_routes::PATH_BYTES_MAX {
-            return Err(AccessError::Forbidden);
+            return Err(AccessError::PermissionDenied);
         }
-        self.grant(Question { token, audience, request: Some((method, path)) }, origin).await?;
+        self.grant(GrantRequest { token, audience, request: Some((method, path)) }, origin).await?;
         Ok(())
     }
 
-    async fn grant(self: &Arc<Self>, question: Question<'_>, origin: Origin<'_>) -> Answer {
+    async fn grant(self: &Arc<Self>, question: GrantRequest<'_>, origin: Origin<'_>) -> GrantResult {
         if question.token.is_empty() || question.token.len() > TOKEN_BYTES_MAX {
-            return Err(AccessError::Denied);
+            return Err(AccessError::Unauthenticated);
         }
-        let key = Key::new(question);
-        match self.memory.find(&key, Instant::now()) {
-            Found::Fresh(grant) => Ok(grant),
-            Found::ToRenew(grant) => {
+        let key = GrantKey::new(question);
+        match self.cache.lookup(&key, Instant::now()) {
+            Lookup::Fresh(grant) => Ok(grant),
+            Lookup::RenewalDue(grant) => {
                 self.call(&key, question, origin);
                 Ok(grant)
             }
-            Found::Refused(error) => Err(error),
-            Found::Stale => {
+            Lookup::Rejected(error) => Err(error),
+            Lookup::Stale => {
                 let asked = timeout(STALE_WAIT_MAX, self.ask(&key, question, origin)).await;
                 match asked.unwrap_or(Err(AccessError::Unavailable)) {
                     // Looked for again: a revocation may have taken it away while we waited.
                     Err(AccessError::Unavailable) => {
-                        self.memory.excuse(&key, Instant::now()).ok_or(AccessError::Unavailable)
+                        self.cache.serve_stale(&key, Instant::now()).ok_or(AccessError::Unavailable)
                     }
                     answer => answer,
                 }
             }
-            Found::Nothing => self.ask(&key, question, origin).await,
+            Lookup::Missing => self.ask(&key, question, origin).await,
         }
     }
 
-    async fn ask(self: &Arc<Self>, key: &Key, question: Question<'_>, origin: Origin<'_>) -> Answer {
+    async fn ask(self: &Arc<Self>, key: &GrantKey, question: GrantRequest<'_>, origin: Origin<'_>) -> GrantResult {
         let mut answer = self.call(key, question, origin);
         let answered = answer.wait_for(Option::is_some).await;
         // The sender is dropped unanswered only if the call was aborted, when the process ends.
@@ -209,23 +209,23 @@ impl Access {
     /// Joins the call that is on its way for this key, or begins one.
     fn call(
         self: &Arc<Self>,
-        key: &Key,
-        question: Question<'_>,
+        key: &GrantKey,
+        question: GrantRequest<'_>,
         origin: Origin<'_>,
-    ) -> watch::Receiver<Option<Answer>> {
-        let (sender, receiver) = match self.memory.join_call(key) {
+    ) -> watch::Receiver<Option<GrantResult>> {
+        let (sender, receiver) = match self.cache.join_call(key) {
             Ok(receiver) => return receiver,
             Err(begun) => begun,
         };
-        let ask = Ask::new(question, origin.headers());
+        let ask = AuthorizeCall::new(question, origin.headers());
         let (access, key) = (Arc::clone(self), key.clone());
         self.tracker.spawn(async move {
             let deadline = Deadline::now() + access.call_timeout;
             let answer = loop {
-                let began = access.memory.mark();
+                let began = access.cache.mark();
                 let answer = access.exchange(&ask, began.epoch(), deadline).await;
                 // A revocation that came while the call was under way may be newer than its answer: ask again.
-                if access.memory.end_call(&key, &answer, &began, Instant::now()) {
+                if access.cache.finish_call(&key, &answer, &began, Instant::now()) {
                     break answer;
                 }
             };
@@ -234,7 +234,7 @@ impl Access {
         receiver
     }
 
-    async fn exchange(&self, ask: &Ask, epoch: u64, deadline: Deadline) -> Answer {
+    async fn exchange(&self, ask: &AuthorizeCall, epoch: u64, deadline: Deadline) -> GrantResult {
         let Ok(_permit) = self.calls.try_acquire() else {
             self.metrics.limited.increment(1);
             return Err(AccessError::Unavailable);
@@ -242,22 +242,22 @@ impl Access {
         let answer = self.gateways.authorize(ask, epoch, deadline).await;
         match &answer {
             Ok(_) => self.metrics.granted.increment(1),
-            Err(AccessError::Denied) => self.metrics.denied.increment(1),
-            Err(AccessError::Forbidden) => self.metrics.forbidden.increment(1),
+            Err(AccessError::Unauthenticated) => self.metrics.unauthenticated.increment(1),
+            Err(AccessError::PermissionDenied) => self.metrics.permission_denied.increment(1),
             Err(AccessError::Unavailable) => self.metrics.failed.increment(1),
         }
         answer
     }
 
     /// Throws away what the revocation names.
-    fn revoke(&self, revoked: memory::Revoked) {
-        let count = self.memory.revoke(revoked);
+    fn revoke(&self, revoked: grant_cache::Revoked) {
+        let count = self.cache.revoke(revoked);
         self.metrics.revoked.increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// Something may have been missed: everything must be asked anew.
-    fn make_stale(&self) {
-        self.memory.begin_epoch();
+    fn expire_all(&self) {
+        self.cache.begin_epoch();
     }
 }
 
@@ -278,11 +278,11 @@ impl Origin<'_> {
     }
 }
 
-// === impl Key ===
+// === impl GrantKey ===
 
-impl Key {
-    fn new(question: Question<'_>) -> Self {
-        let Question { token, audience, request } = question;
+impl GrantKey {
+    fn new(question: GrantRequest<'_>) -> Self {
+        let GrantRequest { token, audience, request } = question;
         // No method has a blank in it, so no other method and path make the same text.
         let request = request.map(|(method, path)| sha256(&format!("{method} {path}")));
         Self { token: sha256(token), audience, request }

@@ -6,12 +6,12 @@
 
 pub mod connections;
 pub mod descriptors;
+mod error_response;
 mod h1;
 mod h2;
 pub mod head;
-mod plain;
+mod plain_http;
 pub mod proxy_protocol;
-mod refusal;
 mod stream;
 
 use std::{
@@ -36,7 +36,7 @@ use self::{
     stream::FrontStream,
 };
 use crate::{
-    metrics::{Arrival, FrontMetrics},
+    metrics::{ConnectionOutcome, FrontMetrics},
     proxy::Edge,
     routes::Routes,
 };
@@ -96,20 +96,20 @@ pub struct ProxyProtocolConfig {
 pub struct Front {
     listener: TcpListener,
     address: SocketAddr,
-    door: Arc<Door>,
+    handler: Arc<ConnectionHandler>,
     draining: watch::Sender<bool>,
 }
 
 /// When to stop.
-pub struct Stops {
+pub struct StopSignals {
     /// Take nothing new, finish what is in flight.
     pub drain: CancellationToken,
     /// Drop everything.
-    pub cut: CancellationToken,
+    pub abort: CancellationToken,
 }
 
 /// What every connection shares.
-struct Door {
+struct ConnectionHandler {
     tls: TlsAcceptor,
     config: FrontConfig,
     routes: Arc<Routes>,
@@ -118,13 +118,13 @@ struct Door {
     metrics: FrontMetrics,
     tracker: TaskTracker,
     drain: CancellationToken,
-    cut: CancellationToken,
+    abort: CancellationToken,
     /// The same as `drain`, as pingora wants to be told.
     draining: watch::Receiver<bool>,
 }
 
 /// Decrements the gauge of open connections, whatever way a connection ends.
-struct Counted<'a>(&'a FrontMetrics);
+struct ActiveConnection<'a>(&'a FrontMetrics);
 
 // === impl Front ===
 
@@ -135,13 +135,13 @@ impl Front {
         tls: Arc<ServerConfig>,
         routes: Arc<Routes>,
         proxy: Arc<HttpProxy<Edge>>,
-        stops: Stops,
+        stops: StopSignals,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(config.address).await?;
-        let listener = descriptors::move_up(listener, config.limits.connections_max)?;
+        let listener = descriptors::move_to_highest(listener, config.limits.connections_max)?;
         let address = listener.local_addr()?;
         let (draining, receiver) = watch::channel(false);
-        let door = Door {
+        let handler = ConnectionHandler {
             tls: TlsAcceptor::from(tls),
             connections: Connections::new(config.limits.connections_max, config.limits.connections_per_address_max),
             config,
@@ -150,10 +150,10 @@ impl Front {
             metrics: FrontMetrics::register(),
             tracker: TaskTracker::new(),
             drain: stops.drain,
-            cut: stops.cut,
+            abort: stops.abort,
             draining: receiver,
         };
-        Ok(Self { listener, address, door: Arc::new(door), draining })
+        Ok(Self { listener, address, handler: Arc::new(handler), draining })
     }
 
     /// The address in use, with the port that was chosen for port 0.
@@ -163,34 +163,34 @@ impl Front {
 
     /// Answers until it shall drain, then finishes what is in flight until it shall cut.
     pub async fn serve(self) {
-        let Self { listener, door, draining, .. } = self;
-        accept_until_stopped(&listener, &door).await;
+        let Self { listener, handler, draining, .. } = self;
+        accept_until_stopped(&listener, &handler).await;
         drop(listener);
         let _ = draining.send(true);
-        door.tracker.close();
-        tracing::info!(connections = door.tracker.len(), "front door is closed, what is in flight is finished");
+        handler.tracker.close();
+        tracing::info!(connections = handler.tracker.len(), "front door is closed, what is in flight is finished");
         tokio::select! {
-            () = door.tracker.wait() => {}
-            () = door.cut.cancelled() => {
-                tracing::warn!(connections = door.tracker.len(), "connections are cut: they did not end in time");
-                door.tracker.wait().await;
+            () = handler.tracker.wait() => {}
+            () = handler.abort.cancelled() => {
+                tracing::warn!(connections = handler.tracker.len(), "connections are cut: they did not end in time");
+                handler.tracker.wait().await;
             }
         }
     }
 }
 
-async fn accept_until_stopped(listener: &TcpListener, door: &Arc<Door>) {
+async fn accept_until_stopped(listener: &TcpListener, handler: &Arc<ConnectionHandler>) {
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = door.drain.cancelled() => return,
+            () = handler.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((tcp, source)) => {
                 is_failing = false;
-                door.receive(tcp, source);
+                handler.receive(tcp, source);
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
@@ -202,34 +202,34 @@ async fn accept_until_stopped(listener: &TcpListener, door: &Arc<Door>) {
     }
 }
 
-// === impl Door ===
+// === impl ConnectionHandler ===
 
-impl Door {
+impl ConnectionHandler {
     fn receive(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr) {
-        let Some(place) = self.connections.enter() else {
-            return self.metrics.arrive(Arrival::OverTotal);
+        let Some(slot) = self.connections.acquire_slot() else {
+            return self.metrics.count_connection(ConnectionOutcome::OverTotal);
         };
-        let door = Arc::clone(self);
+        let handler = Arc::clone(self);
         self.tracker.spawn(async move {
-            let _counted = Counted::new(&door.metrics);
+            let _active = ActiveConnection::new(&handler.metrics);
             tokio::select! {
-                () = door.cut.cancelled() => {}
-                () = door.welcome(tcp, source, place) => {}
+                () = handler.abort.cancelled() => {}
+                () = handler.handle_connection(tcp, source, slot) => {}
             }
         });
     }
 
     /// From the accepted socket to the end of the connection.
-    async fn welcome(&self, tcp: TcpStream, source: SocketAddr, place: OwnedSemaphorePermit) {
+    async fn handle_connection(&self, tcp: TcpStream, source: SocketAddr, slot: OwnedSemaphorePermit) {
         let deadline = Duration::from_millis(self.config.limits.handshake_timeout_ms);
         let Ok(Some((tls, connection, permit))) =
-            tokio::time::timeout(deadline, self.shake_hands(tcp, source, place)).await.inspect_err(|_| {
-                self.metrics.arrive(Arrival::HandshakeFailed);
+            tokio::time::timeout(deadline, self.accept_tls(tcp, source, slot)).await.inspect_err(|_| {
+                self.metrics.count_connection(ConnectionOutcome::HandshakeFailed);
             })
         else {
             return;
         };
-        self.metrics.arrive(Arrival::Accepted);
+        self.metrics.count_connection(ConnectionOutcome::Accepted);
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = Box::new(FrontStream::new(tls, &connection, permit, self.tracker.clone()));
         if is_h2 {
@@ -239,11 +239,11 @@ impl Door {
         }
     }
 
-    async fn shake_hands(
+    async fn accept_tls(
         &self,
         mut tcp: TcpStream,
         source: SocketAddr,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) -> Option<(TlsStream<TcpStream>, Arc<Connection>, Permit)> {
         let began = Instant::now();
         tcp.set_nodelay(true).ok()?;
@@ -253,32 +253,32 @@ impl Door {
                 Ok(named) => client = named.unwrap_or(source),
                 Err(error) => {
                     tracing::debug!(%source, %error, "no PROXY header from a proxy");
-                    self.metrics.arrive(Arrival::NoProxyHeader);
+                    self.metrics.count_connection(ConnectionOutcome::NoProxyHeader);
                     return None;
                 }
             }
         }
-        let Some(permit) = self.connections.admit(place, client.ip()) else {
-            self.metrics.arrive(Arrival::OverAddress);
+        let Some(permit) = self.connections.admit_address(slot, client.ip()) else {
+            self.metrics.count_connection(ConnectionOutcome::OverAddress);
             return None;
         };
         let mut first = [0_u8; 1];
         if tcp.peek(&mut first).await.ok()? == 0 {
-            self.metrics.arrive(Arrival::HandshakeFailed);
+            self.metrics.count_connection(ConnectionOutcome::HandshakeFailed);
             return None;
         }
         if first != [TLS_HANDSHAKE] {
-            self.metrics.arrive(Arrival::PlainHttp);
-            plain::answer(tcp, self.config.limits.header_bytes_max).await;
+            self.metrics.count_connection(ConnectionOutcome::PlainHttp);
+            plain_http::answer(tcp, self.config.limits.header_bytes_max).await;
             return None;
         }
-        let shaken = self.tls.accept(tcp).await;
-        self.metrics.handshake(shaken.is_ok(), began.elapsed());
-        match shaken {
+        let accepted = self.tls.accept(tcp).await;
+        self.metrics.handshake(accepted.is_ok(), began.elapsed());
+        match accepted {
             Ok(tls) => Some((tls, Connection::new(client), permit)),
             Err(error) => {
                 tracing::debug!(%client, %error, "no TLS handshake");
-                self.metrics.arrive(Arrival::HandshakeFailed);
+                self.metrics.count_connection(ConnectionOutcome::HandshakeFailed);
                 None
             }
         }
@@ -297,16 +297,16 @@ impl Door {
     }
 }
 
-// === impl Counted ===
+// === impl ActiveConnection ===
 
-impl<'a> Counted<'a> {
+impl<'a> ActiveConnection<'a> {
     fn new(metrics: &'a FrontMetrics) -> Self {
         metrics.active.increment(1.0);
         Self(metrics)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for ActiveConnection<'_> {
     fn drop(&mut self) {
         self.0.active.decrement(1.0);
     }

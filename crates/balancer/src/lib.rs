@@ -21,11 +21,11 @@ pub use config::{Config, DEFAULTS};
 pub use status::declared_routes;
 
 use access::{Access, Gateways};
-use front::{Front, Stops};
+use front::{Front, StopSignals};
 use pool::Pool;
-use proxy::{Everywhere, Shared};
+use proxy::{Broadcast, Shared};
 use routes::{PoolName, Routes};
-use sla::Ledger;
+use sla::MinuteBuffer;
 use status::StatusPage;
 
 /// Wires the balancer together and opens its front door.
@@ -60,12 +60,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let guard = Arc::new(Guard::new(status::AUDIENCE, keys, Arc::new(Policy::embedded()?), Clock::system()));
 
     // The front door: from here on everything is there.
-    let (ledger, tracker) = (Ledger::new(), channel_to(sla_pool, &identity));
+    let (ledger, tracker) = (MinuteBuffer::new(), channel_to(sla_pool, &identity));
     let routes = Arc::new(Routes::new(&config.routes));
     let ca_file = identity.ca_file().to_string_lossy().into_owned();
     let shared = Shared {
         routes: Arc::clone(&routes),
-        everywhere: Everywhere::new(serving_pool, &identity),
+        broadcast: Broadcast::new(serving_pool, &identity),
         pools,
         access,
         status: StatusPage::new(guard, lifecycle.readiness()),
@@ -74,7 +74,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         config: config.proxy,
     };
     let engine = proxy::engine(Arc::new(shared), ca_file);
-    let stops = Stops { drain: lifecycle.soft_stop(), cut: lifecycle.hard_stop() };
+    let stops = StopSignals { drain: lifecycle.soft_stop(), abort: lifecycle.hard_stop() };
     let front = Front::bind(config.front, identity::front_server_config(&identity), routes, engine, stops).await?;
     lifecycle.listening("front", front.local_addr());
     lifecycle.spawn("front", async move {
@@ -84,7 +84,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
     // The SLA ledger, which vouches for a door that is open, and reports for the last time when it is closed.
     let source = identity.name().instance;
-    lifecycle.spawn("sla reports", sla::report_for_ever(ledger, tracker, source, config.sla, drained));
+    lifecycle.spawn("sla reports", sla::report_until_stopped(ledger, tracker, source, config.sla, drained));
     Ok(())
 }
 

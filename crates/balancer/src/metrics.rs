@@ -26,7 +26,7 @@ pub enum Outcome {
 
 /// How a TCP connection began.
 #[derive(Clone, Copy, Debug)]
-pub enum Arrival {
+pub enum ConnectionOutcome {
     /// Handshake done.
     Accepted,
     /// Over the cap of all connections.
@@ -92,7 +92,7 @@ pub struct ReplicaMetrics {
 pub struct FrontMetrics {
     /// Connections that are open.
     pub active: Gauge,
-    arrivals: [Counter; 6],
+    connections: [Counter; 6],
     handshakes: [Counter; 2],
     handshake_duration: Histogram,
     limited: [Counter; 3],
@@ -103,9 +103,9 @@ pub struct AccessMetrics {
     /// Tokens exchanged for a passport.
     pub granted: Counter,
     /// Tokens refused.
-    pub denied: Counter,
+    pub unauthenticated: Counter,
     /// Good tokens with a request that is not for their owner.
-    pub forbidden: Counter,
+    pub permission_denied: Counter,
     /// No gateway answered.
     pub failed: Counter,
     /// Remembered passports thrown away by a revocation.
@@ -196,14 +196,14 @@ impl ReplicaMetrics {
     }
 
     /// Counts a change of state.
-    pub fn transition(&self, to: crate::pool::State) {
-        use crate::pool::State;
+    pub fn transition(&self, to: crate::pool::ReplicaState) {
+        use crate::pool::ReplicaState;
         let [starting, healthy, draining, unhealthy] = &self.transitions;
         let (counter, up, circuit) = match to {
-            State::Starting => (starting, 0.0, 1.0),
-            State::Healthy => (healthy, 1.0, 0.0),
-            State::Draining => (draining, 0.0, 2.0),
-            State::Unhealthy => (unhealthy, 0.0, 2.0),
+            ReplicaState::Starting => (starting, 0.0, 1.0),
+            ReplicaState::Healthy => (healthy, 1.0, 0.0),
+            ReplicaState::Draining => (draining, 0.0, 2.0),
+            ReplicaState::Unhealthy => (unhealthy, 0.0, 2.0),
         };
         counter.increment(1);
         self.up.set(up);
@@ -229,10 +229,11 @@ impl ReplicaMetrics {
 impl FrontMetrics {
     /// Registers the listener's label sets.
     pub fn register() -> Self {
-        let arrivals = ["accepted", "over_total", "over_address", "no_proxy_header", "plain_http", "handshake_failed"];
+        let connections =
+            ["accepted", "over_total", "over_address", "no_proxy_header", "plain_http", "handshake_failed"];
         Self {
             active: gauge!("ml_balancer_active_connections", "listener" => LISTENER),
-            arrivals: arrivals
+            connections: connections
                 .map(|outcome| counter!("ml_balancer_connections_total", "listener" => LISTENER, "outcome" => outcome)),
             handshakes: ["ok", "error"]
                 .map(|outcome| counter!("ml_balancer_tls_handshakes_total", "version" => "1.3", "outcome" => outcome)),
@@ -243,22 +244,22 @@ impl FrontMetrics {
     }
 
     /// Counts a connection as it begins.
-    pub fn arrive(&self, arrival: Arrival) {
-        let [accepted, over_total, over_address, no_proxy_header, plain_http, handshake_failed] = &self.arrivals;
+    pub fn count_connection(&self, outcome: ConnectionOutcome) {
+        let [accepted, over_total, over_address, no_proxy_header, plain_http, handshake_failed] = &self.connections;
         let [limited_total, limited_address, _] = &self.limited;
-        match arrival {
-            Arrival::Accepted => accepted.increment(1),
-            Arrival::OverTotal => {
+        match outcome {
+            ConnectionOutcome::Accepted => accepted.increment(1),
+            ConnectionOutcome::OverTotal => {
                 over_total.increment(1);
                 limited_total.increment(1);
             }
-            Arrival::OverAddress => {
+            ConnectionOutcome::OverAddress => {
                 over_address.increment(1);
                 limited_address.increment(1);
             }
-            Arrival::NoProxyHeader => no_proxy_header.increment(1),
-            Arrival::PlainHttp => plain_http.increment(1),
-            Arrival::HandshakeFailed => handshake_failed.increment(1),
+            ConnectionOutcome::NoProxyHeader => no_proxy_header.increment(1),
+            ConnectionOutcome::PlainHttp => plain_http.increment(1),
+            ConnectionOutcome::HandshakeFailed => handshake_failed.increment(1),
         }
     }
 
@@ -284,8 +285,8 @@ impl AccessMetrics {
         let authorize = |outcome| counter!("ml_balancer_authorize_total", "outcome" => outcome);
         Self {
             granted: authorize("granted"),
-            denied: authorize("denied"),
-            forbidden: authorize("forbidden"),
+            unauthenticated: authorize("denied"),
+            permission_denied: authorize("forbidden"),
             failed: authorize("failed"),
             revoked: counter!("ml_balancer_passports_revoked_total"),
             limited: counter!("ml_balancer_rate_limited_total", "scope" => "authorize"),

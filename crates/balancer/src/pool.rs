@@ -17,9 +17,9 @@ use std::{
 pub use budget::Budget;
 pub use health::{HealthSettings, watch};
 pub use peers::{PeerSettings, maintain};
-pub use replica::{Lease, Replica, ReplicaConfig, State, Status};
+pub use replica::{Lease, Replica, ReplicaConfig, ReplicaState, ReplicaStatus};
 
-use replica::BREAKS_MAX;
+use replica::CONNECTION_FAILURES_MAX;
 
 use crate::{metrics::PoolMetrics, routes::PoolName};
 
@@ -42,15 +42,15 @@ pub struct Pool {
 
 /// The replicas that a request was sent to already.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tried(u64);
+pub struct TriedReplicas(u64);
 
 /// Why there is no replica for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
+pub enum NoReplica {
     /// None is healthy.
-    Down,
+    Unhealthy,
     /// All that are healthy have as much as they may have.
-    Busy,
+    Saturated,
 }
 
 // === impl Pool ===
@@ -71,7 +71,7 @@ impl Pool {
 
     /// Two of the healthy replicas at random, and of these the one with less to do: the power of two choices.
     /// A replica that the request has tried comes last.
-    pub fn choose(&self, tried: Tried) -> Result<Lease, Shortage> {
+    pub fn choose(&self, tried: TriedReplicas) -> Result<Lease, NoReplica> {
         let fresh = self.candidates(|replica| !tried.contains(replica));
         if let Some(replica) = self.better_of_two(&fresh) {
             return Ok(replica.lease());
@@ -80,11 +80,11 @@ impl Pool {
         if let Some(replica) = self.better_of_two(&all) {
             return Ok(replica.lease());
         }
-        Err(if self.healthy_count() > 0 { Shortage::Busy } else { Shortage::Down })
+        Err(if self.healthy_count() > 0 { NoReplica::Saturated } else { NoReplica::Unhealthy })
     }
 
     /// Whether there is a healthy replica that the request was not sent to yet.
-    pub fn has_fresh(&self, tried: Tried) -> bool {
+    pub fn has_untried(&self, tried: TriedReplicas) -> bool {
         self.replicas.iter().any(|replica| replica.is_available() && !tried.contains(replica))
     }
 
@@ -95,10 +95,10 @@ impl Pool {
 
     /// A connection could not be made, or broke under a request that was sent to it at `began`. Several in a row bring the
     /// replica down before a health check does; but not the last one that is healthy, which only a check gives up.
-    pub fn note_break(&self, replica: &Replica, began: Instant, why: &str) {
-        let breaks = replica.count_break(began);
-        if breaks >= BREAKS_MAX && replica.is_available() && self.healthy_count() > 1 {
-            replica.set_down(why);
+    pub fn record_connection_failure(&self, replica: &Replica, began: Instant, why: &str) {
+        let connection_failures = replica.count_connection_failure(began);
+        if connection_failures >= CONNECTION_FAILURES_MAX && replica.is_available() && self.healthy_count() > 1 {
+            replica.set_unhealthy(why);
         }
     }
 
@@ -156,9 +156,9 @@ impl<'a> Candidates<'a> {
     }
 }
 
-// === impl Tried ===
+// === impl TriedReplicas ===
 
-impl Tried {
+impl TriedReplicas {
     /// Adds one.
     pub fn insert(&mut self, replica: &Replica) {
         self.0 |= 1 << (replica.index % REPLICAS_MAX);
@@ -191,53 +191,53 @@ mod tests {
 
     /// Equal replicas get equal shares, and one with more to do than the rest gets nothing but ties.
     #[test]
-    fn load_goes_where_there_is_least() {
+    fn load_goes_to_the_least_loaded() {
         let pool = pool(3, 1000);
         let mut counts = [0; 3];
         for _ in 0..3000 {
-            counts[pool.choose(Tried::default()).ok().unwrap().replica().index] += 1;
+            counts[pool.choose(TriedReplicas::default()).ok().unwrap().replica().index] += 1;
         }
         assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
         let _busy: Vec<_> = (0..10).map(|_| pool.replicas[1].lease()).collect();
         for _ in 0..1000 {
-            assert_ne!(pool.choose(Tried::default()).ok().unwrap().replica().index, 1);
+            assert_ne!(pool.choose(TriedReplicas::default()).ok().unwrap().replica().index, 1);
         }
     }
 
     #[test]
-    fn a_replica_that_was_tried_comes_last() {
+    fn a_tried_replica_is_the_last_choice() {
         let pool = pool(2, 1000);
-        let mut tried = Tried::default();
+        let mut tried = TriedReplicas::default();
         tried.insert(&pool.replicas[0]);
         for _ in 0..100 {
             assert_eq!(pool.choose(tried).ok().unwrap().replica().index, 1);
         }
-        pool.replicas[1].set_down("gone");
+        pool.replicas[1].set_unhealthy("gone");
         assert_eq!(pool.choose(tried).ok().unwrap().replica().index, 0);
     }
 
     #[test]
-    fn shortage_says_whether_waiting_helps() {
+    fn saturated_and_unhealthy_are_told_apart() {
         let pool = pool(1, 2);
-        let leases = [pool.choose(Tried::default()).ok(), pool.choose(Tried::default()).ok()];
-        assert_eq!(pool.choose(Tried::default()).err(), Some(Shortage::Busy));
+        let leases = [pool.choose(TriedReplicas::default()).ok(), pool.choose(TriedReplicas::default()).ok()];
+        assert_eq!(pool.choose(TriedReplicas::default()).err(), Some(NoReplica::Saturated));
         drop(leases);
-        pool.replicas[0].set_down("gone");
-        assert_eq!(pool.choose(Tried::default()).err(), Some(Shortage::Down));
+        pool.replicas[0].set_unhealthy("gone");
+        assert_eq!(pool.choose(TriedReplicas::default()).err(), Some(NoReplica::Unhealthy));
     }
 
     #[test]
-    fn one_broken_connection_is_forgiven_and_two_in_a_row_are_not_but_the_last_replica_stays() {
+    fn two_connection_failures_in_a_row_take_out_all_but_the_last_replica() {
         let pool = pool(2, 1000);
         let [first, last] = &pool.replicas[..] else { panic!("two replicas") };
-        pool.note_break(first, Instant::now(), "reset");
-        first.note_answer();
-        pool.note_break(first, Instant::now(), "reset");
+        pool.record_connection_failure(first, Instant::now(), "reset");
+        first.record_response();
+        pool.record_connection_failure(first, Instant::now(), "reset");
         assert!(first.is_available());
-        pool.note_break(first, Instant::now(), "refused");
-        assert_eq!((first.status().state, first.status().why.as_str()), (State::Unhealthy, "refused"));
+        pool.record_connection_failure(first, Instant::now(), "refused");
+        assert_eq!((first.status().state, first.status().why.as_str()), (ReplicaState::Unhealthy, "refused"));
         for _ in 0..10 {
-            pool.note_break(last, Instant::now(), "reset");
+            pool.record_connection_failure(last, Instant::now(), "reset");
         }
         assert!(last.is_available());
     }
@@ -248,9 +248,9 @@ mod tests {
         fn only_healthy_ones_are_chosen(up in proptest::collection::vec(any::<bool>(), 1..REPLICAS_MAX + 1), requests in 1usize..200) {
             let pool = pool(up.len(), 1000);
             for (replica, is_up) in pool.replicas.iter().zip(&up) {
-                if !is_up { replica.set_down("test"); }
+                if !is_up { replica.set_unhealthy("test"); }
             }
-            let leases: Vec<Lease> = (0..requests).filter_map(|_| pool.choose(Tried::default()).ok()).collect();
+            let leases: Vec<Lease> = (0..requests).filter_map(|_| pool.choose(TriedReplicas::default()).ok()).collect();
             prop_assert_eq!(leases.is_empty(), !up.contains(&true));
             prop_assert!(leases.iter().all(|lease| up[lease.replica().index]));
             drop(leases);

@@ -4,11 +4,11 @@
 //! whether there is another attempt; `logging` counts. What a hook does is in the module that has its name.
 
 mod admission;
-mod answer;
-mod everywhere;
+mod broadcast;
 mod exchange;
 mod failure;
 mod headers;
+mod local_reply;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,16 +25,16 @@ use pingora::{
 use problem::{Kind, Problem};
 use serde::Deserialize;
 
-pub use everywhere::Everywhere;
+pub use broadcast::Broadcast;
 pub use exchange::Exchange;
 
 use crate::{
     access::Access,
     front::connections::CONNECTION,
     metrics::{PoolMetrics, RetryReason},
-    pool::{Pool, Shortage},
+    pool::{NoReplica, Pool},
     routes::{PoolName, Routes},
-    sla::Ledger,
+    sla::MinuteBuffer,
     status::StatusPage,
 };
 
@@ -55,13 +55,13 @@ pub struct Shared {
     /// The pools, in the order of `PoolName::ALL`.
     pub pools: [Arc<Pool>; 5],
     /// Every replica of the serving pool at once.
-    pub everywhere: Everywhere,
+    pub broadcast: Broadcast,
     /// Passports.
     pub access: Arc<Access>,
     /// What the balancer tells about itself.
     pub status: StatusPage,
     /// Minutes for the SLA tracker.
-    pub ledger: Arc<Ledger>,
+    pub ledger: Arc<MinuteBuffer>,
     /// Metrics of what the balancer answers itself.
     pub own_metrics: PoolMetrics,
     /// How.
@@ -105,8 +105,8 @@ impl ProxyHttp for Edge {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         match admission::admit(session, exchange).await {
             Ok(admission::Admission::Forward) => Ok(false),
-            Ok(admission::Admission::Answer(response)) => answer::write(session, response).await.map(|()| true),
-            Err(problem) => answer::write_problem(session, exchange, &problem).await.map(|()| true),
+            Ok(admission::Admission::Answer(response)) => local_reply::write(session, response).await.map(|()| true),
+            Err(problem) => local_reply::write_problem(session, exchange, &problem).await.map(|()| true),
         }
     }
 
@@ -132,10 +132,10 @@ impl ProxyHttp for Edge {
         };
         let lease = match pool.choose(exchange.tried()) {
             Ok(lease) => lease,
-            Err(Shortage::Down) => {
+            Err(NoReplica::Unhealthy) => {
                 return exchange.fail(Problem::unavailable(format!("no replica of {} is healthy", pool.name.as_str())));
             }
-            Err(Shortage::Busy) => {
+            Err(NoReplica::Saturated) => {
                 exchange.set_shed();
                 return exchange.fail(Problem::unavailable(format!("{} has as much as it can do", pool.name.as_str())));
             }
@@ -171,7 +171,7 @@ impl ProxyHttp for Edge {
         if response.status.is_informational() {
             return Ok(());
         }
-        exchange.note_response(response);
+        exchange.record_response_head(response);
         if headers::says_unavailable(response) && failure::may_repeat(session, exchange, RetryReason::Unavailable) {
             exchange.set_retry(RetryReason::Unavailable);
             return Err(Error::new_up(ErrorType::HTTPStatus(503)));
@@ -185,7 +185,7 @@ impl ProxyHttp for Edge {
         trailers: &mut HeaderMap,
         exchange: &mut Exchange,
     ) -> Result<Option<Bytes>> {
-        exchange.note_grpc_status(trailers);
+        exchange.record_grpc_status(trailers);
         Ok(None)
     }
 
@@ -213,7 +213,7 @@ impl ProxyHttp for Edge {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         let error_code = match failure::problem_of(session, exchange, error) {
             Some(problem) => {
-                let _ = answer::write_problem(session, exchange, &problem).await;
+                let _ = local_reply::write_problem(session, exchange, &problem).await;
                 problem.kind().http_status().as_u16()
             }
             None => 0,

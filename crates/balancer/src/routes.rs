@@ -38,14 +38,14 @@ pub enum Target {
 
 /// What a gateway is asked before a request goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
+pub enum AuthMode {
     /// Nothing. Where nobody needs a token one is not even looked at, so that a client with an expired one can get the
     /// next, and health does not depend on a gateway.
-    Nothing,
+    Public,
     /// For a passport, if there is a token. What may be done with it the service says.
     Passport,
     /// Whether whoever has the token may make this very request. There must be a token.
-    Permission,
+    PerRequest,
 }
 
 /// Which requests of a route may be sent again to another replica when the first one failed them.
@@ -66,9 +66,9 @@ pub struct Route {
     /// Who answers.
     pub target: Target,
     /// What a gateway is asked.
-    pub asks: Asks,
+    pub auth_mode: AuthMode,
     repeatable: Repeatable,
-    is_for_all: bool,
+    is_broadcast: bool,
     /// Bytes of body that are let through; the next one is 413.
     pub body_bytes_max: u64,
     /// From the head of the request to the end of its answer.
@@ -144,29 +144,29 @@ impl Routes {
         let row = |prefix, target, repeatable, (body_bytes_max, time_max)| Route {
             prefix,
             target,
-            asks: Asks::Passport,
+            auth_mode: AuthMode::Passport,
             repeatable,
-            is_for_all: false,
+            is_broadcast: false,
             body_bytes_max,
             time_max,
             is_counted: false,
         };
-        let open = |row: Route| Route { asks: Asks::Nothing, ..row };
-        let asked = |row: Route| Route { asks: Asks::Permission, ..row };
-        let for_all = |row: Route| Route { is_for_all: true, ..row };
+        let open = |row: Route| Route { auth_mode: AuthMode::Public, ..row };
+        let asked = |row: Route| Route { auth_mode: AuthMode::PerRequest, ..row };
+        let broadcast = |row: Route| Route { is_broadcast: true, ..row };
         let counted = |row: Route| Route { is_counted: true, ..row };
         Self(vec![
             // The first line that matches decides.
             open(row("/v2/health", Pool(Serving), Inference, nothing)),
-            counted(for_all(row("/v2/repository/models", Pool(Serving), SafeMethods, control))),
+            counted(broadcast(row("/v2/repository/models", Pool(Serving), SafeMethods, control))),
             counted(row("/v2", Pool(Serving), Inference, inference)),
-            counted(for_all(row(
+            counted(broadcast(row(
                 "/inference.GRPCInferenceService/RepositoryModelLoad",
                 Pool(Serving),
                 SafeMethods,
                 control,
             ))),
-            counted(for_all(row(
+            counted(broadcast(row(
                 "/inference.GRPCInferenceService/RepositoryModelUnload",
                 Pool(Serving),
                 SafeMethods,
@@ -213,8 +213,8 @@ impl Route {
     }
 
     /// Whether every replica must hear this request: what loads a model on one of them loads it for nobody.
-    pub fn is_for_all(&self, method: &Method) -> bool {
-        self.is_for_all && *method == Method::POST
+    pub fn is_broadcast(&self, method: &Method) -> bool {
+        self.is_broadcast && *method == Method::POST
     }
 
     /// The pool's name, or the balancer's own, for metrics.
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_segments_lead_to_their_pool_and_the_rest_nowhere() {
+    fn paths_match_by_whole_segments() {
         let routes = routes();
         let target = |path: &str| routes.find(path).map(|route| route.target);
         for (path, pool) in [
@@ -311,10 +311,10 @@ mod tests {
 
     /// Whoever is behind these routes believes everybody, so none of them may go on unasked.
     #[test]
-    fn everything_of_the_registry_is_asked_about() {
+    fn every_registry_route_needs_permission_per_request() {
         for route in routes().0 {
             let is_registry = route.target == Target::Pool(PoolName::Mlflow);
-            assert_eq!(route.asks == Asks::Permission, is_registry, "{}", route.prefix);
+            assert_eq!(route.auth_mode == AuthMode::PerRequest, is_registry, "{}", route.prefix);
         }
     }
 

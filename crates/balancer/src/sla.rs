@@ -30,10 +30,10 @@ const LATENCY_MIN_US: u64 = 1;
 const LATENCY_MAX_US: u64 = 60_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
 /// Unacknowledged minutes that are kept: two hours.
-const BACKLOG_MAX: usize = 120;
+const BUFFERED_MINUTES_MAX: usize = 120;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A report that comes this much later than it should says that the process did not run meanwhile.
-const LATENESS_MAX: Duration = Duration::from_secs(10);
+const REPORT_DELAY_MAX: Duration = Duration::from_secs(10);
 
 /// The `[sla]` section.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,7 +44,7 @@ pub struct SlaConfig {
 }
 
 /// The minutes that the tracker has not acknowledged as finished.
-pub struct Ledger {
+pub struct MinuteBuffer {
     minutes: Mutex<BTreeMap<u64, Minute>>,
     dropped: Counter,
 }
@@ -58,9 +58,9 @@ struct Minute {
     latency: Histogram<u64>,
 }
 
-// === impl Ledger ===
+// === impl MinuteBuffer ===
 
-impl Ledger {
+impl MinuteBuffer {
     /// An empty ledger.
     pub fn new() -> Arc<Self> {
         let dropped = sla_minutes_dropped();
@@ -80,14 +80,14 @@ impl Ledger {
     fn with_minute(&self, minute: u64, change: impl FnOnce(&mut Minute)) {
         let mut minutes = self.minutes.lock();
         change(minutes.entry(minute).or_insert_with(Minute::new));
-        while minutes.len() > BACKLOG_MAX {
+        while minutes.len() > BUFFERED_MINUTES_MAX {
             minutes.pop_first();
             self.dropped.increment(1);
         }
     }
 
     /// An idle minute is a minute too: without it the tracker could not tell idle from lost.
-    fn vouch_for(&self, minutes: Range<u64>) {
+    fn record_idle_minutes(&self, minutes: Range<u64>) {
         for minute in minutes {
             self.with_minute(minute, |_| {});
         }
@@ -107,15 +107,15 @@ impl Ledger {
 
 /// Which idle minutes this process may vouch for: those that it was there for from their first second to their last. For
 /// any other it cannot tell idle from deaf.
-struct Presence {
-    whole_from: u64,
-    looked: Instant,
+struct ObservedWindow {
+    first_whole_minute: u64,
+    last_checked: Instant,
     pause_max: Duration,
 }
 
 /// Reports until stopped, and once more then. To be begun when the front door is open.
-pub async fn report_for_ever(
-    ledger: Arc<Ledger>,
+pub async fn report_until_stopped(
+    ledger: Arc<MinuteBuffer>,
     channel: Channel,
     source: String,
     config: SlaConfig,
@@ -124,10 +124,10 @@ pub async fn report_for_ever(
     let boot_id = Uuid::new_v4().to_string();
     let mut client = LedgerClient::new(channel);
     let interval = Duration::from_secs(config.report_interval_s.max(1));
-    let mut presence = Presence::from(current_minute(), interval + LATENESS_MAX);
+    let mut window = ObservedWindow::from(current_minute(), interval + REPORT_DELAY_MAX);
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_heard = true;
+    let mut is_connected = true;
     loop {
         let is_last = tokio::select! {
             _ = ticks.tick() => false,
@@ -135,10 +135,10 @@ pub async fn report_for_ever(
         };
         // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
         let current = current_minute();
-        ledger.vouch_for(presence.idle_minutes(current, Instant::now()));
+        ledger.record_idle_minutes(window.idle_minutes(current, Instant::now()));
         let reported = send(&ledger, current, &mut client, &source, &boot_id).await;
-        if is_heard != reported.is_ok() {
-            is_heard = reported.is_ok();
+        if is_connected != reported.is_ok() {
+            is_connected = reported.is_ok();
             match &reported {
                 Ok(()) => tracing::info!("the SLA tracker hears us again"),
                 Err(why) => tracing::info!(why, "the SLA tracker does not hear us; minutes are kept"),
@@ -151,7 +151,7 @@ pub async fn report_for_ever(
 }
 
 async fn send(
-    ledger: &Ledger,
+    ledger: &MinuteBuffer,
     current: u64,
     client: &mut LedgerClient<Channel>,
     source: &str,
@@ -177,21 +177,21 @@ async fn send(
     Ok(())
 }
 
-// === impl Presence ===
+// === impl ObservedWindow ===
 
-impl Presence {
+impl ObservedWindow {
     fn from(current: u64, pause_max: Duration) -> Self {
-        Self { whole_from: current + 1, looked: Instant::now(), pause_max }
+        Self { first_whole_minute: current + 1, last_checked: Instant::now(), pause_max }
     }
 
     /// The minutes that ended since it was last asked and that it was there for.
     fn idle_minutes(&mut self, current: u64, now: Instant) -> Range<u64> {
-        if now.duration_since(self.looked) > self.pause_max {
-            self.whole_from = current + 1;
+        if now.duration_since(self.last_checked) > self.pause_max {
+            self.first_whole_minute = current + 1;
         }
-        self.looked = now;
-        let ended = self.whole_from..current;
-        self.whole_from = self.whole_from.max(current);
+        self.last_checked = now;
+        let ended = self.first_whole_minute..current;
+        self.first_whole_minute = self.first_whole_minute.max(current);
         ended
     }
 }
@@ -245,8 +245,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_counts_once_and_only_the_promised_ones_have_a_latency() {
-        let ledger = Ledger::new();
+    fn a_request_counts_once_and_only_good_and_bad_have_a_latency() {
+        let ledger = MinuteBuffer::new();
         let ms = Duration::from_millis;
         for (outcome, elapsed) in [
             (Outcome::Ok, ms(5)),
@@ -271,11 +271,11 @@ mod tests {
 
     /// Neither the minute in which it began nor one that is not over, nor one in which it was not running.
     #[test]
-    fn idle_minutes_are_vouched_for_when_they_are_over_and_were_covered_whole() {
+    fn only_idle_minutes_observed_whole_are_recorded() {
         let pause_max = Duration::from_secs(15);
-        let mut presence = Presence::from(100, pause_max);
+        let mut window = ObservedWindow::from(100, pause_max);
         let began = Instant::now();
-        let mut at = |minute, after_s| presence.idle_minutes(minute, began + Duration::from_secs(after_s));
+        let mut at = |minute, after_s| window.idle_minutes(minute, began + Duration::from_secs(after_s));
         assert!(at(100, 1).is_empty());
         for after_s in [10, 20, 30, 40, 50, 60] {
             assert!(at(101, after_s).is_empty(), "it is not over");
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn finished_minutes_are_kept_until_acknowledged_and_the_current_one_stays() {
-        let ledger = Ledger::new();
+        let ledger = MinuteBuffer::new();
         for minute in [5, 6, 7] {
             ledger.record_at(minute, Outcome::Ok, Duration::from_millis(1));
         }
@@ -301,12 +301,12 @@ mod tests {
 
     #[test]
     fn the_backlog_is_bounded_and_loses_the_oldest() {
-        let ledger = Ledger::new();
+        let ledger = MinuteBuffer::new();
         for minute in 0..500 {
             ledger.record_at(minute, Outcome::Ok, Duration::from_millis(1));
         }
         let report = ledger.report();
-        assert_eq!(report.len(), BACKLOG_MAX);
+        assert_eq!(report.len(), BUFFERED_MINUTES_MAX);
         assert_eq!(report[0].minute.as_ref().unwrap().seconds, (500 - 120) * 60);
     }
 }

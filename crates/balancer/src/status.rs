@@ -14,7 +14,7 @@ use serde::Serialize;
 use service::Readiness;
 use time::format_description::well_known::Rfc3339;
 
-use crate::pool::{Pool, Replica, State};
+use crate::pool::{Pool, Replica, ReplicaState};
 
 /// Whom the passports for our own routes are for.
 pub const AUDIENCE: &str = "balancer";
@@ -134,7 +134,7 @@ fn describe_pool(pool: &Pool, with_details: bool) -> Option<serde_json::Value> {
 
 fn describe_replica(replica: &Replica, with_details: bool) -> ReplicaBody<'_> {
     let status = replica.status();
-    let state: State = status.state;
+    let state: ReplicaState = status.state;
     let details = with_details.then(|| Details {
         since: status.since.format(&Rfc3339).unwrap_or_default(),
         why: status.why,

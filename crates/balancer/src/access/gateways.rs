@@ -15,8 +15,8 @@ use tokio::time::{Instant as Deadline, timeout_at};
 use tonic::{Code, Request, Status, metadata::MetadataMap};
 use transport::Channel;
 
-use super::{AccessError, Answer, Grant, Question};
-use crate::pool::{Pool, Replica, State};
+use super::{AccessError, Grant, GrantRequest, GrantResult};
+use crate::pool::{Pool, Replica, ReplicaState};
 
 /// A passport never holds longer, whatever a gateway's clock says.
 const PASSPORT_LIFE_MAX: Duration = Duration::from_secs(60);
@@ -28,26 +28,26 @@ pub(super) type Client = AuthorizationClient<Channel>;
 /// A channel to each gateway, beside what the pool believes about it.
 pub struct Gateways {
     gateways: Vec<(Arc<Replica>, Client)>,
-    turn: AtomicUsize,
+    next_first: AtomicUsize,
 }
 
 /// What a gateway is asked, and for whom.
-pub(super) struct Ask {
+pub(super) struct AuthorizeCall {
     request: AuthorizeRequest,
     metadata: MetadataMap,
 }
 
-// === impl Ask ===
+// === impl AuthorizeCall ===
 
-impl Ask {
-    pub(super) fn new(question: Question<'_>, headers: HeaderMap) -> Self {
-        let Question { token, audience, request } = question;
+impl AuthorizeCall {
+    pub(super) fn new(question: GrantRequest<'_>, headers: HeaderMap) -> Self {
+        let GrantRequest { token, audience, request } = question;
         let (method, path) = request.map(|(method, path)| (method.to_string(), path.to_owned())).unwrap_or_default();
         let request = AuthorizeRequest { token: token.to_owned(), audience: audience.to_owned(), method, path };
         Self { request, metadata: MetadataMap::from_headers(headers) }
     }
 
-    fn is_about_a_request(&self) -> bool {
+    fn is_per_request(&self) -> bool {
         !self.request.method.is_empty()
     }
 
@@ -65,7 +65,7 @@ impl Gateways {
             let address = std::slice::from_ref(&replica.address);
             (Arc::clone(replica), Client::new(transport::channel(identity, pool.name.as_str(), address)))
         };
-        Arc::new(Self { gateways: pool.replicas.iter().map(client).collect(), turn: AtomicUsize::new(0) })
+        Arc::new(Self { gateways: pool.replicas.iter().map(client).collect(), next_first: AtomicUsize::new(0) })
     }
 
     /// Every gateway by name.
@@ -73,11 +73,11 @@ impl Gateways {
         self.gateways.iter().map(|(replica, client)| (replica.name.as_str(), client.clone()))
     }
 
-    /// Asks one gateway, and the next if it does not answer, until the deadline. The answer of a gateway that is cut off
+    /// AuthMode one gateway, and the next if it does not answer, until the deadline. The answer of a gateway that is cut off
     /// from its database counts only if no other gives a better one.
-    pub(super) async fn authorize(&self, ask: &Ask, epoch: u64, deadline: Deadline) -> Answer {
+    pub(super) async fn authorize(&self, ask: &AuthorizeCall, epoch: u64, deadline: Deadline) -> GrantResult {
         let mut stale = None;
-        let mut gateways = self.in_turn().peekable();
+        let mut gateways = self.by_preference().peekable();
         while let Some((replica, mut client)) = gateways.next() {
             let until = match gateways.peek() {
                 None if stale.is_none() => deadline,
@@ -89,14 +89,14 @@ impl Gateways {
                 Ok(Some(grant)) if grant.is_stale => stale = stale.or(Some(grant)),
                 Ok(Some(grant)) => return Ok(Arc::new(grant)),
                 Err(status) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
-                    return Err(AccessError::Denied);
+                    return Err(AccessError::Unauthenticated);
                 }
                 // About a passport it is no word on the token: the gateway does not know us as who may ask.
-                Err(status) if status.code() == Code::PermissionDenied && ask.is_about_a_request() => {
-                    return Err(AccessError::Forbidden);
+                Err(status) if status.code() == Code::PermissionDenied && ask.is_per_request() => {
+                    return Err(AccessError::PermissionDenied);
                 }
-                Err(status) => note(replica, &crate::describe(&status)),
-                Ok(None) => note(replica, "the passport it granted is over, or no header"),
+                Err(status) => log_failure(replica, &crate::describe(&status)),
+                Ok(None) => log_failure(replica, "the passport it granted is over, or no header"),
             }
             if Deadline::now() >= deadline {
                 break;
@@ -107,21 +107,21 @@ impl Gateways {
 
     /// Those that may answer, the healthy first, each time beginning with another one. A gateway that is known to be down
     /// is not asked: with all of them down the caller must not wait for it.
-    fn in_turn(&self) -> impl Iterator<Item = (&Arc<Replica>, Client)> {
+    fn by_preference(&self) -> impl Iterator<Item = (&Arc<Replica>, Client)> {
         let count = self.gateways.len().max(1);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
-        let of_state = move |is_wanted: fn(State) -> bool| {
-            let gateways = self.gateways.iter().cycle().skip(turn).take(self.gateways.len());
+        let first = self.next_first.fetch_add(1, Ordering::Relaxed) % count;
+        let of_state = move |is_wanted: fn(ReplicaState) -> bool| {
+            let gateways = self.gateways.iter().cycle().skip(first).take(self.gateways.len());
             gateways.filter(move |(replica, _)| is_wanted(replica.status().state))
         };
-        let healthy = of_state(|state| state == State::Healthy);
-        let others = of_state(|state| matches!(state, State::Starting | State::Draining));
+        let healthy = of_state(|state| state == ReplicaState::Healthy);
+        let others = of_state(|state| matches!(state, ReplicaState::Starting | ReplicaState::Draining));
         healthy.chain(others).map(|(replica, client)| (replica, client.clone()))
     }
 }
 
 /// One gateway's failure is not the caller's as long as there is another; metrics count the callers'.
-fn note(replica: &Replica, why: &str) {
+fn log_failure(replica: &Replica, why: &str) {
     tracing::debug!(gateway = %replica.name, why, "gateway did not authorize");
 }
 

@@ -2,40 +2,40 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Access, gateways::Client, memory::Revoked};
+use super::{Access, gateways::Client, grant_cache::Revoked};
 use crate::metrics::revocation_stream_up;
 use proto::auth::v1::{WatchRevocationsRequest, WatchRevocationsResponse, watch_revocations_response::Event};
 use tokio_util::sync::CancellationToken;
 
 /// Gateways send something every second; a stream that is silent for longer is dead.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Listens to every gateway until stopped.
 pub async fn watch(access: Arc<Access>, stop: CancellationToken) {
     let gateways: Vec<_> = access.gateways.all().map(|(name, client)| (name.to_owned(), client)).collect();
-    let listeners = gateways.into_iter().map(|(name, client)| listen_for_ever(&access, name, client));
+    let streams = gateways.into_iter().map(|(name, client)| follow_gateway(&access, name, client));
     tokio::select! {
         () = stop.cancelled() => {}
-        _ = futures::future::join_all(listeners) => stop.cancelled().await,
+        _ = futures::future::join_all(streams) => stop.cancelled().await,
     }
 }
 
-async fn listen_for_ever(access: &Access, gateway: String, mut client: Client) {
+async fn follow_gateway(access: &Access, gateway: String, mut client: Client) {
     let up = revocation_stream_up(&gateway);
     up.set(0.0);
     let mut backoff = BACKOFF_MIN;
     loop {
-        let mut has_begun = false;
-        let ended = listen(access, &mut client, || {
-            has_begun = true;
+        let mut has_started = false;
+        let ended = follow_stream(access, &mut client, || {
+            has_started = true;
             up.set(1.0);
             tracing::info!(%gateway, "revocations are heard");
         });
         let why = ended.await;
         up.set(0.0);
-        if has_begun {
+        if has_started {
             tracing::info!(%gateway, why, "revocations are not heard any more, passports live to their end at most");
             backoff = BACKOFF_MIN;
         } else {
@@ -47,9 +47,9 @@ async fn listen_for_ever(access: &Access, gateway: String, mut client: Client) {
 }
 
 /// One stream from its beginning to its end. Returns why it ended.
-async fn listen(access: &Access, client: &mut Client, mut on_begin: impl FnMut()) -> String {
+async fn follow_stream(access: &Access, client: &mut Client, mut on_begin: impl FnMut()) -> String {
     let silence = |_| String::from("silent for 3 s");
-    let opened = tokio::time::timeout(SILENCE_MAX, client.watch_revocations(WatchRevocationsRequest {})).await;
+    let opened = tokio::time::timeout(SILENCE_TIMEOUT, client.watch_revocations(WatchRevocationsRequest {})).await;
     let mut stream = match opened.map_err(silence) {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return crate::describe(&status),
@@ -57,7 +57,7 @@ async fn listen(access: &Access, client: &mut Client, mut on_begin: impl FnMut()
     };
     let mut has_snapshot = false;
     loop {
-        let message = match tokio::time::timeout(SILENCE_MAX, stream.message()).await.map_err(silence) {
+        let message = match tokio::time::timeout(SILENCE_TIMEOUT, stream.message()).await.map_err(silence) {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return "closed by the gateway".into(),
             Ok(Err(status)) => return crate::describe(&status),
@@ -76,14 +76,14 @@ async fn listen(access: &Access, client: &mut Client, mut on_begin: impl FnMut()
 fn apply(access: &Access, message: WatchRevocationsResponse) -> bool {
     match message.event {
         Some(Event::Snapshot(_)) => {
-            access.make_stale();
+            access.expire_all();
             return true;
         }
         Some(Event::TokenId(id)) => access.revoke(Revoked::Token(id)),
         Some(Event::SessionId(id)) => access.revoke(Revoked::Session(id)),
         Some(Event::Subject(id)) => access.revoke(Revoked::Subject(id)),
         // A newer gateway knows an event that we do not: it may be a revocation.
-        None => access.make_stale(),
+        None => access.expire_all(),
         Some(Event::Heartbeat(_)) => {}
     }
     false

@@ -43,7 +43,7 @@ pub struct Connection {
     /// When it was opened.
     pub opened: Instant,
     /// Requests that the client itself gave up before they were answered.
-    pub given_up: AtomicU32,
+    pub abandoned: AtomicU32,
 }
 
 // === impl Connections ===
@@ -55,12 +55,12 @@ impl Connections {
     }
 
     /// A place among all connections, before anything of the new one is read.
-    pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    pub fn acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.total).try_acquire_owned().ok()
     }
 
     /// A place among those of its address, when the address is known.
-    pub fn admit(self: &Arc<Self>, total: OwnedSemaphorePermit, client: IpAddr) -> Option<Permit> {
+    pub fn admit_address(self: &Arc<Self>, total: OwnedSemaphorePermit, client: IpAddr) -> Option<Permit> {
         let address = network_of(client);
         let mut per_address = self.per_address.lock();
         let count = per_address.entry(address).or_default();
@@ -91,12 +91,12 @@ impl Drop for Permit {
 impl Connection {
     /// A connection that was opened now.
     pub fn new(client: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { client, opened: Instant::now(), given_up: AtomicU32::new(0) })
+        Arc::new(Self { client, opened: Instant::now(), abandoned: AtomicU32::new(0) })
     }
 
     /// Notes that the client reset a request or left before its answer.
-    pub fn note_given_up(&self) {
-        self.given_up.fetch_add(1, Ordering::Relaxed);
+    pub fn count_abandoned(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -116,12 +116,12 @@ mod tests {
     fn caps_hold_and_are_given_back() {
         let connections = Connections::new(3, 2);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let admit = |text: &str| connections.admit(connections.enter()?, address(text));
+        let admit = |text: &str| connections.admit_address(connections.acquire_slot()?, address(text));
         let first = admit("192.0.2.1").unwrap();
         let _second = admit("::ffff:192.0.2.1").unwrap();
         assert!(admit("192.0.2.1").is_none(), "third of one address");
         let _third = admit("2001:db8::1").unwrap();
-        assert!(connections.enter().is_none(), "fourth of all");
+        assert!(connections.acquire_slot().is_none(), "fourth of all");
         drop(first);
         assert!(admit("192.0.2.1").is_some());
     }
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn addresses_of_one_ipv6_network_count_as_one() {
         let connections = Connections::new(10, 1);
-        let admit = |text: &str| connections.admit(connections.enter()?, text.parse().unwrap());
+        let admit = |text: &str| connections.admit_address(connections.acquire_slot()?, text.parse().unwrap());
         let _first = admit("2001:db8::1").unwrap();
         assert!(admit("2001:db8::2").is_none());
         assert!(admit("2001:db8:0:1::1").is_some());

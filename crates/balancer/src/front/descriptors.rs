@@ -5,7 +5,7 @@ use std::{io, net::TcpListener as StdListener};
 use tokio::net::TcpListener;
 
 /// Connections to replicas (two files each), listeners, the runtime.
-const BESIDE_CLIENTS: u64 = 4096;
+const OTHER_DESCRIPTORS: u64 = 4096;
 
 /// Every connection is a file, and shells start processes with a limit far below the machine's.
 pub fn raise_limit(connections_max: usize) {
@@ -22,7 +22,7 @@ pub fn raise_limit(connections_max: usize) {
 /// Gives the listener a descriptor above those of all connections. Of a process that is killed Linux releases the highest
 /// first. A client whose connection has broken comes again within the same millisecond, and must find the door shut, so that
 /// it is brought to another balancer; the queue of a door that is open for a moment longer is lost with it.
-pub(super) fn move_up(listener: TcpListener, connections_max: usize) -> io::Result<TcpListener> {
+pub(super) fn move_to_highest(listener: TcpListener, connections_max: usize) -> io::Result<TcpListener> {
     let listener = listener.into_std()?;
     let highest = i32::try_from(count(connections_max) - 1).unwrap_or(i32::MAX);
     match rustix::io::fcntl_dupfd_cloexec(&listener, highest) {
@@ -33,5 +33,5 @@ pub(super) fn move_up(listener: TcpListener, connections_max: usize) -> io::Resu
 }
 
 fn count(connections_max: usize) -> u64 {
-    u64::try_from(connections_max).unwrap_or(u64::MAX).saturating_add(BESIDE_CLIENTS)
+    u64::try_from(connections_max).unwrap_or(u64::MAX).saturating_add(OTHER_DESCRIPTORS)
 }

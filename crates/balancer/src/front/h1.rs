@@ -13,10 +13,10 @@ use tokio::{
 };
 
 use super::{
-    Door,
+    ConnectionHandler,
     connections::{CONNECTION, Connection},
+    error_response,
     head::{self, Head},
-    refusal,
     stream::{FrontStream, LINGER},
 };
 
@@ -26,14 +26,14 @@ const HEAD_BUFFER_BYTES: usize = 4 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What came instead of a head.
-enum NoHead {
+enum HeadReadError {
     /// The client left, was silent for too long, or we are closing.
     Closed,
     /// An answer, and then the end.
-    Refused(Vec<u8>),
+    Rejected(Vec<u8>),
 }
 
-impl Door {
+impl ConnectionHandler {
     pub(super) async fn serve_h1(&self, mut stream: Box<FrontStream>, connection: Arc<Connection>) {
         let limits = &self.config.limits;
         let mut pause_max = Duration::from_millis(limits.header_timeout_ms);
@@ -41,8 +41,8 @@ impl Door {
             let mut buffer = stream.end_request();
             let head = match self.read_head(&mut stream, &mut buffer, pause_max).await {
                 Ok(head) => head,
-                Err(NoHead::Closed) => return close(stream).await,
-                Err(NoHead::Refused(answer)) => return refuse(stream, &answer).await,
+                Err(HeadReadError::Closed) => return close(stream).await,
+                Err(HeadReadError::Rejected(answer)) => return reject(stream, &answer).await,
             };
             let path = std::str::from_utf8(buffer.get(head.path.clone()).unwrap_or_default()).unwrap_or_default();
             let time_max = self.time_max(path);
@@ -69,7 +69,7 @@ impl Door {
         stream: &mut FrontStream,
         buffer: &mut BytesMut,
         pause_max: Duration,
-    ) -> Result<Head, NoHead> {
+    ) -> Result<Head, HeadReadError> {
         let limits = &self.config.limits;
         // Not if the client was ahead of us.
         if buffer.is_empty() {
@@ -78,10 +78,10 @@ impl Door {
                 biased;
                 read = timeout(pause_max, stream.read_buf(buffer)) => {
                     if !matches!(read, Ok(Ok(1..))) {
-                        return Err(NoHead::Closed);
+                        return Err(HeadReadError::Closed);
                     }
                 }
-                () = self.drain.cancelled() => return Err(NoHead::Closed),
+                () = self.drain.cancelled() => return Err(HeadReadError::Closed),
             }
         }
         // From the first byte on the whole head has one deadline: however it trickles, it ends.
@@ -91,20 +91,20 @@ impl Door {
             match head::scan(buffer, &mut scanned, limits.header_bytes_max) {
                 Ok(Some(head)) => return Ok(head),
                 Ok(None) => {}
-                Err(error) => return Err(NoHead::Refused(refusal::of_head(error, buffer))),
+                Err(error) => return Err(HeadReadError::Rejected(error_response::for_head_error(error, buffer))),
             }
             match timeout_at(deadline, stream.read_buf(buffer)).await {
                 Ok(Ok(1..)) => {}
-                Ok(_) => return Err(NoHead::Closed),
-                Err(_) => return Err(NoHead::Refused(refusal::of_slow_head(buffer))),
+                Ok(_) => return Err(HeadReadError::Closed),
+                Err(_) => return Err(HeadReadError::Rejected(error_response::for_head_timeout(buffer))),
             }
         }
     }
 }
 
-async fn refuse(mut stream: Box<FrontStream>, answer: &[u8]) {
+async fn reject(mut stream: Box<FrontStream>, answer: &[u8]) {
     // What else it sends is unread, and must not turn the answer into a reset.
-    stream.set_body_pending();
+    stream.set_unread_body();
     let written = async {
         stream.write_all(answer).await?;
         stream.flush().await

@@ -22,7 +22,7 @@ use pingora::{
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{
-    Door, FrontLimits,
+    ConnectionHandler, FrontLimits,
     connections::{CONNECTION, Connection},
     stream::FrontStream,
 };
@@ -35,19 +35,19 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Requests that make no sense, on one connection.
 const MALFORMED_MAX: u32 = 32;
 /// Looks at age and idleness this often in an idle time-out, and at a connection that shall end.
-const LOOKS_PER_IDLE_TIMEOUT: u32 = 4;
-const LOOK_AT_ENDING: Duration = Duration::from_millis(250);
+const CHECKS_PER_IDLE_TIMEOUT: u32 = 4;
+const CHECK_WHILE_CLOSING: Duration = Duration::from_millis(250);
 /// How long a client that was asked to end the connection may take for that during a stop, when nothing of it is in flight.
-const GOODBYE_MAX: Duration = Duration::from_secs(1);
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
 /// Counts the requests of one connection that are being handled.
 #[derive(Default)]
-struct Active(Arc<AtomicU32>);
+struct ActiveRequests(Arc<AtomicU32>);
 
 /// One of them, for as long as it lives.
-struct Entered(Arc<AtomicU32>);
+struct ActiveRequest(Arc<AtomicU32>);
 
-impl Door {
+impl ConnectionHandler {
     pub(super) async fn serve_h2(&self, stream: Box<FrontStream>, connection: Arc<Connection>) {
         let limits = &self.config.limits;
         let socket_digest = stream.get_socket_digest();
@@ -57,34 +57,34 @@ impl Door {
         let Ok(Ok(mut h2)) = handshake else { return };
 
         let idle_max = Duration::from_millis(limits.idle_timeout_ms);
-        let mut looks = looks_every(idle_max / LOOKS_PER_IDLE_TIMEOUT);
-        let active = Active::default();
+        let mut checks = check_interval(idle_max / CHECKS_PER_IDLE_TIMEOUT);
+        let active = ActiveRequests::default();
         let (mut accepted, mut malformed) = (0_u32, 0_u32);
-        let (mut is_ending, mut last_busy) = (false, Instant::now());
+        let (mut is_closing, mut last_busy) = (false, Instant::now());
         loop {
             let event = tokio::select! {
                 biased;
-                () = self.drain.cancelled(), if !is_ending => None,
+                () = self.drain.cancelled(), if !is_closing => None,
                 event = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => Some(event),
-                now = looks.tick() => {
+                now = checks.tick() => {
                     if active.count() > 0 {
                         last_busy = now;
                     }
                     let idle = now.duration_since(last_busy);
                     // What was answered may still be on its way to a slow reader, for which only a stop has no time.
-                    let goodbye_max = if self.drain.is_cancelled() { GOODBYE_MAX } else { idle_max };
-                    if is_ending && idle >= goodbye_max {
+                    let goaway_grace = if self.drain.is_cancelled() { GOAWAY_GRACE } else { idle_max };
+                    if is_closing && idle >= goaway_grace {
                         return;
                     }
-                    if is_ending || (idle < idle_max && !self.is_old(&connection)) {
+                    if is_closing || (idle < idle_max && !self.is_old(&connection)) {
                         continue;
                     }
                     None
                 }
             };
             let Some(event) = event else {
-                (is_ending, last_busy) = (true, Instant::now());
-                looks = looks_every(LOOK_AT_ENDING);
+                (is_closing, last_busy) = (true, Instant::now());
+                checks = check_interval(CHECK_WHILE_CLOSING);
                 h2.graceful_shutdown();
                 continue;
             };
@@ -97,10 +97,10 @@ impl Door {
                 Ok(Some(H2Accept::Rejected)) => malformed += 1,
                 Ok(None) | Err(_) => return,
             }
-            let given_up = connection.given_up.load(Ordering::Relaxed);
-            let is_flood = given_up > limits.given_up_max && given_up > accepted / 2;
+            let abandoned = connection.abandoned.load(Ordering::Relaxed);
+            let is_flood = abandoned > limits.given_up_max && abandoned > accepted / 2;
             if is_flood || malformed > MALFORMED_MAX {
-                tracing::info!(client = %connection.client, accepted, given_up, malformed, "connection ended: it floods");
+                tracing::info!(client = %connection.client, accepted, abandoned, malformed, "connection ended: it floods");
                 self.metrics.limit_streams();
                 h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 // Once more, so that the goodbye is written.
@@ -110,9 +110,9 @@ impl Door {
         }
     }
 
-    fn handle(&self, session: HttpSession, connection: &Arc<Connection>, entered: Entered) {
+    fn handle(&self, session: HttpSession, connection: &Arc<Connection>, active_request: ActiveRequest) {
         let time_max = self.time_max(session.req_header().uri.path());
-        let (proxy, draining, cut) = (Arc::clone(&self.proxy), self.draining.clone(), self.cut.clone());
+        let (proxy, draining, abort) = (Arc::clone(&self.proxy), self.draining.clone(), self.abort.clone());
         let connection = Arc::clone(connection);
         self.tracker.spawn(async move {
             let exchange = async {
@@ -121,17 +121,17 @@ impl Door {
             };
             tokio::select! {
                 _ = CONNECTION.scope(connection, exchange) => {}
-                () = cut.cancelled() => {}
+                () = abort.cancelled() => {}
             }
-            drop(entered);
+            drop(active_request);
         });
     }
 }
 
-fn looks_every(period: Duration) -> Interval {
-    let mut looks = tokio::time::interval(period);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    looks
+fn check_interval(period: Duration) -> Interval {
+    let mut checks = tokio::time::interval(period);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checks
 }
 
 fn options(limits: &FrontLimits) -> H2Options {
@@ -145,12 +145,12 @@ fn options(limits: &FrontLimits) -> H2Options {
     options
 }
 
-// === impl Active ===
+// === impl ActiveRequests ===
 
-impl Active {
-    fn enter(&self) -> Entered {
+impl ActiveRequests {
+    fn enter(&self) -> ActiveRequest {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Entered(Arc::clone(&self.0))
+        ActiveRequest(Arc::clone(&self.0))
     }
 
     fn count(&self) -> u32 {
@@ -158,7 +158,7 @@ impl Active {
     }
 }
 
-impl Drop for Entered {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_taken_apart_no_further_than_needed() {
+    fn a_head_is_parsed_as_far_as_needed() {
         let text = "POST /v2/models/m/infer?x=1 HTTP/1.1\r\nHost:  localhost:8095\r\ncontent-length: 3\r\n\
                     Authorization: Bearer t\r\nContent-Type: application/json\r\n\r\nabcd";
         let head = scan_all(text).unwrap().unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_parsers_could_read_differently_is_refused() {
+    fn ambiguous_framing_is_refused() {
         for (text, why) in [
             ("GET / HTTP/1.1\nHost: a\n\n", HeadError::LineEnding),
             ("GET / HTTP/1.1\r\nHost: a\r\nX: b\nY: c\r\n\r\n", HeadError::LineEnding),
@@ -319,7 +319,7 @@ mod tests {
     proptest! {
         /// However a head is cut into pieces, the verdict is the one on the whole.
         #[test]
-        fn pieces_change_nothing(cuts in proptest::collection::vec(0usize..120, 0..6), flaw in 0usize..4) {
+        fn splitting_a_head_changes_no_verdict(cuts in proptest::collection::vec(0usize..120, 0..6), flaw in 0usize..4) {
             let text = ["GET /a HTTP/1.1\r\nHost: b\r\nX: y\r\n\r\nbody",
                         "GET /a HTTP/1.1\r\nHost: b\nX: y\r\n\r\n",
                         "GET /a HTTP/1.1\r\nHost: b\r\r\nX: y\r\n\r\n",

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_an_error() {
+    async fn other_headers_are_errors() {
         for bytes in [
             b"\x16\x03\x01\x00\x05hello, client hello".to_vec(),
             b"PROXY TCP4 2001:db8::7 10.0.0.1 1 2\r\n".to_vec(),

@@ -33,7 +33,7 @@ const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What is taken in of the next request while one is under way.
-const AHEAD_BYTES: usize = 512;
+const PIPELINED_BYTES: usize = 512;
 
 type Inner = BufWriter<TlsStream<TcpStream>>;
 
@@ -43,17 +43,17 @@ pub(super) struct FrontStream {
     inner: Option<Inner>,
     digest: Arc<SocketDigest>,
     id: i32,
-    is_body_pending: bool,
+    has_unread_body: bool,
     /// What the client sent after the request that is under way: the next one, which nobody may read before its head was
     /// checked.
-    ahead: BytesMut,
+    pipelined: BytesMut,
     /// Bytes of the body that are still to come; `None` while only their reader knows where it ends.
     body_left: Option<u64>,
-    farewell: Option<Farewell>,
+    linger: Option<LingerContext>,
 }
 
 /// What it takes to close a connection after the stream itself was dropped.
-struct Farewell {
+struct LingerContext {
     tracker: TaskTracker,
     permit: Permit,
 }
@@ -76,36 +76,36 @@ impl FrontStream {
             inner: Some(BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream)),
             digest: Arc::new(digest),
             id,
-            is_body_pending: false,
-            ahead: BytesMut::new(),
+            has_unread_body: false,
+            pipelined: BytesMut::new(),
             body_left: None,
-            farewell: Some(Farewell { tracker, permit }),
+            linger: Some(LingerContext { tracker, permit }),
         }
     }
 
     /// The stream ends after this, and bytes of the client may still be on their way: a drop answers, then listens on for
     /// a moment. Closing a socket with unread bytes sends a reset, and the client would lose the answer with it.
-    pub(super) fn set_body_pending(&mut self) {
-        self.is_body_pending = true;
+    pub(super) fn set_unread_body(&mut self) {
+        self.has_unread_body = true;
     }
 
     /// Hands out one request whose head was found at the start of `received`: what is beyond it stays, there and on the
     /// wire, so that its reader can read nothing of the next.
     pub(super) fn begin_request(&mut self, received: &mut BytesMut, head: &Head) {
-        self.is_body_pending = head.has_body();
+        self.has_unread_body = head.has_body();
         self.body_left = head.body_bytes.map(|bytes| {
             let beyond_head = received.len().saturating_sub(head.length);
             let here = usize::try_from(bytes).unwrap_or(usize::MAX).min(beyond_head);
-            self.ahead = received.split_off(head.length.saturating_add(here).min(received.len()));
+            self.pipelined = received.split_off(head.length.saturating_add(here).min(received.len()));
             bytes.saturating_sub(u64::try_from(here).unwrap_or(u64::MAX))
         });
     }
 
     /// The request is over. Returns what was received of the next one.
     pub(super) fn end_request(&mut self) -> BytesMut {
-        self.is_body_pending = false;
+        self.has_unread_body = false;
         self.body_left = None;
-        std::mem::take(&mut self.ahead)
+        std::mem::take(&mut self.pipelined)
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
@@ -119,16 +119,16 @@ impl FrontStream {
     }
 
     /// After the end of a request its reader only wants to know whether the client has left.
-    fn poll_beyond(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
+    fn poll_pipelined(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.pipelined.is_empty() {
             // It has not, and there is no more to be learnt: the reader has other things to wait for.
             return Poll::Pending;
         }
-        let mut bytes = [0; AHEAD_BYTES];
+        let mut bytes = [0; PIPELINED_BYTES];
         let mut part = ReadBuf::new(&mut bytes);
         ready!(self.inner()?.poll_read(cx, &mut part))?;
-        self.ahead.extend_from_slice(part.filled());
-        if self.ahead.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        self.pipelined.extend_from_slice(part.filled());
+        if self.pipelined.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn inner(&mut self) -> io::Result<Pin<&mut Inner>> {
@@ -138,10 +138,10 @@ impl FrontStream {
 
 impl Drop for FrontStream {
     fn drop(&mut self) {
-        let (Some(mut inner), Some(Farewell { tracker, permit })) = (self.inner.take(), self.farewell.take()) else {
+        let (Some(mut inner), Some(LingerContext { tracker, permit })) = (self.inner.take(), self.linger.take()) else {
             return;
         };
-        let is_all_read = !self.is_body_pending && self.ahead.is_empty();
+        let is_all_read = !self.has_unread_body && self.pipelined.is_empty();
         if is_all_read || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
@@ -167,7 +167,7 @@ impl AsyncRead for FrontStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.body_left {
             None => self.inner()?.poll_read(cx, buffer),
-            Some(0) => self.poll_beyond(cx),
+            Some(0) => self.poll_pipelined(cx),
             Some(left) => self.poll_body(cx, buffer, left),
         }
     }

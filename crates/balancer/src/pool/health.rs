@@ -26,7 +26,7 @@ use super::{Pool, Replica};
 use crate::{metrics::CheckOutcome, routes::PoolName};
 
 /// A check that ended this much later than its time-out says something about us, not about the replica.
-const OWN_LATENESS_MAX: Duration = Duration::from_millis(150);
+const OWN_DELAY_MAX: Duration = Duration::from_millis(150);
 /// Inconclusive checks in a row that are let pass.
 const INCONCLUSIVE_MAX: u32 = 2;
 /// Failed checks in a row that bring a replica down.
@@ -37,7 +37,7 @@ const REGISTRY_INTERVAL_MS: u64 = 1_000;
 const REGISTRY_TIMEOUT_MS: u64 = 3_000;
 const HEALTH_BODY_BYTES_MAX: usize = 4 * 1024;
 /// Unanswered checks in a row before the last healthy replica is given up.
-const LAST_ONE_TIMEOUTS: u32 = 3;
+const LAST_REPLICA_TIMEOUTS: u32 = 3;
 
 /// How often, how long, how many.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,7 +58,7 @@ enum Probe {
     Http(Channel),
 }
 
-enum Finding {
+enum CheckResult {
     Serving,
     NotServing,
     /// A refused connection is certain; anything else may be a connection that was just being renewed.
@@ -74,7 +74,7 @@ enum Finding {
 
 /// What the last checks said, as far as it matters for the next one.
 #[derive(Default)]
-struct History {
+struct CheckHistory {
     failures: u32,
     timeouts: u32,
     inconclusive: u32,
@@ -97,26 +97,26 @@ pub async fn watch(
     let mut ticks = tokio::time::interval(Duration::from_millis(settings.interval_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut checks = FuturesUnordered::new();
-    let mut history = History::default();
+    let mut history = CheckHistory::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => checks.push(check(probe.clone(), timeout)),
-            Some(finding) = checks.next() => {
-                let outcome = history.judge(&pool, &replica, finding, &settings);
+            Some(result) = checks.next() => {
+                let outcome = history.apply(&pool, &replica, result, &settings);
                 replica.metrics.check(outcome);
             }
         }
     }
 }
 
-async fn check(probe: Probe, timeout: Duration) -> Finding {
+async fn check(probe: Probe, timeout: Duration) -> CheckResult {
     let began = Instant::now();
     match tokio::time::timeout(timeout, probe.ask()).await {
-        Ok(Ok(true)) => Finding::Serving,
-        Ok(Ok(false)) => Finding::NotServing,
-        Ok(Err(status)) => Finding::Failed { why: crate::describe(&status), is_certain: is_refused(&status) },
-        Err(_) => Finding::TimedOut { began, elapsed: began.elapsed() },
+        Ok(Ok(true)) => CheckResult::Serving,
+        Ok(Ok(false)) => CheckResult::NotServing,
+        Ok(Err(status)) => CheckResult::Failed { why: crate::describe(&status), is_certain: is_refused(&status) },
+        Err(_) => CheckResult::TimedOut { began, elapsed: began.elapsed() },
     }
 }
 
@@ -159,33 +159,39 @@ impl Probe {
     }
 }
 
-// === impl History ===
+// === impl CheckHistory ===
 
-impl History {
-    fn judge(&mut self, pool: &Pool, replica: &Replica, finding: Finding, settings: &HealthSettings) -> CheckOutcome {
-        match finding {
-            Finding::Serving => {
+impl CheckHistory {
+    fn apply(
+        &mut self,
+        pool: &Pool,
+        replica: &Replica,
+        result: CheckResult,
+        settings: &HealthSettings,
+    ) -> CheckOutcome {
+        match result {
+            CheckResult::Serving => {
                 *self = Self::default();
                 replica.check_passed(settings.good_checks);
                 CheckOutcome::Ok
             }
-            Finding::NotServing => {
+            CheckResult::NotServing => {
                 *self = Self::default();
                 replica.set_draining();
                 CheckOutcome::NotServing
             }
-            Finding::Failed { why, is_certain } => {
+            CheckResult::Failed { why, is_certain } => {
                 self.failures += 1;
                 if is_certain || self.failures >= FAILURES_MAX || !replica.is_available() {
                     replica.check_failed(&format!("health check failed: {why}"));
                 }
                 CheckOutcome::Failed
             }
-            Finding::TimedOut { began, elapsed } => self.judge_timeout(pool, replica, began, elapsed, settings),
+            CheckResult::TimedOut { began, elapsed } => self.apply_timeout(pool, replica, began, elapsed, settings),
         }
     }
 
-    fn judge_timeout(
+    fn apply_timeout(
         &mut self,
         pool: &Pool,
         replica: &Replica,
@@ -193,16 +199,16 @@ impl History {
         elapsed: Duration,
         settings: &HealthSettings,
     ) -> CheckOutcome {
-        let we_were_late = elapsed > Duration::from_millis(settings.timeout_ms) + OWN_LATENESS_MAX;
-        let it_lives = replica.answered_since(began);
-        if it_lives || (we_were_late && self.inconclusive < INCONCLUSIVE_MAX) {
+        let is_own_delay = elapsed > Duration::from_millis(settings.timeout_ms) + OWN_DELAY_MAX;
+        let has_responded = replica.responded_since(began);
+        if has_responded || (is_own_delay && self.inconclusive < INCONCLUSIVE_MAX) {
             self.inconclusive += 1;
             return CheckOutcome::Inconclusive;
         }
         self.timeouts += 1;
         let is_last = replica.is_available() && pool.healthy_count() == 1;
-        if !is_last || self.timeouts >= LAST_ONE_TIMEOUTS {
-            replica.set_down(&format!("health check not answered within {} ms", settings.timeout_ms));
+        if !is_last || self.timeouts >= LAST_REPLICA_TIMEOUTS {
+            replica.set_unhealthy(&format!("health check not answered within {} ms", settings.timeout_ms));
         }
         CheckOutcome::Timeout
     }
@@ -228,57 +234,57 @@ mod tests {
         pool
     }
 
-    fn timed_out(elapsed_ms: u64) -> Finding {
-        Finding::TimedOut { began: Instant::now(), elapsed: Duration::from_millis(elapsed_ms) }
+    fn timed_out(elapsed_ms: u64) -> CheckResult {
+        CheckResult::TimedOut { began: Instant::now(), elapsed: Duration::from_millis(elapsed_ms) }
     }
 
     #[test]
     fn one_unanswered_check_is_enough_while_others_can_take_over() {
         let pool = pool(2);
-        History::default().judge(&pool, &pool.replicas[0], timed_out(300), &SETTINGS);
+        CheckHistory::default().apply(&pool, &pool.replicas[0], timed_out(300), &SETTINGS);
         assert!(!pool.replicas[0].is_available());
     }
 
     #[test]
-    fn the_last_healthy_replica_is_given_three_checks() {
+    fn the_last_healthy_replica_gets_three_checks() {
         let pool = pool(1);
-        let mut history = History::default();
+        let mut history = CheckHistory::default();
         for expected in [true, true, false] {
-            history.judge(&pool, &pool.replicas[0], timed_out(300), &SETTINGS);
+            history.apply(&pool, &pool.replicas[0], timed_out(300), &SETTINGS);
             assert_eq!(pool.replicas[0].is_available(), expected);
         }
     }
 
     #[test]
-    fn a_replica_that_answered_meanwhile_is_not_dead() {
+    fn a_response_meanwhile_makes_a_timeout_inconclusive() {
         let pool = pool(2);
-        let finding = timed_out(300);
-        pool.replicas[0].note_answer();
-        let outcome = History::default().judge(&pool, &pool.replicas[0], finding, &SETTINGS);
+        let result = timed_out(300);
+        pool.replicas[0].record_response();
+        let outcome = CheckHistory::default().apply(&pool, &pool.replicas[0], result, &SETTINGS);
         assert!(matches!(outcome, CheckOutcome::Inconclusive));
         assert!(pool.replicas[0].is_available());
     }
 
     #[test]
-    fn our_own_lateness_excuses_twice() {
+    fn own_delay_is_tolerated_twice() {
         let pool = pool(2);
-        let mut history = History::default();
+        let mut history = CheckHistory::default();
         for expected in [true, true, false] {
-            history.judge(&pool, &pool.replicas[0], timed_out(600), &SETTINGS);
+            history.apply(&pool, &pool.replicas[0], timed_out(600), &SETTINGS);
             assert_eq!(pool.replicas[0].is_available(), expected);
         }
     }
 
     /// Where nobody listens the kernel says so, and our channel passes it on.
     #[tokio::test]
-    async fn a_closed_port_is_refused_for_certain() {
+    async fn a_closed_port_is_a_certain_failure() {
         identity::install_crypto_providers().unwrap();
         let directory = tempfile::tempdir().unwrap();
         testkit::ca::Ca::new().issue("balancer", "balancer-1", directory.path());
         let identity = Identity::load(&identity::IdentityConfig { directory: directory.path().into() }).unwrap();
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let client = HealthClient::new(transport::channel(&identity, "serving", &[port.to_string()]));
-        let Finding::Failed { why, is_certain } = check(Probe::Grpc(client), Duration::from_secs(5)).await else {
+        let CheckResult::Failed { why, is_certain } = check(Probe::Grpc(client), Duration::from_secs(5)).await else {
             panic!("a closed port does not answer");
         };
         assert!(is_certain, "{why}");
@@ -286,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_needs_no_second_opinion_and_any_other_failure_does() {
+    fn a_refused_connection_counts_at_once_and_other_failures_twice() {
         let pool = pool(2);
-        let failed = |is_certain| Finding::Failed { why: "gone".into(), is_certain };
-        History::default().judge(&pool, &pool.replicas[0], failed(true), &SETTINGS);
+        let failed = |is_certain| CheckResult::Failed { why: "gone".into(), is_certain };
+        CheckHistory::default().apply(&pool, &pool.replicas[0], failed(true), &SETTINGS);
         assert_eq!(pool.replicas[0].status().why, "health check failed: gone");
-        let mut history = History::default();
+        let mut history = CheckHistory::default();
         for expected in [true, false] {
-            history.judge(&pool, &pool.replicas[1], failed(false), &SETTINGS);
+            history.apply(&pool, &pool.replicas[1], failed(false), &SETTINGS);
             assert_eq!(pool.replicas[1].is_available(), expected);
         }
     }

@@ -45,7 +45,7 @@ pub struct PeerSettings {
 }
 
 /// Our certificate, key and CA in the shape that pingora wants, made once for each generation of them.
-struct Material {
+struct TlsMaterial {
     generation: u64,
     certificate: Arc<CertKey>,
     ca: Arc<CaType>,
@@ -54,14 +54,14 @@ struct Material {
 /// Keeps every replica's peer current: resolves names again and again, and takes over new certificates.
 pub async fn maintain(pools: Vec<Arc<Pool>>, identity: Arc<Identity>, settings: PeerSettings, stop: CancellationToken) {
     let mut changes = identity.changes();
-    let mut material = Material::of(&identity);
+    let mut material = TlsMaterial::of(&identity);
     let mut ticks = tokio::time::interval(RESOLVE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
-            Ok(()) = changes.changed() => material = Material::of(&identity),
+            Ok(()) = changes.changed() => material = TlsMaterial::of(&identity),
         }
         let replicas = pools.iter().flat_map(|pool| pool.replicas.iter().map(move |replica| (pool, replica)));
         let resolved = replicas.map(|(pool, replica)| refresh(pool, replica, &material, &settings));
@@ -69,14 +69,14 @@ pub async fn maintain(pools: Vec<Arc<Pool>>, identity: Arc<Identity>, settings: 
     }
 }
 
-async fn refresh(pool: &Pool, replica: &Replica, material: &Material, settings: &PeerSettings) {
+async fn refresh(pool: &Pool, replica: &Replica, material: &TlsMaterial, settings: &PeerSettings) {
     let address = match resolve(&replica.address).await {
         Ok(address) => address,
         // The address it had stays: a resolver that is down for a moment must not take the platform with it.
         Err(why) if replica.peers().is_some() => {
             return tracing::debug!(replica = %replica.name, why, "name not resolved, the old address stays");
         }
-        Err(why) => return replica.set_down(&why),
+        Err(why) => return replica.set_unhealthy(&why),
     };
     let known = replica.peers();
     if known.is_some_and(|known| known.generation == material.generation && known.address == address) {
@@ -110,7 +110,7 @@ fn make_peer(
     address: SocketAddr,
     group: u64,
     sockets: &Arc<Sockets>,
-    material: &Material,
+    material: &TlsMaterial,
     settings: &PeerSettings,
 ) -> HttpPeer {
     // The name is never empty: with an empty one pingora verifies nothing at all.
@@ -142,9 +142,9 @@ fn make_peer(
     peer
 }
 
-// === impl Material ===
+// === impl TlsMaterial ===
 
-impl Material {
+impl TlsMaterial {
     fn of(identity: &Identity) -> Self {
         // The generation first: if it rises in between, the next round makes everything again.
         let generation = identity.generation();

@@ -19,13 +19,13 @@ use super::sockets::Sockets;
 use crate::metrics::ReplicaMetrics;
 
 /// Connections that break in a row before the replica counts as down without waiting for a health check.
-pub(super) const BREAKS_MAX: u32 = 2;
+pub(super) const CONNECTION_FAILURES_MAX: u32 = 2;
 /// How long a replica that said it would end, and has closed its door, may take for what is in flight on it: the grace of
 /// our services, and a little.
-const LEAVING_MAX: Duration = Duration::from_secs(12);
+const DRAIN_MAX: Duration = Duration::from_secs(12);
 /// How long a replica that is down keeps what may not be repeated. To cut it makes a failure certain: the replica may only
 /// have been slow, and nobody else may be asked. A request that waits longer is told.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+const UNRESPONSIVE_MAX: Duration = Duration::from_secs(2);
 
 /// Where a replica is.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,7 +39,7 @@ pub struct ReplicaConfig {
 
 /// What we believe about a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ReplicaState {
     /// Never checked yet.
     Starting,
     /// It is given requests.
@@ -50,11 +50,11 @@ pub enum State {
     Unhealthy,
 }
 
-/// A belief with its reason.
+/// A health with its reason.
 #[derive(Clone, Debug)]
-pub struct Status {
-    /// The belief.
-    pub state: State,
+pub struct ReplicaStatus {
+    /// The health.
+    pub state: ReplicaState,
     /// Held since.
     pub since: OffsetDateTime,
     /// The reason, for people.
@@ -79,13 +79,13 @@ pub struct Replica {
     peers: ArcSwapOption<Peers>,
     in_flight: AtomicUsize,
     is_available: AtomicBool,
-    breaks: AtomicU32,
+    connection_failures: AtomicU32,
     /// Nanoseconds after `epoch` of the last break that counted.
-    broke_ns: AtomicU64,
+    last_failure_ns: AtomicU64,
     epoch: Instant,
     /// Nanoseconds after `epoch` of the last sign of life.
-    answered_ns: AtomicU64,
-    belief: Mutex<Belief>,
+    last_response_ns: AtomicU64,
+    health: Mutex<Health>,
 }
 
 /// How pingora shall connect to a replica, over sockets apart for requests that may be repeated and for others.
@@ -97,21 +97,21 @@ pub(super) struct Peers {
     pub(super) unrepeatable: Arc<HttpPeer>,
 }
 
-struct Belief {
-    status: Status,
+struct Health {
+    status: ReplicaStatus,
     good_checks: u32,
     /// The first of the failed checks in a row, when it is down and not in good order.
-    silent_since: Option<Instant>,
+    unresponsive_since: Option<Instant>,
     /// It is down but leaves in good order: its sockets stay until then.
-    leaves_by: Option<Instant>,
+    drain_deadline: Option<Instant>,
 }
 
 /// A request's place on a replica; given back when dropped.
 pub struct Lease(Arc<Replica>);
 
-// === impl State ===
+// === impl ReplicaState ===
 
-impl State {
+impl ReplicaState {
     /// The state's name in the status page and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -129,8 +129,12 @@ impl Replica {
     /// A replica of which nothing is known.
     pub fn new(pool: &'static str, index: usize, config: &ReplicaConfig) -> Arc<Self> {
         let metrics = ReplicaMetrics::new(pool, &config.name);
-        metrics.transition(State::Starting);
-        let status = Status { state: State::Starting, since: OffsetDateTime::now_utc(), why: "not checked yet".into() };
+        metrics.transition(ReplicaState::Starting);
+        let status = ReplicaStatus {
+            state: ReplicaState::Starting,
+            since: OffsetDateTime::now_utc(),
+            why: "not checked yet".into(),
+        };
         Arc::new(Self {
             index,
             name: config.name.clone(),
@@ -142,11 +146,11 @@ impl Replica {
             peers: ArcSwapOption::empty(),
             in_flight: AtomicUsize::new(0),
             is_available: AtomicBool::new(false),
-            breaks: AtomicU32::new(0),
-            broke_ns: AtomicU64::new(0),
+            connection_failures: AtomicU32::new(0),
+            last_failure_ns: AtomicU64::new(0),
             epoch: Instant::now(),
-            answered_ns: AtomicU64::new(0),
-            belief: Mutex::new(Belief { status, good_checks: 0, silent_since: None, leaves_by: None }),
+            last_response_ns: AtomicU64::new(0),
+            health: Mutex::new(Health { status, good_checks: 0, unresponsive_since: None, drain_deadline: None }),
         })
     }
 
@@ -160,9 +164,9 @@ impl Replica {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The belief and its reason.
-    pub fn status(&self) -> Status {
-        self.belief.lock().status.clone()
+    /// The health and its reason.
+    pub fn status(&self) -> ReplicaStatus {
+        self.health.lock().status.clone()
     }
 
     /// How many connections to it are open.
@@ -193,55 +197,55 @@ impl Replica {
     }
 
     /// Notes a sign of life: an answer to a request or to a check.
-    pub fn note_answer(&self) {
-        self.answered_ns.store(self.after_epoch(Instant::now()), Ordering::Relaxed);
-        if self.breaks.load(Ordering::Relaxed) != 0 {
-            self.breaks.store(0, Ordering::Relaxed);
+    pub fn record_response(&self) {
+        self.last_response_ns.store(self.ns_since_epoch(Instant::now()), Ordering::Relaxed);
+        if self.connection_failures.load(Ordering::Relaxed) != 0 {
+            self.connection_failures.store(0, Ordering::Relaxed);
         }
     }
 
     /// Whether there was a sign of life since then.
-    pub fn answered_since(&self, then: Instant) -> bool {
-        self.answered_ns.load(Ordering::Relaxed) > self.after_epoch(then)
+    pub fn responded_since(&self, then: Instant) -> bool {
+        self.last_response_ns.load(Ordering::Relaxed) > self.ns_since_epoch(then)
     }
 
     /// Counts a connection that could not be made, or broke under a request that was sent to it at `began`. Returns how many
     /// that are in a row. All requests of one connection see it break, and none of them began after that: the break counts
     /// once.
-    pub(super) fn count_break(&self, began: Instant) -> u32 {
-        let (began, now) = (self.after_epoch(began), self.after_epoch(Instant::now()));
+    pub(super) fn count_connection_failure(&self, began: Instant) -> u32 {
+        let (began, now) = (self.ns_since_epoch(began), self.ns_since_epoch(Instant::now()));
         let is_new = |last| (last <= began).then_some(now);
-        if self.broke_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_new).is_err() {
-            return self.breaks.load(Ordering::Relaxed);
+        if self.last_failure_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_new).is_err() {
+            return self.connection_failures.load(Ordering::Relaxed);
         }
-        self.breaks.fetch_add(1, Ordering::Relaxed) + 1
+        self.connection_failures.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A check passed. A replica that was out comes back after `good_checks` in a row; one that is new, after the first.
     pub fn check_passed(&self, good_checks: u32) {
-        self.note_answer();
-        let mut belief = self.belief.lock();
-        if belief.status.state == State::Healthy {
+        self.record_response();
+        let mut health = self.health.lock();
+        if health.status.state == ReplicaState::Healthy {
             return;
         }
-        belief.good_checks += 1;
-        belief.silent_since = None;
-        if belief.status.state == State::Starting || belief.good_checks >= good_checks {
+        health.good_checks += 1;
+        health.unresponsive_since = None;
+        if health.status.state == ReplicaState::Starting || health.good_checks >= good_checks {
             self.repeatable.reopen();
             self.unrepeatable.reopen();
-            belief.leaves_by = None;
-            self.become_state(&mut belief, State::Healthy, "health checks pass");
+            health.drain_deadline = None;
+            self.change_state(&mut health, ReplicaState::Healthy, "health checks pass");
         }
     }
 
     /// A check was answered with "not serving".
     pub fn set_draining(&self) {
-        self.note_answer();
-        let mut belief = self.belief.lock();
-        belief.good_checks = 0;
-        (belief.leaves_by, belief.silent_since) = (None, None);
-        if belief.status.state != State::Draining {
-            self.become_state(&mut belief, State::Draining, "it says that it does not serve");
+        self.record_response();
+        let mut health = self.health.lock();
+        health.good_checks = 0;
+        (health.drain_deadline, health.unresponsive_since) = (None, None);
+        if health.status.state != ReplicaState::Draining {
+            self.change_state(&mut health, ReplicaState::Draining, "it says that it does not serve");
         }
     }
 
@@ -249,35 +253,35 @@ impl Replica {
     /// work: it gets nothing new, and its sockets stay for a while.
     pub fn check_failed(&self, why: &str) {
         {
-            let mut belief = self.belief.lock();
+            let mut health = self.health.lock();
             let now = Instant::now();
-            if belief.status.state == State::Draining {
-                belief.leaves_by = Some(now + LEAVING_MAX);
-                return self.become_state(&mut belief, State::Unhealthy, why);
+            if health.status.state == ReplicaState::Draining {
+                health.drain_deadline = Some(now + DRAIN_MAX);
+                return self.change_state(&mut health, ReplicaState::Unhealthy, why);
             }
-            if belief.leaves_by.is_some_and(|by| now < by) {
+            if health.drain_deadline.is_some_and(|by| now < by) {
                 return;
             }
         }
-        self.set_down(why);
+        self.set_unhealthy(why);
     }
 
     /// It is down, or still is. Requests in flight on it that may be sent elsewhere fail at once; the others when it has been
     /// silent for a while.
-    pub fn set_down(&self, why: &str) {
-        let is_silent_for_long = {
-            let mut belief = self.belief.lock();
-            (belief.good_checks, belief.leaves_by) = (0, None);
-            if belief.status.state == State::Unhealthy {
-                why.clone_into(&mut belief.status.why);
+    pub fn set_unhealthy(&self, why: &str) {
+        let is_given_up = {
+            let mut health = self.health.lock();
+            (health.good_checks, health.drain_deadline) = (0, None);
+            if health.status.state == ReplicaState::Unhealthy {
+                why.clone_into(&mut health.status.why);
             } else {
-                self.become_state(&mut belief, State::Unhealthy, why);
+                self.change_state(&mut health, ReplicaState::Unhealthy, why);
             }
-            belief.silent_since.get_or_insert_with(Instant::now).elapsed() >= SILENCE_MAX
+            health.unresponsive_since.get_or_insert_with(Instant::now).elapsed() >= UNRESPONSIVE_MAX
         };
         let mut shut = self.repeatable.shut();
         self.unrepeatable.close();
-        if is_silent_for_long {
+        if is_given_up {
             shut += self.unrepeatable.shut();
         }
         if shut > 0 {
@@ -285,13 +289,13 @@ impl Replica {
         }
     }
 
-    fn become_state(&self, belief: &mut Belief, state: State, why: &str) {
-        let before = belief.status.state;
-        belief.status = Status { state, since: OffsetDateTime::now_utc(), why: why.to_owned() };
-        self.is_available.store(state == State::Healthy, Ordering::Release);
-        self.breaks.store(0, Ordering::Relaxed);
+    fn change_state(&self, health: &mut Health, state: ReplicaState, why: &str) {
+        let before = health.status.state;
+        health.status = ReplicaStatus { state, since: OffsetDateTime::now_utc(), why: why.to_owned() };
+        self.is_available.store(state == ReplicaState::Healthy, Ordering::Release);
+        self.connection_failures.store(0, Ordering::Relaxed);
         self.metrics.transition(state);
-        let is_lost = before == State::Healthy && state == State::Unhealthy;
+        let is_lost = before == ReplicaState::Healthy && state == ReplicaState::Unhealthy;
         let (before, after) = (before.as_str(), state.as_str());
         // One that said that it would end is not lost, nor one that was never up: at a start everybody waits for somebody.
         if is_lost {
@@ -301,7 +305,7 @@ impl Replica {
         }
     }
 
-    fn after_epoch(&self, time: Instant) -> u64 {
+    fn ns_since_epoch(&self, time: Instant) -> u64 {
         u64::try_from(time.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -341,10 +345,10 @@ mod tests {
     fn a_lost_replica_comes_back_after_two_good_checks_in_a_row() {
         let replica = replica();
         replica.check_passed(2);
-        replica.set_down("no answer");
+        replica.set_unhealthy("no answer");
         replica.check_passed(2);
         assert!(!replica.is_available());
-        replica.set_down("no answer");
+        replica.set_unhealthy("no answer");
         replica.check_passed(2);
         assert!(!replica.is_available(), "the two were not in a row");
         replica.check_passed(2);
@@ -356,29 +360,29 @@ mod tests {
         let replica = replica();
         replica.check_passed(2);
         replica.set_draining();
-        assert_eq!(replica.status().state, State::Draining);
+        assert_eq!(replica.status().state, ReplicaState::Draining);
         assert!(!replica.is_available());
     }
 
     /// A replica that drains, then closes its door, keeps its sockets for a while; one that does not answer loses them.
     #[test]
-    fn who_leaves_in_good_order_keeps_its_sockets() {
+    fn a_draining_replica_keeps_its_sockets_until_its_deadline() {
         let replica = replica();
         replica.check_passed(2);
         replica.set_draining();
         replica.check_failed("refused");
-        assert_eq!(replica.status().state, State::Unhealthy);
+        assert_eq!(replica.status().state, ReplicaState::Unhealthy);
         replica.check_failed("refused");
         assert!(!replica.repeatable.is_closed());
-        let by = replica.belief.lock().leaves_by.unwrap();
-        replica.belief.lock().leaves_by = by.checked_sub(LEAVING_MAX);
+        let by = replica.health.lock().drain_deadline.unwrap();
+        replica.health.lock().drain_deadline = by.checked_sub(DRAIN_MAX);
         replica.check_failed("refused");
         assert!(replica.repeatable.is_closed(), "its time is over");
 
         replica.check_passed(1);
         replica.set_draining();
         replica.check_failed("refused");
-        replica.set_down("no answer");
+        replica.set_unhealthy("no answer");
         assert!(replica.repeatable.is_closed(), "it is frozen");
 
         replica.check_passed(1);
@@ -388,16 +392,16 @@ mod tests {
 
     /// Of one that says something now and then, what may not be repeated is not cut.
     #[test]
-    fn silence_ends_with_a_single_good_check() {
+    fn a_single_good_check_resets_the_unresponsive_time() {
         let replica = replica();
         replica.check_passed(2);
-        replica.set_down("no answer");
-        let silent_since = replica.belief.lock().silent_since.unwrap();
-        replica.set_down("no answer");
-        assert_eq!(replica.belief.lock().silent_since, Some(silent_since), "it goes on");
+        replica.set_unhealthy("no answer");
+        let unresponsive_since = replica.health.lock().unresponsive_since.unwrap();
+        replica.set_unhealthy("no answer");
+        assert_eq!(replica.health.lock().unresponsive_since, Some(unresponsive_since), "it goes on");
         replica.check_passed(2);
-        assert_eq!(replica.status().state, State::Unhealthy);
-        assert_eq!(replica.belief.lock().silent_since, None);
+        assert_eq!(replica.status().state, ReplicaState::Unhealthy);
+        assert_eq!(replica.health.lock().unresponsive_since, None);
     }
 
     #[test]
@@ -405,19 +409,19 @@ mod tests {
         let replica = replica();
         let began = Instant::now();
         for _ in 0..5 {
-            assert_eq!(replica.count_break(began), 1);
+            assert_eq!(replica.count_connection_failure(began), 1);
         }
-        assert_eq!(replica.count_break(Instant::now()), 2);
-        replica.note_answer();
-        assert_eq!(replica.count_break(Instant::now()), 1);
+        assert_eq!(replica.count_connection_failure(Instant::now()), 2);
+        replica.record_response();
+        assert_eq!(replica.count_connection_failure(Instant::now()), 1);
     }
 
     #[test]
-    fn a_sign_of_life_counts_from_the_moment_asked_for() {
+    fn responded_since_compares_with_the_last_response() {
         let replica = replica();
-        assert!(!replica.answered_since(Instant::now()));
+        assert!(!replica.responded_since(Instant::now()));
         let then = Instant::now();
-        replica.note_answer();
-        assert!(replica.answered_since(then));
+        replica.record_response();
+        assert!(replica.responded_since(then));
     }
 }

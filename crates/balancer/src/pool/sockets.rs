@@ -41,7 +41,7 @@ pub(super) struct Connector(pub Arc<Sockets>);
 
 /// Takes a socket off the list when its connection ends.
 #[derive(Clone, Debug)]
-struct Registered {
+struct SocketRegistration {
     key: u64,
     sockets: Weak<Sockets>,
 }
@@ -87,7 +87,7 @@ impl Sockets {
         self.0.lock().open.len()
     }
 
-    fn register(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Registered> {
+    fn register(self: &Arc<Self>, stream: &TcpStream) -> io::Result<SocketRegistration> {
         let duplicate = StdStream::from(stream.as_fd().try_clone_to_owned()?);
         let mut inner = self.0.lock();
         if inner.closed.is_cancelled() {
@@ -96,7 +96,7 @@ impl Sockets {
         let key = inner.next_key;
         inner.next_key += 1;
         inner.open.insert(key, duplicate);
-        Ok(Registered { key, sockets: Arc::downgrade(self) })
+        Ok(SocketRegistration { key, sockets: Arc::downgrade(self) })
     }
 }
 
@@ -129,9 +129,9 @@ fn is_down() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "replica is down")
 }
 
-// === impl Registered ===
+// === impl SocketRegistration ===
 
-impl Tracing for Registered {
+impl Tracing for SocketRegistration {
     fn on_connected(&self) {}
 
     fn on_disconnected(&self) {
@@ -168,7 +168,7 @@ mod tests {
 
     /// A read that waits on a silent peer ends when the kill-switch is thrown, and nothing connects until it is reset.
     #[tokio::test]
-    async fn a_waiting_read_ends_at_once() {
+    async fn shutting_ends_a_waiting_read_at_once() {
         let (sockets, mut stream, peer) = connected().await;
         let address = SocketAddr::Inet(peer.local_addr().unwrap());
         let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
@@ -205,7 +205,7 @@ mod tests {
 
     /// What is open may go on while nothing new is opened.
     #[tokio::test]
-    async fn a_closed_door_leaves_what_is_open() {
+    async fn closing_leaves_open_sockets_alone() {
         let (sockets, mut stream, mut peer) = connected().await;
         sockets.close();
         peer.write_all(b"x").await.unwrap();
@@ -217,7 +217,7 @@ mod tests {
 
     /// The duplicate does not keep a connection open that pingora has closed.
     #[tokio::test]
-    async fn a_closed_connection_is_forgotten() {
+    async fn a_closed_connection_is_deregistered() {
         let (sockets, mut stream, mut peer) = connected().await;
         stream.write_all(b"x").await.unwrap();
         stream.flush().await.unwrap();

@@ -8,7 +8,7 @@ use problem::{Form, Kind, Problem};
 use super::Exchange;
 use crate::{
     access::AccessError,
-    routes::{Asks, PoolName, Route, Target},
+    routes::{AuthMode, PoolName, Route, Target},
     status,
 };
 
@@ -28,7 +28,7 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
     let Some(route) = exchange.routes().find(path).copied() else {
         return Err(Problem::unknown_route("there is nothing at this path"));
     };
-    let is_for_all = route.is_for_all(&request.method);
+    let is_broadcast = route.is_broadcast(&request.method);
     exchange.set_route(route, route.is_repeatable(&request.method, path));
     check_length(session, &route)?;
     match route.target {
@@ -42,22 +42,22 @@ pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Res
             exchange.status(passport.as_ref()).map(Admission::Answer)
         }
         Target::Pool(pool) => {
-            match route.asks {
-                Asks::Nothing => {}
-                Asks::Passport => {
+            match route.auth_mode {
+                AuthMode::Public => {}
+                AuthMode::Passport => {
                     if let Some(token) = bearer_token(session)? {
                         let passport = exchange.ask_passport(&token, pool.as_str()).await.map_err(refusal)?;
                         exchange.set_passport(passport);
                     }
                 }
-                Asks::Permission => ask_permission(session, exchange, pool).await?,
+                AuthMode::PerRequest => ask_permission(session, exchange, pool).await?,
             }
             answer_expectation(session).await;
-            if !is_for_all {
+            if !is_broadcast {
                 return Ok(Admission::Forward);
             }
             let body = read_body(session, exchange).await?;
-            exchange.send_everywhere(session.req_header(), body).await.map(Admission::Answer)
+            exchange.send_to_all(session.req_header(), body).await.map(Admission::Answer)
         }
     }
 }
@@ -106,8 +106,8 @@ fn bearer_token(session: &Session) -> Result<Option<String>, Problem> {
 
 fn refusal(error: AccessError) -> Problem {
     match error {
-        AccessError::Denied => Problem::new(Kind::Unauthenticated, error.to_string()),
-        AccessError::Forbidden => Problem::new(Kind::PermissionDenied, error.to_string()),
+        AccessError::Unauthenticated => Problem::new(Kind::Unauthenticated, error.to_string()),
+        AccessError::PermissionDenied => Problem::new(Kind::PermissionDenied, error.to_string()),
         AccessError::Unavailable => Problem::unavailable(error.to_string()),
     }
 }

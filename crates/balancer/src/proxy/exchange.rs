@@ -22,14 +22,14 @@ use tonic::Code;
 use tracing::Level;
 
 use super::{
-    Shared, everywhere, failure,
+    Shared, broadcast, failure,
     headers::{self, PASSPORT},
 };
 use crate::{
     access::{AccessError, Origin},
     front::connections::Connection,
     metrics::{Outcome, PoolMetrics, RetryReason},
-    pool::{Lease, Pool, Replica, State, Tried},
+    pool::{Lease, Pool, Replica, ReplicaState, TriedReplicas},
     routes::{Route, Routes, Target},
 };
 
@@ -51,7 +51,7 @@ pub struct Exchange {
 
     attempts: usize,
     attempt_began: Instant,
-    tried: Tried,
+    tried: TriedReplicas,
     lease: Option<Lease>,
     retry: Option<RetryReason>,
 
@@ -80,7 +80,7 @@ impl Exchange {
             is_received: false,
             attempts: 0,
             attempt_began: now,
-            tried: Tried::default(),
+            tried: TriedReplicas::default(),
             lease: None,
             retry: None,
             problem: None,
@@ -138,11 +138,7 @@ impl Exchange {
     }
 
     /// Brings the request to every replica, with the same passport and origin.
-    pub(super) async fn send_everywhere(
-        &mut self,
-        head: &RequestHeader,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn send_to_all(&mut self, head: &RequestHeader, body: Bytes) -> Result<Response<Bytes>, Problem> {
         let Some(time_left) = self.time_left() else {
             return Err(Problem::new(Kind::DeadlineExceeded, "the request took too long to arrive"));
         };
@@ -160,8 +156,8 @@ impl Exchange {
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = path_of(&head.uri)?;
         *request.headers_mut() = headers;
-        let answer = self.shared.everywhere.send(request, time_left).await?;
-        self.grpc_status = everywhere::status_of(&answer);
+        let answer = self.shared.broadcast.send(request, time_left).await?;
+        self.grpc_status = broadcast::status_of(&answer);
         Ok(answer)
     }
 
@@ -216,7 +212,7 @@ impl Exchange {
 
     // --- attempts ---
 
-    pub(super) fn tried(&self) -> Tried {
+    pub(super) fn tried(&self) -> TriedReplicas {
         self.tried
     }
 
@@ -238,14 +234,14 @@ impl Exchange {
     }
 
     /// The connection to the replica could not be made, or broke.
-    pub(super) fn note_break(&self, why: &str) {
+    pub(super) fn record_connection_failure(&self, why: &str) {
         if let (Some(pool), Some(replica)) = (self.pool(), self.replica()) {
-            pool.note_break(replica, self.attempt_began, why);
+            pool.record_connection_failure(replica, self.attempt_began, why);
         }
     }
 
-    pub(super) fn has_fresh_replica(&self) -> bool {
-        self.pool().is_some_and(|pool| pool.has_fresh(self.tried))
+    pub(super) fn has_untried_replica(&self) -> bool {
+        self.pool().is_some_and(|pool| pool.has_untried(self.tried))
     }
 
     /// Whether there may be another attempt. Pays for it if so.
@@ -265,7 +261,7 @@ impl Exchange {
     pub(super) fn count_retry(&self, reason: RetryReason) {
         let Some(pool) = self.pool() else { return };
         pool.metrics.retry(reason);
-        let is_lost = self.replica().is_some_and(|replica| replica.status().state == State::Unhealthy);
+        let is_lost = self.replica().is_some_and(|replica| replica.status().state == ReplicaState::Unhealthy);
         if is_lost && reason == RetryReason::Broken {
             pool.metrics.failovers.increment(1);
         }
@@ -273,26 +269,26 @@ impl Exchange {
 
     // --- how it ends ---
 
-    pub(super) fn note_response(&mut self, response: &ResponseHeader) {
+    pub(super) fn record_response_head(&mut self, response: &ResponseHeader) {
         self.grpc_status = headers::grpc_status(&response.headers);
         self.is_shed = response.status == StatusCode::TOO_MANY_REQUESTS;
         if let Some(replica) = self.replica() {
-            replica.note_answer();
+            replica.record_response();
             replica.metrics.duration.record(self.attempt_began.elapsed());
         }
     }
 
-    pub(super) fn note_grpc_status(&mut self, trailers: &HeaderMap) {
+    pub(super) fn record_grpc_status(&mut self, trailers: &HeaderMap) {
         self.grpc_status = headers::grpc_status(trailers).or(self.grpc_status);
     }
 
-    pub(super) fn note_problem(&mut self, problem: &Problem) {
+    pub(super) fn record_problem(&mut self, problem: &Problem) {
         self.kind = Some(problem.kind());
     }
 
-    pub(super) fn note_given_up(&self) {
+    pub(super) fn count_abandoned(&self) {
         if let Some(connection) = &self.connection {
-            connection.note_given_up();
+            connection.count_abandoned();
         }
     }
 

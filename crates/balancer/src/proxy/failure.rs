@@ -18,7 +18,7 @@ pub(super) fn of_connecting(session: &Session, exchange: &mut Exchange, mut erro
         tracing::debug!(replica = %replica.name, why, "replica cannot be connected to");
         // Silence may mean that the machine is busy, which health checks tell from death; they come as fast.
         if !matches!(error.etype, ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout) {
-            exchange.note_break(&format!("connection failed: {why}"));
+            exchange.record_connection_failure(&format!("connection failed: {why}"));
         }
     }
     let again = !session.as_downstream().retry_buffer_truncated() && exchange.can_afford_attempt();
@@ -40,7 +40,7 @@ pub(super) fn of_exchange(session: &Session, exchange: &mut Exchange, mut error:
     if is_lost && let Some(replica) = exchange.replica() {
         let why = reason(&error);
         tracing::debug!(replica = %replica.name, why, "replica was lost in the middle of a request");
-        exchange.note_break(&format!("connection broke: {why}"));
+        exchange.record_connection_failure(&format!("connection broke: {why}"));
     }
     // RFC 9113, 8.7: a refused stream was not looked at, so even a request that changes something may be sent again.
     let is_refused = stream_error(&error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
@@ -56,7 +56,7 @@ pub(super) fn of_exchange(session: &Session, exchange: &mut Exchange, mut error:
 /// Whether the request may be sent to another replica now that one may have seen it. Pays for it if so.
 pub(super) fn may_repeat(session: &Session, exchange: &mut Exchange, reason: RetryReason) -> bool {
     // A replica that says no has at least answered; only a fresh one is worth asking.
-    let is_worth_it = reason != RetryReason::Unavailable || exchange.has_fresh_replica();
+    let is_worth_it = reason != RetryReason::Unavailable || exchange.has_untried_replica();
     is_worth_it && may_repeat_if(session, exchange, false)
 }
 
@@ -82,7 +82,7 @@ pub(super) fn problem_of(session: &Session, exchange: &mut Exchange, error: &Err
                 Some(Problem::new(Kind::InvalidArgument, "the request is not well-formed HTTP"))
             }
             _ => {
-                exchange.note_given_up();
+                exchange.count_abandoned();
                 None
             }
         },

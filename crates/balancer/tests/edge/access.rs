@@ -64,7 +64,7 @@ async fn open_routes_do_not_look_at_tokens() {
 
 /// A revocation is felt at once, long before the passport ends.
 #[tokio::test]
-async fn a_revocation_is_felt_at_once() {
+async fn a_revocation_takes_effect_at_once() {
     let platform = Platform::start(1).await;
     for token in ["one", "other"] {
         platform.gateway.grant(token, Role::Analyst);
@@ -84,7 +84,7 @@ async fn a_revocation_is_felt_at_once() {
 /// With every gateway lost, who is known is served and who is not is told so at once. When one is back, what was
 /// revoked unheard is not served any more.
 #[tokio::test]
-async fn a_lost_gateway_stops_nobody_who_is_known() {
+async fn a_lost_gateway_stops_no_cached_caller() {
     let mut platform = Platform::start(1).await;
     for token in ["known", "revoked"] {
         platform.gateway.grant(token, Role::Analyst);
@@ -130,7 +130,7 @@ async fn passports_are_renewed_while_they_are_used() {
 
 /// The gateway learns for whom it is asked: its audit log names the client, and the trace has no gap.
 #[tokio::test]
-async fn the_gateway_learns_for_whom_it_is_asked() {
+async fn authorize_calls_carry_client_address_and_trace() {
     let platform = Platform::start(1).await;
     platform.gateway.grant("good", Role::Analyst);
     let request = platform.client.get(platform.url("/v2/echo")).bearer_auth("good");
@@ -145,7 +145,7 @@ async fn the_gateway_learns_for_whom_it_is_asked() {
 
 /// A gateway that is cut off from its database is believed only where no other can be asked.
 #[tokio::test]
-async fn a_gateway_with_old_knowledge_comes_second() {
+async fn a_stale_gateway_is_the_second_choice() {
     let platform = Platform::start(1).await;
     let mut fresh = platform.world.gateway("gateway-2");
     let old = &platform.gateway;
@@ -190,7 +190,7 @@ async fn a_gateway_with_old_knowledge_comes_second() {
 
 /// A gateway that is slow after its start does not slow down those who are known.
 #[tokio::test]
-async fn the_known_do_not_wait_for_a_slow_gateway() {
+async fn cached_callers_do_not_wait_for_a_slow_gateway() {
     let platform = Platform::start(1).await;
     platform.gateway.grant("known", Role::Analyst);
     assert_eq!(status_of(&platform, "known").await, StatusCode::OK);

@@ -86,7 +86,7 @@ impl Processes {
 /// Under load one replica is killed and another frozen: nothing fails, nothing takes longer than a second, and both come
 /// back into use.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_and_a_frozen_replica_cost_nothing() {
+async fn a_killed_and_a_frozen_replica_fail_no_request() {
     let mut processes = Processes::start(3).await;
     let address = processes.replicas[0].address;
     let (statuses, slowest) = processes
@@ -109,7 +109,7 @@ async fn a_killed_and_a_frozen_replica_cost_nothing() {
 
 /// A prediction that is under way on a frozen replica is moved, not lost; one that changes something is not sent twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_in_flight_moves_only_if_it_may_be_repeated() {
+async fn a_request_in_flight_is_retried_only_if_repeatable() {
     let mut platform = Platform::start(2).await;
     let client = platform.client.clone();
     for (path, is_repeatable) in [("/v2/slow/60000/infer", true), ("/v2/slow/60000/load", false)] {
@@ -137,7 +137,7 @@ async fn a_call_in_flight_moves_only_if_it_may_be_repeated() {
 
 /// A replica that is called down may only have been slow. What nobody else may be asked waits for its answer, but not for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_may_not_be_repeated_outlives_a_short_freeze() {
+async fn an_unrepeatable_request_outlives_a_short_freeze() {
     let processes = Processes::start(1).await;
     let cases = [(true, StatusCode::OK), (false, StatusCode::SERVICE_UNAVAILABLE)];
     for (number, (thaws, expected)) in (1..).zip(cases) {
@@ -175,7 +175,7 @@ async fn a_large_body_is_not_replayed() {
 
 /// With nothing left the answer is 503 with `Retry-After`, at once, in the form of the route.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_down_is_said_at_once() {
+async fn with_all_replicas_down_requests_fail_fast() {
     let mut platform = Platform::start(2).await;
     platform.serving.iter_mut().for_each(Upstream::kill);
     platform.wait_healthy(0).await;
@@ -257,7 +257,7 @@ async fn a_stopping_replica_finishes_what_it_has() {
 
 /// A replica of a foreign CA, or under another service's name, is given nothing.
 #[tokio::test]
-async fn an_impostor_is_given_nothing() {
+async fn an_impostor_gets_no_request() {
     let platform = Platform::start(1).await;
     let foreign = World::new();
     let impostors = [Upstream::start(&foreign, "serving-9"), Upstream::start(&platform.world, "backup-1")];
@@ -282,7 +282,7 @@ async fn an_impostor_is_given_nothing() {
 /// A host name that leads to the real replica when its health is checked, and to an impostor when requests are sent:
 /// connections that carry requests verify for themselves.
 #[tokio::test]
-async fn an_impostor_that_passes_health_checks_is_given_nothing() {
+async fn an_impostor_behind_a_healthy_address_gets_no_request() {
     let platform = Platform::start(1).await;
     let foreign = World::new();
     for impostor in [Upstream::start(&foreign, "serving-9"), Upstream::start(&platform.world, "backup-1")] {

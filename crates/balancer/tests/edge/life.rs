@@ -39,7 +39,7 @@ async fn a_stop_finishes_what_is_in_flight() {
 
 /// Whoever's connection breaks with the process finds the door shut, so that a proxy before us brings it elsewhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_process_shuts_its_door_first() {
+async fn a_killed_process_closes_its_listener_first() {
     let mut platform = Platform::start(1).await;
     let mut connections = Vec::new();
     for _ in 0..100 {
@@ -95,7 +95,7 @@ impl Mute {
 
 /// A client that does not even answer a goodbye does not hold up a stop.
 #[tokio::test]
-async fn a_mute_client_does_not_hold_up_a_stop() {
+async fn an_unresponsive_client_does_not_hold_up_a_stop() {
     let mut platform = Platform::start(1).await;
     let mut mute = Mute::open(&platform).await;
     platform.balancer.signal(Signal::TERM);
@@ -105,7 +105,7 @@ async fn a_mute_client_does_not_hold_up_a_stop() {
 
 /// An idle connection gets a goodbye before it is closed, so that a client does not lose the request it is just sending.
 #[tokio::test]
-async fn an_idle_connection_is_said_goodbye() {
+async fn an_idle_connection_gets_a_goaway() {
     let platform = Platform::start_with(1, "front.limits.idle_timeout_ms = 500").await;
     let mut mute = Mute::open(&platform).await;
     assert!(mute.wait_for(Mute::GOAWAY).await);

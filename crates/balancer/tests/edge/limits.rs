@@ -151,7 +151,7 @@ async fn a_flood_of_resets_ends_its_connection() {
 
 /// Clients that do not read their answers hold up nobody else whose request goes over the same connection to the replica.
 #[tokio::test]
-async fn slow_readers_hold_up_nobody_else() {
+async fn slow_readers_hold_up_no_other_request() {
     let platform = Platform::start(1).await;
     let tls = crate::raw::config(&platform, &[&rustls::version::TLS13], &[b"h2"]);
     let stream = crate::raw::shake_hands(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();

@@ -77,7 +77,7 @@ async fn identity_headers_are_replaced() {
 
 /// Without a token a request goes on without a passport: the service's policy decides.
 #[tokio::test]
-async fn nobody_has_no_passport_and_a_new_trace() {
+async fn an_anonymous_request_has_no_passport_and_a_new_trace() {
     let platform = Platform::start(1).await;
     let echo: Value = platform.get("/v2/echo").await.json().await.unwrap();
     assert!(!echo["headers"].as_object().unwrap().contains_key("rampart-passport"));
@@ -238,7 +238,7 @@ async fn large_bodies_pass() {
 
 /// Details of the status are for those who may read them; everybody gets the summary.
 #[tokio::test]
-async fn status_shows_to_each_what_they_may_see() {
+async fn status_details_need_permission() {
     let platform = Platform::start(2).await;
     platform.gateway.grant("viewer", Role::Viewer);
     let summary = platform.status().await;

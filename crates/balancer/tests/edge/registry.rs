@@ -67,7 +67,7 @@ impl WithRegistry {
 
 /// One allowed route never opens another: each is asked about, and each answer remembered for itself.
 #[tokio::test]
-async fn what_one_request_was_allowed_opens_no_other() {
+async fn permission_for_one_request_opens_no_other() {
     let with = WithRegistry::start().await;
     let calls = || with.platform.gateway.calls();
     let seen = || with.registry.seen.requests.load(Ordering::SeqCst);
@@ -111,7 +111,7 @@ async fn what_one_request_was_allowed_opens_no_other() {
 
 /// The registry is called by a name that it answers to, and learns no token, passport or identity of a client.
 #[tokio::test]
-async fn the_registry_is_told_nothing_that_it_could_believe() {
+async fn no_identity_header_reaches_the_registry() {
     let with = WithRegistry::start().await;
     for version in ["h2", "http/1.1"] {
         let builder = with.platform.world.client();
@@ -151,7 +151,7 @@ async fn a_file_may_be_larger_than_a_request() {
 /// Whoever may, is told that the registry is down, or that there is none; whoever may not, learns not even that. Nobody
 /// else notices.
 #[tokio::test]
-async fn the_loss_of_the_registry_is_the_registrys_alone() {
+async fn a_lost_registry_affects_its_own_routes_alone() {
     let mut with = WithRegistry::start().await;
     with.registry.kill();
     poll_until("the registry is down", SOON, async || with.healthy().await == 0).await;

@@ -173,7 +173,7 @@ async fn minutes_are_reported() {
 
 /// Who leaves after a long wait was not served; who leaves at once has changed their mind.
 #[tokio::test]
-async fn who_waits_in_vain_counts_as_not_served() {
+async fn a_client_that_leaves_after_a_long_wait_counts_as_a_timeout() {
     let reporting = Reporting::start().await;
     for http in ["1", "2"] {
         let builder = reporting.platform.world.client();

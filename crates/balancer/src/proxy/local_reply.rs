@@ -5,11 +5,11 @@ use http::{HeaderValue, Method, Response, header};
 use pingora::{Result, http::ResponseHeader, protocols::http::ServerSession, proxy::Session};
 use problem::Problem;
 
-use super::{Exchange, everywhere::Trailers, headers::GRPC_STATUS};
+use super::{Exchange, broadcast::Trailers, headers::GRPC_STATUS};
 
 /// Writes a problem in the form of its route.
 pub(super) async fn write_problem(session: &mut Session, exchange: &mut Exchange, problem: &Problem) -> Result<()> {
-    exchange.note_problem(problem);
+    exchange.record_problem(problem);
     write(session, problem.response(exchange.form())).await
 }
 

@@ -7,20 +7,20 @@ use serde_json::json;
 use super::head::{self, HeadError};
 
 /// An answer to a header that is refused, in the form of its route as far as that can be told.
-pub(super) fn of_head(error: HeadError, received: &[u8]) -> Vec<u8> {
+pub(super) fn for_head_error(error: HeadError, received: &[u8]) -> Vec<u8> {
     let status = match error {
         HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    refuse(status, &error.to_string(), received)
+    render(status, &error.to_string(), received)
 }
 
 /// An answer to a header that did not end in time.
-pub(super) fn of_slow_head(received: &[u8]) -> Vec<u8> {
-    refuse(StatusCode::REQUEST_TIMEOUT, "the request header did not end in time", received)
+pub(super) fn for_head_timeout(received: &[u8]) -> Vec<u8> {
+    render(StatusCode::REQUEST_TIMEOUT, "the request header did not end in time", received)
 }
 
-fn refuse(status: StatusCode, detail: &str, received: &[u8]) -> Vec<u8> {
+fn render(status: StatusCode, detail: &str, received: &[u8]) -> Vec<u8> {
     let form = Form::of(head::path_of_unfinished(received), None);
     let (content_type, body) = match form {
         Form::Inference => ("application/json", json!({ "error": detail }).to_string()),

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{head, refusal};
+use super::{error_response, head};
 
 /// Answers one request. The caller's deadline for handshakes bounds it.
 pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
@@ -16,10 +16,10 @@ pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
     let mut scanned = 0;
     let answer = loop {
         match head::scan(&received, &mut scanned, bytes_max) {
-            Ok(Some(head)) => break answer_to(&head, &received),
+            Ok(Some(head)) => break response_to(&head, &received),
             Ok(None) => {}
             // Not HTTP, or HTTP that nobody should speak: no more than "this is HTTPS" is owed.
-            Err(_) if is_http(&received) => break exposed_or("this port speaks HTTPS only", has_token(&received)),
+            Err(_) if is_http(&received) => break bad_request("this port speaks HTTPS only", has_token(&received)),
             Err(_) => return,
         }
         if !is_http(&received) || !matches!(tcp.read_buf(&mut received).await, Ok(1..)) {
@@ -35,17 +35,17 @@ pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
 /// Below this, secrets are in the body.
 const SECRETS_PREFIX: &[u8] = b"/api/auth";
 
-fn answer_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
+fn response_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
     let path = received.get(head.path.clone()).unwrap_or_default();
     if head.has_credentials || (head.has_body() && path.starts_with(SECRETS_PREFIX)) {
-        return exposed_or("", true);
+        return bad_request("", true);
     }
     let target = received.get(head.path.start..).unwrap_or_default();
     let target = target.split(|byte| *byte == b' ').next().unwrap_or_default();
     let host = received.get(head.host.clone()).unwrap_or_default();
     // Both were checked character by character when the head was scanned.
     let location = format!("https://{}{}", String::from_utf8_lossy(host), String::from_utf8_lossy(target));
-    refusal::text(
+    error_response::text(
         StatusCode::PERMANENT_REDIRECT,
         "text/plain",
         &[("location", &location)],
@@ -53,7 +53,7 @@ fn answer_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
     )
 }
 
-fn exposed_or(detail: &str, is_exposed: bool) -> Vec<u8> {
+fn bad_request(detail: &str, is_exposed: bool) -> Vec<u8> {
     let detail = if is_exposed {
         "the credentials in this request crossed the network unencrypted and must be considered exposed: revoke them, \
          and use https"
@@ -62,7 +62,7 @@ fn exposed_or(detail: &str, is_exposed: bool) -> Vec<u8> {
     };
     let response = Problem::new(Kind::InvalidArgument, detail).response(Form::Api);
     let body = String::from_utf8_lossy(response.body());
-    refusal::text(StatusCode::BAD_REQUEST, "application/problem+json", &[], &body)
+    error_response::text(StatusCode::BAD_REQUEST, "application/problem+json", &[], &body)
 }
 
 /// Whether it begins like a request line.
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_shown_the_way() {
+    async fn a_request_is_redirected_to_https() {
         let received = answer_of(b"GET /v2/models?x=1 HTTP/1.1\r\nHost: nebula:8095\r\n\r\n").await;
         assert!(received.starts_with("HTTP/1.1 308 "), "{received}");
         assert!(received.contains("location: https://nebula:8095/v2/models?x=1\r\n"), "{received}");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_called_exposed() {
+    async fn a_token_is_reported_as_exposed() {
         for request in [
             "GET / HTTP/1.1\r\nHost: a\r\nauthorization: Bearer x\r\n\r\n",
             "GET / HTTP/1.0\r\nAuthorization: Bearer x\r\n\r\n",
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_http_gets_nothing() {
+    async fn bytes_that_are_not_http_get_no_answer() {
         assert_eq!(answer_of(b"\x00\x01\x02\x03").await, "");
         assert!(answer_of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
     }

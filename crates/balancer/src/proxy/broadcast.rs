@@ -16,7 +16,7 @@ use tonic::{Code, body::Body, codegen::Service};
 use transport::Channel;
 
 use super::headers::{GRPC_STATUS, grpc_status};
-use crate::pool::{Pool, Replica, State};
+use crate::pool::{Pool, Replica, ReplicaState};
 
 /// These answers are short.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -30,11 +30,11 @@ const KEPT: [HeaderName; 5] =
 pub(super) struct Trailers(pub(super) HeaderMap);
 
 /// A channel to each replica of a pool.
-pub struct Everywhere(Vec<(Arc<Replica>, Channel)>);
+pub struct Broadcast(Vec<(Arc<Replica>, Channel)>);
 
-// === impl Everywhere ===
+// === impl Broadcast ===
 
-impl Everywhere {
+impl Broadcast {
     /// Channels to every replica of a pool. They connect when they are used.
     pub fn new(pool: &Pool, identity: &Arc<Identity>) -> Self {
         let channel = |replica: &Arc<Replica>| {
@@ -46,7 +46,7 @@ impl Everywhere {
 
     /// Brings a request to every replica that is not down; those find out for themselves when they come back.
     pub(super) async fn send(&self, request: Request<Bytes>, time_max: Duration) -> Result<Response<Bytes>, Problem> {
-        let present = self.0.iter().filter(|(replica, _)| replica.status().state != State::Unhealthy);
+        let present = self.0.iter().filter(|(replica, _)| replica.status().state != ReplicaState::Unhealthy);
         let asked = present.map(|(replica, channel)| ask(replica, channel.clone(), request.clone(), time_max));
         let answers = join_all(asked).await.into_iter();
         answers.max_by_key(severity).unwrap_or_else(|| Err(Problem::unavailable("no replica is there")))
