@@ -1,4 +1,4 @@
-//! The calls to the gateways: who is asked first, and how long.
+//! The calls to the gateways: which is asked first, and for how long.
 
 use std::{
     sync::{
@@ -15,23 +15,26 @@ use tokio::time::{Instant as Deadline, timeout_at};
 use tonic::{Code, Request, Status, metadata::MetadataMap};
 use transport::Channel;
 
-use super::{AccessError, Grant, GrantRequest, GrantResult};
-use crate::pool::{Pool, Replica, ReplicaState};
+use super::grant::{AccessError, Grant, GrantRequest, GrantResult};
+use crate::{
+    pool::{Pool, Replica},
+    replica_state::ReplicaState,
+};
 
 /// A passport never holds longer, whatever a gateway's clock says.
 const PASSPORT_LIFE_MAX: Duration = Duration::from_secs(60);
-/// How long one gateway may keep us waiting while there is another to ask, or an answer that is better than none.
+/// How long one gateway is waited for while there is another to ask, or a stale grant at hand.
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(400);
 
 pub(super) type Client = AuthorizationClient<Channel>;
 
-/// A channel to each gateway, beside what the pool believes about it.
+/// A channel to each gateway, beside its health in the pool.
 pub struct Gateways {
     gateways: Vec<(Arc<Replica>, Client)>,
     next_first: AtomicUsize,
 }
 
-/// What a gateway is asked, and for whom.
+/// One `Authorize` call: its message, with trace and client address.
 pub(super) struct AuthorizeCall {
     request: AuthorizeRequest,
     metadata: MetadataMap,
@@ -73,9 +76,9 @@ impl Gateways {
         self.gateways.iter().map(|(replica, client)| (replica.name.as_str(), client.clone()))
     }
 
-    /// AuthMode one gateway, and the next if it does not answer, until the deadline. The answer of a gateway that is cut off
+    /// Asks one gateway, and the next if it does not answer, until the deadline. The answer of a gateway that is cut off
     /// from its database counts only if no other gives a better one.
-    pub(super) async fn authorize(&self, ask: &AuthorizeCall, epoch: u64, deadline: Deadline) -> GrantResult {
+    pub(super) async fn authorize(&self, call: &AuthorizeCall, epoch: u64, deadline: Deadline) -> GrantResult {
         let mut stale = None;
         let mut gateways = self.by_preference().peekable();
         while let Some((replica, mut client)) = gateways.next() {
@@ -83,7 +86,7 @@ impl Gateways {
                 None if stale.is_none() => deadline,
                 _ => deadline.min(Deadline::now() + FIRST_ATTEMPT_MAX),
             };
-            let answered = timeout_at(until, client.authorize(ask.request())).await;
+            let answered = timeout_at(until, client.authorize(call.request())).await;
             let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
             match answered.map(|response| Grant::new(response.into_inner(), epoch)) {
                 Ok(Some(grant)) if grant.is_stale => stale = stale.or(Some(grant)),
@@ -91,8 +94,8 @@ impl Gateways {
                 Err(status) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
                     return Err(AccessError::Unauthenticated);
                 }
-                // About a passport it is no word on the token: the gateway does not know us as who may ask.
-                Err(status) if status.code() == Code::PermissionDenied && ask.is_per_request() => {
+                // For a passport this says nothing of the token: the balancer itself is not on the gateway's peer list.
+                Err(status) if status.code() == Code::PermissionDenied && call.is_per_request() => {
                     return Err(AccessError::PermissionDenied);
                 }
                 Err(status) => log_failure(replica, &crate::describe(&status)),
@@ -105,7 +108,7 @@ impl Gateways {
         stale.map(Arc::new).ok_or(AccessError::Unavailable)
     }
 
-    /// Those that may answer, the healthy first, each time beginning with another one. A gateway that is known to be down
+    /// Those that may answer, the healthy first, each time beginning with another one. A gateway that is unhealthy
     /// is not asked: with all of them down the caller must not wait for it.
     fn by_preference(&self) -> impl Iterator<Item = (&Arc<Replica>, Client)> {
         let count = self.gateways.len().max(1);

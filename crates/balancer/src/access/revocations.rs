@@ -1,8 +1,8 @@
-//! Revocations, heard from every gateway as they happen.
+//! The revocation stream of every gateway, followed for as long as the process lives.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Access, gateways::Client, grant_cache::Revoked};
+use super::{Access, gateways::Client, revocation_log::Revocation};
 use crate::metrics::revocation_stream_up;
 use proto::auth::v1::{WatchRevocationsRequest, WatchRevocationsResponse, watch_revocations_response::Event};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Listens to every gateway until stopped.
+/// Follows every gateway's stream until stopped.
 pub async fn watch(access: Arc<Access>, stop: CancellationToken) {
     let gateways: Vec<_> = access.gateways.all().map(|(name, client)| (name.to_owned(), client)).collect();
     let streams = gateways.into_iter().map(|(name, client)| follow_gateway(&access, name, client));
@@ -31,12 +31,12 @@ async fn follow_gateway(access: &Access, gateway: String, mut client: Client) {
         let ended = follow_stream(access, &mut client, || {
             has_started = true;
             up.set(1.0);
-            tracing::info!(%gateway, "revocations are heard");
+            tracing::info!(%gateway, "the gateway's revocations are followed");
         });
         let why = ended.await;
         up.set(0.0);
         if has_started {
-            tracing::info!(%gateway, why, "revocations are not heard any more, passports live to their end at most");
+            tracing::info!(%gateway, why, "the gateway's revocation stream ended; cached passports expire within a minute at most");
             backoff = BACKOFF_MIN;
         } else {
             tracing::debug!(%gateway, why, "no revocation stream");
@@ -76,14 +76,14 @@ async fn follow_stream(access: &Access, client: &mut Client, mut on_begin: impl 
 fn apply(access: &Access, message: WatchRevocationsResponse) -> bool {
     match message.event {
         Some(Event::Snapshot(_)) => {
-            access.expire_all();
+            access.make_all_stale();
             return true;
         }
-        Some(Event::TokenId(id)) => access.revoke(Revoked::Token(id)),
-        Some(Event::SessionId(id)) => access.revoke(Revoked::Session(id)),
-        Some(Event::Subject(id)) => access.revoke(Revoked::Subject(id)),
-        // A newer gateway knows an event that we do not: it may be a revocation.
-        None => access.expire_all(),
+        Some(Event::TokenId(id)) => access.revoke(Revocation::Token(id)),
+        Some(Event::SessionId(id)) => access.revoke(Revocation::Session(id)),
+        Some(Event::Subject(id)) => access.revoke(Revocation::Subject(id)),
+        // An event of a newer gateway, unknown to this version: it may be a revocation.
+        None => access.make_all_stale(),
         Some(Event::Heartbeat(_)) => {}
     }
     false

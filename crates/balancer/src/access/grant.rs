@@ -1,0 +1,82 @@
+//! What a gateway is asked and what it grants.
+
+use std::{sync::Arc, time::Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderValue, Method};
+
+/// What a gateway granted.
+#[derive(Debug)]
+pub(super) struct Grant {
+    /// Empty when the grant is for one request.
+    pub(super) passport: HeaderValue,
+    pub(super) expires: Instant,
+    pub(super) received: Instant,
+    pub(super) subject: String,
+    pub(super) session_id: String,
+    pub(super) token_id: String,
+    /// The cache's epoch when the call began; a grant of an older epoch is stale.
+    pub(super) epoch: u64,
+    /// The gateway is cut off from its database, and may have missed a revocation.
+    pub(super) is_stale: bool,
+}
+
+/// Why there is no grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// The token is not, or no longer, valid.
+    #[error("the bearer token is not valid, or no longer")]
+    Unauthenticated,
+    /// The token is valid, and its owner may not make this request.
+    #[error("this may not be done with this token")]
+    PermissionDenied,
+    /// No gateway could be asked.
+    #[error("authentication is not available at the moment")]
+    Unavailable,
+}
+
+/// One call's result, shared by all requests that wait for it.
+pub(super) type GrantResult = Result<Arc<Grant>, AccessError>;
+
+/// What is asked for: a passport to an audience, or permission for one request there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GrantRequest<'a> {
+    pub(super) token: &'a str,
+    pub(super) audience: &'static str,
+    pub(super) request: Option<(&'a Method, &'a str)>,
+}
+
+/// A token, its audience, and the request if permission is for one. Tokens are stored as hashes only; paths too, since a
+/// client chooses how long they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct GrantKey {
+    pub(super) token: [u8; 32],
+    audience: &'static str,
+    request: Option<[u8; 32]>,
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// From here on it is renewed when it is used.
+    pub(super) fn half_life(&self) -> Instant {
+        self.received + self.expires.saturating_duration_since(self.received) / 2
+    }
+}
+
+// === impl GrantKey ===
+
+impl GrantKey {
+    pub(super) fn new(request: GrantRequest<'_>) -> Self {
+        let GrantRequest { token, audience, request } = request;
+        // No method contains a space, so no other method and path make the same text.
+        let request = request.map(|(method, path)| sha256(&format!("{method} {path}")));
+        Self { token: sha256(token), audience, request }
+    }
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    hash
+}

@@ -1,0 +1,181 @@
+use http::{HeaderValue, Method};
+
+use super::{
+    super::{grant::GrantRequest, revocation_log::REVOCATIONS_MAX},
+    *,
+};
+
+fn key(token: &str) -> GrantKey {
+    GrantKey::new(GrantRequest { token, audience: "serving", request: None })
+}
+
+fn grant(cache: &GrantCache, subject: &str, life: Duration) -> GrantResult {
+    let now = Instant::now();
+    Ok(Arc::new(Grant {
+        passport: HeaderValue::from_static("passport"),
+        expires: now + life,
+        received: now,
+        subject: subject.into(),
+        session_id: format!("session of {subject}"),
+        token_id: format!("token of {subject}"),
+        epoch: cache.mark().epoch,
+        is_stale: false,
+    }))
+}
+
+fn store(cache: &GrantCache, token: &str, subject: &str) {
+    let answer = grant(cache, subject, Duration::from_secs(60));
+    assert!(cache.finish_call(&key(token), &answer, &cache.mark(), Instant::now()));
+}
+
+#[test]
+fn a_passport_is_renewed_once_at_half_its_life_and_ends_with_it() {
+    let cache = GrantCache::new(100);
+    store(&cache, "a", "ann");
+    let now = Instant::now();
+    let find = |after_s| cache.lookup(&key("a"), now + Duration::from_secs(after_s));
+    assert!(matches!(find(1), Lookup::Fresh(_)));
+    assert!(matches!(find(31), Lookup::RenewalDue(_)));
+    assert!(matches!(find(31), Lookup::Fresh(_)), "the renewal is in flight");
+    assert!(matches!(find(33), Lookup::RenewalDue(_)), "it failed, and is tried again");
+    assert!(matches!(find(61), Lookup::Missing));
+    let other = GrantKey::new(GrantRequest { token: "a", audience: "gateway", request: None });
+    assert!(matches!(cache.lookup(&other, now), Lookup::Missing), "another audience");
+}
+
+#[test]
+fn a_rejection_is_cached_for_a_second() {
+    let cache = GrantCache::new(100);
+    let now = Instant::now();
+    for error in [AccessError::Unauthenticated, AccessError::PermissionDenied] {
+        assert!(cache.finish_call(&key("a"), &Err(error), &cache.mark(), now));
+        let found = cache.lookup(&key("a"), now + Duration::from_millis(900));
+        assert!(matches!(found, Lookup::Rejected(found) if found == error));
+        assert!(matches!(cache.lookup(&key("a"), now + Duration::from_millis(1100)), Lookup::Missing));
+    }
+}
+
+/// One allowed request opens no other: not another method, path or audience, nor a passport.
+#[test]
+fn a_grant_for_one_request_is_found_for_no_other() {
+    let cache = GrantCache::new(100);
+    let request =
+        |audience, method, path| GrantKey::new(GrantRequest { token: "a", audience, request: Some((method, path)) });
+    let allowed = request("mlflow", &Method::GET, "/a");
+    let answer = grant(&cache, "ann", Duration::from_secs(60));
+    assert!(cache.finish_call(&allowed, &answer, &cache.mark(), Instant::now()));
+    assert!(matches!(cache.lookup(&allowed, Instant::now()), Lookup::Fresh(_)));
+    for other in [
+        request("mlflow", &Method::POST, "/a"),
+        request("mlflow", &Method::GET, "/b"),
+        request("mlflow", &Method::GET, "/a/"),
+        request("mlflow", &Method::GET, ""),
+        request("serving", &Method::GET, "/a"),
+        GrantKey::new(GrantRequest { token: "a", audience: "mlflow", request: None }),
+        GrantKey::new(GrantRequest { token: "b", audience: "mlflow", request: Some((&Method::GET, "/a")) }),
+    ] {
+        assert!(matches!(cache.lookup(&other, Instant::now()), Lookup::Missing), "{other:?}");
+    }
+    assert_eq!(cache.revoke(Revocation::Subject("ann".into())), 1, "it is revoked like a passport");
+}
+
+#[test]
+fn a_revocation_removes_exactly_what_it_names() {
+    for revocation in [
+        Revocation::Subject("ann".into()),
+        Revocation::Session("session of ann".into()),
+        Revocation::Token("token of ann".into()),
+    ] {
+        let cache = GrantCache::new(100);
+        store(&cache, "a", "ann");
+        store(&cache, "b", "bob");
+        assert_eq!(cache.revoke(revocation), 1);
+        assert!(matches!(cache.lookup(&key("a"), Instant::now()), Lookup::Missing));
+        assert!(matches!(cache.lookup(&key("b"), Instant::now()), Lookup::Fresh(_)));
+    }
+}
+
+/// The answer to a call may be older than a revocation that overtook it.
+#[test]
+fn a_revocation_during_a_call_is_noticed() {
+    let cache = GrantCache::new(100);
+    let before = cache.mark();
+    let ann = grant(&cache, "ann", Duration::from_secs(60)).unwrap();
+    assert!(!cache.was_revoked_since(&ann, &before));
+    cache.revoke(Revocation::Subject("bob".into()));
+    assert!(!cache.was_revoked_since(&ann, &before));
+    cache.revoke(Revocation::Subject("ann".into()));
+    assert!(cache.was_revoked_since(&ann, &before));
+    assert!(!cache.was_revoked_since(&ann, &cache.mark()));
+    for _ in 0..=REVOCATIONS_MAX {
+        cache.revoke(Revocation::Subject("eve".into()));
+    }
+    assert!(cache.was_revoked_since(&ann, &before), "more than are logged: it may have been among them");
+}
+
+/// Neither stored nor off the list: the same call asks once more.
+#[test]
+fn an_answer_that_a_revocation_overtook_is_not_cached() {
+    let cache = GrantCache::new(100);
+    let (_sender, _receiver) = cache.join_call(&key("a")).unwrap_err();
+    let began = cache.mark();
+    let ann = grant(&cache, "ann", Duration::from_secs(60));
+    cache.revoke(Revocation::Subject("ann".into()));
+    assert!(!cache.finish_call(&key("a"), &ann, &began, Instant::now()));
+    assert!(matches!(cache.lookup(&key("a"), Instant::now()), Lookup::Missing));
+    assert!(cache.join_call(&key("a")).is_ok(), "the call goes on");
+    assert!(cache.finish_call(&key("a"), &ann, &cache.mark(), Instant::now()));
+    assert!(matches!(cache.lookup(&key("a"), Instant::now()), Lookup::Fresh(_)));
+}
+
+#[test]
+fn a_new_epoch_makes_every_grant_stale() {
+    let cache = GrantCache::new(100);
+    let is_stale = |token: &str, now| matches!(cache.lookup(&key(token), now), Lookup::Stale);
+    store(&cache, "a", "ann");
+    let (late, began) = (grant(&cache, "bob", Duration::from_secs(60)), cache.mark());
+    cache.begin_epoch();
+    assert!(cache.finish_call(&key("b"), &late, &began, Instant::now()));
+    assert!(is_stale("b", Instant::now()), "asked for before the epoch began");
+    assert!(is_stale("a", Instant::now()));
+    assert!(cache.serve_stale(&key("a"), Instant::now()).is_some());
+    assert!(matches!(cache.lookup(&key("a"), Instant::now()), Lookup::Fresh(_)), "no gateway: it serves for a moment");
+    assert!(is_stale("a", Instant::now() + RETRY_AFTER));
+    cache.revoke(Revocation::Subject("ann".into()));
+    assert!(cache.serve_stale(&key("a"), Instant::now()).is_none(), "it was revoked while a gateway was asked");
+    store(&cache, "a", "ann");
+    assert!(matches!(cache.lookup(&key("a"), Instant::now()), Lookup::Fresh(_)));
+}
+
+#[test]
+fn a_stale_grant_is_renewed_soon() {
+    let cache = GrantCache::new(100);
+    let mut answer = grant(&cache, "ann", Duration::from_secs(60));
+    Arc::get_mut(answer.as_mut().unwrap()).unwrap().is_stale = true;
+    let now = Instant::now();
+    assert!(cache.finish_call(&key("a"), &answer, &cache.mark(), now));
+    assert!(matches!(cache.lookup(&key("a"), now), Lookup::Fresh(_)));
+    assert!(matches!(cache.lookup(&key("a"), now + RETRY_AFTER), Lookup::RenewalDue(_)));
+}
+
+#[test]
+fn the_grant_cache_is_bounded() {
+    let cache = GrantCache::new(160);
+    for n in 0..1000 {
+        store(&cache, &format!("token {n}"), "ann");
+    }
+    let count: usize = cache.shards.iter().map(|shard| shard.lock().entries.len()).sum();
+    assert!(count <= 160, "{count}");
+}
+
+#[test]
+fn callers_of_one_key_share_one_call() {
+    let cache = GrantCache::new(100);
+    let (sender, _receiver) = cache.join_call(&key("a")).unwrap_err();
+    let joined = cache.join_call(&key("a")).unwrap();
+    assert!(cache.join_call(&key("b")).is_err());
+    sender.send(Some(Err(AccessError::Unauthenticated))).unwrap();
+    assert!(joined.borrow().is_some());
+    assert!(cache.finish_call(&key("a"), &Err(AccessError::Unavailable), &cache.mark(), Instant::now()));
+    assert!(cache.join_call(&key("a")).is_err(), "the call has ended");
+}
