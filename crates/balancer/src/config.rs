@@ -14,14 +14,14 @@ use crate::{
     sla::SlaConfig,
 };
 
-/// What a balancer does unless it is told otherwise.
+/// The defaults.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 /// Everything that can be configured.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The front door.
+    /// The listener for clients.
     pub front: FrontConfig,
     /// Limits by kind of route.
     pub routes: RouteLimits,
@@ -39,7 +39,7 @@ pub struct Config {
     pub sla: SlaConfig,
 }
 
-/// The `[pools]` section: one pool for each service behind us.
+/// The `[pools]` section: one pool for each service behind the balancer.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolsConfig {

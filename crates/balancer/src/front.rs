@@ -1,10 +1,10 @@
 //! The front: TCP accepted, PROXY protocol read, TLS ended, everything bounded, and each request handed to the proxy.
 //!
-//! Our own, and not pingora's listeners: those accept TLS 1.2, wait a minute for a handshake and have no deadline for a
-//! header. pingora's proxy takes one request at a time from whoever has one, so the loop around it is ours, on the same
-//! runtime as everything else.
+//! Not pingora's listeners: those accept TLS 1.2, wait a minute for a handshake and have no deadline for a header. pingora's
+//! proxy takes one request at a time, from any caller, so the loop around it is here, on the same runtime as everything
+//! else.
 
-pub mod connections;
+mod connection_limits;
 pub mod descriptors;
 mod error_response;
 mod h1;
@@ -32,10 +32,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    connections::{Connection, Connections, Permit},
+    connection_limits::{ConnectionLimits, ConnectionPermit},
     stream::FrontStream,
 };
 use crate::{
+    connection::Connection,
     metrics::{ConnectionOutcome, FrontMetrics},
     proxy::Edge,
     routes::Routes,
@@ -54,11 +55,11 @@ pub struct FrontConfig {
     pub address: SocketAddr,
     /// What a client may do.
     pub limits: FrontLimits,
-    /// The proxies before us.
+    /// TCP proxies in front of the balancer.
     pub proxy_protocol: ProxyProtocolConfig,
 }
 
-/// Bounds on everything a client can make us do.
+/// Bounds on everything that a client can cause.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrontLimits {
@@ -84,7 +85,7 @@ pub struct FrontLimits {
     pub given_up_max: u32,
 }
 
-/// Who must speak PROXY protocol.
+/// Which peers must send a PROXY header.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyProtocolConfig {
@@ -92,7 +93,7 @@ pub struct ProxyProtocolConfig {
     pub from: Vec<IpAddr>,
 }
 
-/// The bound front door.
+/// The bound listener for clients.
 pub struct Front {
     listener: TcpListener,
     address: SocketAddr,
@@ -104,7 +105,7 @@ pub struct Front {
 pub struct StopSignals {
     /// Take nothing new, finish what is in flight.
     pub drain: CancellationToken,
-    /// Drop everything.
+    /// Drop what is still in flight.
     pub abort: CancellationToken,
 }
 
@@ -114,22 +115,22 @@ struct ConnectionHandler {
     config: FrontConfig,
     routes: Arc<Routes>,
     proxy: Arc<HttpProxy<Edge>>,
-    connections: Arc<Connections>,
+    connections: Arc<ConnectionLimits>,
     metrics: FrontMetrics,
     tracker: TaskTracker,
     drain: CancellationToken,
     abort: CancellationToken,
-    /// The same as `drain`, as pingora wants to be told.
+    /// The same as `drain`, in the form that pingora takes.
     draining: watch::Receiver<bool>,
 }
 
-/// Decrements the gauge of open connections, whatever way a connection ends.
+/// Decrements the gauge of open connections, however a connection ends.
 struct ActiveConnection<'a>(&'a FrontMetrics);
 
 // === impl Front ===
 
 impl Front {
-    /// Binds the address. Nobody is answered before `serve`.
+    /// Binds the address. No client is answered before `serve`.
     pub async fn bind(
         config: FrontConfig,
         tls: Arc<ServerConfig>,
@@ -143,7 +144,10 @@ impl Front {
         let (draining, receiver) = watch::channel(false);
         let handler = ConnectionHandler {
             tls: TlsAcceptor::from(tls),
-            connections: Connections::new(config.limits.connections_max, config.limits.connections_per_address_max),
+            connections: ConnectionLimits::new(
+                config.limits.connections_max,
+                config.limits.connections_per_address_max,
+            ),
             config,
             routes,
             proxy,
@@ -161,14 +165,14 @@ impl Front {
         self.address
     }
 
-    /// Answers until it shall drain, then finishes what is in flight until it shall cut.
+    /// Answers until it is to drain, then finishes what is in flight until it is to abort.
     pub async fn serve(self) {
         let Self { listener, handler, draining, .. } = self;
         accept_until_stopped(&listener, &handler).await;
         drop(listener);
         let _ = draining.send(true);
         handler.tracker.close();
-        tracing::info!(connections = handler.tracker.len(), "front door is closed, what is in flight is finished");
+        tracing::info!(connections = handler.tracker.len(), "listener closed, requests in flight are finished");
         tokio::select! {
             () = handler.tracker.wait() => {}
             () = handler.abort.cancelled() => {
@@ -190,7 +194,7 @@ async fn accept_until_stopped(listener: &TcpListener, handler: &Arc<ConnectionHa
         match accepted {
             Ok((tcp, source)) => {
                 is_failing = false;
-                handler.receive(tcp, source);
+                handler.spawn_handler(tcp, source);
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
@@ -205,7 +209,7 @@ async fn accept_until_stopped(listener: &TcpListener, handler: &Arc<ConnectionHa
 // === impl ConnectionHandler ===
 
 impl ConnectionHandler {
-    fn receive(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr) {
+    fn spawn_handler(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr) {
         let Some(slot) = self.connections.acquire_slot() else {
             return self.metrics.count_connection(ConnectionOutcome::OverTotal);
         };
@@ -244,7 +248,7 @@ impl ConnectionHandler {
         mut tcp: TcpStream,
         source: SocketAddr,
         slot: OwnedSemaphorePermit,
-    ) -> Option<(TlsStream<TcpStream>, Arc<Connection>, Permit)> {
+    ) -> Option<(TlsStream<TcpStream>, Arc<Connection>, ConnectionPermit)> {
         let began = Instant::now();
         tcp.set_nodelay(true).ok()?;
         let mut client = source;
@@ -284,7 +288,7 @@ impl ConnectionHandler {
         }
     }
 
-    /// How long a request of this path may take in all; the proxy answers at its route's limit, this is the backstop.
+    /// How long a request of this path may take in all: a backstop, since the proxy answers at its route's limit.
     fn time_max(&self, path: &str) -> Duration {
         /// For the proxy to notice and to answer.
         const GRACE: Duration = Duration::from_secs(2);

@@ -2,10 +2,12 @@
 
 pub mod access;
 pub mod config;
+pub mod connection;
 pub mod front;
 pub mod metrics;
 pub mod pool;
 pub mod proxy;
+pub mod replica_state;
 pub mod routes;
 pub mod sla;
 pub mod status;
@@ -28,12 +30,12 @@ use routes::{PoolName, Routes};
 use sla::MinuteBuffer;
 use status::StatusPage;
 
-/// Wires the balancer together and opens its front door.
+/// Wires the balancer together and opens its listener.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::describe();
     front::descriptors::raise_limit(config.front.limits.connections_max);
     let identity = lifecycle.identity();
-    // What serves requests in flight goes on until they have ended. Should the door not even open, nothing does.
+    // What serves requests in flight goes on until they have ended, or ends at once if the listener cannot be bound.
     let drained = CancellationToken::new();
     let until_drained = drained.clone().drop_guard();
 
@@ -51,7 +53,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     }
     let [serving_pool, gateway_pool, sla_pool, _, _] = &pools;
 
-    // Access: tokens to passports, revocations heard, and the keys for our own routes.
+    // Access: tokens to passports, revocations followed, and the keys for the balancer's own routes.
     let calls = TaskTracker::new();
     let access = Access::new(&config.access, Gateways::new(gateway_pool, &identity), calls);
     lifecycle.spawn("revocations", access::watch(Arc::clone(&access), drained.clone()));
@@ -59,8 +61,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     service::passport_keys::follow(channel_to(gateway_pool, &identity), Arc::clone(&keys), &lifecycle);
     let guard = Arc::new(Guard::new(status::AUDIENCE, keys, Arc::new(Policy::embedded()?), Clock::system()));
 
-    // The front door: from here on everything is there.
-    let (ledger, tracker) = (MinuteBuffer::new(), channel_to(sla_pool, &identity));
+    // The front, last: everything that a request needs is there.
+    let (sla_minutes, tracker) = (MinuteBuffer::new(), channel_to(sla_pool, &identity));
     let routes = Arc::new(Routes::new(&config.routes));
     let ca_file = identity.ca_file().to_string_lossy().into_owned();
     let shared = Shared {
@@ -69,7 +71,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         pools,
         access,
         status: StatusPage::new(guard, lifecycle.readiness()),
-        ledger: Arc::clone(&ledger),
+        sla_minutes: Arc::clone(&sla_minutes),
         own_metrics: metrics::PoolMetrics::new("balancer"),
         config: config.proxy,
     };
@@ -82,9 +84,9 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         drop(until_drained);
     });
 
-    // The SLA ledger, which vouches for a door that is open, and reports for the last time when it is closed.
+    // SLA reports, which cover the time in which the listener is open, and end with the last request.
     let source = identity.name().instance;
-    lifecycle.spawn("sla reports", sla::report_until_stopped(ledger, tracker, source, config.sla, drained));
+    lifecycle.spawn("sla reports", sla::report_until_stopped(sla_minutes, tracker, source, config.sla, drained));
     Ok(())
 }
 

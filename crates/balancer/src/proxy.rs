@@ -1,16 +1,20 @@
-//! The proxy's part of a request, hook by hook, as pingora calls them.
+//! What happens to a request between the front and a replica.
 //!
-//! `request_filter` admits or answers; `upstream_peer` chooses a replica, once for each attempt; the error hooks decide
-//! whether there is another attempt; `logging` counts. What a hook does is in the module that has its name.
+//! [`RequestState`] goes with a request from its head to the end of its answer: what it is, which replicas it was sent to,
+//! and how it ends. The stages are those of pingora's [`ProxyHttp`], listed below in the order in which pingora calls them;
+//! each is in the module of its name.
 
 mod admission;
+mod attempts;
 mod broadcast;
-mod exchange;
+mod context;
 mod failure;
 mod headers;
 mod local_reply;
+mod outcome;
+mod retry;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,17 +26,16 @@ use pingora::{
     proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session, http_proxy},
     server::configuration::ServerConf,
 };
-use problem::{Kind, Problem};
 use serde::Deserialize;
 
 pub use broadcast::Broadcast;
-pub use exchange::Exchange;
 
+use self::{admission::Admission, attempts::Attempts, context::RequestContext, outcome::RequestOutcome};
 use crate::{
     access::Access,
-    front::connections::CONNECTION,
+    connection::CONNECTION,
     metrics::{PoolMetrics, RetryReason},
-    pool::{NoReplica, Pool},
+    pool::Pool,
     routes::{PoolName, Routes},
     sla::MinuteBuffer,
     status::StatusPage,
@@ -42,7 +45,7 @@ use crate::{
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyConfig {
-    /// Replicas that one request is brought to, at most.
+    /// Replicas that one request is sent to, at most.
     pub attempts_max: usize,
     /// One line per request in the log, at level info. It costs more than the rest of the balancer's work.
     pub access_log: bool,
@@ -58,20 +61,27 @@ pub struct Shared {
     pub broadcast: Broadcast,
     /// Passports.
     pub access: Arc<Access>,
-    /// What the balancer tells about itself.
+    /// The routes that the balancer answers itself.
     pub status: StatusPage,
     /// Minutes for the SLA tracker.
-    pub ledger: Arc<MinuteBuffer>,
+    pub sla_minutes: Arc<MinuteBuffer>,
     /// Metrics of what the balancer answers itself.
     pub own_metrics: PoolMetrics,
-    /// How.
+    /// Attempts and the access log.
     pub config: ProxyConfig,
 }
 
-/// The balancer, as pingora's proxy knows it.
+/// The hooks of pingora's proxy.
 pub struct Edge(Arc<Shared>);
 
-/// pingora's proxy with our hooks. `ca_file` replaces the machine's own trust store, which we never want to ask.
+/// One request, from its head to the end of its answer.
+pub struct RequestState {
+    context: RequestContext,
+    attempts: Attempts,
+    outcome: RequestOutcome,
+}
+
+/// pingora's proxy with these hooks. `ca_file` replaces the machine's own trust store, which must never count here.
 pub fn engine(shared: Arc<Shared>, ca_file: String) -> Arc<HttpProxy<Edge>> {
     let conf = ServerConf { max_retries: shared.config.attempts_max, ca_file: Some(ca_file), ..ServerConf::default() };
     Arc::new(http_proxy(&Arc::new(conf), Edge(shared)))
@@ -92,128 +102,121 @@ impl Shared {
     }
 }
 
+// === impl RequestState ===
+
+impl Drop for RequestState {
+    fn drop(&mut self) {
+        outcome::finish_dropped(self);
+    }
+}
+
 // === impl Edge ===
 
 #[async_trait]
 impl ProxyHttp for Edge {
-    type CTX = Exchange;
+    type CTX = RequestState;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new(Arc::clone(&self.0), CONNECTION.try_with(Arc::clone).ok())
+    /// 1. The head was read and checked by the front.
+    fn new_ctx(&self) -> RequestState {
+        let context = RequestContext::new(Arc::clone(&self.0), CONNECTION.try_with(Arc::clone).ok());
+        RequestState { context, attempts: Attempts::new(), outcome: RequestOutcome::default() }
     }
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        match admission::admit(session, exchange).await {
-            Ok(admission::Admission::Forward) => Ok(false),
-            Ok(admission::Admission::Answer(response)) => local_reply::write(session, response).await.map(|()| true),
-            Err(problem) => local_reply::write_problem(session, exchange, &problem).await.map(|()| true),
+    /// 2. Admission: what may not go on is answered here and costs no replica anything.
+    async fn request_filter(&self, session: &mut Session, state: &mut RequestState) -> Result<bool> {
+        match admission::admit(session, state).await {
+            Ok(Admission::Forward) => Ok(false),
+            Ok(Admission::Answer(response)) => local_reply::write(session, response).await.map(|()| true),
+            Err(problem) => local_reply::write_problem(session, state, &problem).await.map(|()| true),
         }
     }
 
+    /// 3. An attempt begins with the choice of its replica; 3 to 6 are repeated for another attempt.
+    async fn upstream_peer(&self, session: &mut Session, state: &mut RequestState) -> Result<Box<HttpPeer>> {
+        attempts::next_peer(session, state)
+    }
+
+    /// 4. The connection failed. Nothing was sent, so any request may go to another replica.
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        state: &mut RequestState,
+        error: BError,
+    ) -> BError {
+        retry::after_connect_error(session, state, error)
+    }
+
+    /// 5. Headers, once there is a connection: identity comes from the balancer alone.
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        state: &mut RequestState,
+    ) -> Result<()> {
+        headers::to_upstream(request, &state.context)
+    }
+
+    /// 6. Each part of the body, counted here because a length need not be declared.
     async fn request_body_filter(
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
-        exchange: &mut Exchange,
+        state: &mut RequestState,
     ) -> Result<()> {
-        if is_end {
-            exchange.set_received();
-        }
-        exchange.count_body(body.as_ref().map_or(0, Bytes::len))
+        let RequestState { context, outcome, .. } = state;
+        context.is_received |= is_end;
+        context.count_body(body.as_ref().map_or(0, Bytes::len)).map_err(|problem| outcome.fail_client(problem))
     }
 
-    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let Some(pool) = exchange.pool().cloned() else {
-            return Error::e_explain(ErrorType::InternalError, "a request without a pool was forwarded");
-        };
-        let Some(time_left) = exchange.time_left() else {
-            return exchange.fail(Problem::new(Kind::DeadlineExceeded, "no replica answered in time"));
-        };
-        let lease = match pool.choose(exchange.tried()) {
-            Ok(lease) => lease,
-            Err(NoReplica::Unhealthy) => {
-                return exchange.fail(Problem::unavailable(format!("no replica of {} is healthy", pool.name.as_str())));
-            }
-            Err(NoReplica::Saturated) => {
-                exchange.set_shed();
-                return exchange.fail(Problem::unavailable(format!("{} has as much as it can do", pool.name.as_str())));
-            }
-        };
-        let Some(peer) = lease.replica().peer(exchange.is_repeatable()) else {
-            return exchange.fail(Problem::unavailable("the replica's address is not known yet"));
-        };
-        exchange.attempt(&pool, lease);
-        // The body filter is not asked about a body that there is not.
-        if session.is_body_empty() {
-            exchange.set_received();
-        }
-        let mut peer = Box::new(HttpPeer::clone(&peer));
-        peer.options.read_timeout = Some(time_left.max(Duration::from_millis(1)));
-        Ok(peer)
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        _session: &mut Session,
-        request: &mut RequestHeader,
-        exchange: &mut Exchange,
-    ) -> Result<()> {
-        headers::to_upstream(request, exchange)
-    }
-
+    /// 7. The head of the answer, before a byte of it goes to the client: the last moment for another attempt.
     async fn upstream_response_filter(
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        state: &mut RequestState,
     ) -> Result<()> {
         if response.status.is_informational() {
             return Ok(());
         }
-        exchange.record_response_head(response);
-        if headers::says_unavailable(response) && failure::may_repeat(session, exchange, RetryReason::Unavailable) {
-            exchange.set_retry(RetryReason::Unavailable);
+        state.outcome.record_response(response);
+        state.attempts.record_response();
+        if retry::is_granted_after(response, session, state) {
+            state.attempts.grant_retry(RetryReason::Unavailable);
             return Err(Error::new_up(ErrorType::HTTPStatus(503)));
         }
         Ok(())
     }
 
+    /// 8. The trailers: where gRPC has its status.
     async fn response_trailer_filter(
         &self,
         _session: &mut Session,
         trailers: &mut HeaderMap,
-        exchange: &mut Exchange,
+        state: &mut RequestState,
     ) -> Result<Option<Bytes>> {
-        exchange.record_grpc_status(trailers);
+        state.outcome.record_trailers(trailers);
         Ok(None)
     }
 
-    fn fail_to_connect(
-        &self,
-        session: &mut Session,
-        _peer: &HttpPeer,
-        exchange: &mut Exchange,
-        error: BError,
-    ) -> BError {
-        failure::of_connecting(session, exchange, error)
-    }
-
+    /// 9. An error in 5 to 8, of the client or the replica: another attempt, or 10.
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
         session: &mut Session,
         error: BError,
-        exchange: &mut Exchange,
+        state: &mut RequestState,
         _is_reused: bool,
     ) -> BError {
-        failure::of_exchange(session, exchange, error)
+        retry::after_request_error(session, state, error)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
-        let error_code = match failure::problem_of(session, exchange, error) {
+    /// 10. No other attempt: the client is told, if it is still there.
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, state: &mut RequestState) -> FailToProxy {
+        let error_code = match failure::problem_for_client(session, state, error) {
             Some(problem) => {
-                let _ = local_reply::write_problem(session, exchange, &problem).await;
+                let _ = local_reply::write_problem(session, state, &problem).await;
                 problem.kind().http_status().as_u16()
             }
             None => 0,
@@ -221,19 +224,20 @@ impl ProxyHttp for Edge {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
-        exchange.finish(session, error);
+    /// 11. The end, whatever it was: counted once, for metrics and SLA.
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, state: &mut RequestState) {
+        outcome::finish(state, session, error);
     }
 
-    /// We log what matters ourselves, once and with fields.
-    fn suppress_error_log(&self, _session: &Session, _exchange: &Exchange, _error: &Error) -> bool {
+    /// Failures are logged where they are decided, once and with fields.
+    fn suppress_error_log(&self, _session: &Session, _state: &RequestState, _error: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _exchange: &Exchange,
+        _state: &RequestState,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {

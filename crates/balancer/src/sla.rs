@@ -1,4 +1,4 @@
-//! Minutes for the SLA tracker: counted here, where clients feel them, and reported until they are acknowledged.
+//! Minutes for the SLA tracker: counted here, where clients experience them, and reported until they are acknowledged.
 
 use std::{
     collections::BTreeMap,
@@ -22,17 +22,17 @@ use uuid::Uuid;
 
 use crate::metrics::{Outcome, sla_minutes_dropped};
 
-/// What the SLA is for.
+/// The service that the SLA is about.
 const SERVICE: &str = "ml-services";
-/// The promise: answered within this.
+/// The latency target: a slower answer counts as slow.
 const SLOW_ABOVE: Duration = Duration::from_millis(100);
 const LATENCY_MIN_US: u64 = 1;
 const LATENCY_MAX_US: u64 = 60_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
-/// Unacknowledged minutes that are kept: two hours.
+/// Unacknowledged minutes that are buffered: two hours.
 const BUFFERED_MINUTES_MAX: usize = 120;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A report that comes this much later than it should says that the process did not run meanwhile.
+/// A report that is later than this was not late by chance: the process was frozen meanwhile.
 const REPORT_DELAY_MAX: Duration = Duration::from_secs(10);
 
 /// The `[sla]` section.
@@ -43,7 +43,7 @@ pub struct SlaConfig {
     pub report_interval_s: u64,
 }
 
-/// The minutes that the tracker has not acknowledged as finished.
+/// The minutes that the tracker has not yet acknowledged as finished.
 pub struct MinuteBuffer {
     minutes: Mutex<BTreeMap<u64, Minute>>,
     dropped: Counter,
@@ -61,7 +61,7 @@ struct Minute {
 // === impl MinuteBuffer ===
 
 impl MinuteBuffer {
-    /// An empty ledger.
+    /// An empty buffer.
     pub fn new() -> Arc<Self> {
         let dropped = sla_minutes_dropped();
         dropped.increment(0);
@@ -86,7 +86,7 @@ impl MinuteBuffer {
         }
     }
 
-    /// An idle minute is a minute too: without it the tracker could not tell idle from lost.
+    /// Idle minutes are reported with zero requests: without them the tracker could not tell idle from lost.
     fn record_idle_minutes(&self, minutes: Range<u64>) {
         for minute in minutes {
             self.with_minute(minute, |_| {});
@@ -105,17 +105,17 @@ impl MinuteBuffer {
     }
 }
 
-/// Which idle minutes this process may vouch for: those that it was there for from their first second to their last. For
-/// any other it cannot tell idle from deaf.
+/// The minutes that this process has observed from their first second to their last. Of any other it cannot say that it was
+/// idle.
 struct ObservedWindow {
     first_whole_minute: u64,
     last_checked: Instant,
     pause_max: Duration,
 }
 
-/// Reports until stopped, and once more then. To be begun when the front door is open.
+/// Reports until stopped, and once more then. To be started when the listener accepts clients.
 pub async fn report_until_stopped(
-    ledger: Arc<MinuteBuffer>,
+    buffer: Arc<MinuteBuffer>,
     channel: Channel,
     source: String,
     config: SlaConfig,
@@ -135,8 +135,8 @@ pub async fn report_until_stopped(
         };
         // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
         let current = current_minute();
-        ledger.record_idle_minutes(window.idle_minutes(current, Instant::now()));
-        let reported = send(&ledger, current, &mut client, &source, &boot_id).await;
+        buffer.record_idle_minutes(window.idle_minutes(current, Instant::now()));
+        let reported = send(&buffer, current, &mut client, &source, &boot_id).await;
         if is_connected != reported.is_ok() {
             is_connected = reported.is_ok();
             match &reported {
@@ -151,14 +151,14 @@ pub async fn report_until_stopped(
 }
 
 async fn send(
-    ledger: &MinuteBuffer,
+    buffer: &MinuteBuffer,
     current: u64,
     client: &mut LedgerClient<Channel>,
     source: &str,
     boot_id: &str,
 ) -> Result<(), String> {
-    let minutes = ledger.report();
-    // Nobody asked for anything, and no idle minute is over: the tracker refuses an empty report.
+    let minutes = buffer.report();
+    // No request came and no idle minute is over: the tracker refuses an empty report.
     if minutes.is_empty() {
         return Ok(());
     }
@@ -173,7 +173,7 @@ async fn send(
     if usize::try_from(recorded) != Ok(sent) {
         return Err(format!("recorded {recorded} of {sent} minutes"));
     }
-    ledger.acknowledge_before(current);
+    buffer.acknowledge_before(current);
     Ok(())
 }
 
@@ -184,7 +184,7 @@ impl ObservedWindow {
         Self { first_whole_minute: current + 1, last_checked: Instant::now(), pause_max }
     }
 
-    /// The minutes that ended since it was last asked and that it was there for.
+    /// The minutes that ended since the last call and were observed whole.
     fn idle_minutes(&mut self, current: u64, now: Instant) -> Range<u64> {
         if now.duration_since(self.last_checked) > self.pause_max {
             self.first_whole_minute = current + 1;
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_request_counts_once_and_only_good_and_bad_have_a_latency() {
-        let ledger = MinuteBuffer::new();
+        let buffer = MinuteBuffer::new();
         let ms = Duration::from_millis;
         for (outcome, elapsed) in [
             (Outcome::Ok, ms(5)),
@@ -257,9 +257,9 @@ mod tests {
             (Outcome::Shed, ms(1)),
             (Outcome::ClientError, ms(500)),
         ] {
-            ledger.record_at(7, outcome, elapsed);
+            buffer.record_at(7, outcome, elapsed);
         }
-        let report = ledger.report();
+        let report = buffer.report();
         let [minute] = &report[..] else { panic!("one minute") };
         assert_eq!((minute.good, minute.bad, minute.shed, minute.client_error, minute.slow), (3, 2, 1, 1, 2));
         assert_eq!(minute.minute.as_ref().unwrap().seconds, 420);
@@ -289,23 +289,23 @@ mod tests {
 
     #[test]
     fn finished_minutes_are_kept_until_acknowledged_and_the_current_one_stays() {
-        let ledger = MinuteBuffer::new();
+        let buffer = MinuteBuffer::new();
         for minute in [5, 6, 7] {
-            ledger.record_at(minute, Outcome::Ok, Duration::from_millis(1));
+            buffer.record_at(minute, Outcome::Ok, Duration::from_millis(1));
         }
-        assert_eq!(ledger.report().len(), 3);
-        assert_eq!(ledger.report().len(), 3, "nothing was acknowledged");
-        ledger.acknowledge_before(7);
-        assert_eq!(ledger.report().len(), 1);
+        assert_eq!(buffer.report().len(), 3);
+        assert_eq!(buffer.report().len(), 3, "nothing was acknowledged");
+        buffer.acknowledge_before(7);
+        assert_eq!(buffer.report().len(), 1);
     }
 
     #[test]
     fn the_backlog_is_bounded_and_loses_the_oldest() {
-        let ledger = MinuteBuffer::new();
+        let buffer = MinuteBuffer::new();
         for minute in 0..500 {
-            ledger.record_at(minute, Outcome::Ok, Duration::from_millis(1));
+            buffer.record_at(minute, Outcome::Ok, Duration::from_millis(1));
         }
-        let report = ledger.report();
+        let report = buffer.report();
         assert_eq!(report.len(), BUFFERED_MINUTES_MAX);
         assert_eq!(report[0].minute.as_ref().unwrap().seconds, (500 - 120) * 60);
     }

@@ -1,4 +1,4 @@
-//! File descriptors: how many there may be, and which of them is the listener's.
+//! File descriptors: how many there may be, and which number the listener has.
 
 use std::{io, net::TcpListener as StdListener};
 
@@ -20,8 +20,8 @@ pub fn raise_limit(connections_max: usize) {
 }
 
 /// Gives the listener a descriptor above those of all connections. Of a process that is killed Linux releases the highest
-/// first. A client whose connection has broken comes again within the same millisecond, and must find the door shut, so that
-/// it is brought to another balancer; the queue of a door that is open for a moment longer is lost with it.
+/// first. A client whose connection has broken reconnects within the same millisecond, and must be refused, so that its proxy
+/// sends it to another balancer; connections in the accept queue of a listener that is open for a moment longer are lost.
 pub(super) fn move_to_highest(listener: TcpListener, connections_max: usize) -> io::Result<TcpListener> {
     let listener = listener.into_std()?;
     let highest = i32::try_from(count(connections_max) - 1).unwrap_or(i32::MAX);

@@ -1,4 +1,4 @@
-//! Answers to requests that never become one: written by the front itself, as HTTP/1.1 text.
+//! Answers to heads that never become a request: written by the front itself, as HTTP/1.1 text.
 
 use http::StatusCode;
 use problem::{Form, Kind, Problem};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::head::{self, HeadError};
 
-/// An answer to a header that is refused, in the form of its route as far as that can be told.
+/// The answer to a head that is refused, in the form of its route as far as it is known.
 pub(super) fn for_head_error(error: HeadError, received: &[u8]) -> Vec<u8> {
     let status = match error {
         HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -15,7 +15,7 @@ pub(super) fn for_head_error(error: HeadError, received: &[u8]) -> Vec<u8> {
     render(status, &error.to_string(), received)
 }
 
-/// An answer to a header that did not end in time.
+/// The answer to a head that did not end in time.
 pub(super) fn for_head_timeout(received: &[u8]) -> Vec<u8> {
     render(StatusCode::REQUEST_TIMEOUT, "the request header did not end in time", received)
 }
@@ -27,10 +27,10 @@ fn render(status: StatusCode, detail: &str, received: &[u8]) -> Vec<u8> {
         Form::Registry => ("application/json", json!({ "error_code": "BAD_REQUEST", "message": detail }).to_string()),
         Form::Api | Form::Grpc => ("application/problem+json", problem_json(status, detail)),
     };
-    text(status, content_type, &[], &body)
+    http1_response(status, content_type, &[], &body)
 }
 
-/// 431 and 408 are not kinds of problem that a service can have, so they have no place in that closed list.
+/// 431 and 408 are not kinds of problem that a service can have, so they are not in that closed list.
 fn problem_json(status: StatusCode, detail: &str) -> String {
     let kind =
         if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE { Kind::TooLarge } else { Kind::InvalidArgument };
@@ -43,7 +43,7 @@ fn problem_json(status: StatusCode, detail: &str) -> String {
 }
 
 /// A whole HTTP/1.1 response that ends its connection.
-pub(super) fn text(status: StatusCode, content_type: &str, fields: &[(&str, &str)], body: &str) -> Vec<u8> {
+pub(super) fn http1_response(status: StatusCode, content_type: &str, fields: &[(&str, &str)], body: &str) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut text = format!(
         "HTTP/1.1 {} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n",

@@ -13,21 +13,20 @@ use tokio::{
 };
 
 use super::{
-    ConnectionHandler,
-    connections::{CONNECTION, Connection},
-    error_response,
+    ConnectionHandler, error_response,
     head::{self, Head},
     stream::{FrontStream, LINGER},
 };
+use crate::connection::{CONNECTION, Connection};
 
 /// Most heads fit; a larger one makes the buffer grow up to the limit.
 const HEAD_BUFFER_BYTES: usize = 4 * 1024;
 /// How long a request's unread rest is awaited before its connection can serve the next one.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What came instead of a head.
+/// Why there is no head.
 enum HeadReadError {
-    /// The client left, was silent for too long, or we are closing.
+    /// The client left, was silent for too long, or the listener is closing.
     Closed,
     /// An answer, and then the end.
     Rejected(Vec<u8>),
@@ -71,7 +70,7 @@ impl ConnectionHandler {
         pause_max: Duration,
     ) -> Result<Head, HeadReadError> {
         let limits = &self.config.limits;
-        // Not if the client was ahead of us.
+        // Not if the client sent its next request ahead.
         if buffer.is_empty() {
             buffer.reserve(HEAD_BUFFER_BYTES);
             tokio::select! {
@@ -103,7 +102,7 @@ impl ConnectionHandler {
 }
 
 async fn reject(mut stream: Box<FrontStream>, answer: &[u8]) {
-    // What else it sends is unread, and must not turn the answer into a reset.
+    // What else it sends stays unread, and must not turn the answer into a reset.
     stream.set_unread_body();
     let written = async {
         stream.write_all(answer).await?;
@@ -113,7 +112,7 @@ async fn reject(mut stream: Box<FrontStream>, answer: &[u8]) {
     let _ = timeout(LINGER, written).await;
 }
 
-/// Says goodbye in TLS as well, so that the client knows that nothing was cut off.
+/// Ends TLS with close_notify, so that the client knows that nothing was cut off.
 async fn close(mut stream: Box<FrontStream>) {
     Shutdown::shutdown(stream.as_mut()).await;
 }

@@ -21,20 +21,17 @@ use pingora::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::{
-    ConnectionHandler, FrontLimits,
-    connections::{CONNECTION, Connection},
-    stream::FrontStream,
-};
+use super::{ConnectionHandler, FrontLimits, stream::FrontStream};
+use crate::connection::{CONNECTION, Connection};
 
 /// How far a request's body may be ahead of its replica, for one request and for all on a connection.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// What may wait in our memory for a client that reads slowly.
+/// What may be buffered for a client that reads slowly.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// Requests that make no sense, on one connection.
+/// Malformed requests on one connection.
 const MALFORMED_MAX: u32 = 32;
-/// Looks at age and idleness this often in an idle time-out, and at a connection that shall end.
+/// Age and idleness are checked this often in an idle time-out, and this often while a connection closes.
 const CHECKS_PER_IDLE_TIMEOUT: u32 = 4;
 const CHECK_WHILE_CLOSING: Duration = Duration::from_millis(250);
 /// How long a client that was asked to end the connection may take for that during a stop, when nothing of it is in flight.
@@ -44,7 +41,7 @@ const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct ActiveRequests(Arc<AtomicU32>);
 
-/// One of them, for as long as it lives.
+/// One of them; no longer counted when dropped.
 struct ActiveRequest(Arc<AtomicU32>);
 
 impl ConnectionHandler {
@@ -71,7 +68,7 @@ impl ConnectionHandler {
                         last_busy = now;
                     }
                     let idle = now.duration_since(last_busy);
-                    // What was answered may still be on its way to a slow reader, for which only a stop has no time.
+                    // An answer may still be on its way to a slow reader; only a stop does not wait for it.
                     let goaway_grace = if self.drain.is_cancelled() { GOAWAY_GRACE } else { idle_max };
                     if is_closing && idle >= goaway_grace {
                         return;
@@ -100,10 +97,10 @@ impl ConnectionHandler {
             let abandoned = connection.abandoned.load(Ordering::Relaxed);
             let is_flood = abandoned > limits.given_up_max && abandoned > accepted / 2;
             if is_flood || malformed > MALFORMED_MAX {
-                tracing::info!(client = %connection.client, accepted, abandoned, malformed, "connection ended: it floods");
+                tracing::info!(client = %connection.client, accepted, abandoned, malformed, "connection ended: it abandons requests, or sends malformed ones, by the dozen");
                 self.metrics.limit_streams();
                 h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                // Once more, so that the goodbye is written.
+                // Once more, so that the GOAWAY frame is written.
                 let _ = tokio::time::timeout(header_timeout, HttpSession::from_h2_conn(&mut h2, digest)).await;
                 return;
             }

@@ -2,9 +2,13 @@
 //!
 //! pingora 0.9.1 accepts a bare LF, `Content-Length` beside `Transfer-Encoding`, HTTP/1.0 and up to 1 MiB of header:
 //! what two parsers may read differently is how requests are smuggled, so here there is one way to write a request.
-//! This module checks and counts; it takes nothing apart that the proxy needs later.
+//! This module checks and counts; it parses no more than the front needs.
+
+mod fields;
 
 use std::ops::Range;
+
+use self::fields::Fields;
 
 /// More header fields than this are refused; real clients send about ten.
 const FIELDS_MAX: usize = 100;
@@ -38,7 +42,7 @@ pub enum HeadError {
     /// Not `METHOD target HTTP/1.1`.
     #[error("the request line is not `METHOD /path HTTP/1.1`")]
     RequestLine,
-    /// HTTP/1.0, or something newer that we do not speak over text.
+    /// HTTP/1.0, or a newer version that is not a text protocol.
     #[error("only HTTP/1.1 and HTTP/2 are spoken here")]
     Version,
     /// A field without a name, with a space before the colon, folded, or with control characters.
@@ -121,7 +125,7 @@ fn parse(head: &[u8]) -> Result<Head, HeadError> {
         }
         fields.add(offset, line)?;
     }
-    let is_chunked = fields.transfer_encoding;
+    let is_chunked = fields.is_chunked;
     if is_chunked && fields.content_length.is_some() {
         return Err(HeadError::Framing);
     }
@@ -153,7 +157,7 @@ fn parse_request_line(line: &[u8]) -> Result<Range<usize>, HeadError> {
     Ok(start..start + path)
 }
 
-/// Lines of a head whose line ends are known to be right, with their offsets.
+/// Lines of a head whose line ends were checked, with their offsets.
 struct Lines<'a> {
     rest: &'a [u8],
     offset: usize,
@@ -170,73 +174,6 @@ impl<'a> Iterator for Lines<'a> {
         self.offset += end + 2;
         Some((offset, line))
     }
-}
-
-#[derive(Default)]
-struct Fields {
-    host: Option<Range<usize>>,
-    content_length: Option<u64>,
-    transfer_encoding: bool,
-    has_credentials: bool,
-    is_grpc: bool,
-}
-
-// === impl Fields ===
-
-impl Fields {
-    fn add(&mut self, offset: usize, line: &[u8]) -> Result<(), HeadError> {
-        let colon = line.iter().position(|byte| *byte == b':').ok_or(HeadError::Field)?;
-        let (name, value) = line.split_at_checked(colon).ok_or(HeadError::Field)?;
-        let value = value.get(1..).unwrap_or_default();
-        let is_text = |byte: &u8| *byte >= b' ' && *byte != 0x7f || *byte == b'\t';
-        if name.is_empty() || !name.iter().all(is_token) || !value.iter().all(is_text) {
-            return Err(HeadError::Field);
-        }
-        let start = offset + colon + 1 + value.len() - value.trim_ascii_start().len();
-        let value = value.trim_ascii();
-        // By length first: most fields are none of these, and a head is parsed for every request.
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.add_host(start, value),
-            12 if name.eq_ignore_ascii_case(b"content-type") => {
-                self.is_grpc = value.starts_with(b"application/grpc");
-                Ok(())
-            }
-            13 if name.eq_ignore_ascii_case(b"authorization") => {
-                let is_second = std::mem::replace(&mut self.has_credentials, true);
-                if is_second { Err(HeadError::Credentials) } else { Ok(()) }
-            }
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.add_content_length(value),
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                let is_second = std::mem::replace(&mut self.transfer_encoding, true);
-                let is_chunked = value.eq_ignore_ascii_case(b"chunked");
-                if is_second || !is_chunked { Err(HeadError::Framing) } else { Ok(()) }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn add_host(&mut self, start: usize, value: &[u8]) -> Result<(), HeadError> {
-        // `user@host` and lists are how one host is shown to one parser and another to the next.
-        let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte);
-        if self.host.is_some() || value.is_empty() || !value.iter().all(is_host) {
-            return Err(HeadError::Host);
-        }
-        self.host = Some(start..start + value.len());
-        Ok(())
-    }
-
-    fn add_content_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
-        let digits = std::str::from_utf8(value).map_err(|_| HeadError::Framing)?;
-        if self.content_length.is_some() || !value.iter().all(u8::is_ascii_digit) {
-            return Err(HeadError::Framing);
-        }
-        self.content_length = Some(digits.parse().map_err(|_| HeadError::Framing)?);
-        Ok(())
-    }
-}
-
-fn is_token(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
 #[cfg(test)]

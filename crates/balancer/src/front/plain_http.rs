@@ -1,5 +1,5 @@
-//! Plain HTTP on the TLS port: shown the way to HTTPS, or, if it carried a token or a password, told that it is exposed now.
-//! A client that is shown the way sends the same again, which is right only for what was no secret.
+//! Plain HTTP on the TLS port: redirected to HTTPS, or, if it carried a token or a password, told that it is exposed. A
+//! client that is redirected sends the same again, which is right only for what was no secret.
 
 use http::StatusCode;
 use problem::{Form, Kind, Problem};
@@ -18,7 +18,7 @@ pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
         match head::scan(&received, &mut scanned, bytes_max) {
             Ok(Some(head)) => break response_to(&head, &received),
             Ok(None) => {}
-            // Not HTTP, or HTTP that nobody should speak: no more than "this is HTTPS" is owed.
+            // Malformed HTTP, or a version that is not served: the answer is no more than "this is HTTPS".
             Err(_) if is_http(&received) => break bad_request("this port speaks HTTPS only", has_token(&received)),
             Err(_) => return,
         }
@@ -32,7 +32,7 @@ pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
     }
 }
 
-/// Below this, secrets are in the body.
+/// Under this prefix, secrets are in the body.
 const SECRETS_PREFIX: &[u8] = b"/api/auth";
 
 fn response_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
@@ -45,7 +45,7 @@ fn response_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
     let host = received.get(head.host.clone()).unwrap_or_default();
     // Both were checked character by character when the head was scanned.
     let location = format!("https://{}{}", String::from_utf8_lossy(host), String::from_utf8_lossy(target));
-    error_response::text(
+    error_response::http1_response(
         StatusCode::PERMANENT_REDIRECT,
         "text/plain",
         &[("location", &location)],
@@ -62,7 +62,7 @@ fn bad_request(detail: &str, is_exposed: bool) -> Vec<u8> {
     };
     let response = Problem::new(Kind::InvalidArgument, detail).response(Form::Api);
     let body = String::from_utf8_lossy(response.body());
-    error_response::text(StatusCode::BAD_REQUEST, "application/problem+json", &[], &body)
+    error_response::http1_response(StatusCode::BAD_REQUEST, "application/problem+json", &[], &body)
 }
 
 /// Whether it begins like a request line.
@@ -70,7 +70,7 @@ fn is_http(received: &[u8]) -> bool {
     received.iter().take_while(|byte| **byte != b' ').take(10).all(u8::is_ascii_uppercase)
 }
 
-/// For a head that is broken and may carry a token all the same.
+/// For a head that is malformed and may carry a token all the same.
 fn has_token(received: &[u8]) -> bool {
     received
         .split(|byte| *byte == b'\n')

@@ -1,4 +1,4 @@
-//! A client's TLS connection in the shape that pingora wants.
+//! A client's TLS connection as the stream that pingora takes.
 
 use std::{
     fmt, io,
@@ -22,29 +22,27 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    connections::{Connection, Permit},
-    head::Head,
-};
+use super::{connection_limits::ConnectionPermit, head::Head};
+use crate::connection::Connection;
 
 /// pingora writes head and body apart; together they fit one TLS record and one packet.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
-/// How long, and for how many bytes, we listen on after an answer that came before the end of the request.
+/// How long, and for how many bytes, the socket is read on after an answer that came before the end of the request.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// What is taken in of the next request while one is under way.
+/// What is read of the next request while one is in flight.
 const PIPELINED_BYTES: usize = 512;
 
 type Inner = BufWriter<TlsStream<TcpStream>>;
 
-/// The stream, what it counts against, and how to leave it in good order.
+/// The stream, the limits that it counts against, and what an orderly close needs.
 pub(super) struct FrontStream {
     /// Only `None` while dropping.
     inner: Option<Inner>,
     digest: Arc<SocketDigest>,
     id: i32,
     has_unread_body: bool,
-    /// What the client sent after the request that is under way: the next one, which nobody may read before its head was
+    /// What the client sent after the request in flight: the next one, which pingora must not read before its head was
     /// checked.
     pipelined: BytesMut,
     /// Bytes of the body that are still to come; `None` while only their reader knows where it ends.
@@ -55,7 +53,7 @@ pub(super) struct FrontStream {
 /// What it takes to close a connection after the stream itself was dropped.
 struct LingerContext {
     tracker: TaskTracker,
-    permit: Permit,
+    permit: ConnectionPermit,
 }
 
 // === impl FrontStream ===
@@ -65,12 +63,12 @@ impl FrontStream {
     pub(super) fn new(
         stream: TlsStream<TcpStream>,
         connection: &Connection,
-        permit: Permit,
+        permit: ConnectionPermit,
         tracker: TaskTracker,
     ) -> Self {
         let id = stream.get_ref().0.as_raw_fd();
         let digest = SocketDigest::from_raw_fd(id);
-        // The cell is new, so the address is ours; pingora would ask the socket, which knows only the last hop.
+        // The cell is new, so this address stays; pingora would ask the socket, which knows only the last hop.
         let _ = digest.peer_addr.set(Some(PingoraAddr::Inet(connection.client)));
         Self {
             inner: Some(BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream)),
@@ -83,8 +81,8 @@ impl FrontStream {
         }
     }
 
-    /// The stream ends after this, and bytes of the client may still be on their way: a drop answers, then listens on for
-    /// a moment. Closing a socket with unread bytes sends a reset, and the client would lose the answer with it.
+    /// The stream ends after this, and bytes of the client may still be on their way: a drop ends the answer, then reads on
+    /// for a moment. Closing a socket with unread bytes sends a reset, and the client would lose the answer with it.
     pub(super) fn set_unread_body(&mut self) {
         self.has_unread_body = true;
     }
@@ -121,7 +119,7 @@ impl FrontStream {
     /// After the end of a request its reader only wants to know whether the client has left.
     fn poll_pipelined(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.pipelined.is_empty() {
-            // It has not, and there is no more to be learnt: the reader has other things to wait for.
+            // It has not. More cannot be learnt: the reader waits for other events.
             return Poll::Pending;
         }
         let mut bytes = [0; PIPELINED_BYTES];
@@ -150,7 +148,7 @@ impl Drop for FrontStream {
                 inner.shutdown().await?;
                 tokio::io::copy(&mut inner.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
             };
-            // Whatever comes of it, the connection ends here; its place counts until then.
+            // The connection ends here in any case; it counts against the limits until then.
             let _ = tokio::time::timeout(LINGER, linger).await;
             drop(permit);
         });

@@ -1,11 +1,14 @@
-//! May this request go on, and with whose passport: everything that is decided before a replica is chosen.
+//! Whether a request goes on, and with whose passport: everything that is decided before a replica is chosen.
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, header};
 use pingora::proxy::Session;
 use problem::{Form, Kind, Problem};
 
-use super::Exchange;
+use super::{
+    RequestState, broadcast,
+    context::{RequestContext, too_large},
+};
 use crate::{
     access::AccessError,
     routes::{AuthMode, PoolName, Route, Target},
@@ -20,71 +23,67 @@ pub(super) enum Admission {
     Answer(Response<Bytes>),
 }
 
-pub(super) async fn admit(session: &mut Session, exchange: &mut Exchange) -> Result<Admission, Problem> {
+/// The stages of admission, in order. The first that fails is the client's answer.
+pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Result<Admission, Problem> {
+    // First: form, limits and who is asked are the route's, for all stages after this one and for all errors.
+    let route = find_route(session, &mut state.context)?;
+    // Before the token: a body that is too long costs no call to a gateway.
+    check_declared_length(session, &route)?;
+    // The balancer's own routes end here: they need no replica.
+    let pool = match route.target {
+        Target::Health => return own_health(session, &state.context).map(Admission::Answer),
+        Target::Status => return own_status(session, &state.context).await.map(Admission::Answer),
+        Target::Pool(pool) => pool,
+    };
+    // Before the body is asked for: a client without permission is answered at once.
+    authenticate(session, &mut state.context, route.auth_mode, pool).await?;
+    // Last: from here on the body is wanted.
+    continue_expected_body(session).await;
+    if !route.is_broadcast(&session.req_header().method) {
+        return Ok(Admission::Forward);
+    }
+    let body = read_body(session, &mut state.context).await?;
+    broadcast::send_to_all(state, session.req_header(), body).await.map(Admission::Answer)
+}
+
+fn find_route(session: &Session, context: &mut RequestContext) -> Result<Route, Problem> {
     let request = session.req_header();
     let path = request.uri.path();
-    let form = Form::of(path, request.headers.get(header::CONTENT_TYPE));
-    exchange.begin(form, &request.headers);
-    let Some(route) = exchange.routes().find(path).copied() else {
+    context.form = Form::of(path, request.headers.get(header::CONTENT_TYPE));
+    context.begin_trace(&request.headers);
+    let Some(route) = context.shared.routes.find(path).copied() else {
         return Err(Problem::unknown_route("there is nothing at this path"));
     };
-    let is_broadcast = route.is_broadcast(&request.method);
-    exchange.set_route(route, route.is_repeatable(&request.method, path));
-    check_length(session, &route)?;
-    match route.target {
-        Target::Health => own_method(session).map(|()| Admission::Answer(exchange.health())),
-        Target::Status => {
-            own_method(session)?;
-            let passport = match bearer_token(session)? {
-                Some(token) => Some(exchange.ask_passport(&token, status::AUDIENCE).await.map_err(refusal)?),
-                None => None,
-            };
-            exchange.status(passport.as_ref()).map(Admission::Answer)
-        }
-        Target::Pool(pool) => {
-            match route.auth_mode {
-                AuthMode::Public => {}
-                AuthMode::Passport => {
-                    if let Some(token) = bearer_token(session)? {
-                        let passport = exchange.ask_passport(&token, pool.as_str()).await.map_err(refusal)?;
-                        exchange.set_passport(passport);
-                    }
-                }
-                AuthMode::PerRequest => ask_permission(session, exchange, pool).await?,
-            }
-            answer_expectation(session).await;
-            if !is_broadcast {
-                return Ok(Admission::Forward);
-            }
-            let body = read_body(session, exchange).await?;
-            exchange.send_to_all(session.req_header(), body).await.map(Admission::Answer)
-        }
-    }
+    context.route = Some(route);
+    context.is_repeatable = route.is_repeatable(&request.method, path);
+    Ok(route)
 }
 
-/// Whoever is behind this route answers everybody: without a yes nothing goes on.
-async fn ask_permission(session: &Session, exchange: &Exchange, pool: PoolName) -> Result<(), Problem> {
-    let nobody = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
-    let token = bearer_token(session)?.ok_or_else(nobody)?;
-    exchange.ask_permission(&token, pool.as_str(), session.req_header()).await.map_err(refusal)?;
-    if exchange.pool().is_some_and(|pool| pool.replicas.is_empty()) {
-        return Err(Problem::new(Kind::NotFound, "this installation has no model registry"));
-    }
-    Ok(())
-}
-
-/// A declared length is judged before a byte of the body is read; without one, the bytes are counted as they come.
-fn check_length(session: &Session, route: &Route) -> Result<(), Problem> {
+/// A declared length is checked before a byte of the body is read; without one, the bytes are counted as they come.
+fn check_declared_length(session: &Session, route: &Route) -> Result<(), Problem> {
     let declared = session.req_header().headers.get(header::CONTENT_LENGTH);
     let declared = declared.and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<u64>().ok());
     if declared.is_some_and(|bytes| bytes > route.body_bytes_max) { Err(too_large(route)) } else { Ok(()) }
 }
 
-pub(super) fn too_large(route: &Route) -> Problem {
-    Problem::new(Kind::TooLarge, format!("the body is over the limit of {} bytes", route.body_bytes_max))
+fn own_health(session: &Session, context: &RequestContext) -> Result<Response<Bytes>, Problem> {
+    check_own_method(session)?;
+    Ok(context.shared.status.health())
 }
 
-fn own_method(session: &Session) -> Result<(), Problem> {
+async fn own_status(session: &Session, context: &RequestContext) -> Result<Response<Bytes>, Problem> {
+    check_own_method(session)?;
+    let access = &context.shared.access;
+    let passport = match bearer_token(session)? {
+        Some(token) => {
+            Some(access.passport(&token, status::AUDIENCE, context.origin()).await.map_err(problem_of_access)?)
+        }
+        None => None,
+    };
+    context.shared.status.answer(&context.shared.pools, passport.as_ref())
+}
+
+fn check_own_method(session: &Session) -> Result<(), Problem> {
     let method = &session.req_header().method;
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
@@ -92,7 +91,41 @@ fn own_method(session: &Session) -> Result<(), Problem> {
     Err(Problem::unknown_route(format!("nothing answers {method} at this path")))
 }
 
-/// The bearer token, if there is one. Anything else in its place is a failed attempt to authenticate, not nobody.
+async fn authenticate(
+    session: &Session,
+    context: &mut RequestContext,
+    mode: AuthMode,
+    pool: PoolName,
+) -> Result<(), Problem> {
+    match mode {
+        AuthMode::Public => Ok(()),
+        AuthMode::Passport => {
+            if let Some(token) = bearer_token(session)? {
+                let passport = context.shared.access.passport(&token, pool.as_str(), context.origin()).await;
+                context.passport = Some(passport.map_err(problem_of_access)?);
+            }
+            Ok(())
+        }
+        AuthMode::PerRequest => authorize_request(session, context, pool).await,
+    }
+}
+
+/// What is behind this route checks no passports: without permission for this very request nothing goes on.
+async fn authorize_request(session: &Session, context: &RequestContext, pool: PoolName) -> Result<(), Problem> {
+    let unauthenticated = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
+    let token = bearer_token(session)?.ok_or_else(unauthenticated)?;
+    let request = session.req_header();
+    let access = &context.shared.access;
+    let permitted = access.permission(&token, pool.as_str(), &request.method, request.uri.path(), context.origin());
+    permitted.await.map_err(problem_of_access)?;
+    if context.pool().is_some_and(|pool| pool.replicas.is_empty()) {
+        return Err(Problem::new(Kind::NotFound, "this installation has no model registry"));
+    }
+    Ok(())
+}
+
+/// The bearer token, if there is one. Anything else in its place is a failed attempt to authenticate, not an anonymous
+/// request.
 fn bearer_token(session: &Session) -> Result<Option<String>, Problem> {
     let mut values = session.req_header().headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -104,7 +137,7 @@ fn bearer_token(session: &Session) -> Result<Option<String>, Problem> {
     if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token.trim().to_owned())) } else { Err(wrong()) }
 }
 
-fn refusal(error: AccessError) -> Problem {
+fn problem_of_access(error: AccessError) -> Problem {
     match error {
         AccessError::Unauthenticated => Problem::new(Kind::Unauthenticated, error.to_string()),
         AccessError::PermissionDenied => Problem::new(Kind::PermissionDenied, error.to_string()),
@@ -112,22 +145,8 @@ fn refusal(error: AccessError) -> Problem {
     }
 }
 
-/// All of a body that is small by its route.
-async fn read_body(session: &mut Session, exchange: &mut Exchange) -> Result<Bytes, Problem> {
-    let mut body = BytesMut::new();
-    let broken = || Problem::new(Kind::InvalidArgument, "the body did not arrive");
-    while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(|_| broken())? {
-        if exchange.count_body(part.len()).is_err() {
-            return Err(exchange.take_problem().unwrap_or_else(broken));
-        }
-        body.extend_from_slice(&part);
-    }
-    exchange.set_received();
-    Ok(body.freeze())
-}
-
-/// `Expect: 100-continue` is between the client and us: by now we know that we want the body.
-async fn answer_expectation(session: &mut Session) {
+/// `Expect: 100-continue` is between the client and the balancer.
+async fn continue_expected_body(session: &mut Session) {
     let expects = session.req_header().headers.get(header::EXPECT);
     if expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) && !session.is_http2() {
         let downstream = session.as_downstream_mut();
@@ -136,4 +155,16 @@ async fn answer_expectation(session: &mut Session) {
         let _ = downstream.write_continue_response().await;
         downstream.set_close_on_response_before_downstream_finish(true);
     }
+}
+
+/// All of a body that is small by its route.
+async fn read_body(session: &mut Session, context: &mut RequestContext) -> Result<Bytes, Problem> {
+    let mut body = BytesMut::new();
+    let broken = || Problem::new(Kind::InvalidArgument, "the body did not arrive");
+    while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(|_| broken())? {
+        context.count_body(part.len())?;
+        body.extend_from_slice(&part);
+    }
+    context.is_received = true;
+    Ok(body.freeze())
 }

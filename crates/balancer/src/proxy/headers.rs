@@ -1,4 +1,4 @@
-//! What of a client's headers a service sees, and what it sees that no client can say.
+//! Which of a client's headers a service gets, and which the balancer sets itself.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use pingora::{
@@ -6,16 +6,16 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::Exchange;
+use super::context::RequestContext;
 use crate::routes::PoolName;
 
 pub(super) const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_UNAVAILABLE: u16 = 14;
 
-/// Names by which somebody might say who they are, to a service that believed them.
+/// Names by which a client might claim an identity, to a service that trusted them.
 const IDENTITY_PREFIXES: [&str; 5] = ["rampart-", "x-user", "x-auth-", "x-internal-", "x-forwarded-"];
-/// The rest of them, and what is between the client and us alone.
+/// The rest of them, and hop-by-hop fields.
 const NOT_FORWARDED: [&str; 9] = [
     "authorization",
     "connection",
@@ -28,25 +28,25 @@ const NOT_FORWARDED: [&str; 9] = [
     "x-real-ip",
 ];
 
-/// Takes off what a client may not say to a service, and puts on what only we may.
-pub(super) fn to_upstream(request: &mut RequestHeader, exchange: &mut Exchange) -> Result<()> {
+/// Removes what a client may not tell a service, and sets passport and origin.
+pub(super) fn to_upstream(request: &mut RequestHeader, context: &RequestContext) -> Result<()> {
     while let Some(name) = request.headers.keys().find(|name| is_stripped(name)).cloned() {
         request.remove_header(&name);
     }
-    if let Some(passport) = exchange.passport() {
+    if let Some(passport) = &context.passport {
         let mut passport = passport.clone();
         // Else HPACK would spell it out every time. It is too long to be guessed by what compresses well (RFC 7541, 7.1.3).
         passport.set_sensitive(false);
         request.insert_header(PASSPORT, passport)?;
     }
-    if exchange.pool().is_some_and(|pool| pool.name == PoolName::Mlflow) {
-        // It answers to names of its own only, whatever name or address our clients know us by.
+    if context.pool().is_some_and(|pool| pool.name == PoolName::Mlflow) {
+        // It answers to its own names only, and not to the one that the client called the balancer by.
         request.insert_header(HOST, identity::dns_name(PoolName::Mlflow.as_str()))?;
     }
     for name in ["traceparent", "tracestate"] {
         request.remove_header(name);
     }
-    for (name, value) in &exchange.origin().headers() {
+    for (name, value) in &context.origin().headers() {
         request.insert_header(name.clone(), value.clone())?;
     }
     Ok(())
@@ -62,7 +62,7 @@ pub(super) fn grpc_status(headers: &HeaderMap<HeaderValue>) -> Option<u16> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// Whether the replica says that it cannot now: it is draining, or has not loaded what was asked for yet.
+/// Whether the replica answers that it cannot serve now: it is draining, or has not loaded the model yet.
 pub(super) fn says_unavailable(response: &ResponseHeader) -> bool {
     response.status == http::StatusCode::SERVICE_UNAVAILABLE || grpc_status(&response.headers) == Some(GRPC_UNAVAILABLE)
 }

@@ -1,16 +1,16 @@
-//! Answers that the balancer writes itself, over both versions of HTTP.
+//! Answers that the balancer writes itself, over HTTP/1.1 and HTTP/2.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, header};
 use pingora::{Result, http::ResponseHeader, protocols::http::ServerSession, proxy::Session};
 use problem::Problem;
 
-use super::{Exchange, broadcast::Trailers, headers::GRPC_STATUS};
+use super::{RequestState, broadcast::Trailers, headers::GRPC_STATUS};
 
 /// Writes a problem in the form of its route.
-pub(super) async fn write_problem(session: &mut Session, exchange: &mut Exchange, problem: &Problem) -> Result<()> {
-    exchange.record_problem(problem);
-    write(session, problem.response(exchange.form())).await
+pub(super) async fn write_problem(session: &mut Session, state: &mut RequestState, problem: &Problem) -> Result<()> {
+    state.outcome.answered_kind = Some(problem.kind());
+    write(session, problem.response(state.context.form)).await
 }
 
 /// Writes a whole response.
@@ -25,7 +25,7 @@ pub(super) async fn write(session: &mut Session, response: Response<Bytes>) -> R
     if trailers.is_none() && !parts.headers.contains_key(GRPC_STATUS) {
         head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    // What the balancer says of itself or of a failure holds for this moment.
+    // A status or a failure holds for this moment.
     head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
     let body = if is_head_only { Bytes::new() } else { body };
     match session.as_downstream_mut() {

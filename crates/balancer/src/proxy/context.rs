@@ -1,0 +1,107 @@
+//! What a request is: its route, where it came from, whose passport it carries, and how much of it has arrived.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue};
+use problem::{Form, Kind, Problem};
+use telemetry::Trace;
+use tracing::Level;
+
+use super::Shared;
+use crate::{
+    access::Origin,
+    connection::Connection,
+    metrics::PoolMetrics,
+    pool::Pool,
+    routes::{Route, Target},
+};
+
+/// What is known of a request before it goes to a replica. Attempts and outcome are kept apart from it.
+pub(super) struct RequestContext {
+    pub(super) shared: Arc<Shared>,
+    pub(super) connection: Option<Arc<Connection>>,
+    pub(super) began: Instant,
+    pub(super) trace: Option<Trace>,
+    pub(super) form: Form,
+    pub(super) route: Option<Route>,
+    /// Whether a second replica may get it although a first one may have seen it.
+    pub(super) is_repeatable: bool,
+    pub(super) passport: Option<HeaderValue>,
+    /// The client has sent all of it.
+    pub(super) is_received: bool,
+    body_bytes: u64,
+}
+
+// === impl RequestContext ===
+
+impl RequestContext {
+    pub(super) fn new(shared: Arc<Shared>, connection: Option<Arc<Connection>>) -> Self {
+        Self {
+            shared,
+            connection,
+            began: Instant::now(),
+            trace: None,
+            form: Form::Api,
+            route: None,
+            is_repeatable: false,
+            passport: None,
+            is_received: false,
+            body_bytes: 0,
+        }
+    }
+
+    pub(super) fn begin_trace(&mut self, headers: &HeaderMap) {
+        self.trace = Some(Trace::of_request(headers, |level| {
+            // The level of a span is part of the code and not a value, hence two of them.
+            if level == Level::INFO {
+                tracing::info_span!("request", otel.name = "edge", otel.kind = "server")
+            } else {
+                tracing::debug_span!("request")
+            }
+        }));
+    }
+
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.connection.as_ref().map(|connection| connection.client)
+    }
+
+    pub(super) fn origin(&self) -> Origin<'_> {
+        Origin { trace: self.trace.as_ref(), client: self.client().map(|client| client.ip()) }
+    }
+
+    pub(super) fn pool(&self) -> Option<&Arc<Pool>> {
+        match self.route?.target {
+            Target::Pool(name) => Some(self.shared.pool(name)),
+            Target::Health | Target::Status => None,
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &PoolMetrics {
+        self.pool().map_or(&self.shared.own_metrics, |pool| &pool.metrics)
+    }
+
+    /// What is left of the route's time, if anything is.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        self.route?.time_max.checked_sub(self.began.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// Counts bytes of the body against the route's limit.
+    pub(super) fn count_body(&mut self, bytes: usize) -> Result<(), Problem> {
+        let Some(route) = self.route else { return Ok(()) };
+        self.body_bytes = self.body_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if self.body_bytes > route.body_bytes_max { Err(too_large(&route)) } else { Ok(()) }
+    }
+
+    /// Another attempt sends the body again from its start.
+    pub(super) fn restart_body(&mut self) {
+        self.body_bytes = 0;
+    }
+}
+
+pub(super) fn too_large(route: &Route) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the body is over the limit of {} bytes", route.body_bytes_max))
+}
