@@ -5,6 +5,9 @@ use std::time::Duration;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use strum::{IntoStaticStr, VariantArray};
+
+use crate::replica_state::ReplicaState;
 
 /// The label of the one public listener.
 const LISTENER: &str = "front";
@@ -25,7 +28,8 @@ pub enum Outcome {
 }
 
 /// How a TCP connection began.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum ConnectionOutcome {
     /// Handshake done.
     Accepted,
@@ -42,7 +46,8 @@ pub enum ConnectionOutcome {
 }
 
 /// What a health check found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum CheckOutcome {
     /// Serving.
     Ok,
@@ -52,12 +57,13 @@ pub enum CheckOutcome {
     Failed,
     /// No answer in time.
     Timeout,
-    /// No answer in time, but a request was answered meanwhile, or we ourselves were late.
+    /// No answer in time, but a request was answered meanwhile, or the balancer itself was delayed.
     Inconclusive,
 }
 
 /// Why a request was sent to a second replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum RetryReason {
     /// The connection could not be made.
     Connect,
@@ -73,7 +79,7 @@ pub struct PoolMetrics {
     duration: Histogram,
     request_size: Histogram,
     response_size: Histogram,
-    retries: [Counter; 3],
+    retries: Counters<RetryReason>,
     /// Requests that left a replica because it was lost.
     pub failovers: Counter,
 }
@@ -84,34 +90,51 @@ pub struct ReplicaMetrics {
     pub duration: Histogram,
     up: Gauge,
     circuit: Gauge,
-    transitions: [Counter; 4],
-    checks: [Counter; 5],
+    transitions: Counters<ReplicaState>,
+    checks: Counters<CheckOutcome>,
 }
 
 /// Metrics of the listener.
 pub struct FrontMetrics {
     /// Connections that are open.
     pub active: Gauge,
-    connections: [Counter; 6],
+    connections: Counters<ConnectionOutcome>,
     handshakes: [Counter; 2],
     handshake_duration: Histogram,
     limited: [Counter; 3],
 }
 
-/// Metrics of everything that is asked of the gateway.
+/// Metrics of the calls to gateways.
 pub struct AccessMetrics {
     /// Tokens exchanged for a passport.
     pub granted: Counter,
     /// Tokens refused.
     pub unauthenticated: Counter,
-    /// Good tokens with a request that is not for their owner.
+    /// Valid tokens, with a request that their owner may not make.
     pub permission_denied: Counter,
     /// No gateway answered.
     pub failed: Counter,
-    /// Remembered passports thrown away by a revocation.
+    /// Cached passports removed by a revocation.
     pub revoked: Counter,
-    /// Calls that were not made because too many were on their way.
+    /// Calls that were not made because too many were in flight.
     pub limited: Counter,
+}
+
+/// A counter for each value of a label.
+struct Counters<L>(Vec<(L, Counter)>);
+
+// === impl Counters ===
+
+impl<L: VariantArray + Copy + PartialEq + Into<&'static str>> Counters<L> {
+    fn register(counter: impl Fn(&'static str) -> Counter) -> Self {
+        Self(L::VARIANTS.iter().map(|label| (*label, counter((*label).into()))).collect())
+    }
+
+    fn increment(&self, label: L) {
+        if let Some((_, counter)) = self.0.iter().find(|(its, _)| *its == label) {
+            counter.increment(1);
+        }
+    }
 }
 
 // === impl Outcome ===
@@ -142,8 +165,9 @@ impl PoolMetrics {
             duration: histogram!("ml_balancer_request_duration_seconds", "pool" => pool),
             request_size: histogram!("ml_balancer_request_size_bytes", "pool" => pool),
             response_size: histogram!("ml_balancer_response_size_bytes", "pool" => pool),
-            retries: ["connect", "broken", "unavailable"]
-                .map(|reason| counter!("ml_balancer_retries_total", "pool" => pool, "reason" => reason)),
+            retries: Counters::register(
+                |reason| counter!("ml_balancer_retries_total", "pool" => pool, "reason" => reason),
+            ),
             failovers: counter!("ml_balancer_failovers_total", "pool" => pool),
         }
     }
@@ -166,13 +190,7 @@ impl PoolMetrics {
 
     /// Counts a request that goes to another replica.
     pub fn retry(&self, reason: RetryReason) {
-        let [connect, broken, unavailable] = &self.retries;
-        match reason {
-            RetryReason::Connect => connect,
-            RetryReason::Broken => broken,
-            RetryReason::Unavailable => unavailable,
-        }
-        .increment(1);
+        self.retries.increment(reason);
     }
 }
 
@@ -186,41 +204,30 @@ impl ReplicaMetrics {
             duration: histogram!("ml_balancer_upstream_duration_seconds", "pool" => pool, "backend" => backend()),
             up: gauge!("ml_balancer_backend_up", "pool" => pool, "backend" => backend()),
             circuit: gauge!("ml_balancer_circuit_state", "backend" => backend()),
-            transitions: ["starting", "healthy", "draining", "unhealthy"].map(|to| {
-                counter!("ml_balancer_backend_transitions_total", "pool" => pool, "backend" => backend(), "to" => to)
-            }),
-            checks: ["ok", "not_serving", "failed", "timeout", "inconclusive"].map(
+            transitions: Counters::register(
+                |to| counter!("ml_balancer_backend_transitions_total", "pool" => pool, "backend" => backend(), "to" => to),
+            ),
+            checks: Counters::register(
                 |outcome| counter!("ml_balancer_health_checks_total", "backend" => backend(), "outcome" => outcome),
             ),
         }
     }
 
     /// Counts a change of state.
-    pub fn transition(&self, to: crate::pool::ReplicaState) {
-        use crate::pool::ReplicaState;
-        let [starting, healthy, draining, unhealthy] = &self.transitions;
-        let (counter, up, circuit) = match to {
-            ReplicaState::Starting => (starting, 0.0, 1.0),
-            ReplicaState::Healthy => (healthy, 1.0, 0.0),
-            ReplicaState::Draining => (draining, 0.0, 2.0),
-            ReplicaState::Unhealthy => (unhealthy, 0.0, 2.0),
+    pub fn transition(&self, to: ReplicaState) {
+        let (up, circuit) = match to {
+            ReplicaState::Healthy => (1.0, 0.0),
+            ReplicaState::Starting => (0.0, 1.0),
+            ReplicaState::Draining | ReplicaState::Unhealthy => (0.0, 2.0),
         };
-        counter.increment(1);
+        self.transitions.increment(to);
         self.up.set(up);
         self.circuit.set(circuit);
     }
 
     /// Counts a health check.
     pub fn check(&self, outcome: CheckOutcome) {
-        let [ok, not_serving, failed, timeout, inconclusive] = &self.checks;
-        match outcome {
-            CheckOutcome::Ok => ok,
-            CheckOutcome::NotServing => not_serving,
-            CheckOutcome::Failed => failed,
-            CheckOutcome::Timeout => timeout,
-            CheckOutcome::Inconclusive => inconclusive,
-        }
-        .increment(1);
+        self.checks.increment(outcome);
     }
 }
 
@@ -229,12 +236,11 @@ impl ReplicaMetrics {
 impl FrontMetrics {
     /// Registers the listener's label sets.
     pub fn register() -> Self {
-        let connections =
-            ["accepted", "over_total", "over_address", "no_proxy_header", "plain_http", "handshake_failed"];
         Self {
             active: gauge!("ml_balancer_active_connections", "listener" => LISTENER),
-            connections: connections
-                .map(|outcome| counter!("ml_balancer_connections_total", "listener" => LISTENER, "outcome" => outcome)),
+            connections: Counters::register(
+                |outcome| counter!("ml_balancer_connections_total", "listener" => LISTENER, "outcome" => outcome),
+            ),
             handshakes: ["ok", "error"]
                 .map(|outcome| counter!("ml_balancer_tls_handshakes_total", "version" => "1.3", "outcome" => outcome)),
             handshake_duration: histogram!("ml_balancer_tls_handshake_duration_seconds", "version" => "1.3"),
@@ -245,21 +251,12 @@ impl FrontMetrics {
 
     /// Counts a connection as it begins.
     pub fn count_connection(&self, outcome: ConnectionOutcome) {
-        let [accepted, over_total, over_address, no_proxy_header, plain_http, handshake_failed] = &self.connections;
+        self.connections.increment(outcome);
         let [limited_total, limited_address, _] = &self.limited;
         match outcome {
-            ConnectionOutcome::Accepted => accepted.increment(1),
-            ConnectionOutcome::OverTotal => {
-                over_total.increment(1);
-                limited_total.increment(1);
-            }
-            ConnectionOutcome::OverAddress => {
-                over_address.increment(1);
-                limited_address.increment(1);
-            }
-            ConnectionOutcome::NoProxyHeader => no_proxy_header.increment(1),
-            ConnectionOutcome::PlainHttp => plain_http.increment(1),
-            ConnectionOutcome::HandshakeFailed => handshake_failed.increment(1),
+            ConnectionOutcome::OverTotal => limited_total.increment(1),
+            ConnectionOutcome::OverAddress => limited_address.increment(1),
+            _ => {}
         }
     }
 
@@ -299,12 +296,12 @@ pub fn revocation_stream_up(gateway: &str) -> Gauge {
     gauge!("ml_balancer_revocation_stream_up", "gateway" => gateway.to_owned())
 }
 
-/// Minutes that the SLA tracker will never hear of.
+/// Minutes that were dropped before the SLA tracker acknowledged them.
 pub fn sla_minutes_dropped() -> Counter {
     counter!("ml_balancer_sla_minutes_dropped_total")
 }
 
-/// Says what every metric means. Called once, before any of them is used.
+/// Describes every metric. Called once, before any of them is used.
 pub fn describe() {
     describe_counter!("ml_balancer_requests_total", "Requests by pool and outcome.");
     describe_histogram!(

@@ -17,7 +17,7 @@ use std::{
 pub use budget::Budget;
 pub use health::{HealthSettings, watch};
 pub use peers::{PeerSettings, maintain};
-pub use replica::{Lease, Replica, ReplicaConfig, ReplicaState, ReplicaStatus};
+pub use replica::{Lease, Replica, ReplicaConfig, ReplicaStatus};
 
 use replica::CONNECTION_FAILURES_MAX;
 
@@ -49,14 +49,14 @@ pub struct TriedReplicas(u64);
 pub enum NoReplica {
     /// None is healthy.
     Unhealthy,
-    /// All that are healthy have as much as they may have.
+    /// All that are healthy have as much in flight as they may.
     Saturated,
 }
 
 // === impl Pool ===
 
 impl Pool {
-    /// A pool of replicas of which nothing is known yet.
+    /// A pool of replicas that were never checked.
     pub fn new(name: PoolName, replicas: &[ReplicaConfig], in_flight_max: usize) -> Arc<Self> {
         let replicas = replicas.iter().take(REPLICAS_MAX).enumerate();
         Arc::new(Self {
@@ -69,11 +69,11 @@ impl Pool {
         })
     }
 
-    /// Two of the healthy replicas at random, and of these the one with less to do: the power of two choices.
-    /// A replica that the request has tried comes last.
+    /// Two of the healthy replicas at random, and of these the one with fewer requests in flight: the power of two choices.
+    /// A replica that the request has tried is the last choice.
     pub fn choose(&self, tried: TriedReplicas) -> Result<Lease, NoReplica> {
-        let fresh = self.candidates(|replica| !tried.contains(replica));
-        if let Some(replica) = self.better_of_two(&fresh) {
+        let untried = self.candidates(|replica| !tried.contains(replica));
+        if let Some(replica) = self.better_of_two(&untried) {
             return Ok(replica.lease());
         }
         let all = self.candidates(|_| true);
@@ -93,8 +93,8 @@ impl Pool {
         self.replicas.iter().filter(|replica| replica.is_available()).count()
     }
 
-    /// A connection could not be made, or broke under a request that was sent to it at `began`. Several in a row bring the
-    /// replica down before a health check does; but not the last one that is healthy, which only a check gives up.
+    /// A connection could not be made, or broke under a request that was sent to it at `began`. Several in a row make the
+    /// replica unhealthy before a health check does; but not the last healthy one, which only a check takes out.
     pub fn record_connection_failure(&self, replica: &Replica, began: Instant, why: &str) {
         let connection_failures = replica.count_connection_failure(began);
         if connection_failures >= CONNECTION_FAILURES_MAX && replica.is_available() && self.healthy_count() > 1 {
@@ -128,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// SplitMix64 over a shared counter: even and cheap. It balances; nothing secret hangs on it.
+    /// SplitMix64 over a shared counter: even and cheap. It spreads load; nothing secret depends on it.
     fn next_random(&self) -> u64 {
         let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -137,7 +137,7 @@ impl Pool {
     }
 }
 
-/// A list without an allocation; the choice is made for every request.
+/// A list without an allocation, since the choice is made for every request.
 struct Candidates<'a> {
     replicas: [Option<&'a Arc<Replica>>; REPLICAS_MAX],
     count: usize,
@@ -180,6 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::replica_state::ReplicaState;
 
     fn pool(count: usize, in_flight_max: usize) -> Arc<Pool> {
         let config = |n: usize| ReplicaConfig { name: format!("serving-{n}"), address: format!("127.0.0.1:{n}") };
@@ -189,7 +190,7 @@ mod tests {
         pool
     }
 
-    /// Equal replicas get equal shares, and one with more to do than the rest gets nothing but ties.
+    /// Equal replicas get equal shares, and one with more in flight than the rest gets nothing but ties.
     #[test]
     fn load_goes_to_the_least_loaded() {
         let pool = pool(3, 1000);

@@ -1,9 +1,11 @@
-//! Every route of the front door, on one page: where it goes, how much, how long, and whether it may be sent twice.
+//! Every public route, on one page: where it goes, how much, how long, and whether it may be sent twice.
 //!
-//! What is not here is 404. Nothing is decided here about who may call: that is the passport's and the service's matter, and
-//! the gateway's where what is behind a route checks no passports.
+//! What is not here is 404. Nothing is decided here about who may call: services decide that by the passport, and the gateway
+//! where what is behind a route checks no passports.
 //! RPCs that services answer to peers (`grpc.health.v1.Health` among them) must never be here: a service would see the
-//! balancer's own certificate and answer anybody.
+//! balancer's own certificate and answer any client.
+
+mod path;
 
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub enum PoolName {
     Mlflow,
 }
 
-/// Who answers a route.
+/// What answers a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A replica of this pool.
@@ -39,12 +41,12 @@ pub enum Target {
 /// What a gateway is asked before a request goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMode {
-    /// Nothing. Where nobody needs a token one is not even looked at, so that a client with an expired one can get the
-    /// next, and health does not depend on a gateway.
+    /// Nothing. A token is not even looked at where none is needed, so that a client with an expired one can get the next,
+    /// and health does not depend on a gateway.
     Public,
-    /// For a passport, if there is a token. What may be done with it the service says.
+    /// For a passport, if there is a token. The service decides what it allows.
     Passport,
-    /// Whether whoever has the token may make this very request. There must be a token.
+    /// Whether the token's owner may make this very request. There must be a token.
     PerRequest,
 }
 
@@ -63,7 +65,7 @@ enum Repeatable {
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     prefix: &'static str,
-    /// Who answers.
+    /// What answers.
     pub target: Target,
     /// What a gateway is asked.
     pub auth_mode: AuthMode,
@@ -103,7 +105,7 @@ pub struct RouteLimits {
 #[derive(Clone, Debug)]
 pub struct Routes(Vec<Route>);
 
-/// What says which model is to be loaded, is as much as a service reads of it.
+/// A request to load or unload a model: as much as a service reads of it.
 const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
 const INFERENCE_RPCS: &[&str] =
@@ -151,13 +153,13 @@ impl Routes {
             time_max,
             is_counted: false,
         };
-        let open = |row: Route| Route { auth_mode: AuthMode::Public, ..row };
-        let asked = |row: Route| Route { auth_mode: AuthMode::PerRequest, ..row };
+        let public = |row: Route| Route { auth_mode: AuthMode::Public, ..row };
+        let per_request = |row: Route| Route { auth_mode: AuthMode::PerRequest, ..row };
         let broadcast = |row: Route| Route { is_broadcast: true, ..row };
         let counted = |row: Route| Route { is_counted: true, ..row };
         Self(vec![
             // The first line that matches decides.
-            open(row("/v2/health", Pool(Serving), Inference, nothing)),
+            public(row("/v2/health", Pool(Serving), Inference, nothing)),
             counted(broadcast(row("/v2/repository/models", Pool(Serving), SafeMethods, control))),
             counted(row("/v2", Pool(Serving), Inference, inference)),
             counted(broadcast(row(
@@ -173,24 +175,24 @@ impl Routes {
                 control,
             ))),
             counted(row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference)),
-            open(row("/api/auth/token", Pool(Gateway), SafeMethods, api)),
+            public(row("/api/auth/token", Pool(Gateway), SafeMethods, api)),
             row("/api/auth", Pool(Gateway), SafeMethods, api),
             row("/api/admin", Pool(Gateway), SafeMethods, api),
-            open(row("/.well-known/jwks.json", Pool(Gateway), SafeMethods, nothing)),
-            open(row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing)),
+            public(row("/.well-known/jwks.json", Pool(Gateway), SafeMethods, nothing)),
+            public(row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing)),
             row("/api/sla", Pool(Sla), SafeMethods, api),
             row("/api/backups", Pool(Backup), SafeMethods, api),
-            asked(row("/api/2.0/mlflow", Pool(Mlflow), SafeMethods, registry)),
-            asked(row("/api/2.0/mlflow-artifacts", Pool(Mlflow), SafeMethods, artifact)),
+            per_request(row("/api/2.0/mlflow", Pool(Mlflow), SafeMethods, registry)),
+            per_request(row("/api/2.0/mlflow-artifacts", Pool(Mlflow), SafeMethods, artifact)),
             row("/api/loadbalancer/status", Status, SafeMethods, nothing),
-            open(row("/health", Health, SafeMethods, nothing)),
+            public(row("/health", Health, SafeMethods, nothing)),
         ])
     }
 
     /// The route of a path, if it has one. Paths that two parties could read differently have none.
     pub fn find(&self, path: &str) -> Option<&Route> {
-        let route = self.0.iter().find(|route| is_below(path, route.prefix))?;
-        is_plain(path).then_some(route)
+        let route = self.0.iter().find(|route| path::is_below(path, route.prefix))?;
+        path::is_plain(path).then_some(route)
     }
 }
 
@@ -212,7 +214,7 @@ impl Route {
         }
     }
 
-    /// Whether every replica must hear this request: what loads a model on one of them loads it for nobody.
+    /// Whether every replica gets this request: a model that one of them has loaded is not loaded.
     pub fn is_broadcast(&self, method: &Method) -> bool {
         self.is_broadcast && *method == Method::POST
     }
@@ -224,24 +226,6 @@ impl Route {
             Target::Health | Target::Status => "balancer",
         }
     }
-}
-
-fn is_below(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// No empty, `.` or `..` segments, plain or percent-encoded: the router behind us might resolve them and leave the
-/// route that was found here.
-fn is_plain(path: &str) -> bool {
-    if path.contains("//") || path.contains('\\') {
-        return false;
-    }
-    let is_dots = |segment: &str| {
-        let decoded = segment.replace("%2e", ".").replace("%2E", ".");
-        matches!(decoded.as_str(), "." | "..")
-    };
-    let has_suspects = path.contains("/.") || path.contains('%');
-    !has_suspects || !path.split('/').any(is_dots)
 }
 
 #[cfg(test)]
@@ -309,7 +293,7 @@ mod tests {
         }
     }
 
-    /// Whoever is behind these routes believes everybody, so none of them may go on unasked.
+    /// What is behind these routes checks no passports, so none of them may go on without permission.
     #[test]
     fn every_registry_route_needs_permission_per_request() {
         for route in routes().0 {

@@ -1,7 +1,7 @@
-//! What the balancer tells about itself: `GET /health` and `GET /api/loadbalancer/status`.
+//! The routes that the balancer answers itself: `GET /health` and `GET /api/loadbalancer/status`.
 //!
-//! Without a token the status says how many replicas there are and in which state; since when, why, and how much they
-//! have to do is for those whom the policies let read it.
+//! Without a token the status says how many replicas there are and in which state; since when, why, and how loaded they
+//! are needs permission.
 
 use std::sync::Arc;
 
@@ -14,12 +14,15 @@ use serde::Serialize;
 use service::Readiness;
 use time::format_description::well_known::Rfc3339;
 
-use crate::pool::{Pool, Replica, ReplicaState};
+use crate::{
+    pool::{Pool, Replica},
+    replica_state::ReplicaState,
+};
 
-/// Whom the passports for our own routes are for.
+/// The audience of passports for the balancer's own routes.
 pub const AUDIENCE: &str = "balancer";
 
-/// Answers both, to each what they may see.
+/// Answers both, with details for callers that may read them.
 pub struct StatusPage {
     guard: Arc<Guard>,
     readiness: Readiness,
@@ -68,13 +71,13 @@ pub fn declared_routes() -> Vec<DeclaredRoute> {
 // === impl StatusPage ===
 
 impl StatusPage {
-    /// A page behind a guard for [`AUDIENCE`], of a process that is as ready as that.
+    /// A page that the guard for [`AUDIENCE`] protects, and that reports this readiness.
     pub fn new(guard: Arc<Guard>, readiness: Readiness) -> Self {
         Self { guard, readiness }
     }
 
-    /// Whether the balancer itself takes requests. Not whether others do, for that is what the status says: a front that
-    /// took the balancer out because of them would turn a clear 503 into a refused connection.
+    /// Whether the balancer itself takes requests. Not whether replicas do, which the status says: a front that took the
+    /// balancer out because of them would turn a clear 503 into a refused connection.
     pub fn health(&self) -> Response<Bytes> {
         let (status, text) = match self.readiness.is_ready() {
             true => (StatusCode::OK, &b"OK\n"[..]),
@@ -111,11 +114,11 @@ impl StatusPage {
         Ok(response)
     }
 
-    /// The gateway's signature is what counts, also for what we remember ourselves.
+    /// The gateway's signature is what counts, for cached passports too.
     fn identify(&self, passport: Option<&HeaderValue>) -> Result<Principal, Problem> {
         let Some(passport) = passport else { return Ok(Principal::Anonymous) };
         let rejected = |reason: String| {
-            tracing::info!(reason, "passport not believed");
+            tracing::info!(reason, "passport rejected");
             Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
         };
         let text = passport.to_str().map_err(|error| rejected(error.to_string()))?;
@@ -142,5 +145,5 @@ fn describe_replica(replica: &Replica, with_details: bool) -> ReplicaBody<'_> {
         in_flight: replica.in_flight(),
         connections: replica.connections(),
     });
-    ReplicaBody { name: &replica.name, state: state.as_str(), details }
+    ReplicaBody { name: &replica.name, state: state.into(), details }
 }

@@ -1,9 +1,9 @@
 //! Active health checks: `grpc.health.v1.Health/Check`, every 200 ms, over connections of their own. The model registry,
-//! which knows no gRPC, is asked for `GET /health`, less often.
+//! which has no gRPC, gets `GET /health`, less often.
 //!
 //! A check that is not answered in time says that the replica is frozen, or that the machine is busy. Three things keep
-//! a busy machine from looking like a dead one: an answer to any request since the check began, our own lateness, and
-//! the rule that the last healthy replica of a pool is only given up after several checks.
+//! a busy machine from looking like a dead one: an answer to any request since the check began, a delay of the balancer
+//! itself, and the rule that the last healthy replica of a pool is only given up after several checks.
 
 use std::{
     error::Error,
@@ -25,14 +25,14 @@ use transport::Channel;
 use super::{Pool, Replica};
 use crate::{metrics::CheckOutcome, routes::PoolName};
 
-/// A check that ended this much later than its time-out says something about us, not about the replica.
+/// A check that ended this much later than its time-out says something about the balancer, not about the replica.
 const OWN_DELAY_MAX: Duration = Duration::from_millis(150);
-/// Inconclusive checks in a row that are let pass.
+/// Inconclusive checks in a row that change nothing.
 const INCONCLUSIVE_MAX: u32 = 2;
 /// Failed checks in a row that bring a replica down.
 const FAILURES_MAX: u32 = 2;
 /// The registry answers a check in the process that moves its files, and is alone: to be called down by mistake would cut
-/// what it is at, so it is given time. Nobody waits for it with a prediction.
+/// transfers, so it is given time. No prediction waits for it.
 const REGISTRY_INTERVAL_MS: u64 = 1_000;
 const REGISTRY_TIMEOUT_MS: u64 = 3_000;
 const HEALTH_BODY_BYTES_MAX: usize = 4 * 1024;
@@ -51,7 +51,7 @@ pub struct HealthSettings {
     pub good_checks: u32,
 }
 
-/// How a replica is asked.
+/// How a replica is checked.
 #[derive(Clone)]
 enum Probe {
     Grpc(HealthClient<Channel>),
@@ -72,7 +72,7 @@ enum CheckResult {
     },
 }
 
-/// What the last checks said, as far as it matters for the next one.
+/// Results of the last checks, as far as the next one depends on them.
 #[derive(Default)]
 struct CheckHistory {
     failures: u32,
@@ -139,7 +139,7 @@ impl HealthSettings {
 // === impl Probe ===
 
 impl Probe {
-    /// Whether it says that it serves.
+    /// Whether the replica answers that it serves.
     async fn ask(self) -> Result<bool, tonic::Status> {
         match self {
             Self::Grpc(mut client) => {
@@ -275,7 +275,7 @@ mod tests {
         }
     }
 
-    /// Where nobody listens the kernel says so, and our channel passes it on.
+    /// Where no process listens the kernel says so, and the channel passes it on.
     #[tokio::test]
     async fn a_closed_port_is_a_certain_failure() {
         identity::install_crypto_providers().unwrap();

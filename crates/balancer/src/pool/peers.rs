@@ -1,6 +1,6 @@
-//! How pingora connects to a replica: mutual TLS with HTTP/2, by our newest certificate and CA.
+//! How pingora connects to a replica: mutual TLS with HTTP/2, by the newest certificate and CA.
 //!
-//! pingora's rustls connector checks the CA and the DNS name `<service>.rampart.internal`, which our CA puts only into
+//! pingora's rustls connector checks the CA and the DNS name `<service>.rampart.internal`, which the CA puts only into
 //! that service's certificates; it has no hook for the SPIFFE URI. The health checks verify that as well, at the same
 //! address, and a replica that fails them is given no requests.
 
@@ -27,7 +27,7 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer may be this far ahead of a slow client. A connection has this for each of its requests, so that clients that
-/// do not read hold up nobody else.
+/// do not read hold up no other request.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// What HTTP/2 allows.
 const CONNECTION_WINDOW_BYTES_MAX: u32 = i32::MAX.cast_unsigned();
@@ -44,7 +44,7 @@ pub struct PeerSettings {
     pub in_flight_max: usize,
 }
 
-/// Our certificate, key and CA in the shape that pingora wants, made once for each generation of them.
+/// Certificate, key and CA as pingora takes them, made once for each generation of them.
 struct TlsMaterial {
     generation: u64,
     certificate: Arc<CertKey>,
@@ -72,17 +72,17 @@ pub async fn maintain(pools: Vec<Arc<Pool>>, identity: Arc<Identity>, settings: 
 async fn refresh(pool: &Pool, replica: &Replica, material: &TlsMaterial, settings: &PeerSettings) {
     let address = match resolve(&replica.address).await {
         Ok(address) => address,
-        // The address it had stays: a resolver that is down for a moment must not take the platform with it.
+        // The address it had stays: a resolver that is down for a moment must not take every replica out.
         Err(why) if replica.peers().is_some() => {
             return tracing::debug!(replica = %replica.name, why, "name not resolved, the old address stays");
         }
         Err(why) => return replica.set_unhealthy(&why),
     };
-    let known = replica.peers();
-    if known.is_some_and(|known| known.generation == material.generation && known.address == address) {
+    let current = replica.peers();
+    if current.is_some_and(|peers| peers.generation == material.generation && peers.address == address) {
         return;
     }
-    // pingora's pool ignores the CA and our sockets when it looks for a connection to use again; the group keeps them apart.
+    // pingora's pool ignores the CA and the set of sockets when it reuses a connection; the group keeps them apart.
     let group = material.generation * 2;
     let make = |group, sockets| Arc::new(make_peer(pool.name.as_str(), address, group, sockets, material, settings));
     replica.set_peers(Peers {

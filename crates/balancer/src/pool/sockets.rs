@@ -39,7 +39,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Connector(pub Arc<Sockets>);
 
-/// Takes a socket off the list when its connection ends.
+/// Removes a socket when its connection ends.
 #[derive(Clone, Debug)]
 struct SocketRegistration {
     key: u64,
@@ -62,7 +62,7 @@ impl Sockets {
             std::mem::take(&mut inner.open)
         };
         for socket in open.values() {
-            // An error here means that the peer was faster.
+            // It fails if the peer has closed it already.
             let _ = socket.shutdown(Shutdown::Both);
         }
         open.len()
@@ -182,14 +182,14 @@ mod tests {
         drop(listener);
     }
 
-    /// A host that is gone does not even refuse: who is just connecting to it need not wait for the time-out either.
+    /// A host that is gone does not even refuse: a connect in progress need not wait for its time-out either.
     #[tokio::test]
     async fn a_connect_in_progress_ends_at_once() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
-        // Nobody accepts, so that the kernel soon leaves the next one unanswered.
+        // Connections are not accepted, so that the kernel soon leaves the next one unanswered.
         let mut queue = Vec::new();
         while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
             queue.push(connected.unwrap());
