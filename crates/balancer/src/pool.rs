@@ -1,6 +1,5 @@
 //! Pools of equal replicas, and the choice among them.
 
-mod budget;
 mod health;
 mod peers;
 mod replica;
@@ -11,10 +10,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-pub use budget::Budget;
+use tower::retry::budget::TpsBudget;
+
 pub use health::{HealthSettings, watch};
 pub use peers::{PeerSettings, maintain};
 pub use replica::{Lease, Replica, ReplicaConfig, ReplicaStatus};
@@ -23,6 +23,12 @@ use replica::CONNECTION_FAILURES_MAX;
 
 use crate::{metrics::PoolMetrics, routes::PoolName};
 
+/// The retry budget is about the requests of so long.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+/// Retries that are allowed in any case, so that a quiet service can retry at all.
+const RETRIES_PER_SECOND: u32 = 10;
+/// Retries per request beyond that: what keeps a bad minute from becoming a retry storm.
+const RETRY_SHARE: f32 = 0.2;
 /// As many as the set of replicas that a request has tried can hold.
 pub const REPLICAS_MAX: usize = 64;
 
@@ -33,7 +39,7 @@ pub struct Pool {
     /// All of them, whatever their state.
     pub replicas: Vec<Arc<Replica>>,
     /// What may be spent on retries.
-    pub budget: Budget,
+    pub retry_budget: TpsBudget,
     /// Its metrics.
     pub metrics: PoolMetrics,
     in_flight_max: usize,
@@ -62,7 +68,7 @@ impl Pool {
         Arc::new(Self {
             name,
             replicas: replicas.map(|(index, config)| Replica::new(name.as_str(), index, config)).collect(),
-            budget: Budget::default(),
+            retry_budget: TpsBudget::new(BUDGET_WINDOW, RETRIES_PER_SECOND, RETRY_SHARE),
             metrics: PoolMetrics::new(name.as_str()),
             in_flight_max,
             random: AtomicU64::new(0),
@@ -178,6 +184,7 @@ fn below(random: u64, count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tower::retry::budget::Budget;
 
     use super::*;
     use crate::replica_state::ReplicaState;
@@ -241,6 +248,34 @@ mod tests {
             pool.record_connection_failure(last, Instant::now(), "reset");
         }
         assert!(last.is_available());
+    }
+
+    fn withdraw_all(pool: &Pool) -> usize {
+        std::iter::from_fn(|| pool.retry_budget.withdraw().then_some(())).take(100_000).count()
+    }
+
+    /// Without traffic only the free retries of the window are there; with traffic, a fifth of it.
+    #[test]
+    fn retries_stay_a_fifth_of_requests() {
+        let pool = pool(1, 1);
+        assert_eq!(withdraw_all(&pool), 100);
+        (0..1000).for_each(|_| pool.retry_budget.deposit());
+        assert_eq!(withdraw_all(&pool), 200);
+        (0..10).for_each(|_| pool.retry_budget.deposit());
+        assert_eq!(withdraw_all(&pool), 2);
+    }
+
+    #[tokio::test]
+    async fn free_retries_come_back_with_time() {
+        let pool = pool(1, 1);
+        assert_eq!(withdraw_all(&pool), 100);
+        let mut again = 0;
+        testkit::poll_until("as many as before", 2 * BUDGET_WINDOW, async || {
+            again += withdraw_all(&pool);
+            again >= 100
+        })
+        .await;
+        assert_eq!(again, 100);
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use std::{
 
 use pingora::{Error, ErrorType, Result, prelude::HttpPeer, proxy::Session};
 use problem::{Kind, Problem};
+use tower::retry::budget::Budget;
 
 use super::RequestState;
 use crate::{
@@ -68,7 +69,7 @@ impl Attempts {
     /// The lease of the attempt before, if there was one, ends here.
     fn start(&mut self, pool: &Pool, lease: Lease) {
         if self.count == 0 {
-            pool.budget.earn();
+            pool.retry_budget.deposit();
         }
         self.count += 1;
         self.began = Instant::now();

@@ -5,6 +5,7 @@
 //! replay buffer, no byte of an answer written, the route's time not over, and the pool's retry budget pays.
 
 use pingora::{BError, ErrorSource::Upstream, ErrorType, http::ResponseHeader, proxy::Session};
+use tower::retry::budget::Budget;
 
 use super::{
     RequestState,
@@ -75,5 +76,5 @@ fn may_send_again(session: &Session, state: &RequestState, is_certainly_unseen: 
 fn can_afford_attempt(state: &RequestState) -> bool {
     let RequestState { context, attempts, .. } = state;
     let Some(pool) = context.pool() else { return false };
-    attempts.count < context.shared.config.attempts_max && context.time_left().is_some() && pool.budget.spend()
+    attempts.count < context.shared.config.attempts_max && context.time_left().is_some() && pool.retry_budget.withdraw()
 }
