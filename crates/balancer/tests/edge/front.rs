@@ -6,7 +6,7 @@ use rustls::NamedGroup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    raw::{Raw, config, connect, shake_hands},
+    raw::{Raw, config, connect, tls_handshake},
     world::Platform,
 };
 
@@ -15,7 +15,7 @@ use crate::{
 async fn tls_is_1_3_and_prefers_the_hybrid_group() {
     let platform = Platform::start(1).await;
     let old = config(&platform, &[&rustls::version::TLS12], &[]);
-    let error = shake_hands(connect(platform.balancer.front).await, old).await.unwrap_err();
+    let error = tls_handshake(connect(platform.balancer.front).await, old).await.unwrap_err();
     assert!(error.to_string().contains("ProtocolVersion"), "{error}");
     let raw = Raw::open(&platform).await;
     let (_, session) = raw.0.get_ref();
@@ -36,7 +36,7 @@ async fn both_versions_of_http_are_served() {
     assert!(response.text().await.unwrap().contains("OK"));
 }
 
-/// Plain HTTP on the TLS port is shown the way, or told that its token is exposed now.
+/// Plain HTTP on the TLS port is redirected, or told that its token is exposed.
 #[tokio::test]
 async fn plain_http_is_answered_in_plain() {
     let platform = Platform::start(1).await;
@@ -52,7 +52,7 @@ async fn plain_http_is_answered_in_plain() {
     }
 }
 
-/// Who opens a connection and says nothing is gone when the handshake's time is over.
+/// A silent connection is closed when the handshake's time is over.
 #[tokio::test]
 async fn a_silent_connection_ends_with_the_handshakes_time() {
     let platform = Platform::start_with(1, "front.limits.handshake_timeout_ms = 300").await;
@@ -61,7 +61,8 @@ async fn a_silent_connection_ends_with_the_handshakes_time() {
     assert!(matches!(read.expect("closed in time"), Ok(0) | Err(_)));
 }
 
-/// From a listed address the PROXY header names the client, and a connection without it is closed.
+/// From a listed address the PROXY header names the client, and a connection without one, or with one of version 1, is
+/// closed.
 #[tokio::test]
 async fn proxy_protocol_names_the_client() {
     let platform = Platform::start(1).await;
@@ -77,36 +78,40 @@ async fn proxy_protocol_names_the_client() {
     let tls = config(&platform, &[&rustls::version::TLS13], &[b"http/1.1"]);
 
     let tcp = connect(behind_proxy.front).await;
-    assert!(shake_hands(tcp, tls.clone()).await.is_err(), "no header, no service");
+    assert!(tls_handshake(tcp, tls.clone()).await.is_err(), "no header, no service");
+
+    let mut tcp = connect(behind_proxy.front).await;
+    tcp.write_all(b"PROXY TCP4 192.0.2.7 127.0.0.1 5555 443\r\n").await.unwrap();
+    assert!(tls_handshake(tcp, tls.clone()).await.is_err(), "version 1 is no header");
 
     let echo = "GET /v2/echo HTTP/1.1\r\nHost: a\r\nrampart-client-address: 1.2.3.4\r\n\r\n";
     testkit::poll_until("the replica is healthy", crate::world::SOON, async || {
         let mut tcp = connect(behind_proxy.front).await;
-        tcp.write_all(b"PROXY TCP4 192.0.2.7 127.0.0.1 5555 443\r\n").await.unwrap();
-        let mut raw = Raw(shake_hands(tcp, tls.clone()).await.unwrap());
+        tcp.write_all(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x15\xb3\x01\xbb").await.unwrap();
+        let mut raw = Raw(tls_handshake(tcp, tls.clone()).await.unwrap());
         raw.write(echo).await;
         raw.read_response().await.contains("\"rampart-client-address\":\"192.0.2.7\"")
     })
     .await;
 }
 
-/// The cap of one address and the cap of all hold, and places are given back.
+/// The cap of one address and the cap of all hold, and slots are given back.
 #[tokio::test]
 async fn connections_are_capped() {
     let platform = Platform::start_with(1, "front.limits.connections_per_address_max = 3").await;
     drop(platform.client.clone());
     let tls = config(&platform, &[&rustls::version::TLS13], &[b"http/1.1"]);
     let mut open = Vec::new();
-    // The platform's own client holds one of the places.
+    // The platform's own client holds one of the slots.
     for _ in 0..10 {
-        if let Ok(stream) = shake_hands(connect(platform.balancer.front).await, tls.clone()).await {
+        if let Ok(stream) = tls_handshake(connect(platform.balancer.front).await, tls.clone()).await {
             open.push(Raw(stream));
         }
     }
     assert!((1..=3).contains(&open.len()), "{}", open.len());
     drop(open);
-    testkit::poll_until("a place is free again", crate::world::SOON, async || {
-        shake_hands(connect(platform.balancer.front).await, tls.clone()).await.is_ok()
+    testkit::poll_until("a slot is free again", crate::world::SOON, async || {
+        tls_handshake(connect(platform.balancer.front).await, tls.clone()).await.is_ok()
     })
     .await;
 }
