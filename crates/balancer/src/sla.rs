@@ -137,13 +137,24 @@ pub async fn report_until_stopped(
         let current = current_minute();
         buffer.record_idle_minutes(window.idle_minutes(current, Instant::now()));
         let reported = send(&buffer, current, &mut client, &source, &boot_id).await;
-        if is_connected != reported.is_ok() {
-            is_connected = reported.is_ok();
-            match &reported {
-                Ok(()) => tracing::info!("the SLA tracker hears us again"),
-                Err(why) => tracing::info!(why, "the SLA tracker does not hear us; minutes are kept"),
+        match &reported {
+            // Whole platforms stop at once, the tracker with them: no WARN for that.
+            Err(why) if is_last => {
+                tracing::info!(
+                    why,
+                    "the last minutes could not be reported to the SLA tracker and end with this process"
+                );
             }
+            Err(why) if is_connected => {
+                tracing::warn!(
+                    why,
+                    "minutes could not be reported to the SLA tracker; they are kept for two hours and reported again"
+                );
+            }
+            Ok(()) if !is_connected => tracing::info!("minutes are reported to the SLA tracker again"),
+            _ => {}
         }
+        is_connected = reported.is_ok();
         if is_last {
             return;
         }

@@ -1,4 +1,4 @@
-//! What the SLA tracker is told.
+//! The reports to the SLA tracker.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::StatusCode;
@@ -17,17 +17,17 @@ use proto::sla::v1::{
 };
 use rustix::process::Signal;
 use testkit::poll_until;
-use tokio::runtime::Runtime;
+use tokio::{net::TcpStream, runtime::Runtime};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    process::Balancer,
+    process::{Balancer, field},
     upstream::serve,
     world::{Platform, SOON},
 };
 
-/// A tracker that keeps every report, and loses as many as it is told: every other one before it is written down, and
-/// every other one's acknowledgement.
+/// A tracker that keeps every report, and loses as many as the test says: of every other one it loses the report, and of
+/// the others the acknowledgement.
 #[derive(Clone, Default)]
 struct Tracker(Arc<Mutex<Vec<ReportMinutesRequest>>>, Arc<AtomicUsize>);
 
@@ -127,6 +127,18 @@ impl Reporting {
         self.platform.client.post(self.url(path)).body("{}")
     }
 
+    /// One that takes longer than the SLA's latency target.
+    async fn slow_prediction(&self) {
+        let seen = &self.platform.serving[0].seen;
+        let before = seen.count();
+        let call = tokio::spawn(self.post("/v2/held/infer").send());
+        poll_until("it is in flight", SOON, async || seen.count() > before).await;
+        let arrived = Instant::now();
+        poll_until("it is slow", SOON, async || arrived.elapsed() > Duration::from_millis(150)).await;
+        seen.release();
+        call.await.unwrap().unwrap();
+    }
+
     async fn wait_for(&self, what: &str, is_met: impl Fn(&Totals) -> bool) {
         poll_until(what, SOON, async || is_met(&self.tracker.totals())).await;
     }
@@ -140,8 +152,7 @@ impl Drop for Reporting {
     }
 }
 
-/// The tracker hears of every prediction once, by whichever minute it ended in, also if reports and acknowledgements are
-/// lost.
+/// Every prediction is reported once, in the minute in which it ended, also if reports and acknowledgements are lost.
 #[tokio::test]
 async fn minutes_are_reported() {
     let reporting = Reporting::start().await;
@@ -149,8 +160,8 @@ async fn minutes_are_reported() {
     for _ in 0..5 {
         reporting.post("/v2/models/m/infer").send().await.unwrap();
     }
-    reporting.post("/v2/slow/150/infer").send().await.unwrap();
-    // Not ours to promise anything for.
+    reporting.slow_prediction().await;
+    // Outside the SLA.
     reporting.post("/nothing/here").send().await.unwrap();
     let bad = reporting.post("/v2/models").header("authorization", "Basic x").send().await.unwrap();
     assert_eq!(bad.status(), StatusCode::UNAUTHORIZED);
@@ -169,9 +180,20 @@ async fn minutes_are_reported() {
     .await;
     let totals = reporting.tracker.totals();
     assert_eq!((totals.good, totals.bad), (6, 0), "and counted once");
+    let logged = |level: &str| {
+        let log = reporting.balancer.log();
+        let lines = log.iter().filter(|line| field(line, "level").as_deref() == Some(level));
+        lines
+            .filter_map(|line| field(line, "message"))
+            .filter(|message| message.contains("SLA tracker"))
+            .collect::<Vec<_>>()
+    };
+    let (warnings, infos) = (logged("WARN"), logged("INFO"));
+    assert!(!warnings.is_empty() && warnings.iter().all(|it| it.contains("kept for two hours")), "{warnings:?}");
+    assert!(infos.contains(&"minutes are reported to the SLA tracker again".to_owned()), "{infos:?}");
 }
 
-/// Who leaves after a long wait was not served; who leaves at once has changed their mind.
+/// A client that leaves after a long wait was not served in time; one that leaves at once has changed its mind.
 #[tokio::test]
 async fn a_client_that_leaves_after_a_long_wait_counts_as_a_timeout() {
     let reporting = Reporting::start().await;
@@ -181,7 +203,7 @@ async fn a_client_that_leaves_after_a_long_wait_counts_as_a_timeout() {
         for wait_ms in [400, 2000] {
             // The connection is made before the clock runs.
             client.get(reporting.url("/v2/health/live")).send().await.unwrap();
-            let request = client.post(reporting.url("/v2/slow/60000/infer")).body("{}");
+            let request = client.post(reporting.url("/v2/held/infer")).body("{}");
             assert!(request.timeout(Duration::from_millis(wait_ms)).send().await.unwrap_err().is_timeout());
         }
     }
@@ -193,9 +215,12 @@ async fn a_client_that_leaves_after_a_long_wait_counts_as_a_timeout() {
 async fn the_last_report_comes_after_the_drain() {
     let mut reporting = Reporting::start().await;
     let before = reporting.platform.serving[0].seen.count();
-    let call = tokio::spawn(reporting.post("/v2/slow/3000/infer").send());
+    let call = tokio::spawn(reporting.post("/v2/held/infer").send());
     poll_until("it is under way", SOON, async || reporting.platform.serving[0].seen.count() > before).await;
     reporting.balancer.signal(Signal::TERM);
+    let front = reporting.balancer.front;
+    poll_until("the listener is closed", SOON, async || TcpStream::connect(front).await.is_err()).await;
+    reporting.platform.release_held();
     assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
     assert!(reporting.balancer.exit(Duration::from_secs(15)).await.success());
     assert_eq!(reporting.tracker.totals().good, 1);
