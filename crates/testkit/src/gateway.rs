@@ -23,7 +23,10 @@ use proto::auth::v1::{
     authorization_server::{Authorization, AuthorizationServer},
     watch_revocations_response::Event,
 };
-use tokio::{runtime::Runtime, sync::broadcast};
+use tokio::{
+    runtime::Runtime,
+    sync::{broadcast, watch},
+};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -58,8 +61,8 @@ pub struct GatewayState {
     pub origins: Mutex<Vec<(String, String)>>,
     /// Whether answers are marked as from a gateway without a database.
     pub is_stale: AtomicBool,
-    /// How long `Authorize` takes.
-    pub delay_ms: AtomicU64,
+    /// While this is so, `Authorize` does not answer.
+    pub is_hung: watch::Sender<bool>,
 }
 
 // === impl FakeGateway ===
@@ -155,7 +158,7 @@ impl GatewayState {
             passport_life_s: AtomicU64::new(60),
             origins: Mutex::default(),
             is_stale: AtomicBool::new(false),
-            delay_ms: AtomicU64::new(0),
+            is_hung: watch::Sender::new(false),
         }
     }
 
@@ -196,8 +199,7 @@ impl Authorization for GatewayState {
             value.unwrap_or("none").to_owned()
         };
         locked(&self.origins).push((header("rampart-client-address"), header("traceparent")));
-        // What a slow database takes; not a state that could be waited for.
-        tokio::time::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst))).await;
+        let _ = self.is_hung.subscribe().wait_for(|is_hung| !is_hung).await;
         let AuthorizeRequest { token, audience, method, path } = request.into_inner();
         let role = locked(&self.tokens).get(&token).copied();
         let role = role.ok_or_else(|| Status::unauthenticated("no such token"))?;

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -107,12 +108,12 @@ async fn a_killed_and_a_frozen_replica_fail_no_request() {
     processes.wait_healthy(3).await;
 }
 
-/// A prediction that is under way on a frozen replica is moved, not lost; one that changes something is not sent twice.
+/// A prediction in flight on a lost replica goes to another one; a request that changes something is not sent twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_is_retried_only_if_repeatable() {
     let mut platform = Platform::start(2).await;
     let client = platform.client.clone();
-    for (path, is_repeatable) in [("/v2/slow/60000/infer", true), ("/v2/slow/60000/load", false)] {
+    for (path, is_repeatable) in [("/v2/held/infer", true), ("/v2/held/load", false)] {
         let before: Vec<usize> = platform.serving.iter().map(|replica| replica.seen.count()).collect();
         let call = tokio::spawn(client.post(platform.url(path)).body("{}").send());
         let seen_by = |platform: &Platform| (0..2).find(|n| platform.serving[*n].seen.count() > before[*n]);
@@ -135,19 +136,21 @@ async fn a_request_in_flight_is_retried_only_if_repeatable() {
     }
 }
 
-/// A replica that is called down may only have been slow. What nobody else may be asked waits for its answer, but not for ever.
+/// An unhealthy replica may only have been slow: a request that may not be repeated waits for its answer, but not for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unrepeatable_request_outlives_a_short_freeze() {
     let processes = Processes::start(1).await;
     let cases = [(true, StatusCode::OK), (false, StatusCode::SERVICE_UNAVAILABLE)];
     for (number, (thaws, expected)) in (1..).zip(cases) {
-        let call = tokio::spawn(processes.client.post(processes.url("/v2/slow/500/load")).body("{}").send());
-        poll_until("the request has arrived", SOON, async || processes.replicas[0].slow_requests() == number).await;
+        let call = tokio::spawn(processes.client.post(processes.url("/v2/held/load")).body("{}").send());
+        poll_until("the request has arrived", SOON, async || processes.replicas[0].held_requests() == number).await;
         processes.replicas[0].signal(Signal::STOP);
         processes.wait_healthy(0).await;
         assert!(!call.is_finished());
         if thaws {
             processes.replicas[0].signal(Signal::CONT);
+            processes.wait_healthy(1).await;
+            processes.client.post(processes.url("/v2/release")).send().await.unwrap();
         }
         let response = tokio::time::timeout(SOON, call).await.expect("it ends").unwrap().unwrap();
         assert_eq!(response.status(), expected);
@@ -160,20 +163,23 @@ async fn an_unrepeatable_request_outlives_a_short_freeze() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_is_not_replayed() {
     let mut platform = Platform::start(2).await;
-    let body = vec![b'x'; 200 << 10];
-    let call = tokio::spawn(platform.client.post(platform.url("/v2/slow/60000/infer")).body(body).send());
+    const BODY_BYTES: usize = 200 << 10;
+    let body = vec![b'x'; BODY_BYTES];
+    let call = tokio::spawn(platform.client.post(platform.url("/v2/held/infer")).body(body).send());
     let busy = async |platform: &Platform| platform.serving.iter().position(|replica| replica.seen.count() > 0);
     poll_until("the request has arrived", SOON, async || busy(&platform).await.is_some()).await;
     let first = busy(&platform).await.unwrap();
-    // All of it has left the client when the replica has read what fits its window; then the replica goes.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    poll_until("all of the body has arrived", SOON, async || {
+        platform.serving[first].seen.held_bytes.load(Ordering::SeqCst) == BODY_BYTES
+    })
+    .await;
     platform.serving[first].kill();
     let response = call.await.unwrap().unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(platform.serving[1 - first].seen.count(), 0);
 }
 
-/// With nothing left the answer is 503 with `Retry-After`, at once, in the form of the route.
+/// Without a healthy replica the answer is 503 with `Retry-After`, at once, in the form of the route.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_replicas_down_requests_fail_fast() {
     let mut platform = Platform::start(2).await;
@@ -217,11 +223,12 @@ async fn an_unavailable_replica_is_passed_over() {
 /// A replica that drains gets nothing new and finishes what it has.
 #[tokio::test]
 async fn a_draining_replica_finishes_what_it_has() {
+    const CALLS: usize = 6;
     let platform = Platform::start(2).await;
-    let calls: Vec<_> = (0..4)
-        .map(|_| tokio::spawn(platform.client.post(platform.url("/v2/slow/1500/infer")).body("{}").send()))
+    let calls: Vec<_> = (0..CALLS)
+        .map(|_| tokio::spawn(platform.client.post(platform.url("/v2/held/infer")).body("{}").send()))
         .collect();
-    poll_until("both are busy", SOON, async || platform.serving.iter().all(|replica| replica.seen.count() > 0)).await;
+    platform.wait_held(CALLS).await;
     platform.serving[0].set_serving(false).await;
     platform.wait_healthy(1).await;
     assert_eq!(platform.status().await["pools"]["serving"]["replicas"][0]["state"], "draining");
@@ -230,6 +237,7 @@ async fn a_draining_replica_finishes_what_it_has() {
         assert_eq!(platform.get("/v2/echo").await.status(), StatusCode::OK);
     }
     assert_eq!(platform.serving[0].seen.count(), before);
+    platform.release_held();
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
     }
@@ -237,25 +245,27 @@ async fn a_draining_replica_finishes_what_it_has() {
     platform.wait_healthy(2).await;
 }
 
-/// A replica that says it ends, then closes its door: what it has in flight is finished, also what nobody could repeat.
+/// A replica that drains, then closes its listener: what it has in flight is finished, also what may not be repeated.
 #[tokio::test]
 async fn a_stopping_replica_finishes_what_it_has() {
+    const CALLS: usize = 6;
     let platform = Platform::start(2).await;
-    let calls: Vec<_> = (0..6)
-        .map(|_| tokio::spawn(platform.client.post(platform.url("/v2/slow/4000/load")).body("{}").send()))
+    let calls: Vec<_> = (0..CALLS)
+        .map(|_| tokio::spawn(platform.client.post(platform.url("/v2/held/load")).body("{}").send()))
         .collect();
-    poll_until("both are busy", SOON, async || platform.serving.iter().all(|replica| replica.seen.count() > 0)).await;
+    platform.wait_held(CALLS).await;
     let state = async || platform.status().await["pools"]["serving"]["replicas"][0]["state"].clone();
     platform.serving[0].set_serving(false).await;
     poll_until("it drains", SOON, async || state().await == "draining").await;
     platform.serving[0].stop();
-    poll_until("its door is closed", SOON, async || state().await == "unhealthy").await;
+    poll_until("its listener is closed", SOON, async || state().await == "unhealthy").await;
+    platform.release_held();
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
     }
 }
 
-/// A replica of a foreign CA, or under another service's name, is given nothing.
+/// A replica of a foreign CA, or under another service's name, gets no request.
 #[tokio::test]
 async fn an_impostor_gets_no_request() {
     let platform = Platform::start(1).await;
@@ -267,7 +277,7 @@ async fn an_impostor_gets_no_request() {
         .collect();
     let balancer = Balancer::start(&platform.world, &format!("pools.serving.replicas = [{}]", list.join(", "))).await;
     let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
-    poll_until("both were found out", SOON, async || {
+    poll_until("both are unhealthy", SOON, async || {
         let status: Value =
             platform.client.get(url("/api/loadbalancer/status")).send().await.unwrap().json().await.unwrap();
         let replicas = status["pools"]["serving"]["replicas"].as_array().unwrap().clone();

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    raw::{Raw, config, connect, shake_hands},
+    raw::{Raw, config, connect, tls_handshake},
     world::{Platform, SOON},
 };
 
@@ -23,12 +23,13 @@ async fn a_stop_finishes_what_is_in_flight() {
     let http1 = platform.world.client().http1_only().build().unwrap();
     let calls: Vec<_> = [platform.client.clone(), http1]
         .into_iter()
-        .map(|client| tokio::spawn(client.post(platform.url("/v2/slow/2000/infer")).body("{}").send()))
+        .map(|client| tokio::spawn(client.post(platform.url("/v2/held/infer")).body("{}").send()))
         .collect();
     poll_until("both are under way", SOON, async || platform.serving[0].seen.count() == 2).await;
     platform.balancer.signal(Signal::TERM);
     let front = platform.balancer.front;
-    poll_until("the door is closed", SOON, async || TcpStream::connect(front).await.is_err()).await;
+    poll_until("the listener is closed", SOON, async || TcpStream::connect(front).await.is_err()).await;
+    platform.release_held();
     for call in calls {
         let response = call.await.unwrap().unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -37,7 +38,8 @@ async fn a_stop_finishes_what_is_in_flight() {
     assert!(platform.balancer.exit(Duration::from_secs(15)).await.success());
 }
 
-/// Whoever's connection breaks with the process finds the door shut, so that a proxy before us brings it elsewhere.
+/// A client whose connection breaks with the process is refused when it connects again, so that a proxy in front of the
+/// balancer sends it elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_closes_its_listener_first() {
     let mut platform = Platform::start(1).await;
@@ -47,7 +49,7 @@ async fn a_killed_process_closes_its_listener_first() {
     }
     platform.get("/health").await;
     let (front, others) = platform.balancer.descriptors();
-    assert!(front > others + 1000, "the front door has descriptor {front}, others up to {others}");
+    assert!(front > others + 1000, "the listener has descriptor {front}, others up to {others}");
     platform.balancer.signal(Signal::KILL);
     let ends = connections.iter_mut().map(|connection| Box::pin(connection.read_u8()));
     let (_, first, _) = futures::future::select_all(ends).await;
@@ -56,20 +58,20 @@ async fn a_killed_process_closes_its_listener_first() {
     platform.balancer.exit(SOON).await;
 }
 
-/// An HTTP/2 connection, frame by frame, of a client that answers nothing.
-struct Mute(Raw, Vec<u8>);
+/// An HTTP/2 connection, frame by frame, of a client that sends nothing after its preface.
+struct UnresponsiveClient(Raw, Vec<u8>);
 
-impl Mute {
+impl UnresponsiveClient {
     const GOAWAY: u8 = 7;
     const SETTINGS: u8 = 4;
 
     async fn open(platform: &Platform) -> Self {
         let tls = config(platform, &[&rustls::version::TLS13], &[b"h2"]);
-        let mut raw = Raw(shake_hands(connect(platform.balancer.front).await, tls).await.unwrap());
+        let mut raw = Raw(tls_handshake(connect(platform.balancer.front).await, tls).await.unwrap());
         raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
-        let mut mute = Self(raw, Vec::new());
-        assert!(mute.wait_for(Self::SETTINGS).await);
-        mute
+        let mut client = Self(raw, Vec::new());
+        assert!(client.wait_for(Self::SETTINGS).await);
+        client
     }
 
     /// Reads up to a frame of this kind, or to the end.
@@ -93,25 +95,26 @@ impl Mute {
     }
 }
 
-/// A client that does not even answer a goodbye does not hold up a stop.
+/// A client that does not react to GOAWAY does not hold up a stop.
 #[tokio::test]
 async fn an_unresponsive_client_does_not_hold_up_a_stop() {
     let mut platform = Platform::start(1).await;
-    let mut mute = Mute::open(&platform).await;
+    let mut client = UnresponsiveClient::open(&platform).await;
     platform.balancer.signal(Signal::TERM);
-    assert!(mute.wait_for(Mute::GOAWAY).await);
+    assert!(client.wait_for(UnresponsiveClient::GOAWAY).await);
     assert!(platform.balancer.exit(Duration::from_secs(6)).await.success());
 }
 
-/// An idle connection gets a goodbye before it is closed, so that a client does not lose the request it is just sending.
+/// An idle connection gets a GOAWAY before it is closed, so that a client does not lose the request it is just sending.
 #[tokio::test]
 async fn an_idle_connection_gets_a_goaway() {
     let platform = Platform::start_with(1, "front.limits.idle_timeout_ms = 500").await;
-    let mut mute = Mute::open(&platform).await;
-    assert!(mute.wait_for(Mute::GOAWAY).await);
+    let mut client = UnresponsiveClient::open(&platform).await;
+    assert!(client.wait_for(UnresponsiveClient::GOAWAY).await);
     let mut rest = Vec::new();
-    let _ = timeout(SOON, mute.0.0.read_to_end(&mut rest)).await.expect("it is closed, though we said nothing");
-    let _ = mute.0.0.shutdown().await;
+    let _ =
+        timeout(SOON, client.0.0.read_to_end(&mut rest)).await.expect("it is closed, without a frame of the client");
+    let _ = client.0.0.shutdown().await;
 }
 
 /// Every certificate is renewed while requests run, and none fails.

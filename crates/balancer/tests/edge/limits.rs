@@ -54,11 +54,11 @@ async fn a_trickling_header_ends() {
     let began = Instant::now();
     raw.write("GET /v2/echo HTTP/1.1\r\nHost: a\r\n").await;
     let mut written = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
     while began.elapsed() < Duration::from_millis(400) {
+        pace.tick().await;
         raw.write("X: y\r\n").await;
         written += 1;
-        // The pace of the trickle is what is tested.
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(written > 2);
     let answer = raw.read_to_end().await;
@@ -109,7 +109,7 @@ async fn an_early_answer_arrives_while_the_body_is_sent() {
 async fn time_is_limited() {
     let platform = Platform::start_with(2, "routes.inference_time_max_ms = 400").await;
     let began = Instant::now();
-    let response = platform.client.post(platform.url("/v2/slow/60000/infer")).body("{}").send().await.unwrap();
+    let response = platform.client.post(platform.url("/v2/held/infer")).body("{}").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert!(response.text().await.unwrap().starts_with("{\"error\":"));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
@@ -126,19 +126,19 @@ async fn a_body_that_pauses_for_too_long_ends() {
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("in time"), "{answer:?}");
 }
 
-/// A client that resets its requests by the hundred loses its connection, and nobody else's.
+/// A client that resets its requests by the hundred loses its own connection, and no other client does.
 #[tokio::test]
 async fn a_flood_of_resets_ends_its_connection() {
     let platform = Platform::start_with(1, "front.limits.given_up_max = 20").await;
     let tls = crate::raw::config(&platform, &[&rustls::version::TLS13], &[b"h2"]);
-    let stream = crate::raw::shake_hands(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
+    let stream = crate::raw::tls_handshake(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut sent = 0;
     for _ in 0..2000 {
         let Ok(ready) = sender.clone().ready().await else { break };
         sender = ready;
-        let request = http::Request::post("https://localhost/v2/slow/60000/infer").body(()).unwrap();
+        let request = http::Request::post("https://localhost/v2/held/infer").body(()).unwrap();
         let Ok((_, mut stream)) = sender.send_request(request, false) else { break };
         stream.send_reset(h2::Reason::CANCEL);
         sent += 1;
@@ -149,12 +149,12 @@ async fn a_flood_of_resets_ends_its_connection() {
     assert_eq!(platform.get("/health").await.status(), 200);
 }
 
-/// Clients that do not read their answers hold up nobody else whose request goes over the same connection to the replica.
+/// Clients that do not read their answers hold up no other request on the same connection to the replica.
 #[tokio::test]
 async fn slow_readers_hold_up_no_other_request() {
     let platform = Platform::start(1).await;
     let tls = crate::raw::config(&platform, &[&rustls::version::TLS13], &[b"h2"]);
-    let stream = crate::raw::shake_hands(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
+    let stream = crate::raw::tls_handshake(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let _connection = tokio::spawn(connection);
     let mut unread = Vec::new();

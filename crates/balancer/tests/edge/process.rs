@@ -41,7 +41,7 @@ impl Balancer {
             }
         });
         let mut balancer = Self { child, front: "127.0.0.1:0".parse().unwrap(), log };
-        poll_until("the front door is open", SOON, async || balancer.front_address().is_some() || balancer.has_ended())
+        poll_until("the balancer listens", SOON, async || balancer.front_address().is_some() || balancer.has_ended())
             .await;
         let front = balancer.front_address();
         balancer.front = front.unwrap_or_else(|| panic!("the balancer did not start: {:#?}", balancer.log()));

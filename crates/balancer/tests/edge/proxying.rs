@@ -24,7 +24,7 @@ async fn grpc(platform: &Platform) -> Channel {
     Endpoint::from_shared(platform.url("/")).unwrap().tls_config(tls).unwrap().connect().await.unwrap()
 }
 
-/// Whatever a client says about who it is, a service reads only what we say.
+/// Whatever identity a client claims, a service gets only what the balancer sets.
 #[tokio::test]
 async fn identity_headers_are_replaced() {
     let platform = Platform::start(1).await;
@@ -125,7 +125,7 @@ async fn own_errors_have_the_form_of_their_route() {
     assert_eq!(platform.get("/grpc.health.v1.Health/Check").await.status(), StatusCode::NOT_FOUND);
 }
 
-/// A connection serves many requests, also with bodies, and `Expect: 100-continue` gets its go-ahead from us.
+/// A connection serves many requests, also with bodies, and `Expect: 100-continue` gets its go-ahead from the balancer.
 #[tokio::test]
 async fn http1_connections_are_kept() {
     let platform = Platform::start(1).await;
@@ -150,7 +150,7 @@ async fn http1_connections_are_kept() {
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_turn() {
     let platform = Platform::start(1).await;
-    let first = "GET /v2/slow/300/first HTTP/1.1\r\nHost: a\r\n\r\n";
+    let first = "GET /v2/held/first HTTP/1.1\r\nHost: a\r\n\r\n";
     let with_body =
         "POST /v2/second HTTP/1.1\r\nHost: a\r\nContent-Length: 36\r\n\r\nGET /v2/no HTTP/1.1\r\nHost: a\r\nX: y\r\n";
     let third = "GET /v2/third HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -164,16 +164,19 @@ async fn pipelined_requests_are_answered_in_turn() {
             raw.write(format!("{first}{rest}")).await;
         } else {
             raw.write(first).await;
-            poll_until("it is under way", SOON, async || platform.serving[0].seen.count() > seen).await;
+        }
+        poll_until("it is in flight", SOON, async || platform.serving[0].seen.count() > seen).await;
+        if !is_at_once {
             let (some, more) = rest.split_at(100);
             raw.write(some).await;
             raw.write(more).await;
         }
+        platform.release_held();
         let answers = raw.read_to_end().await;
         let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
         assert_eq!(statuses, ["200", "200", "200", "400"], "{answers}");
         let place = |path: &str| answers.find(&format!("\"path\":\"/v2/{path}\"")).unwrap();
-        assert!(place("slow/300/first") < place("second") && place("second") < place("third"));
+        assert!(place("held/first") < place("second") && place("second") < place("third"));
         assert_eq!(platform.serving[0].seen.count(), seen + 3, "what is in a body is no request");
     }
 }
@@ -236,7 +239,7 @@ async fn large_bodies_pass() {
     }
 }
 
-/// Details of the status are for those who may read them; everybody gets the summary.
+/// Details of the status need permission; the summary needs none.
 #[tokio::test]
 async fn status_details_need_permission() {
     let platform = Platform::start(2).await;

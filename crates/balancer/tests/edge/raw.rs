@@ -23,7 +23,7 @@ pub fn config(
 ) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(platform.world.ca.pem().as_bytes()).unwrap()).unwrap();
-    // All of rustls, not what our services install: a client may be anybody.
+    // All of rustls, not what the services install: a client may be any program.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -38,7 +38,7 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
     timeout(SOON, TcpStream::connect(address)).await.unwrap().unwrap()
 }
 
-pub async fn shake_hands(tcp: TcpStream, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn tls_handshake(tcp: TcpStream, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("localhost").unwrap();
     timeout(SOON, TlsConnector::from(config).connect(name, tcp)).await.unwrap()
 }
@@ -46,7 +46,7 @@ pub async fn shake_hands(tcp: TcpStream, config: Arc<ClientConfig>) -> std::io::
 impl Raw {
     pub async fn open(platform: &Platform) -> Self {
         let config = config(platform, &[&rustls::version::TLS13], &[b"http/1.1"]);
-        Self(shake_hands(connect(platform.balancer.front).await, config).await.unwrap())
+        Self(tls_handshake(connect(platform.balancer.front).await, config).await.unwrap())
     }
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
@@ -57,7 +57,7 @@ impl Raw {
     /// Everything until the server closes.
     pub async fn read_to_end(&mut self) -> String {
         let mut received = Vec::new();
-        // A close without a goodbye is a close too.
+        // A close without close_notify is a close too.
         let _ = timeout(SOON, self.0.read_to_end(&mut received)).await.expect("the server closes");
         String::from_utf8_lossy(&received).into_owned()
     }

@@ -1,4 +1,4 @@
-//! The model registry: a third party that believes everybody, so every request is asked about.
+//! The model registry: a third party that checks no passports, so every request needs permission.
 
 use std::sync::atomic::Ordering;
 
@@ -65,7 +65,7 @@ impl WithRegistry {
     }
 }
 
-/// One allowed route never opens another: each is asked about, and each answer remembered for itself.
+/// Permission for one route never opens another: each needs its own, and each is cached for itself.
 #[tokio::test]
 async fn permission_for_one_request_opens_no_other() {
     let with = WithRegistry::start().await;
@@ -74,7 +74,7 @@ async fn permission_for_one_request_opens_no_other() {
     for _ in 0..3 {
         assert_eq!(with.status_of(Method::GET, SEARCH, "viewer").await, StatusCode::OK);
     }
-    assert_eq!(calls(), 1, "the yes is remembered");
+    assert_eq!(calls(), 1, "permission is cached");
     let before = seen();
     for (method, path) in [
         (Method::POST, CREATE),
@@ -103,13 +103,13 @@ async fn permission_for_one_request_opens_no_other() {
     assert!(seen() - before <= 60, "none of these reached the registry");
     assert_eq!(with.status_of(Method::POST, CREATE, "engineer").await, StatusCode::OK);
     with.platform.gateway.revoke("engineer");
-    poll_until("the yes is dead", SOON, async || {
+    poll_until("permission is revoked", SOON, async || {
         with.status_of(Method::POST, CREATE, "engineer").await == StatusCode::UNAUTHORIZED
     })
     .await;
 }
 
-/// The registry is called by a name that it answers to, and learns no token, passport or identity of a client.
+/// The registry is called by a name that it answers to, and gets no token, passport or identity of a client.
 #[tokio::test]
 async fn no_identity_header_reaches_the_registry() {
     let with = WithRegistry::start().await;
@@ -129,7 +129,7 @@ async fn no_identity_header_reaches_the_registry() {
     }
 }
 
-/// Files are large and everything else is not; what is over is told as MLflow's clients read it.
+/// Files are large and everything else is not; over the limit, the answer is in the form that MLflow's clients read.
 #[tokio::test]
 async fn a_file_may_be_larger_than_a_request() {
     let with = WithRegistry::start().await;
@@ -148,8 +148,8 @@ async fn a_file_may_be_larger_than_a_request() {
     }
 }
 
-/// Whoever may, is told that the registry is down, or that there is none; whoever may not, learns not even that. Nobody
-/// else notices.
+/// A caller with permission is told that the registry is down, or that there is none; one without is not. Nothing else
+/// changes.
 #[tokio::test]
 async fn a_lost_registry_affects_its_own_routes_alone() {
     let mut with = WithRegistry::start().await;

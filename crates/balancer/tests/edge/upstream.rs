@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use axum::{
@@ -32,10 +31,10 @@ use transport::{Limits, ListenConfig, Server};
 use crate::world::World;
 
 const CHILD: &str = "RAMPART_TEST_UPSTREAM";
-/// What it says when it begins on one.
-const SLOW_REQUEST: &str = "slow request";
+/// What it prints when one arrives.
+const HELD_REQUEST: &str = "held request";
 
-/// In this process.
+/// A replica in this process.
 pub struct Upstream {
     pub name: String,
     pub address: SocketAddr,
@@ -45,16 +44,34 @@ pub struct Upstream {
     runtime: Option<Runtime>,
 }
 
-/// What a replica has seen, and how it shall behave.
+/// What a replica has seen, and how it behaves.
 pub struct Seen {
     name: String,
     pub requests: AtomicUsize,
+    /// Bytes of bodies of held requests.
+    pub held_bytes: AtomicUsize,
     pub is_unavailable: watch::Sender<bool>,
+    /// How often held requests were released.
+    releases: watch::Sender<usize>,
+    /// Prints when it holds a request.
+    announces_held: bool,
 }
 
 impl Seen {
-    fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), requests: AtomicUsize::new(0), is_unavailable: watch::Sender::new(false) })
+    fn new(name: &str, announces_held: bool) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            requests: AtomicUsize::new(0),
+            held_bytes: AtomicUsize::new(0),
+            is_unavailable: watch::Sender::new(false),
+            releases: watch::Sender::new(0),
+            announces_held,
+        })
+    }
+
+    /// Lets the requests below `/v2/held` go on that have arrived.
+    pub fn release(&self) {
+        self.releases.send_modify(|count| *count += 1);
     }
 
     pub fn count(&self) -> usize {
@@ -68,7 +85,7 @@ impl Upstream {
     }
 
     pub fn start_at(world: &World, instance: &str, address: SocketAddr) -> Self {
-        let seen = Seen::new(instance);
+        let seen = Seen::new(instance, false);
         let router = Router::new().fallback(answer).with_state(Arc::clone(&seen));
         let identity = world.identity(instance);
         let stop = CancellationToken::new();
@@ -76,7 +93,7 @@ impl Upstream {
         Self { name: instance.into(), address, seen, health, stop, runtime: Some(runtime) }
     }
 
-    /// Closes its door, and finishes what is in flight.
+    /// Closes its listener, and finishes what is in flight.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -139,15 +156,16 @@ fn serve_until(
 }
 
 async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
+    // Before the request is counted: a test that has seen it may release it.
+    let releases = seen.releases.subscribe();
     seen.requests.fetch_add(1, Ordering::SeqCst);
     if *seen.is_unavailable.borrow() {
         return status(StatusCode::SERVICE_UNAVAILABLE);
     }
     let path = request.uri().path().to_owned();
-    if path.contains("/slow/") {
-        let ms = path.split('/').find_map(|part| part.parse::<u64>().ok()).unwrap_or(60_000);
-        // What a model takes; not a state that could be waited for.
-        tokio::time::sleep(Duration::from_millis(ms)).await;
+    let request = if path.contains("/held/") { hold(&seen, releases, request).await } else { request };
+    if path.ends_with("/release") {
+        seen.release();
     }
     match path.as_str() {
         _ if path.contains("/unread/") => status(StatusCode::OK),
@@ -155,6 +173,23 @@ async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
         _ if path.starts_with("/inference.GRPCInferenceService/") => grpc(request).await,
         _ => echo(&seen, request).await,
     }
+}
+
+/// Reads the body, then waits until the test releases what is held.
+async fn hold(seen: &Seen, mut releases: watch::Receiver<usize>, request: Request) -> Request {
+    let (parts, mut body) = request.into_parts();
+    let mut received = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            seen.held_bytes.fetch_add(data.len(), Ordering::SeqCst);
+            received.extend(data);
+        }
+    }
+    if seen.announces_held {
+        println!("{HELD_REQUEST}");
+    }
+    let _ = releases.changed().await;
+    Request::from_parts(parts, Body::from(received))
 }
 
 /// Everything that arrived, as JSON.
@@ -202,12 +237,12 @@ fn status(status: StatusCode) -> Response {
     response
 }
 
-/// In a process of its own.
+/// A replica in a process of its own.
 pub struct ChildUpstream {
     pub name: String,
     pub address: SocketAddr,
     child: Child,
-    slow_requests: Arc<AtomicUsize>,
+    held_requests: Arc<AtomicUsize>,
 }
 
 impl ChildUpstream {
@@ -222,20 +257,20 @@ impl ChildUpstream {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find_map(|line| line.split("listening on ").nth(1).map(|address| address.trim().to_owned()));
         let address = line.expect("the child listens").parse().unwrap();
-        let slow_requests: Arc<AtomicUsize> = Arc::default();
-        let count = Arc::clone(&slow_requests);
+        let held_requests: Arc<AtomicUsize> = Arc::default();
+        let count = Arc::clone(&held_requests);
         // It ends with the child.
         std::thread::spawn(move || {
-            for _ in lines.filter(|line| line == SLOW_REQUEST) {
+            for _ in lines.filter(|line| line == HELD_REQUEST) {
                 count.fetch_add(1, Ordering::SeqCst);
             }
         });
-        Self { name: instance.into(), address, child, slow_requests }
+        Self { name: instance.into(), address, child, held_requests }
     }
 
     /// How many have arrived.
-    pub fn slow_requests(&self) -> usize {
-        self.slow_requests.load(Ordering::SeqCst)
+    pub fn held_requests(&self) -> usize {
+        self.held_requests.load(Ordering::SeqCst)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -258,13 +293,7 @@ fn child() {
     let mut arguments = arguments.split('|');
     let (identity, name) = (arguments.next().unwrap(), arguments.next().unwrap());
     let address = arguments.next().unwrap().parse().unwrap();
-    let announce = async |state: State<Arc<Seen>>, request: Request| {
-        if request.uri().path().contains("/slow/") {
-            println!("{SLOW_REQUEST}");
-        }
-        answer(state, request).await
-    };
-    let router = Router::new().fallback(announce).with_state(Seen::new(name));
+    let router = Router::new().fallback(answer).with_state(Seen::new(name, true));
     let (runtime, address, _health) = serve(identity.into(), address, router);
     println!("listening on {address}");
     runtime.block_on(std::future::pending::<()>());

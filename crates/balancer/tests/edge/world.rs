@@ -9,7 +9,7 @@ use testkit::{FakeGateway, ca::Ca, poll_until};
 
 use crate::{process::Balancer, upstream::Upstream};
 
-/// How long anything that should be quick may take on a busy machine.
+/// How long anything quick may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
 pub struct World {
@@ -47,7 +47,7 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Trusts our CA and nobody else.
+    /// Trusts the CA of this world and no other.
     pub fn client(&self) -> ClientBuilder {
         let root = Certificate::from_pem(self.ca.pem().as_bytes()).unwrap();
         Client::builder().tls_certs_only([root]).timeout(SOON)
@@ -105,6 +105,20 @@ impl Platform {
 
     pub async fn healthy_backends(&self) -> usize {
         self.status().await["healthy_backends"].as_u64().unwrap() as usize
+    }
+
+    /// Waits until so many requests are held, some on each replica.
+    pub async fn wait_held(&self, count: usize) {
+        poll_until("requests are held by each replica", SOON, async || {
+            let counts: Vec<usize> = self.serving.iter().map(|replica| replica.seen.count()).collect();
+            !counts.contains(&0) && counts.iter().sum::<usize>() == count
+        })
+        .await;
+    }
+
+    /// Lets them go on.
+    pub fn release_held(&self) {
+        self.serving.iter().for_each(|replica| replica.seen.release());
     }
 
     pub async fn wait_healthy(&self, count: usize) {
