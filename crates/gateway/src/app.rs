@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    audit::{self, Actor, Denials, Event, Source},
+    audit::{self, Actor, AuditEvent, DenialQueue, RequestSource},
+    auth_state::AuthState,
     clock::{WallClock, unix_seconds},
     error::StoreError,
-    memory::Memory,
     password::Hasher,
     store::{Caller, Committed, Store},
     throttle::Throttle,
@@ -26,7 +26,7 @@ pub struct App {
     /// Users, logins, changes, audit.
     pub store: Store,
     /// What is known without the database.
-    pub memory: Arc<Memory>,
+    pub auth_state: Arc<AuthState>,
     /// The signing keys.
     pub tokens: Tokens,
     /// Passwords.
@@ -34,9 +34,9 @@ pub struct App {
     /// Failed attempts.
     pub throttle: Throttle,
     /// Refusals on their way to the audit log.
-    pub denials: Denials,
+    pub denials: DenialQueue,
     /// Turns at the database for those who prove who they are. Anybody can try, so they have half of the pool at most.
-    pub turns: Semaphore,
+    pub auth_db_permits: Semaphore,
     /// The time.
     pub clock: WallClock,
     /// Services that a passport can be for.
@@ -66,7 +66,7 @@ impl App {
 
     /// Changes are made only by the authority of knowledge that is fresh.
     pub fn require_fresh(&self) -> Result<(), Problem> {
-        if self.memory.is_fresh() {
+        if self.auth_state.is_fresh() {
             return Ok(());
         }
         Err(Problem::unavailable("users and revocations are not up to date here; nothing is changed until they are"))
@@ -75,30 +75,35 @@ impl App {
     /// What came of a change: known here once it is made, recorded when it was refused and that was the caller's doing.
     pub async fn settle<T>(
         &self,
-        kind: audit::Kind,
+        kind: audit::EventKind,
         user: &SignedInUser,
         about: Option<Uuid>,
-        source: Source,
+        source: RequestSource,
         change: Result<Committed<T>, StoreError>,
     ) -> Result<T, Problem> {
         let error = match change {
             Ok(committed) => {
-                self.memory.catch_up(committed.seq).await;
+                self.auth_state.catch_up(committed.seq).await;
                 return Ok(committed.value);
             }
             Err(error) => error,
         };
         if let Some(reason) = error.reason() {
-            let event = Event::new(kind, audit::Outcome::Failure, user.actor(), source).because(reason);
-            let event = about.into_iter().fold(event, Event::about_user);
+            let event = AuditEvent::new(kind, audit::EventOutcome::Failure, user.actor(), source).with_reason(reason);
+            let event = about.into_iter().fold(event, AuditEvent::about_user);
             self.store.record(&[event]).await?;
         }
         Err(error.into())
     }
 
     /// Records that something is read. No record, no answer.
-    pub async fn record_read(&self, kind: audit::Kind, user: &SignedInUser, source: Source) -> Result<(), Problem> {
-        let event = Event::new(kind, audit::Outcome::Success, user.actor(), source);
+    pub async fn record_read(
+        &self,
+        kind: audit::EventKind,
+        user: &SignedInUser,
+        source: RequestSource,
+    ) -> Result<(), Problem> {
+        let event = AuditEvent::new(kind, audit::EventOutcome::Success, user.actor(), source);
         Ok(self.store.record(&[event]).await?)
     }
 }

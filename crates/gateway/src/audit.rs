@@ -12,15 +12,15 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 pub use canonical::canonical_json;
-pub use chain::{Broken, GENESIS, Hash, Stored, link, verify_chain};
-pub use denials::{Denial, Denials, QUEUE_MAX};
+pub use chain::{BrokenChain, GENESIS, Hash, StoredRecord, chain_hash, verify_chain};
+pub use denials::{DENIAL_QUEUE_MAX, Denial, DenialQueue};
 
 /// Longest text that comes from outside and goes into a record.
 const TEXT_LENGTH_MAX: usize = 256;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum EventKind {
     /// Signing in with a password.
     Password,
     /// A machine asking for a token.
@@ -53,7 +53,7 @@ pub enum Kind {
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum EventOutcome {
     /// It was done.
     Success,
     /// Whoever asked could not prove who they are.
@@ -78,7 +78,7 @@ pub enum Actor {
 
 /// Where it came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Source {
+pub struct RequestSource {
     /// The client's address, as the balancer saw it.
     pub address: Option<String>,
     /// The service that brought it, from its certificate.
@@ -89,11 +89,11 @@ pub struct Source {
 
 /// One event, not yet part of a chain.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct AuditEvent {
     /// What happened.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: EventOutcome,
     /// Who did it.
     pub actor: Actor,
     /// To what, e.g. `user:<id>`.
@@ -103,14 +103,14 @@ pub struct Event {
     /// Why it ended so, a word of ours.
     pub reason: Option<&'static str>,
     /// Where it came from.
-    pub source: Source,
+    pub source: RequestSource,
     /// Further facts by name: what changed from what to what.
     pub details: Map<String, Value>,
 }
 
-// === impl Kind ===
+// === impl EventKind ===
 
-impl Kind {
+impl EventKind {
     /// Every kind.
     pub const ALL: [Self; 14] = [
         Self::Password,
@@ -150,9 +150,9 @@ impl Kind {
     }
 }
 
-// === impl Outcome ===
+// === impl EventOutcome ===
 
-impl Outcome {
+impl EventOutcome {
     /// The name in records.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -175,11 +175,11 @@ impl Actor {
     }
 }
 
-// === impl Event ===
+// === impl AuditEvent ===
 
-impl Event {
+impl AuditEvent {
     /// An event with nothing but the necessary.
-    pub fn new(kind: Kind, outcome: Outcome, actor: Actor, source: Source) -> Self {
+    pub fn new(kind: EventKind, outcome: EventOutcome, actor: Actor, source: RequestSource) -> Self {
         Self { kind, outcome, actor, resource: None, tenant: None, reason: None, source, details: Map::new() }
     }
 
@@ -199,7 +199,7 @@ impl Event {
 
     /// For a reason.
     #[must_use]
-    pub fn because(mut self, reason: &'static str) -> Self {
+    pub fn with_reason(mut self, reason: &'static str) -> Self {
         self.reason = Some(reason);
         self
     }
@@ -267,11 +267,15 @@ mod tests {
     #[test]
     fn a_record_says_who_what_when_and_from_where() {
         let (user, session) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let source = Source { address: Some("192.0.2.7".into()), peer: Some("balancer".into()), trace_id: None };
-        let event =
-            Event::new(Kind::ChangeUser, Outcome::Success, Actor::User { id: user, session: Some(session) }, source)
-                .about_user(user)
-                .with("roles", json!({ "from": ["viewer"], "to": [] }));
+        let source = RequestSource { address: Some("192.0.2.7".into()), peer: Some("balancer".into()), trace_id: None };
+        let event = AuditEvent::new(
+            EventKind::ChangeUser,
+            EventOutcome::Success,
+            Actor::User { id: user, session: Some(session) },
+            source,
+        )
+        .about_user(user)
+        .with("roles", json!({ "from": ["viewer"], "to": [] }));
         let record: Value = serde_json::from_str(&event.record("gateway-1", 3, OffsetDateTime::UNIX_EPOCH)).unwrap();
         assert_eq!(record["at"], "1970-01-01T00:00:00Z");
         assert_eq!(record["writer"], "gateway-1");
@@ -284,17 +288,18 @@ mod tests {
 
     #[test]
     fn text_from_outside_cannot_forge_a_line_or_turn_a_terminal() {
-        let source = Source { address: Some("a\n\u{1b}[2J\u{9b}\u{202e}\u{7f}b".into()), ..Source::default() };
-        let record = Event::new(Kind::Access, Outcome::Denied, Actor::Anonymous, source).record(
+        let source =
+            RequestSource { address: Some("a\n\u{1b}[2J\u{9b}\u{202e}\u{7f}b".into()), ..RequestSource::default() };
+        let record = AuditEvent::new(EventKind::Access, EventOutcome::Denied, Actor::Anonymous, source).record(
             "w",
             1,
             OffsetDateTime::UNIX_EPOCH,
         );
         assert!(record.chars().all(|character| !character.is_control() && character != '\u{202e}'), "{record}");
         assert!(record.contains("\\\\u{1b}[2J"), "{record}");
-        let long = Source { address: Some("x".repeat(10_000)), ..Source::default() };
+        let long = RequestSource { address: Some("x".repeat(10_000)), ..RequestSource::default() };
         assert!(
-            Event::new(Kind::Access, Outcome::Denied, Actor::Anonymous, long)
+            AuditEvent::new(EventKind::Access, EventOutcome::Denied, Actor::Anonymous, long)
                 .record("w", 1, OffsetDateTime::UNIX_EPOCH)
                 .len()
                 < 1_000

@@ -10,7 +10,7 @@ pub enum StoreError {
     NameTaken,
     /// There is no such user.
     #[error("no such user")]
-    NoUser,
+    UserNotFound,
     /// Nobody could administer users afterwards.
     #[error("the last administrator cannot be removed")]
     LastAdmin,
@@ -19,10 +19,10 @@ pub enum StoreError {
     CallerChanged,
     /// No room for another user.
     #[error("the installation has as many users as it can have")]
-    TooManyUsers,
+    UserLimitReached,
     /// There are users already, or the one-time token was used.
     #[error("the first administrator exists already")]
-    BootstrapOver,
+    BootstrapClosed,
     /// A row says something that no version of ours wrote.
     #[error("inconsistent row in {table}: {what}")]
     Inconsistent {
@@ -46,11 +46,11 @@ impl StoreError {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::NameTaken => Some("name_taken"),
-            Self::NoUser => Some("no_such_user"),
+            Self::UserNotFound => Some("no_such_user"),
             Self::LastAdmin => Some("last_admin"),
             Self::CallerChanged => Some("caller_changed"),
-            Self::TooManyUsers => Some("too_many_users"),
-            Self::BootstrapOver => Some("bootstrap_over"),
+            Self::UserLimitReached => Some("too_many_users"),
+            Self::BootstrapClosed => Some("bootstrap_over"),
             Self::Inconsistent { .. } | Self::Random | Self::Database(_) => None,
         }
     }
@@ -60,15 +60,15 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NameTaken => Self::new(Kind::Conflict, "this name is taken").field("name"),
-            StoreError::NoUser => Self::new(Kind::NotFound, "there is no such user"),
+            StoreError::UserNotFound => Self::new(Kind::NotFound, "there is no such user"),
             StoreError::LastAdmin => {
                 Self::new(Kind::Conflict, "this is the last active administrator; make another user one first")
             }
             StoreError::CallerChanged => {
                 Self::new(Kind::Unauthenticated, "your own rights have changed since you signed in; sign in again")
             }
-            StoreError::TooManyUsers => Self::new(Kind::Conflict, "there can be no more users; delete some first"),
-            StoreError::BootstrapOver => {
+            StoreError::UserLimitReached => Self::new(Kind::Conflict, "there can be no more users; delete some first"),
+            StoreError::BootstrapClosed => {
                 Self::new(Kind::Conflict, "the first administrator exists already; sign in as one and create users")
             }
             StoreError::Database(error) => database::map_error(error),
@@ -85,11 +85,11 @@ mod tests {
     fn whatever_the_caller_did_is_told_and_has_a_word_in_the_audit_log() {
         let cases = [
             (StoreError::NameTaken, Kind::Conflict),
-            (StoreError::NoUser, Kind::NotFound),
+            (StoreError::UserNotFound, Kind::NotFound),
             (StoreError::LastAdmin, Kind::Conflict),
             (StoreError::CallerChanged, Kind::Unauthenticated),
-            (StoreError::TooManyUsers, Kind::Conflict),
-            (StoreError::BootstrapOver, Kind::Conflict),
+            (StoreError::UserLimitReached, Kind::Conflict),
+            (StoreError::BootstrapClosed, Kind::Conflict),
         ];
         for (error, kind) in cases {
             assert!(error.reason().is_some(), "{error}");

@@ -4,7 +4,7 @@
 
 mod bootstrap;
 mod login;
-mod refresh;
+mod refresh_token;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -17,12 +17,12 @@ use tokio::time::timeout;
 
 use crate::{
     app::App,
-    audit::Source,
+    audit::RequestSource,
     error::StoreError,
-    metrics::{Method, Outcome},
+    metrics::{AuthMethod, AuthOutcome},
     opaque,
     password::HashError,
-    store::SignedIn,
+    store::SessionWithUser,
     token::{ACCESS_LIFETIME, Login},
 };
 use crate::{clock::unix_seconds, metrics};
@@ -31,7 +31,7 @@ use crate::{clock::unix_seconds, metrics};
 const DEFAULT_CLIENT: &str = "rampart";
 
 /// How long a proof of identity waits for its turn at the database.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
+const PERMIT_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A proof of identity.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub enum Grant {
 
 /// What a proof is answered with. Cannot be printed.
 #[derive(Clone)]
-pub struct Issued {
+pub struct IssuedTokens {
     /// The bearer token.
     pub access_token: String,
     /// How long it lives.
@@ -84,14 +84,14 @@ pub struct GrantError {
     /// The answer.
     pub problem: Box<Problem>,
     /// For the metric.
-    pub outcome: Outcome,
+    pub outcome: AuthOutcome,
 }
 
 // === impl App ===
 
 impl App {
     /// Exchanges a proof of identity for tokens.
-    pub async fn exchange(&self, grant: Grant, source: &Source) -> Result<Issued, GrantError> {
+    pub async fn exchange(&self, grant: Grant, source: &RequestSource) -> Result<IssuedTokens, GrantError> {
         let (method, started) = (grant.method(), std::time::Instant::now());
         let issued = match grant {
             Grant::Password { username, password, client_id } => {
@@ -103,20 +103,20 @@ impl App {
             Grant::RefreshToken(token) => self.refresh(&token, source).await,
             Grant::Bootstrap { token, username, password } => self.bootstrap(&token, &username, password, source).await,
         };
-        let outcome = issued.as_ref().map_or_else(|error| error.outcome, |_| Outcome::Ok);
-        metrics::attempt(method, outcome, started.elapsed());
+        let outcome = issued.as_ref().map_or_else(|error| error.outcome, |_| AuthOutcome::Ok);
+        metrics::auth_attempt(method, outcome, started.elapsed());
         issued
     }
 
     /// Runs what a proof of identity needs of the database when it is our turn, which comes soon or not at all.
-    async fn in_turn<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, GrantError> {
-        match timeout(TURN_WAIT_MAX, self.turns.acquire()).await {
-            Ok(Ok(_turn)) => Ok(work.await?),
+    async fn with_db_permit<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, GrantError> {
+        match timeout(PERMIT_WAIT_MAX, self.auth_db_permits.acquire()).await {
+            Ok(Ok(_permit)) => Ok(work.await?),
             Ok(Err(_)) | Err(_) => Err(GrantError::busy()),
         }
     }
 
-    fn issue(&self, signed_in: &SignedIn, refresh_token: Option<String>) -> Result<Issued, GrantError> {
+    fn issue(&self, signed_in: &SessionWithUser, refresh_token: Option<String>) -> Result<IssuedTokens, GrantError> {
         let login = Login {
             session: signed_in.session.id,
             auth_time: unix_seconds(signed_in.session.started_at),
@@ -127,7 +127,7 @@ impl App {
         if refresh_token.is_some() {
             metrics::token_issued("refresh");
         }
-        Ok(Issued { access_token, expires_in: ACCESS_LIFETIME.unsigned_abs(), refresh_token })
+        Ok(IssuedTokens { access_token, expires_in: ACCESS_LIFETIME.unsigned_abs(), refresh_token })
     }
 }
 
@@ -138,7 +138,7 @@ fn new_refresh_token() -> Result<(String, opaque::Digest), GrantError> {
 }
 
 /// The name under which failures are counted together. Whoever has an IPv6 address has the 2^64 beside it, too.
-fn address_of(source: &Source) -> String {
+fn throttle_address(source: &RequestSource) -> String {
     let Some(address) = &source.address else { return source.peer.as_deref().unwrap_or("unknown").to_owned() };
     match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
         Ok(IpAddr::V4(address)) => address.to_string(),
@@ -150,12 +150,12 @@ fn address_of(source: &Source) -> String {
 // === impl Grant ===
 
 impl Grant {
-    fn method(&self) -> Method {
+    fn method(&self) -> AuthMethod {
         match self {
-            Self::Password { .. } => Method::Password,
-            Self::ClientCredentials { .. } => Method::ClientCredentials,
-            Self::RefreshToken(_) => Method::RefreshToken,
-            Self::Bootstrap { .. } => Method::Bootstrap,
+            Self::Password { .. } => AuthMethod::Password,
+            Self::ClientCredentials { .. } => AuthMethod::ClientCredentials,
+            Self::RefreshToken(_) => AuthMethod::RefreshToken,
+            Self::Bootstrap { .. } => AuthMethod::Bootstrap,
         }
     }
 }
@@ -165,35 +165,35 @@ impl Grant {
 impl GrantError {
     /// A request that cannot be understood.
     pub fn invalid_request(problem: Problem) -> Self {
-        Self { code: "invalid_request", problem: Box::new(problem), outcome: Outcome::Invalid }
+        Self { code: "invalid_request", problem: Box::new(problem), outcome: AuthOutcome::Invalid }
     }
 
     /// A proof of a kind that there is not.
     pub fn unsupported_grant_type() -> Self {
         let detail = "wants password, client_credentials, refresh_token or bootstrap";
         let problem = Problem::new(Kind::InvalidArgument, detail).field("grant_type");
-        Self { code: "unsupported_grant_type", problem: Box::new(problem), outcome: Outcome::Invalid }
+        Self { code: "unsupported_grant_type", problem: Box::new(problem), outcome: AuthOutcome::Invalid }
     }
 
     /// The one answer to every proof that proves nothing.
     fn refused(code: &'static str) -> Self {
         let problem = Problem::new(Kind::Unauthenticated, "the credentials are not valid");
-        Self { code, problem: Box::new(problem), outcome: Outcome::Refused }
+        Self { code, problem: Box::new(problem), outcome: AuthOutcome::Refused }
     }
 
     fn throttled(wait: Duration) -> Self {
         let detail = "too many failed attempts; wait before the next one";
         let problem = Problem::new(Kind::ResourceExhausted, detail).retry_after(wait + Duration::from_millis(999));
-        Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: Outcome::Throttled }
+        Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: AuthOutcome::Throttled }
     }
 
     fn busy() -> Self {
         let problem = Box::new(Problem::unavailable("too many sign-ins at once"));
-        Self { code: "temporarily_unavailable", problem, outcome: Outcome::Unavailable }
+        Self { code: "temporarily_unavailable", problem, outcome: AuthOutcome::Unavailable }
     }
 
     fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { code: "server_error", problem: Box::new(Problem::internal(cause)), outcome: Outcome::Unavailable }
+        Self { code: "server_error", problem: Box::new(Problem::internal(cause)), outcome: AuthOutcome::Unavailable }
     }
 }
 
@@ -202,7 +202,7 @@ impl From<StoreError> for GrantError {
         let problem = Problem::from(error);
         let is_passing = problem.kind() == Kind::Unavailable;
         let code = if is_passing { "temporarily_unavailable" } else { "server_error" };
-        Self { code, problem: Box::new(problem), outcome: Outcome::Unavailable }
+        Self { code, problem: Box::new(problem), outcome: AuthOutcome::Unavailable }
     }
 }
 
@@ -221,13 +221,18 @@ mod tests {
 
     #[test]
     fn the_addresses_of_one_client_are_counted_as_one() {
-        let of = |address: &str| address_of(&Source { address: Some(address.to_owned()), ..Source::default() });
+        let of = |address: &str| {
+            throttle_address(&RequestSource { address: Some(address.to_owned()), ..RequestSource::default() })
+        };
         assert_eq!(of("192.0.2.1"), "192.0.2.1");
         assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(of("2001:db8:1:2::1"), "2001:db8:1:2::/64");
         assert_eq!(of("2001:db8:1:2:ffff::9"), of("2001:db8:1:2::1"));
         assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
         assert_eq!(of("not an address"), "not an address");
-        assert_eq!(address_of(&Source { peer: Some("balancer-1".into()), ..Source::default() }), "balancer-1");
+        assert_eq!(
+            throttle_address(&RequestSource { peer: Some("balancer-1".into()), ..RequestSource::default() }),
+            "balancer-1"
+        );
     }
 }

@@ -11,10 +11,10 @@ use proto::auth::v1::{
 use tonic::{Request, Response, Status};
 
 use crate::{
-    access::{Access, Asked},
     app::App,
-    audit::Source,
-    watch::{Watchers, watch},
+    audit::RequestSource,
+    authorizer::{AuthorizeQuery, Authorizer},
+    revocation_stream::{WatcherSlots, watch},
 };
 
 /// The largest request: a token and a path of 4 KiB each, and names, with room.
@@ -24,16 +24,16 @@ pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 #[derive(Clone)]
 pub struct Service {
     app: Arc<App>,
-    access: Access,
-    watchers: Watchers,
+    authorizer: Authorizer,
+    watchers: WatcherSlots,
 }
 
 // === impl Service ===
 
 impl Service {
     /// Answers for one gateway.
-    pub fn new(app: Arc<App>, access: Access) -> Self {
-        Self { app, access, watchers: Watchers::default() }
+    pub fn new(app: Arc<App>, authorizer: Authorizer) -> Self {
+        Self { app, authorizer, watchers: WatcherSlots::default() }
     }
 }
 
@@ -43,18 +43,18 @@ impl Authorization for Service {
 
     async fn authorize(&self, request: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
         let headers = request.metadata().clone().into_headers();
-        let source = Source::of(&headers, request.extensions());
+        let source = RequestSource::of(&headers, request.extensions());
         let AuthorizeRequest { token, audience, method, path } = request.into_inner();
-        let asked = Asked { token: &token, audience: &audience, method: &method, path: &path };
-        let granted = self.access.authorize(asked, source).await?;
+        let query = AuthorizeQuery { token: &token, audience: &audience, method: &method, path: &path };
+        let authorized = self.authorizer.authorize(query, source).await?;
         Ok(Response::new(AuthorizeResponse {
-            passport: granted.passport.unwrap_or_default(),
-            passport_expires_at: Some(timestamp(granted.expires_at)),
-            token_expires_at: Some(timestamp(granted.claims.exp)),
-            subject: granted.claims.sub,
-            session_id: granted.claims.sid,
-            token_id: granted.claims.jti,
-            stale: self.access.is_stale(),
+            passport: authorized.passport.unwrap_or_default(),
+            passport_expires_at: Some(timestamp(authorized.expires_at)),
+            token_expires_at: Some(timestamp(authorized.claims.exp)),
+            subject: authorized.claims.sub,
+            session_id: authorized.claims.sid,
+            token_id: authorized.claims.jti,
+            stale: self.authorizer.is_stale(),
         }))
     }
 
@@ -62,8 +62,8 @@ impl Authorization for Service {
         &self,
         _: Request<WatchRevocationsRequest>,
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
-        let place = self.watchers.take()?;
-        Ok(Response::new(Box::pin(watch(&self.app.memory, self.app.stop.clone(), place))))
+        let slot = self.watchers.acquire()?;
+        Ok(Response::new(Box::pin(watch(&self.app.auth_state, self.app.stop.clone(), slot))))
     }
 
     async fn passport_keys(&self, _: Request<PassportKeysRequest>) -> Result<Response<PassportKeysResponse>, Status> {

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    audit::{Denial, Event, GENESIS, Hash, Kind, QUEUE_MAX, verify_chain},
-    memory::{Memory, follow, listen},
+    audit::{AuditEvent, DENIAL_QUEUE_MAX, Denial, EventKind, GENESIS, Hash, verify_chain},
+    auth_state::{AuthState, follow, listen},
     metrics,
     store::Store,
 };
@@ -42,17 +42,17 @@ pub(crate) async fn run(
         Err(_) if stop.is_cancelled() => return Ok(()),
         migrated => migrated?,
     }
-    let memory = Arc::clone(&app.memory);
+    let auth_state = Arc::clone(&app.auth_state);
     let open = async {
-        if memory.loaded(&stop).await {
+        if auth_state.wait_loaded(&stop).await {
             known.open();
         }
     };
     tokio::join!(
         open,
-        follow(Arc::clone(&memory), feed.clone(), app.clock.clone(), stop.clone()),
-        listen(Arc::clone(&memory), feed, stop.clone()),
-        report_age(Arc::clone(&memory), readiness, stop.clone()),
+        follow(Arc::clone(&auth_state), feed.clone(), app.clock.clone(), stop.clone()),
+        listen(Arc::clone(&auth_state), feed, stop.clone()),
+        report_age(Arc::clone(&auth_state), readiness, stop.clone()),
         prune(Arc::clone(&app), stop.clone()),
         verify_audit(Arc::clone(&app), stop.clone()),
     );
@@ -65,7 +65,7 @@ pub(crate) async fn write_denials(app: Arc<App>, mut queue: mpsc::Receiver<Denia
     loop {
         let is_last = tokio::select! {
             () = stop.cancelled() => true,
-            count = queue.recv_many(&mut gathered, QUEUE_MAX) => count == 0,
+            count = queue.recv_many(&mut gathered, DENIAL_QUEUE_MAX) => count == 0,
         };
         if !is_last {
             tokio::select! {
@@ -91,26 +91,26 @@ async fn write(app: &App, gathered: &mut Vec<Denial>) {
     match app.store.record(&events).await {
         Ok(()) => metrics::audit_dropped(dropped(&events)),
         Err(error) => {
-            app.denials.lost(&events);
+            app.denials.count_dropped(&events);
             tracing::warn!(error = %problem::Chain(&error), "refusals could not be recorded now; their number will be");
         }
     }
 }
 
 /// How many refusals are in the log as a number only.
-fn dropped(events: &[Event]) -> u64 {
-    let dropped = events.iter().filter(|event| event.kind == Kind::DroppedRecords);
+fn dropped(events: &[AuditEvent]) -> u64 {
+    let dropped = events.iter().filter(|event| event.kind == EventKind::DroppedRecords);
     dropped.filter_map(|event| event.details.get("count")?.as_u64()).sum()
 }
 
 /// Shows how old our knowledge is, and says so in `/ready` when it is stale.
-async fn report_age(memory: Arc<Memory>, readiness: Readiness, stop: CancellationToken) {
+async fn report_age(auth_state: Arc<AuthState>, readiness: Readiness, stop: CancellationToken) {
     let mut ticks = every(AGE_PERIOD);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let Some(age) = memory.age() else { continue };
-        metrics::memory_age(age);
+        let Some(age) = auth_state.age() else { continue };
+        metrics::auth_state_age(age);
         let stale = "stale: callers are judged by what is known, nothing is changed";
-        readiness.remark("users and revocations", (!memory.is_fresh()).then_some(stale));
+        readiness.remark("users and revocations", (!auth_state.is_fresh()).then_some(stale));
     }
 }
 

@@ -1,8 +1,9 @@
 #![doc = include_str!("../README.md")]
 
-pub mod access;
 pub mod app;
 pub mod audit;
+pub mod auth_state;
+pub mod authorizer;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -10,16 +11,15 @@ pub mod grant;
 pub mod grpc;
 pub mod http;
 mod jobs;
-pub mod memory;
 pub mod metrics;
 pub mod opaque;
 pub mod password;
+mod revocation_stream;
 pub mod session;
 pub mod store;
 pub mod throttle;
 pub mod token;
 pub mod user;
-mod watch;
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -35,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 use transport::{Limits, Server};
 
 use crate::{
-    access::Access, app::App, audit::Denials, clock::WallClock, config::Config, memory::Memory, password::Hasher,
-    store::Store, throttle::Throttle, token::Tokens,
+    app::App, audit::DenialQueue, auth_state::AuthState, authorizer::Authorizer, clock::WallClock, config::Config,
+    password::Hasher, store::Store, throttle::Throttle, token::Tokens,
 };
 
 /// Our name as a service, and the audience of passports for us.
@@ -49,7 +49,8 @@ const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0")
 #[derive(Clone)]
 pub struct Mounted {
     app: Arc<App>,
-    access: Access,
+    authorizer: Authorizer,
+    health: ProcessHealth,
 }
 
 /// Starts a gateway: everything is put together here, and what was spawned goes on.
@@ -62,17 +63,17 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let writer = identity.name().instance;
     let feed = Store::new(database::connect(&feed_config)?, writer.clone(), clock.clone());
     let database = database::connect(&config.database)?;
-    let turns_max = usize::try_from(config.database.connections_max.get() / 2)?.max(1);
+    let auth_db_permits_max = usize::try_from(config.database.connections_max.get() / 2)?.max(1);
     let policy = Arc::new(Policy::embedded()?);
-    let (denials, refusals) = Denials::queue(policy.policy_set_hash());
+    let (denials, refusals) = DenialQueue::queue(policy.policy_set_hash());
     let app = Arc::new(App {
         store: Store::new(database, writer, clock.clone()),
-        memory: Arc::new(Memory::default()),
+        auth_state: Arc::new(AuthState::default()),
         tokens: Tokens::load(&config.tokens)?,
         hasher: Hasher::new(config.passwords.concurrency.get(), config.passwords.queue_max)?,
         throttle: Throttle::default(),
         denials,
-        turns: Semaphore::new(turns_max),
+        auth_db_permits: Semaphore::new(auth_db_permits_max),
         clock: clock.clone(),
         audiences: config.tokens.audiences.into_iter().collect(),
         bootstrap_token: config.bootstrap.token_file,
@@ -103,7 +104,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
 /// Every route, with the action it stands for.
 pub fn routes() -> Routes<Mounted> {
-    use http::{audit, authorize, documents, revoke, token, users};
+    use http::{audit, authorize, openapi, revoke, token, users};
     Routes::new()
         .route(Method::POST, "/api/auth/token", Action::IssueToken, token::token)
         .route(Method::POST, "/api/auth/revoke", Action::RevokeOwnToken, revoke::revoke)
@@ -114,8 +115,8 @@ pub fn routes() -> Routes<Mounted> {
         .route(Method::DELETE, "/api/admin/users/{id}", Action::ManageUsers, users::delete)
         .route(Method::POST, "/api/admin/users/{id}/revoke", Action::RevokeTokens, users::revoke)
         .route(Method::GET, "/api/admin/audit", Action::ReadAudit, audit::list)
-        .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, documents::jwks)
-        .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, documents::openapi)
+        .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, openapi::jwks)
+        .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, openapi::openapi)
         .peer_route(Method::GET, "/internal/authorize", Action::AuthorizeSubrequest, authorize::authorize)
         .grpc(
             Caller::Peer,
@@ -126,7 +127,7 @@ pub fn routes() -> Routes<Mounted> {
                 ("PassportKeys", Action::ReadPassportKeys),
             ],
             |mounted: &Mounted| {
-                AuthorizationServer::new(grpc::Service::new(Arc::clone(&mounted.app), mounted.access.clone()))
+                AuthorizationServer::new(grpc::Service::new(Arc::clone(&mounted.app), mounted.authorizer.clone()))
                     .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
             },
         )
@@ -138,13 +139,14 @@ pub fn declared_routes() -> Vec<DeclaredRoute> {
 }
 
 /// The layers, from the inside out: the guard of each route, the note of what it refused, measurement.
-fn router(app: &Arc<App>, guard: &Arc<Guard>, lifecycle: &Lifecycle) -> Result<Router, BoxError> {
-    let access = Access::new(Arc::clone(app), Arc::clone(guard));
-    let mounted = Mounted { app: Arc::clone(app), access };
+fn router(app: &Arc<App>, guard: &Arc<Guard>, health: ProcessHealth) -> Result<Router, BoxError> {
+    let authorizer = Authorizer::new(Arc::clone(app), Arc::clone(guard));
+    let mounted = Mounted { app: Arc::clone(app), authorizer, health };
     let templates: Vec<String> = declared_routes().into_iter().map(|declared| declared.path).collect();
-    let watch = http::denied::Watch { app: Arc::clone(app), guard: Arc::clone(guard) };
-    Ok(service::router(routes(), guard, mounted, lifecycle)?
-        .layer(middleware::from_fn_with_state(watch, http::denied::note_denied))
+    let audit_denials = http::audit_denials::AuditDenials { app: Arc::clone(app), guard: Arc::clone(guard) };
+    Ok(routes()
+        .build(guard, mounted)?
+        .layer(middleware::from_fn_with_state(audit_denials, http::audit_denials::audit_denials))
         .layer(telemetry::http_layer().with_routes(templates.iter().map(String::as_str))))
 }
 
@@ -154,9 +156,9 @@ fn limits() -> Limits {
 
 // === impl Mounted ===
 
-impl FromRef<Mounted> for Access {
+impl FromRef<Mounted> for Authorizer {
     fn from_ref(mounted: &Mounted) -> Self {
-        mounted.access.clone()
+        mounted.authorizer.clone()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::audit::Kind;
+use crate::audit::EventKind;
 
 const ATTEMPTS: &str = "ml_auth_attempts_total";
 const DURATION: &str = "ml_auth_duration_seconds";
@@ -14,14 +14,14 @@ const AUDIT_EVENTS: &str = "ml_audit_events_total";
 const AUDIT_WRITE_FAILURES: &str = "ml_audit_write_failures_total";
 const AUDIT_DROPPED: &str = "ml_audit_dropped_total";
 const AUDIT_BROKEN: &str = "ml_audit_chain_verification_failures_total";
-const MEMORY_AGE: &str = "ml_gateway_memory_age_seconds";
+const AUTH_STATE_AGE: &str = "ml_gateway_memory_age_seconds";
 const USERS: &str = "ml_gateway_users";
 const WATCHERS: &str = "ml_gateway_revocation_watchers";
 const REVOCATIONS: &str = "ml_gateway_revocations_total";
 
 /// What somebody tried to prove who they are with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum AuthMethod {
     /// Name and password.
     Password,
     /// Client id and secret.
@@ -36,7 +36,7 @@ pub enum Method {
 
 /// How it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AuthOutcome {
     /// Proven.
     Ok,
     /// Not proven.
@@ -49,9 +49,9 @@ pub enum Outcome {
     Unavailable,
 }
 
-// === impl Method ===
+// === impl AuthMethod ===
 
-impl Method {
+impl AuthMethod {
     const ALL: [Self; 5] =
         [Self::Password, Self::ClientCredentials, Self::RefreshToken, Self::Bootstrap, Self::AccessToken];
 
@@ -66,9 +66,9 @@ impl Method {
     }
 }
 
-// === impl Outcome ===
+// === impl AuthOutcome ===
 
-impl Outcome {
+impl AuthOutcome {
     const ALL: [Self; 5] = [Self::Ok, Self::Refused, Self::Throttled, Self::Invalid, Self::Unavailable];
 
     fn as_str(self) -> &'static str {
@@ -92,12 +92,12 @@ pub fn register() {
     describe_counter!(AUDIT_WRITE_FAILURES, Unit::Count, "Audit records that could not be written at once");
     describe_counter!(AUDIT_DROPPED, Unit::Count, "Refusals that were too many to be recorded one by one");
     describe_counter!(AUDIT_BROKEN, Unit::Count, "Times that the audit log's own chain did not verify");
-    describe_gauge!(MEMORY_AGE, Unit::Seconds, "How long ago users and revocations were last known to be complete");
+    describe_gauge!(AUTH_STATE_AGE, Unit::Seconds, "How long ago users and revocations were last known to be complete");
     describe_gauge!(USERS, Unit::Count, "Users known");
     describe_gauge!(WATCHERS, Unit::Count, "Open streams of revocations");
     describe_counter!(REVOCATIONS, Unit::Count, "Revocations learnt of, by what they end");
-    for method in Method::ALL {
-        for outcome in Outcome::ALL {
+    for method in AuthMethod::ALL {
+        for outcome in AuthOutcome::ALL {
             counter!(ATTEMPTS, "method" => method.as_str(), "outcome" => outcome.as_str()).absolute(0);
         }
         let _registered = histogram!(DURATION, "method" => method.as_str());
@@ -108,7 +108,7 @@ pub fn register() {
     for kind in ["access", "refresh", "passport"] {
         counter!(TOKENS_ISSUED, "kind" => kind).absolute(0);
     }
-    for kind in Kind::ALL {
+    for kind in EventKind::ALL {
         counter!(AUDIT_EVENTS, "kind" => kind.as_str()).absolute(0);
     }
     for kind in ["token", "session", "subject"] {
@@ -117,13 +117,13 @@ pub fn register() {
     for name in [AUDIT_WRITE_FAILURES, AUDIT_DROPPED, AUDIT_BROKEN] {
         counter!(name).absolute(0);
     }
-    gauge!(MEMORY_AGE).set(0.0);
+    gauge!(AUTH_STATE_AGE).set(0.0);
     gauge!(USERS).set(0.0);
     gauge!(WATCHERS).set(0.0);
 }
 
 /// A proof of identity was judged.
-pub fn attempt(method: Method, outcome: Outcome, took: Duration) {
+pub fn auth_attempt(method: AuthMethod, outcome: AuthOutcome, took: Duration) {
     counter!(ATTEMPTS, "method" => method.as_str(), "outcome" => outcome.as_str()).increment(1);
     histogram!(DURATION, "method" => method.as_str()).record(took);
 }
@@ -139,7 +139,7 @@ pub fn token_issued(kind: &'static str) {
 }
 
 /// A record was added to the audit log.
-pub fn audit_event(kind: Kind) {
+pub fn audit_event(kind: EventKind) {
     counter!(AUDIT_EVENTS, "kind" => kind.as_str()).increment(1);
 }
 
@@ -159,8 +159,8 @@ pub fn audit_chain_broken() {
 }
 
 /// How old our knowledge of users and revocations is.
-pub fn memory_age(age: Duration) {
-    gauge!(MEMORY_AGE).set(age.as_secs_f64());
+pub fn auth_state_age(age: Duration) {
+    gauge!(AUTH_STATE_AGE).set(age.as_secs_f64());
 }
 
 /// How many users we know.

@@ -50,15 +50,15 @@ pub struct RefreshToken {
 
 /// What to do with a refresh token that was presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RefreshVerdict {
     /// Exchange it.
-    Fresh,
+    Exchange,
     /// The answer to its exchange was lost: exchange it again, and let the first successor count as used.
-    Again,
+    ExchangeAgain,
     /// Somebody else has it too: end the login.
     Reused,
     /// The login is over, or used up.
-    Over,
+    SessionOver,
 }
 
 // === impl Session ===
@@ -84,17 +84,17 @@ impl Session {
     }
 
     /// Judges a refresh token of this login.
-    pub fn judge(&self, token: &RefreshToken, now: OffsetDateTime) -> Verdict {
+    pub fn judge_refresh(&self, token: &RefreshToken, now: OffsetDateTime) -> RefreshVerdict {
         if self.revoked_at.is_some() || now >= self.expires_at || now >= self.idle_expires_at {
-            return Verdict::Over;
+            return RefreshVerdict::SessionOver;
         }
         let verdict = match token.rotated_at {
-            None => Verdict::Fresh,
-            Some(rotated_at) if now < rotated_at + GRACE && !token.successor_used => Verdict::Again,
-            Some(_) => Verdict::Reused,
+            None => RefreshVerdict::Exchange,
+            Some(rotated_at) if now < rotated_at + GRACE && !token.successor_used => RefreshVerdict::ExchangeAgain,
+            Some(_) => RefreshVerdict::Reused,
         };
-        let is_used_up = self.rotations >= ROTATIONS_MAX && verdict != Verdict::Reused;
-        if is_used_up { Verdict::Over } else { verdict }
+        let is_used_up = self.rotations >= ROTATIONS_MAX && verdict != RefreshVerdict::Reused;
+        if is_used_up { RefreshVerdict::SessionOver } else { verdict }
     }
 }
 
@@ -115,25 +115,42 @@ mod tests {
     #[test]
     fn a_token_is_exchanged_once_and_again_only_for_a_lost_answer() {
         let unused = RefreshToken { rotated_at: None, successor_used: false };
-        assert_eq!(session().judge(&unused, START), Verdict::Fresh);
-        assert_eq!(session().judge(&exchanged(START, false), START + GRACE - Duration::SECOND), Verdict::Again);
-        assert_eq!(session().judge(&exchanged(START, false), START + GRACE), Verdict::Reused);
-        assert_eq!(session().judge(&exchanged(START, true), START), Verdict::Reused, "the answer did arrive");
+        assert_eq!(session().judge_refresh(&unused, START), RefreshVerdict::Exchange);
+        assert_eq!(
+            session().judge_refresh(&exchanged(START, false), START + GRACE - Duration::SECOND),
+            RefreshVerdict::ExchangeAgain
+        );
+        assert_eq!(session().judge_refresh(&exchanged(START, false), START + GRACE), RefreshVerdict::Reused);
+        assert_eq!(
+            session().judge_refresh(&exchanged(START, true), START),
+            RefreshVerdict::Reused,
+            "the answer did arrive"
+        );
     }
 
     #[test]
     fn a_login_ends_when_idle_when_old_and_when_ended() {
         let unused = RefreshToken { rotated_at: None, successor_used: false };
-        assert_eq!(session().judge(&unused, START + IDLE - Duration::SECOND), Verdict::Fresh);
-        assert_eq!(session().judge(&unused, START + IDLE), Verdict::Over);
+        assert_eq!(session().judge_refresh(&unused, START + IDLE - Duration::SECOND), RefreshVerdict::Exchange);
+        assert_eq!(session().judge_refresh(&unused, START + IDLE), RefreshVerdict::SessionOver);
         let busy = Session { idle_expires_at: START + ABSOLUTE + IDLE, ..session() };
-        assert_eq!(busy.judge(&unused, START + ABSOLUTE), Verdict::Over);
+        assert_eq!(busy.judge_refresh(&unused, START + ABSOLUTE), RefreshVerdict::SessionOver);
         assert_eq!(busy.idle_expiry_from(START + ABSOLUTE - Duration::SECOND), START + ABSOLUTE);
-        assert_eq!(Session { revoked_at: Some(START), ..session() }.judge(&unused, START), Verdict::Over);
+        assert_eq!(
+            Session { revoked_at: Some(START), ..session() }.judge_refresh(&unused, START),
+            RefreshVerdict::SessionOver
+        );
         let used_up = Session { rotations: ROTATIONS_MAX, ..session() };
-        assert_eq!(used_up.judge(&unused, START), Verdict::Over);
-        assert_eq!(used_up.judge(&exchanged(START, false), START), Verdict::Over);
-        assert_eq!(used_up.judge(&exchanged(START, true), START), Verdict::Reused, "a theft is noticed all the same");
-        assert_eq!(Session { rotations: ROTATIONS_MAX - 1, ..session() }.judge(&unused, START), Verdict::Fresh);
+        assert_eq!(used_up.judge_refresh(&unused, START), RefreshVerdict::SessionOver);
+        assert_eq!(used_up.judge_refresh(&exchanged(START, false), START), RefreshVerdict::SessionOver);
+        assert_eq!(
+            used_up.judge_refresh(&exchanged(START, true), START),
+            RefreshVerdict::Reused,
+            "a theft is noticed all the same"
+        );
+        assert_eq!(
+            Session { rotations: ROTATIONS_MAX - 1, ..session() }.judge_refresh(&unused, START),
+            RefreshVerdict::Exchange
+        );
     }
 }

@@ -3,9 +3,9 @@
 //! Every change is one transaction with its audit record and its place in the change feed. Locks are always taken in this
 //! order, so that no two transactions can wait for each other: feed, user, session, audit chain.
 
-mod audit;
+mod audit_log;
 mod bootstrap;
-mod changes;
+mod change_feed;
 mod sessions;
 mod users;
 
@@ -16,11 +16,11 @@ use sqlx::{PgConnection, migrate::Migrator};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use audit::{AuditPage, PagedRecord};
+pub use audit_log::{AuditPage, PagedRecord};
 pub use bootstrap::FirstAdmin;
-pub use changes::{Batch, Change, ChangeKind, Entry, Snapshot};
-pub use sessions::{NewSession, Refresh, SignedIn};
-pub use users::{NewUser, WithCredential};
+pub use change_feed::{AuthSnapshot, Change, ChangeBatch, ChangeKind, FeedEntry};
+pub use sessions::{NewSession, RefreshResult, SessionWithUser};
+pub use users::{NewUser, UserWithCredential};
 
 use crate::{clock::WallClock, error::StoreError};
 
@@ -98,7 +98,7 @@ impl Store {
             .bounded("prune", async {
                 let mut connection = self.database.acquire().await?;
                 let sessions = sessions::prune(&mut connection, now).await?;
-                let changes = changes::prune(&mut connection, now).await?;
+                let changes = change_feed::prune(&mut connection, now).await?;
                 Ok(sessions + changes)
             })
             .await

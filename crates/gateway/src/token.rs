@@ -9,8 +9,8 @@ use time::Duration;
 use uuid::Uuid;
 
 use crate::{
+    auth_state::UserRights,
     config::TokensConfig,
-    memory::KnownUser,
     metrics,
     user::{Tenant, User},
 };
@@ -121,7 +121,7 @@ impl Tokens {
     pub fn passport_claims(
         &self,
         token: &AccessTokenClaims,
-        user: &KnownUser,
+        user: &UserRights,
         audience: &str,
         now: UnixTime,
     ) -> Option<PassportClaims> {
@@ -227,7 +227,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let tokens = Tokens::load(&config(directory.path())).unwrap();
         let claims = tokens.verify_access(&access(&tokens), NOW).unwrap();
-        let known = KnownUser::from(&user());
+        let known = UserRights::from(&user());
         let keys = PassportKeys::default();
         keys.replace(tokens.passport_jwks()).unwrap();
         for (at, exp) in [(NOW, NOW + 60), (NOW + 540, NOW + 600), (NOW + 570, NOW + 600), (NOW + 599, NOW + 600)] {

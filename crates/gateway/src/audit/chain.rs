@@ -18,7 +18,7 @@ const RECORD_PREFIX: [u8; 1] = [0];
 
 /// A record as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredRecord {
     /// Whose chain it is part of.
     pub writer: String,
     /// Its place in it, from 1.
@@ -36,7 +36,7 @@ pub struct Stored {
 /// Where a chain is broken, and how.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("audit chain of {writer:?} is broken at record {seq}: {what}")]
-pub struct Broken {
+pub struct BrokenChain {
     /// Whose chain.
     pub writer: String,
     /// The first record that does not fit.
@@ -46,7 +46,7 @@ pub struct Broken {
 }
 
 /// The hash of a record that follows `previous`.
-pub fn link(previous: &Hash, record: &str) -> Hash {
+pub fn chain_hash(previous: &Hash, record: &str) -> Hash {
     let mut context = Context::new(&SHA256);
     context.update(&RECORD_PREFIX);
     context.update(previous);
@@ -60,11 +60,11 @@ pub fn link(previous: &Hash, record: &str) -> Hash {
 /// beginning with `(0, GENESIS)`. Returns the new end, to go on from.
 pub fn verify_chain<'a>(
     (mut seq, mut head): (i64, Hash),
-    records: impl IntoIterator<Item = &'a Stored>,
-) -> Result<(i64, Hash), Broken> {
+    records: impl IntoIterator<Item = &'a StoredRecord>,
+) -> Result<(i64, Hash), BrokenChain> {
     let mut writer: Option<&str> = None;
     for stored in records {
-        let broken = |what| Broken { writer: stored.writer.clone(), seq: stored.seq, what };
+        let broken = |what| BrokenChain { writer: stored.writer.clone(), seq: stored.seq, what };
         if writer.is_some_and(|writer| writer != stored.writer) {
             return Err(broken("another writer's record is among these"));
         }
@@ -74,7 +74,7 @@ pub fn verify_chain<'a>(
         if stored.previous_hash != head {
             return Err(broken("it is linked to another record than the one before"));
         }
-        let hash = link(&head, &stored.record);
+        let hash = chain_hash(&head, &stored.record);
         if stored.hash != hash {
             return Err(broken("the record was changed"));
         }
@@ -85,7 +85,7 @@ pub fn verify_chain<'a>(
 }
 
 /// The columns beside a record are only there to be searched; the record itself says the same.
-fn check_columns(stored: &Stored) -> Result<(), &'static str> {
+fn check_columns(stored: &StoredRecord) -> Result<(), &'static str> {
     let record: Value = serde_json::from_str(&stored.record).map_err(|_| "the record is not JSON")?;
     let at = record.get("at").and_then(Value::as_str).and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
     let agrees = record.get("writer").and_then(Value::as_str) == Some(&stored.writer)
@@ -99,23 +99,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::audit::{Actor, Event, Kind, Outcome, Source};
+    use crate::audit::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};
 
-    fn chain(length: i64) -> Vec<Stored> {
+    fn chain(length: i64) -> Vec<StoredRecord> {
         let mut head = GENESIS;
         (1..=length)
             .map(|seq| {
                 let at = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seq);
-                let event = Event::new(Kind::Password, Outcome::Success, Actor::Anonymous, Source::default());
+                let event = AuditEvent::new(
+                    EventKind::Password,
+                    EventOutcome::Success,
+                    Actor::Anonymous,
+                    RequestSource::default(),
+                );
                 let record = event.record("gateway-1", seq, at);
-                let (previous_hash, hash) = (head.to_vec(), link(&head, &record));
+                let (previous_hash, hash) = (head.to_vec(), chain_hash(&head, &record));
                 head = hash;
-                Stored { writer: "gateway-1".into(), seq, at, record, previous_hash, hash: hash.to_vec() }
+                StoredRecord { writer: "gateway-1".into(), seq, at, record, previous_hash, hash: hash.to_vec() }
             })
             .collect()
     }
 
-    fn verify(records: &[Stored]) -> Result<(i64, Hash), Broken> {
+    fn verify(records: &[StoredRecord]) -> Result<(i64, Hash), BrokenChain> {
         verify_chain((0, GENESIS), records)
     }
 
@@ -147,7 +152,7 @@ mod tests {
         let mut records = chain(3);
         records[1].record = records[1].record.replace("success", "failure");
         let previous: Hash = records[0].hash.clone().try_into().unwrap();
-        records[1].hash = link(&previous, &records[1].record).to_vec();
+        records[1].hash = chain_hash(&previous, &records[1].record).to_vec();
         assert_eq!(verify(&records).unwrap_err().seq, 3);
     }
 

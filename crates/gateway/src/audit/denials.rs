@@ -14,10 +14,10 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Actor, Event, Kind, Outcome, Source};
+use super::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};
 
 /// How many refusals may wait to be written.
-pub const QUEUE_MAX: usize = 4_096;
+pub const DENIAL_QUEUE_MAX: usize = 4_096;
 
 /// How many different records one batch makes at most.
 const BATCH_MAX: usize = 256;
@@ -26,9 +26,9 @@ const BATCH_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Denial {
     /// What was asked.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: EventOutcome,
     /// Who asked.
     pub actor: Actor,
     /// For what, e.g. `GET /api/admin/users`.
@@ -36,28 +36,28 @@ pub struct Denial {
     /// Why it was refused.
     pub reason: Option<&'static str>,
     /// Where it came from.
-    pub source: Source,
+    pub source: RequestSource,
 }
 
 /// The way into the queue.
 #[derive(Debug)]
-pub struct Denials {
+pub struct DenialQueue {
     sender: mpsc::Sender<Denial>,
     dropped: AtomicU64,
     policy_set: String,
 }
 
-// === impl Denials ===
+// === impl DenialQueue ===
 
-impl Denials {
+impl DenialQueue {
     /// A queue and its other end. `policy_set` is the hash of the policies that decide.
     pub fn queue(policy_set: &str) -> (Self, mpsc::Receiver<Denial>) {
-        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let (sender, receiver) = mpsc::channel(DENIAL_QUEUE_MAX);
         (Self { sender, dropped: AtomicU64::new(0), policy_set: policy_set.to_owned() }, receiver)
     }
 
     /// Takes a refusal to be recorded. Never waits. The trace is left out: it would make every one a different one.
-    pub fn note(&self, mut denial: Denial) {
+    pub fn push(&self, mut denial: Denial) {
         denial.source.trace_id = None;
         if self.sender.try_send(denial).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl Denials {
     }
 
     /// The events of a batch: equal refusals once, with their count, and what was dropped since the last batch.
-    pub fn batch(&self, denials: impl IntoIterator<Item = Denial>) -> Vec<Event> {
+    pub fn batch(&self, denials: impl IntoIterator<Item = Denial>) -> Vec<AuditEvent> {
         let mut counts: HashMap<Denial, u64> = HashMap::new();
         let mut dropped = self.dropped.swap(0, Ordering::Relaxed);
         for denial in denials {
@@ -77,16 +77,21 @@ impl Denials {
             }
         }
         let event = |(denial, count): (Denial, u64)| denial.event(count, &self.policy_set);
-        let mut events: Vec<Event> = counts.into_iter().map(event).collect();
+        let mut events: Vec<AuditEvent> = counts.into_iter().map(event).collect();
         if dropped > 0 {
-            let event = Event::new(Kind::DroppedRecords, Outcome::Denied, Actor::Anonymous, Source::default());
+            let event = AuditEvent::new(
+                EventKind::DroppedRecords,
+                EventOutcome::Denied,
+                Actor::Anonymous,
+                RequestSource::default(),
+            );
             events.push(event.with("count", dropped));
         }
         events
     }
 
     /// Counts a batch that could not be written as dropped, to be recorded once writing works again.
-    pub fn lost(&self, events: &[Event]) {
+    pub fn count_dropped(&self, events: &[AuditEvent]) {
         let count = events.iter().filter_map(|event| event.details.get("count")?.as_u64()).sum();
         self.dropped.fetch_add(count, Ordering::Relaxed);
     }
@@ -95,9 +100,9 @@ impl Denials {
 // === impl Denial ===
 
 impl Denial {
-    fn event(self, count: u64, policy_set: &str) -> Event {
-        let mut event = Event::new(self.kind, self.outcome, self.actor, self.source).with("count", count);
-        if self.kind == Kind::Access {
+    fn event(self, count: u64, policy_set: &str) -> AuditEvent {
+        let mut event = AuditEvent::new(self.kind, self.outcome, self.actor, self.source).with("count", count);
+        if self.kind == EventKind::Access {
             event = event.with("policy_set", policy_set);
         }
         event.resource = self.resource;
@@ -112,35 +117,39 @@ mod tests {
 
     fn denial(address: &str) -> Denial {
         Denial {
-            kind: Kind::Authorize,
-            outcome: Outcome::Failure,
+            kind: EventKind::Authorize,
+            outcome: EventOutcome::Failure,
             actor: Actor::Anonymous,
             resource: None,
             reason: Some("expired"),
-            source: Source { address: Some(address.to_owned()), ..Source::default() },
+            source: RequestSource { address: Some(address.to_owned()), ..RequestSource::default() },
         }
     }
 
     #[test]
     fn a_flood_becomes_few_records_and_nothing_is_forgotten() {
-        let (denials, mut receiver) = Denials::queue("hash");
-        for _ in 0..QUEUE_MAX + 5 {
-            denials.note(denial("a"));
+        let (denials, mut receiver) = DenialQueue::queue("hash");
+        for _ in 0..DENIAL_QUEUE_MAX + 5 {
+            denials.push(denial("a"));
         }
         let queued: Vec<Denial> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
         let events = denials.batch(queued);
         assert_eq!(events.len(), 2);
-        assert_eq!(events[0].details["count"], QUEUE_MAX);
-        assert_eq!((events[1].kind, &events[1].details["count"]), (Kind::DroppedRecords, &5.into()));
+        assert_eq!(events[0].details["count"], DENIAL_QUEUE_MAX);
+        assert_eq!((events[1].kind, &events[1].details["count"]), (EventKind::DroppedRecords, &5.into()));
 
-        denials.lost(&events);
-        assert_eq!(denials.batch([]).pop().unwrap().details["count"], QUEUE_MAX + 5, "told again after a failed write");
+        denials.count_dropped(&events);
+        assert_eq!(
+            denials.batch([]).pop().unwrap().details["count"],
+            DENIAL_QUEUE_MAX + 5,
+            "told again after a failed write"
+        );
         assert!(denials.batch([]).is_empty());
     }
 
     #[test]
     fn varied_refusals_cannot_make_endless_records() {
-        let (denials, _receiver) = Denials::queue("hash");
+        let (denials, _receiver) = DenialQueue::queue("hash");
         let events = denials.batch((0..1_000).map(|number| denial(&number.to_string())));
         assert_eq!(events.len(), BATCH_MAX + 1);
     }

@@ -6,10 +6,10 @@ use policy::Role;
 use problem::{Kind, Problem};
 use secrets::Secret;
 
-use super::{DEFAULT_CLIENT, GrantError, Issued, new_refresh_token};
+use super::{DEFAULT_CLIENT, GrantError, IssuedTokens, new_refresh_token};
 use crate::{
     app::App,
-    audit::{self, Actor, Event, Source},
+    audit::{self, Actor, AuditEvent, RequestSource},
     error::StoreError,
     password,
     store::{NewSession, NewUser},
@@ -24,9 +24,9 @@ impl App {
         token: &Secret,
         username: &str,
         password: Secret,
-        source: &Source,
-    ) -> Result<Issued, GrantError> {
-        let kind = audit::Kind::Bootstrap;
+        source: &RequestSource,
+    ) -> Result<IssuedTokens, GrantError> {
+        let kind = audit::EventKind::Bootstrap;
         let attempt = self.admit(kind, "bootstrap", source)?;
         if !self.is_bootstrap_token(token) {
             attempt.failed(Instant::now());
@@ -39,8 +39,8 @@ impl App {
         };
         let name: UserName = username.parse().map_err(|error| invalid("username", format!("{error}")))?;
         password::check(&password, &name).map_err(|weak| invalid("password", weak.to_string()))?;
-        if self.in_turn(self.store.bootstrap_is_over()).await? {
-            return Err(self.over(source).await?);
+        if self.with_db_permit(self.store.bootstrap_is_over()).await? {
+            return Err(self.bootstrap_closed(source).await?);
         }
         let credential = self.hasher.hash(password).await?;
         let new = NewUser {
@@ -50,13 +50,13 @@ impl App {
             roles: Role::Admin.into(),
             credential: credential.clone(),
         };
-        let event = Event::new(kind, audit::Outcome::Success, Actor::Anonymous, source.clone());
+        let event = AuditEvent::new(kind, audit::EventOutcome::Success, Actor::Anonymous, source.clone());
         let made = match self.store.bootstrap(&new, event).await {
             Ok(made) => made,
-            Err(StoreError::BootstrapOver) => return Err(self.over(source).await?),
+            Err(StoreError::BootstrapClosed) => return Err(self.bootstrap_closed(source).await?),
             Err(error) => return Err(error.into()),
         };
-        self.memory.catch_up(made.seq).await;
+        self.auth_state.catch_up(made.seq).await;
         tracing::info!(user_id = %made.value.0.id, "the first administrator was made; the one-time token is used up");
         self.sign_in_first_admin(&made.value.0, &credential, source).await
     }
@@ -65,11 +65,12 @@ impl App {
         &self,
         admin: &crate::user::User,
         credential: &str,
-        source: &Source,
-    ) -> Result<Issued, GrantError> {
+        source: &RequestSource,
+    ) -> Result<IssuedTokens, GrantError> {
         let (refresh_token, digest) = new_refresh_token()?;
         let new = NewSession { user_id: admin.id, credential, client_id: DEFAULT_CLIENT, refresh: Some(&digest) };
-        let event = Event::new(audit::Kind::Password, audit::Outcome::Success, Actor::Anonymous, source.clone());
+        let event =
+            AuditEvent::new(audit::EventKind::Password, audit::EventOutcome::Success, Actor::Anonymous, source.clone());
         let signed_in = self.store.begin_session(new, event).await?;
         let signed_in = signed_in.ok_or_else(|| GrantError::refused("invalid_grant"))?;
         self.issue(&signed_in, Some(refresh_token))
@@ -87,14 +88,19 @@ impl App {
         }
     }
 
-    async fn over(&self, source: &Source) -> Result<GrantError, GrantError> {
+    async fn bootstrap_closed(&self, source: &RequestSource) -> Result<GrantError, GrantError> {
         self.record_refusal("bootstrap_over", source).await?;
-        let problem = Box::new(Problem::from(StoreError::BootstrapOver));
-        Ok(GrantError { code: "invalid_grant", problem, outcome: crate::metrics::Outcome::Refused })
+        let problem = Box::new(Problem::from(StoreError::BootstrapClosed));
+        Ok(GrantError { code: "invalid_grant", problem, outcome: crate::metrics::AuthOutcome::Refused })
     }
 
-    async fn record_refusal(&self, reason: &'static str, source: &Source) -> Result<(), GrantError> {
-        let event = Event::new(audit::Kind::Bootstrap, audit::Outcome::Failure, Actor::Anonymous, source.clone());
-        self.in_turn(self.store.record(&[event.because(reason)])).await
+    async fn record_refusal(&self, reason: &'static str, source: &RequestSource) -> Result<(), GrantError> {
+        let event = AuditEvent::new(
+            audit::EventKind::Bootstrap,
+            audit::EventOutcome::Failure,
+            Actor::Anonymous,
+            source.clone(),
+        );
+        self.with_db_permit(self.store.record(&[event.with_reason(reason)])).await
     }
 }

@@ -5,10 +5,10 @@ use std::time::Instant;
 use problem::{Kind, Problem};
 use secrets::Secret;
 
-use super::{DEFAULT_CLIENT, GrantError, Issued, address_of, new_refresh_token};
+use super::{DEFAULT_CLIENT, GrantError, IssuedTokens, new_refresh_token, throttle_address};
 use crate::{
     app::App,
-    audit::{self, Actor, Denial, Event, Source},
+    audit::{self, Actor, AuditEvent, Denial, RequestSource},
     metrics, opaque,
     password::HashError,
     store::{NewSession, WithCredential},
@@ -21,7 +21,7 @@ const NO_CREDENTIAL: &str = "sha256:";
 
 /// Who a failed attempt was about, and why it failed.
 struct Failure<'a> {
-    kind: audit::Kind,
+    kind: audit::EventKind,
     user: Option<&'a WithCredential>,
     reason: &'static str,
 }
@@ -34,9 +34,9 @@ impl App {
         username: &str,
         password: Secret,
         client_id: Option<String>,
-        source: &Source,
-    ) -> Result<Issued, GrantError> {
-        let kind = audit::Kind::Password;
+        source: &RequestSource,
+    ) -> Result<IssuedTokens, GrantError> {
+        let kind = audit::EventKind::Password;
         let client_id = client_of(client_id)?;
         let mut attempt = self.admit(kind, username, source)?;
         let found = self.find(username).await?;
@@ -54,7 +54,7 @@ impl App {
             client_id: &client_id,
             refresh: Some(&digest),
         };
-        let Some(signed_in) = self.in_turn(self.store.begin_session(new, success(kind, source))).await? else {
+        let Some(signed_in) = self.with_db_permit(self.store.begin_session(new, success(kind, source))).await? else {
             let failure = Failure { kind, user: Some(person), reason: "disabled_or_changed" };
             return Err(self.fail(attempt, failure, source, "invalid_grant").await?);
         };
@@ -66,9 +66,9 @@ impl App {
         &self,
         client_id: &str,
         secret: &Secret,
-        source: &Source,
-    ) -> Result<Issued, GrantError> {
-        let kind = audit::Kind::ClientCredentials;
+        source: &RequestSource,
+    ) -> Result<IssuedTokens, GrantError> {
+        let kind = audit::EventKind::ClientCredentials;
         let attempt = self.admit(kind, client_id, source)?;
         let found = self.find(client_id).await?;
         let machine = found.as_ref().filter(|found| found.user.kind == UserKind::Machine);
@@ -85,7 +85,7 @@ impl App {
             client_id: machine.user.name.as_str(),
             refresh: None,
         };
-        let Some(signed_in) = self.in_turn(self.store.begin_session(new, success(kind, source))).await? else {
+        let Some(signed_in) = self.with_db_permit(self.store.begin_session(new, success(kind, source))).await? else {
             let failure = Failure { kind, user: Some(machine), reason: "disabled_or_changed" };
             return Err(self.fail(attempt, failure, source, "invalid_client").await?);
         };
@@ -94,14 +94,19 @@ impl App {
     }
 
     /// Admits an attempt, or notes and says that it must wait.
-    pub(super) fn admit(&self, kind: audit::Kind, name: &str, source: &Source) -> Result<Attempt<'_>, GrantError> {
+    pub(super) fn admit(
+        &self,
+        kind: audit::EventKind,
+        name: &str,
+        source: &RequestSource,
+    ) -> Result<Attempt<'_>, GrantError> {
         // Whatever is no name is counted as one account; its length is the caller's to choose otherwise.
         let account = name.parse::<UserName>().map_or_else(|_| String::new(), |name| name.as_str().to_lowercase());
-        self.throttle.admit(&account, &address_of(source), Instant::now()).map_err(|wait| {
+        self.throttle.admit(&account, &throttle_address(source), Instant::now()).map_err(|wait| {
             metrics::lockout(wait.reason);
-            self.denials.note(Denial {
+            self.denials.push(Denial {
                 kind,
-                outcome: audit::Outcome::Denied,
+                outcome: audit::EventOutcome::Denied,
                 actor: Actor::Anonymous,
                 resource: None,
                 reason: Some("throttled"),
@@ -125,7 +130,7 @@ impl App {
 
     async fn find(&self, name: &str) -> Result<Option<WithCredential>, GrantError> {
         let Ok(name) = name.parse::<UserName>() else { return Ok(None) };
-        self.in_turn(self.store.user_by_name(&name)).await
+        self.with_db_permit(self.store.user_by_name(&name)).await
     }
 
     /// Records a failed attempt before it is answered. An attempt that cannot be recorded has not failed, it was not made.
@@ -133,22 +138,22 @@ impl App {
         &self,
         attempt: Attempt<'_>,
         failure: Failure<'_>,
-        source: &Source,
+        source: &RequestSource,
         code: &'static str,
     ) -> Result<GrantError, GrantError> {
         attempt.failed(Instant::now());
-        let mut event = Event::new(failure.kind, audit::Outcome::Failure, Actor::Anonymous, source.clone());
-        event = event.because(failure.reason);
+        let mut event = AuditEvent::new(failure.kind, audit::EventOutcome::Failure, Actor::Anonymous, source.clone());
+        event = event.with_reason(failure.reason);
         if let Some(known) = failure.user {
             event = event.about_user(known.user.id).in_tenant(&known.user.tenant);
         }
-        self.in_turn(self.store.record(&[event])).await?;
+        self.with_db_permit(self.store.record(&[event])).await?;
         Ok(GrantError::refused(code))
     }
 }
 
-fn success(kind: audit::Kind, source: &Source) -> Event {
-    Event::new(kind, audit::Outcome::Success, Actor::Anonymous, source.clone())
+fn success(kind: audit::EventKind, source: &RequestSource) -> AuditEvent {
+    AuditEvent::new(kind, audit::EventOutcome::Success, Actor::Anonymous, source.clone())
 }
 
 fn reason_of(found: Option<&WithCredential>, wanted: UserKind) -> &'static str {

@@ -11,10 +11,10 @@ use problem::{Kind, Problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Answer, payload::fields, users::limit};
+use super::{ApiResult, payload::fields, users::limit};
 use crate::{
     app::{App, SignedInUser},
-    audit::{self, Source},
+    audit::{self, RequestSource},
     store::PagedRecord,
 };
 
@@ -60,17 +60,17 @@ pub struct AuditPage {
     get, path = "/api/admin/audit", tag = "audit", params(AuditParams),
     responses(
         (status = 200, description = "A page of records", body = AuditPage),
-        (status = 400, description = "A parameter is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "No valid bearer token", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Neither an auditor nor an administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Neither an auditor nor an administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     RawQuery(query): RawQuery,
-) -> Answer<Json<AuditPage>> {
+) -> ApiResult<Json<AuditPage>> {
     let user = SignedInUser::try_from(&principal)?;
     let params: AuditParams = fields(query.unwrap_or_default().as_bytes())?;
     let limit = limit(params.limit.as_deref())?;
@@ -79,7 +79,7 @@ pub async fn list(
         cursor.parse::<i64>().map_err(wrong)
     })?;
     let page = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
-    app.record_read(audit::Kind::ReadAudit, &user, source).await?;
+    app.record_read(audit::EventKind::ReadAudit, &user, source).await?;
     let is_full = page.records.len() == usize::from(limit);
     let next_cursor = page.records.last().filter(|_| is_full).map(|last| last.id.to_string());
     Ok(Json(AuditPage { records: page.records.into_iter().map(ShownRecord::from).collect(), next_cursor }))

@@ -6,10 +6,10 @@ use axum::extract::State;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use problem::{Kind, Problem};
 
-use super::Answer;
+use super::ApiResult;
 use crate::{
-    access::{Access, Asked},
-    audit::Source,
+    audit::RequestSource,
+    authorizer::{AuthorizeQuery, Authorizer},
 };
 
 const AUDIENCE: &str = "x-rampart-audience";
@@ -18,18 +18,18 @@ const TARGET: &str = "x-original-uri";
 
 /// 204, with the passport if the client wants to reach a service of ours; 401, 403, or 503 when it cannot be said.
 pub async fn authorize(
-    State(access): State<Access>,
-    source: Source,
+    State(authorizer): State<Authorizer>,
+    source: RequestSource,
     headers: HeaderMap,
-) -> Answer<Response<axum::body::Body>> {
+) -> ApiResult<Response<axum::body::Body>> {
     let target = only(&headers, TARGET)?;
     let path = target.split_once('?').map_or(target, |(path, _query)| path);
     let (audience, method) = (only(&headers, AUDIENCE)?, only(&headers, METHOD)?);
-    let asked = Asked { token: bearer_token(&headers)?, audience, method, path };
-    let granted = access.authorize(asked, source).await?;
+    let query = AuthorizeQuery { token: bearer_token(&headers)?, audience, method, path };
+    let authorized = authorizer.authorize(query, source).await?;
     let mut response = Response::new(axum::body::Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    if let Some(passport) = granted.passport {
+    if let Some(passport) = authorized.passport {
         let mut passport = HeaderValue::try_from(passport).map_err(Problem::internal)?;
         passport.set_sensitive(true);
         response.headers_mut().insert(PASSPORT_HEADER, passport);

@@ -8,10 +8,10 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Answer, Payload};
+use super::{ApiResult, Payload};
 use crate::{
     app::{App, SignedInUser},
-    audit::{Event, Kind, Outcome, Source},
+    audit::{AuditEvent, EventKind, EventOutcome, RequestSource},
     error::StoreError,
     opaque,
 };
@@ -34,40 +34,50 @@ pub struct RevokeRequest {
     request_body(content((RevokeRequest = "application/x-www-form-urlencoded"), (RevokeRequest = "application/json"))),
     responses(
         (status = 200, description = "The token is dead"),
-        (status = 400, description = "Not a revocation request", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "No valid bearer token", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Not now; Retry-After says when", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "Not a revocation request", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; Retry-After says when", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn revoke(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     headers: HeaderMap,
     payload: Payload,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let user = SignedInUser::try_from(&principal)?;
     let request: RevokeRequest = payload.form_or_json(&headers)?;
-    let event = Event::new(Kind::Revoke, Outcome::Success, user.actor(), source);
-    let ended = if request.token.starts_with(opaque::REFRESH_PREFIX) {
-        end_login(&app, &user, &request.token, event).await
+    let event = AuditEvent::new(EventKind::Revoke, EventOutcome::Success, user.actor(), source);
+    let revoked = if request.token.starts_with(opaque::REFRESH_PREFIX) {
+        revoke_own_session(&app, &user, &request.token, event).await
     } else {
-        end_token(&app, &user, &request.token, event).await
+        revoke_own_token(&app, &user, &request.token, event).await
     };
-    if let Some(seq) = ended.map_err(problem::Problem::from)? {
-        app.memory.catch_up(seq).await;
+    if let Some(seq) = revoked.map_err(problem::Problem::from)? {
+        app.auth_state.catch_up(seq).await;
     }
     Ok(StatusCode::OK)
 }
 
-async fn end_login(app: &App, user: &SignedInUser, token: &str, event: Event) -> Result<Option<i64>, StoreError> {
+async fn revoke_own_session(
+    app: &App,
+    user: &SignedInUser,
+    token: &str,
+    event: AuditEvent,
+) -> Result<Option<i64>, StoreError> {
     let owner = app.store.owner_of_refresh_token(&opaque::sha256(token)).await?;
     let Some((session, _)) = owner.filter(|(_, owner)| *owner == user.caller.id) else { return Ok(None) };
     let event = event.about_user(user.caller.id).with("session", session.to_string());
-    Ok(Some(app.store.end_session(session, event).await?.seq))
+    Ok(Some(app.store.revoke_session(session, event).await?.seq))
 }
 
-async fn end_token(app: &App, user: &SignedInUser, token: &str, event: Event) -> Result<Option<i64>, StoreError> {
+async fn revoke_own_token(
+    app: &App,
+    user: &SignedInUser,
+    token: &str,
+    event: AuditEvent,
+) -> Result<Option<i64>, StoreError> {
     let Ok(claims) = app.tokens.verify_access(token, app.unix_now()) else { return Ok(None) };
     let Ok(token_id) = claims.jti.parse() else { return Ok(None) };
     if claims.sub != user.caller.id.to_string() {

@@ -6,14 +6,14 @@ use axum::extract::FromRequestParts;
 use http::{Extensions, HeaderMap, request::Parts};
 use identity::PeerName;
 
-use crate::audit::Source;
+use crate::audit::RequestSource;
 
 /// The client's address as the balancer saw it. The balancer takes it away from clients, and only peers reach us.
 const ADDRESS_HEADER: &str = "rampart-client-address";
 
-// === impl Source ===
+// === impl RequestSource ===
 
-impl Source {
+impl RequestSource {
     /// Reads it off a request.
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         Self {
@@ -24,7 +24,7 @@ impl Source {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Source {
+impl<S: Sync> FromRequestParts<S> for RequestSource {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {

@@ -17,8 +17,8 @@ use utoipa::ToSchema;
 use super::Payload;
 use crate::{
     app::App,
-    audit::Source,
-    grant::{Grant, GrantError, Issued},
+    audit::RequestSource,
+    grant::{Grant, GrantError, IssuedTokens},
 };
 
 /// The fields of RFC 6749, for every grant; what a grant does not need is ignored, as the RFC wants it.
@@ -69,13 +69,18 @@ pub struct TokenResponse {
     request_body(content((TokenRequest = "application/x-www-form-urlencoded"), (TokenRequest = "application/json"))),
     responses(
         (status = 200, description = "Tokens", body = TokenResponse),
-        (status = 400, description = "Not a token request; `error` says which rule of RFC 6749", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "The credentials are not valid, for whatever cause", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many failures; Retry-After says when to try again", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Not now; Retry-After says when", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "Not a token request; `error` says which rule of RFC 6749", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "The credentials are not valid, for whatever cause", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many failures; Retry-After says when to try again", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; Retry-After says when", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn token(State(app): State<Arc<App>>, source: Source, headers: HeaderMap, payload: Payload) -> Response {
+pub async fn token(
+    State(app): State<Arc<App>>,
+    source: RequestSource,
+    headers: HeaderMap,
+    payload: Payload,
+) -> Response {
     let request = payload.form_or_json::<TokenRequest>(&headers).map_err(GrantError::invalid_request);
     let issued = match request.and_then(Grant::try_from) {
         Ok(grant) => app.exchange(grant, &source).await,
@@ -130,8 +135,8 @@ impl TryFrom<TokenRequest> for Grant {
 
 // === impl TokenResponse ===
 
-impl From<Issued> for TokenResponse {
-    fn from(issued: Issued) -> Self {
+impl From<IssuedTokens> for TokenResponse {
+    fn from(issued: IssuedTokens) -> Self {
         Self {
             access_token: issued.access_token,
             token_type: "Bearer",

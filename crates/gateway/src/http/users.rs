@@ -18,10 +18,10 @@ use uuid::Uuid;
 
 pub use body::{ChangeUserRequest, CreateUserRequest, ShownUser, UserWithSecret, UsersPage};
 
-use super::{Answer, Payload, payload::fields};
+use super::{ApiResult, Payload, payload::fields};
 use crate::{
     app::{App, SignedInUser},
-    audit::{self, Event, Outcome, Source},
+    audit::{self, AuditEvent, EventOutcome, RequestSource},
     error::StoreError,
     user::UserName,
 };
@@ -52,17 +52,17 @@ pub struct ListParams {
     get, path = "/api/admin/users", tag = "users", params(ListParams),
     responses(
         (status = 200, description = "A page of users", body = UsersPage),
-        (status = 400, description = "A parameter is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "No valid bearer token", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not an administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not an administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     RawQuery(query): RawQuery,
-) -> Answer<Json<UsersPage>> {
+) -> ApiResult<Json<UsersPage>> {
     let user = SignedInUser::try_from(&principal)?;
     let params: ListParams = fields(query.unwrap_or_default().as_bytes())?;
     let limit = limit(params.limit.as_deref())?;
@@ -73,7 +73,7 @@ pub async fn list(
     users.truncate(usize::from(limit));
     let last = users.last().filter(|_| has_more);
     let next_cursor = last.map(|last| URL_SAFE_NO_PAD.encode(last.name.as_str()));
-    app.record_read(audit::Kind::ReadUsers, &user, source).await?;
+    app.record_read(audit::EventKind::ReadUsers, &user, source).await?;
     Ok(Json(UsersPage { users: users.into_iter().map(ShownUser::from).collect(), next_cursor }))
 }
 
@@ -82,19 +82,19 @@ pub async fn list(
     get, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
     responses(
         (status = 200, description = "The user", body = ShownUser),
-        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     UserId(id): UserId,
-) -> Answer<Json<ShownUser>> {
+) -> ApiResult<Json<ShownUser>> {
     let user = SignedInUser::try_from(&principal)?;
     let found = app.store.user(id).await.map_err(Problem::from)?;
-    app.record_read(audit::Kind::ReadUsers, &user, source).await?;
-    Ok(Json(found.ok_or(StoreError::NoUser).map_err(Problem::from)?.into()))
+    app.record_read(audit::EventKind::ReadUsers, &user, source).await?;
+    Ok(Json(found.ok_or(StoreError::UserNotFound).map_err(Problem::from)?.into()))
 }
 
 /// Make a user. A machine's client secret is in the answer, and never shown again.
@@ -102,27 +102,27 @@ pub async fn get(
     post, path = "/api/admin/users", tag = "users", request_body = CreateUserRequest,
     responses(
         (status = 201, description = "The user", body = UserWithSecret),
-        (status = 400, description = "A field is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The name is taken", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A field is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The name is taken", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn create(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     payload: Payload,
-) -> Answer<Response> {
-    let kind = audit::Kind::CreateUser;
+) -> ApiResult<Response> {
+    let kind = audit::EventKind::CreateUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
     let request: CreateUserRequest = payload.json()?;
     let (new, client_secret) = request.into_new_user(&app).await?;
-    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone())
+    let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone())
         .with("name", new.name.as_str())
         .with("kind", new.kind.as_str())
         .with("roles", serde_json::json!(new.roles));
     let made = app.store.create_user(user.caller, &new, event).await;
-    let made = app.settle(kind, &user, None, source, made).await?;
+    let made = app.finish_change(kind, &user, None, source, made).await?;
     let location = HeaderValue::try_from(format!("/api/admin/users/{}", made.id)).map_err(Problem::internal)?;
     let shown = UserWithSecret { user: made.into(), client_secret };
     Ok((StatusCode::CREATED, [(header::LOCATION, location), no_store()], Json(shown)).into_response())
@@ -133,30 +133,30 @@ pub async fn create(
     patch, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)), request_body = ChangeUserRequest,
     responses(
         (status = 200, description = "The user as it is now", body = UserWithSecret),
-        (status = 400, description = "A field is wrong", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "This is the last administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A field is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This is the last administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn change(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     UserId(id): UserId,
     payload: Payload,
-) -> Answer<Response> {
-    let kind = audit::Kind::ChangeUser;
+) -> ApiResult<Response> {
+    let kind = audit::EventKind::ChangeUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
     let request: ChangeUserRequest = payload.json()?;
     let present = app.store.user(id).await.map_err(Problem::from)?;
     let Some(present) = present else {
-        return Ok(app.settle(kind, &user, Some(id), source, Err(StoreError::NoUser)).await?);
+        return Ok(app.finish_change(kind, &user, Some(id), source, Err(StoreError::UserNotFound)).await?);
     };
     let (change, client_secret) = request.into_change(&app, &present).await?;
-    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
+    let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone());
     let changed = app.store.change_user(user.caller, id, &change, event).await;
-    let changed = app.settle(kind, &user, Some(id), source, changed).await?;
+    let changed = app.finish_change(kind, &user, Some(id), source, changed).await?;
     Ok(([no_store()], Json(UserWithSecret { user: changed.into(), client_secret })).into_response())
 }
 
@@ -165,22 +165,22 @@ pub async fn change(
     delete, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
     responses(
         (status = 204, description = "The user is gone"),
-        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "This is the last administrator", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This is the last administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn delete(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     UserId(id): UserId,
-) -> Answer<StatusCode> {
-    let kind = audit::Kind::DeleteUser;
+) -> ApiResult<StatusCode> {
+    let kind = audit::EventKind::DeleteUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
-    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
+    let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone());
     let deleted = app.store.delete_user(user.caller, id, event).await;
-    app.settle(kind, &user, Some(id), source, deleted).await?;
+    app.finish_change(kind, &user, Some(id), source, deleted).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -189,21 +189,21 @@ pub async fn delete(
     post, path = "/api/admin/users/{id}/revoke", tag = "users", params(("id" = Uuid, Path)),
     responses(
         (status = 204, description = "All are dead"),
-        (status = 404, description = "There is no such user", body = super::documents::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn revoke(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    source: Source,
+    source: RequestSource,
     UserId(id): UserId,
-) -> Answer<StatusCode> {
-    let kind = audit::Kind::RevokeUser;
+) -> ApiResult<StatusCode> {
+    let kind = audit::EventKind::RevokeUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
-    let event = Event::new(kind, Outcome::Success, user.actor(), source.clone());
+    let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone());
     let revoked = app.store.revoke_user(user.caller, id, event).await;
-    app.settle(kind, &user, Some(id), source, revoked).await?;
+    app.finish_change(kind, &user, Some(id), source, revoked).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,8 +1,8 @@
 //! The first administrator, made once.
 
-use super::{ChangeKind, Committed, NewUser, Store, changes, users};
+use super::{ChangeKind, Committed, NewUser, Store, change_feed, users};
 use crate::{
-    audit::{Actor, Event},
+    audit::{Actor, AuditEvent},
     error::StoreError,
     user::User,
 };
@@ -15,22 +15,22 @@ pub struct FirstAdmin(pub User);
 
 impl Store {
     /// Makes the first administrator, unless there ever was one or anybody else exists. Of several at once, one wins.
-    pub async fn bootstrap(&self, new: &NewUser, event: Event) -> Result<Committed<FirstAdmin>, StoreError> {
+    pub async fn bootstrap(&self, new: &NewUser, event: AuditEvent) -> Result<Committed<FirstAdmin>, StoreError> {
         let now = self.now();
         self.database
             .bounded("bootstrap", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
+                change_feed::lock(&mut transaction).await?;
                 if is_over(&mut transaction).await? {
-                    return Err(StoreError::BootstrapOver);
+                    return Err(StoreError::BootstrapClosed);
                 }
                 let user = users::insert(&mut transaction, new, now).await?;
                 sqlx::query!("INSERT INTO gateway.bootstrap (used_at, user_id) VALUES ($1, $2)", now, user.id)
                     .execute(&mut *transaction)
                     .await?;
-                let change = changes::change(ChangeKind::User, user.id, now);
-                let seq = changes::append(&mut transaction, change).await?;
-                let event = Event { actor: Actor::User { id: user.id, session: None }, ..event };
+                let change = change_feed::change(ChangeKind::User, user.id, now);
+                let seq = change_feed::append(&mut transaction, change).await?;
+                let event = AuditEvent { actor: Actor::User { id: user.id, session: None }, ..event };
                 let event = event.about_user(user.id).in_tenant(&user.tenant).with("name", user.name.as_str());
                 self.append_audit(&mut transaction, &[event]).await?;
                 transaction.commit().await?;

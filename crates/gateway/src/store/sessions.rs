@@ -4,12 +4,12 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{ChangeKind, Committed, Store, changes, users};
+use super::{ChangeKind, Committed, Store, change_feed, users};
 use crate::{
-    audit::{Actor, Event},
+    audit::{Actor, AuditEvent},
     error::StoreError,
     opaque::Digest,
-    session::{RefreshToken, SESSIONS_PER_USER_MAX, Session, Verdict},
+    session::{RefreshToken, RefreshVerdict, SESSIONS_PER_USER_MAX, Session},
     user::User,
 };
 
@@ -31,7 +31,7 @@ pub struct NewSession<'a> {
 
 /// A login, begun or going on.
 #[derive(Clone, Debug)]
-pub struct SignedIn {
+pub struct SessionWithUser {
     /// The user as it was in that moment.
     pub user: User,
     /// The login.
@@ -40,9 +40,9 @@ pub struct SignedIn {
 
 /// What came of a refresh token.
 #[derive(Clone, Debug)]
-pub enum Refresh {
+pub enum RefreshResult {
     /// It was exchanged.
-    Exchanged(Box<SignedIn>),
+    Exchanged(Box<SessionWithUser>),
     /// It was not, for a reason of one word.
     Refused {
         /// Why.
@@ -63,17 +63,22 @@ pub enum Refresh {
 
 impl Store {
     /// Begins a login. `None`: meanwhile the proof does not match any more, or the user may not sign in.
-    pub async fn begin_session(&self, new: NewSession<'_>, event: Event) -> Result<Option<SignedIn>, StoreError> {
+    pub async fn begin_session(
+        &self,
+        new: NewSession<'_>,
+        event: AuditEvent,
+    ) -> Result<Option<SessionWithUser>, StoreError> {
         let now = self.now();
         let NewSession { user_id, credential, client_id, refresh } = new;
         self.database
             .bounded("begin_session", async {
                 let mut transaction = self.database.begin().await?;
-                let evicts = refresh.is_some() && count(&mut transaction, user_id, now).await? >= SESSIONS_PER_USER_MAX;
-                if evicts {
-                    changes::lock(&mut transaction).await?;
+                let exceeds_limit =
+                    refresh.is_some() && count_active(&mut transaction, user_id, now).await? >= SESSIONS_PER_USER_MAX;
+                if exceeds_limit {
+                    change_feed::lock(&mut transaction).await?;
                 }
-                let Some(user) = shared(&mut transaction, user_id).await? else { return Ok(None) };
+                let Some(user) = lock_user_shared(&mut transaction, user_id).await? else { return Ok(None) };
                 if user.user.disabled || user.credential != credential {
                     return Ok(None);
                 }
@@ -83,47 +88,58 @@ impl Store {
                     insert(&mut transaction, &session).await?;
                     insert_token(&mut transaction, digest, session.id, now).await?;
                 }
-                if evicts {
-                    evict(&mut transaction, user_id, now).await?;
+                if exceeds_limit {
+                    revoke_oldest(&mut transaction, user_id, now).await?;
                 }
-                let event = Event { actor: Actor::User { id: user_id, session: Some(session.id) }, ..event };
+                let event = AuditEvent { actor: Actor::User { id: user_id, session: Some(session.id) }, ..event };
                 self.append_audit(&mut transaction, &[event.about_user(user_id).in_tenant(&user.tenant)]).await?;
                 transaction.commit().await?;
-                Ok(Some(SignedIn { user, session }))
+                Ok(Some(SessionWithUser { user, session }))
             })
             .await
     }
 
     /// Exchanges the refresh token `presented` for `next`, if that is allowed. Only an exchange is recorded here.
-    pub async fn refresh(&self, presented: &Digest, next: &Digest, event: Event) -> Result<Refresh, StoreError> {
+    pub async fn refresh(
+        &self,
+        presented: &Digest,
+        next: &Digest,
+        event: AuditEvent,
+    ) -> Result<RefreshResult, StoreError> {
         let now = self.now();
         self.database
             .bounded("refresh", async {
                 let mut transaction = self.database.begin().await?;
-                let Some((session_id, user_id)) = owner(&mut transaction, presented).await? else {
-                    return Ok(Refresh::Refused { reason: "unknown", user_id: None });
+                let Some((session_id, user_id)) = session_and_user_of(&mut transaction, presented).await? else {
+                    return Ok(RefreshResult::Refused { reason: "unknown", user_id: None });
                 };
-                let refused = |reason| Ok(Refresh::Refused { reason, user_id: Some(user_id) });
-                let Some(user) = shared(&mut transaction, user_id).await? else { return refused("user_gone") };
-                let Some(session) = locked(&mut transaction, session_id).await? else { return refused("session_gone") };
-                let Some(token) = token(&mut transaction, presented).await? else { return refused("session_gone") };
+                let refused = |reason| Ok(RefreshResult::Refused { reason, user_id: Some(user_id) });
+                let Some(user) = lock_user_shared(&mut transaction, user_id).await? else {
+                    return refused("user_gone");
+                };
+                let Some(session) = lock_session(&mut transaction, session_id).await? else {
+                    return refused("session_gone");
+                };
+                let Some(token) = refresh_token(&mut transaction, presented).await? else {
+                    return refused("session_gone");
+                };
                 if user.user.disabled {
                     return refused("user_disabled");
                 }
-                match session.judge(&token, now) {
-                    Verdict::Over => return refused("session_over"),
-                    Verdict::Reused => return Ok(Refresh::Reused { user_id, session_id }),
-                    Verdict::Again => retire_successor(&mut transaction, presented, now).await?,
-                    Verdict::Fresh => {}
+                match session.judge_refresh(&token, now) {
+                    RefreshVerdict::SessionOver => return refused("session_over"),
+                    RefreshVerdict::Reused => return Ok(RefreshResult::Reused { user_id, session_id }),
+                    RefreshVerdict::ExchangeAgain => retire_successor(&mut transaction, presented, now).await?,
+                    RefreshVerdict::Exchange => {}
                 }
                 let user = user.user;
                 insert_token(&mut transaction, next, session_id, now).await?;
                 rotate(&mut transaction, presented, next, now).await?;
-                prolong(&mut transaction, &session, now).await?;
-                let event = Event { actor: Actor::User { id: user_id, session: Some(session_id) }, ..event };
+                extend_idle_expiry(&mut transaction, &session, now).await?;
+                let event = AuditEvent { actor: Actor::User { id: user_id, session: Some(session_id) }, ..event };
                 self.append_audit(&mut transaction, &[event.about_user(user_id).in_tenant(&user.tenant)]).await?;
                 transaction.commit().await?;
-                Ok(Refresh::Exchanged(Box::new(SignedIn { user, session })))
+                Ok(RefreshResult::Exchanged(Box::new(SessionWithUser { user, session })))
             })
             .await
     }
@@ -133,18 +149,18 @@ impl Store {
         self.database
             .bounded("owner_of_refresh_token", async {
                 let mut connection = self.database.acquire().await?;
-                owner(&mut connection, digest).await
+                session_and_user_of(&mut connection, digest).await
             })
             .await
     }
 
     /// Ends a login and all its tokens.
-    pub async fn end_session(&self, id: Uuid, event: Event) -> Result<Committed<()>, StoreError> {
+    pub async fn revoke_session(&self, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
         let now = self.now();
         self.database
             .bounded("end_session", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
+                change_feed::lock(&mut transaction).await?;
                 sqlx::query!(
                     "UPDATE gateway.sessions SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
                     id,
@@ -152,8 +168,8 @@ impl Store {
                 )
                 .execute(&mut *transaction)
                 .await?;
-                let change = changes::change(ChangeKind::Session, id, now);
-                let seq = changes::append(&mut transaction, change).await?;
+                let change = change_feed::change(ChangeKind::Session, id, now);
+                let seq = change_feed::append(&mut transaction, change).await?;
                 self.append_audit(&mut transaction, &[event]).await?;
                 transaction.commit().await?;
                 Ok(Committed { value: (), seq })
@@ -162,14 +178,14 @@ impl Store {
     }
 
     /// Ends one access token.
-    pub async fn revoke_token(&self, token_id: Uuid, event: Event) -> Result<Committed<()>, StoreError> {
+    pub async fn revoke_token(&self, token_id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
         let now = self.now();
         self.database
             .bounded("revoke_token", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
-                let change = changes::change(ChangeKind::Token, token_id, now);
-                let seq = changes::append(&mut transaction, change).await?;
+                change_feed::lock(&mut transaction).await?;
+                let change = change_feed::change(ChangeKind::Token, token_id, now);
+                let seq = change_feed::append(&mut transaction, change).await?;
                 self.append_audit(&mut transaction, &[event]).await?;
                 transaction.commit().await?;
                 Ok(Committed { value: (), seq })
@@ -179,7 +195,7 @@ impl Store {
 }
 
 /// Ends every login of a user. Their access tokens end with the user's `authz_version`.
-pub(super) async fn end_all(
+pub(super) async fn revoke_all_of_user(
     connection: &mut PgConnection,
     user_id: Uuid,
     now: OffsetDateTime,
@@ -204,7 +220,7 @@ pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) ->
     Ok(done.rows_affected())
 }
 
-async fn count(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<i64, StoreError> {
+async fn count_active(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM gateway.sessions
            WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 AND idle_expires_at > $2"#,
@@ -217,7 +233,7 @@ async fn count(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime
 }
 
 /// Ends the oldest logins beyond the limit.
-async fn evict(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<(), StoreError> {
+async fn revoke_oldest(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<(), StoreError> {
     let ended = sqlx::query_scalar!(
         r#"UPDATE gateway.sessions SET revoked_at = $2 WHERE id IN (
                SELECT id FROM gateway.sessions WHERE user_id = $1 AND revoked_at IS NULL
@@ -230,22 +246,25 @@ async fn evict(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime
     .fetch_all(&mut *connection)
     .await?;
     for id in ended {
-        changes::append(connection, changes::change(ChangeKind::Session, id, now)).await?;
+        change_feed::append(connection, change_feed::change(ChangeKind::Session, id, now)).await?;
     }
     Ok(())
 }
 
 /// The user, who cannot be altered by anybody until the end of the transaction.
-async fn shared(connection: &mut PgConnection, id: Uuid) -> Result<Option<users::WithCredential>, StoreError> {
+async fn lock_user_shared(
+    connection: &mut PgConnection,
+    id: Uuid,
+) -> Result<Option<users::UserWithCredential>, StoreError> {
     let row = sqlx::query!("SELECT credential FROM gateway.users WHERE id = $1 FOR SHARE", id)
         .fetch_optional(&mut *connection)
         .await?;
     let Some(row) = row else { return Ok(None) };
     let user = users::by_ids(connection, &[id]).await?.pop();
-    Ok(user.map(|user| users::WithCredential { user, credential: row.credential }))
+    Ok(user.map(|user| users::UserWithCredential { user, credential: row.credential }))
 }
 
-async fn locked(connection: &mut PgConnection, id: Uuid) -> Result<Option<Session>, StoreError> {
+async fn lock_session(connection: &mut PgConnection, id: Uuid) -> Result<Option<Session>, StoreError> {
     let session = sqlx::query_as!(
         Session,
         r#"SELECT id, user_id, client_id, started_at, expires_at, idle_expires_at, rotations, revoked_at
@@ -257,7 +276,10 @@ async fn locked(connection: &mut PgConnection, id: Uuid) -> Result<Option<Sessio
     Ok(session)
 }
 
-async fn owner(connection: &mut PgConnection, digest: &Digest) -> Result<Option<(Uuid, Uuid)>, StoreError> {
+async fn session_and_user_of(
+    connection: &mut PgConnection,
+    digest: &Digest,
+) -> Result<Option<(Uuid, Uuid)>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT sessions.id, sessions.user_id
            FROM gateway.refresh_tokens JOIN gateway.sessions ON sessions.id = refresh_tokens.session_id
@@ -269,7 +291,7 @@ async fn owner(connection: &mut PgConnection, digest: &Digest) -> Result<Option<
     Ok(row.map(|row| (row.id, row.user_id)))
 }
 
-async fn token(connection: &mut PgConnection, digest: &Digest) -> Result<Option<RefreshToken>, StoreError> {
+async fn refresh_token(connection: &mut PgConnection, digest: &Digest) -> Result<Option<RefreshToken>, StoreError> {
     // An exchanged token without a successor was itself replaced: there its answer did arrive, by another way.
     let token = sqlx::query_as!(
         RefreshToken,
@@ -352,7 +374,11 @@ async fn retire_successor(
     Ok(())
 }
 
-async fn prolong(connection: &mut PgConnection, session: &Session, now: OffsetDateTime) -> Result<(), StoreError> {
+async fn extend_idle_expiry(
+    connection: &mut PgConnection,
+    session: &Session,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE gateway.sessions SET idle_expires_at = $2, rotations = rotations + 1 WHERE id = $1",
         session.id,

@@ -5,9 +5,9 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Caller, ChangeKind, Committed, Store, changes, check_caller, sessions};
+use super::{Caller, ChangeKind, Committed, Store, change_feed, check_caller, sessions};
 use crate::{
-    audit::Event,
+    audit::AuditEvent,
     error::StoreError,
     user::{Tenant, USERS_MAX, User, UserChange, UserKind, UserName},
 };
@@ -29,7 +29,7 @@ pub struct NewUser {
 
 /// A user with what its proof is compared with.
 #[derive(Clone)]
-pub struct WithCredential {
+pub struct UserWithCredential {
     /// The user.
     pub user: User,
     /// The hash of its password or client secret.
@@ -54,7 +54,7 @@ pub(super) struct Row {
 
 impl Store {
     /// The user of this name, in any case of its letters.
-    pub async fn user_by_name(&self, name: &UserName) -> Result<Option<WithCredential>, StoreError> {
+    pub async fn user_by_name(&self, name: &UserName) -> Result<Option<UserWithCredential>, StoreError> {
         self.database
             .bounded("user_by_name", async {
                 let mut connection = self.database.acquire().await?;
@@ -79,7 +79,7 @@ impl Store {
                     created_at: row.created_at,
                     updated_at: row.updated_at,
                 };
-                Ok(Some(WithCredential { user: row.try_into()?, credential }))
+                Ok(Some(UserWithCredential { user: row.try_into()?, credential }))
             })
             .await
     }
@@ -120,17 +120,17 @@ impl Store {
         &self,
         caller: Caller,
         new: &NewUser,
-        event: Event,
+        event: AuditEvent,
     ) -> Result<Committed<User>, StoreError> {
         let now = self.now();
         self.database
             .bounded("create_user", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
+                change_feed::lock(&mut transaction).await?;
                 check_caller(&mut transaction, caller).await?;
                 let user = insert(&mut transaction, new, now).await?;
-                let change = changes::change(ChangeKind::User, user.id, now);
-                let seq = changes::append(&mut transaction, change).await?;
+                let change = change_feed::change(ChangeKind::User, user.id, now);
+                let seq = change_feed::append(&mut transaction, change).await?;
                 self.append_audit(&mut transaction, &[event.about_user(user.id).in_tenant(&user.tenant)]).await?;
                 transaction.commit().await?;
                 Ok(Committed { value: user, seq })
@@ -144,26 +144,26 @@ impl Store {
         caller: Caller,
         id: Uuid,
         change: &UserChange,
-        event: Event,
+        event: AuditEvent,
     ) -> Result<Committed<User>, StoreError> {
         let now = self.now();
         self.database
             .bounded("change_user", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
+                change_feed::lock(&mut transaction).await?;
                 check_caller(&mut transaction, caller).await?;
-                let before = locked(&mut transaction, id).await?;
+                let before = lock_user(&mut transaction, id).await?;
                 let after = change.applied_to(&before, now);
                 if before.is_active_admin() && !after.is_active_admin() {
                     check_another_admin(&mut transaction, id).await?;
                 }
                 update(&mut transaction, &after, change.credential.as_deref()).await?;
                 if change.ends_sessions(&before) {
-                    sessions::end_all(&mut transaction, id, now).await?;
+                    sessions::revoke_all_of_user(&mut transaction, id, now).await?;
                 }
                 let has_other_rights = after.authz_version > before.authz_version;
                 let kind = if has_other_rights { ChangeKind::Subject } else { ChangeKind::User };
-                let seq = changes::append(&mut transaction, changes::change(kind, id, now)).await?;
+                let seq = change_feed::append(&mut transaction, change_feed::change(kind, id, now)).await?;
                 let event = with_difference(event.about_user(id).in_tenant(&after.tenant), &before, &after, change);
                 self.append_audit(&mut transaction, &[event]).await?;
                 transaction.commit().await?;
@@ -173,20 +173,20 @@ impl Store {
     }
 
     /// Removes a user with its logins.
-    pub async fn delete_user(&self, caller: Caller, id: Uuid, event: Event) -> Result<Committed<()>, StoreError> {
+    pub async fn delete_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
         let now = self.now();
         self.database
             .bounded("delete_user", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
+                change_feed::lock(&mut transaction).await?;
                 check_caller(&mut transaction, caller).await?;
-                let user = locked(&mut transaction, id).await?;
+                let user = lock_user(&mut transaction, id).await?;
                 if user.is_active_admin() {
                     check_another_admin(&mut transaction, id).await?;
                 }
                 sqlx::query!("DELETE FROM gateway.users WHERE id = $1", id).execute(&mut *transaction).await?;
-                let change = changes::change(ChangeKind::Subject, id, now);
-                let seq = changes::append(&mut transaction, change).await?;
+                let change = change_feed::change(ChangeKind::Subject, id, now);
+                let seq = change_feed::append(&mut transaction, change).await?;
                 let event = event.about_user(id).in_tenant(&user.tenant).with("name", user.name.as_str());
                 self.append_audit(&mut transaction, &[event]).await?;
                 transaction.commit().await?;
@@ -196,20 +196,20 @@ impl Store {
     }
 
     /// Ends every login and token of a user.
-    pub async fn revoke_user(&self, caller: Caller, id: Uuid, event: Event) -> Result<Committed<()>, StoreError> {
+    pub async fn revoke_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
         let now = self.now();
         self.database
             .bounded("revoke_user", async {
                 let mut transaction = self.database.begin().await?;
-                changes::lock(&mut transaction).await?;
+                change_feed::lock(&mut transaction).await?;
                 check_caller(&mut transaction, caller).await?;
-                let mut user = locked(&mut transaction, id).await?;
+                let mut user = lock_user(&mut transaction, id).await?;
                 user.end_tokens();
                 user.updated_at = now;
                 update(&mut transaction, &user, None).await?;
-                sessions::end_all(&mut transaction, id, now).await?;
-                let change = changes::change(ChangeKind::Subject, id, now);
-                let seq = changes::append(&mut transaction, change).await?;
+                sessions::revoke_all_of_user(&mut transaction, id, now).await?;
+                let change = change_feed::change(ChangeKind::Subject, id, now);
+                let seq = change_feed::append(&mut transaction, change).await?;
                 self.append_audit(&mut transaction, &[event.about_user(id).in_tenant(&user.tenant)]).await?;
                 transaction.commit().await?;
                 Ok(Committed { value: (), seq })
@@ -235,7 +235,7 @@ pub(super) async fn insert(
     let count =
         sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM gateway.users"#).fetch_one(&mut *connection).await?;
     if count >= USERS_MAX {
-        return Err(StoreError::TooManyUsers);
+        return Err(StoreError::UserLimitReached);
     }
     let user = User {
         id: Uuid::new_v4(),
@@ -293,7 +293,7 @@ async fn update(connection: &mut PgConnection, user: &User, credential: Option<&
     Ok(())
 }
 
-async fn locked(connection: &mut PgConnection, id: Uuid) -> Result<User, StoreError> {
+async fn lock_user(connection: &mut PgConnection, id: Uuid) -> Result<User, StoreError> {
     sqlx::query_as!(
         Row,
         r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at
@@ -302,7 +302,7 @@ async fn locked(connection: &mut PgConnection, id: Uuid) -> Result<User, StoreEr
     )
     .fetch_optional(connection)
     .await?
-    .ok_or(StoreError::NoUser)?
+    .ok_or(StoreError::UserNotFound)?
     .try_into()
 }
 
@@ -344,7 +344,7 @@ pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<User>, Stor
 }
 
 /// What is different, without what is secret.
-fn with_difference(mut event: Event, before: &User, after: &User, change: &UserChange) -> Event {
+fn with_difference(mut event: AuditEvent, before: &User, after: &User, change: &UserChange) -> AuditEvent {
     if before.roles != after.roles {
         event = event.with("roles", serde_json::json!({ "from": before.roles, "to": after.roles }));
     }

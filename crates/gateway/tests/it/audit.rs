@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway::audit::{GENESIS, Stored, verify_chain};
+use gateway::audit::{GENESIS, StoredRecord, verify_chain};
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use testkit::poll_until;
@@ -17,7 +17,7 @@ use crate::{
 const USERS: &str = "/api/admin/users";
 
 /// Everything, oldest first, as an auditor reads it.
-async fn read_all(client: &Client, auditor: &str) -> Vec<Stored> {
+async fn read_all(client: &Client, auditor: &str) -> Vec<StoredRecord> {
     let mut records = Vec::new();
     let mut cursor = String::new();
     loop {
@@ -31,10 +31,10 @@ async fn read_all(client: &Client, auditor: &str) -> Vec<Stored> {
     records
 }
 
-fn stored(shown: &Value) -> Stored {
+fn stored(shown: &Value) -> StoredRecord {
     let text = |name: &str| shown[name].as_str().unwrap().to_owned();
     let record: Value = serde_json::from_str(&text("record")).unwrap();
-    Stored {
+    StoredRecord {
         writer: text("writer"),
         seq: shown["seq"].as_i64().unwrap(),
         at: OffsetDateTime::parse(record["at"].as_str().unwrap(), &Rfc3339).unwrap(),
@@ -240,7 +240,7 @@ async fn each_gateway_has_a_chain_of_its_own() {
     futures::future::join_all(sign_ins).await;
     let all = read_all(&clients[0], &admin).await;
     for writer in ["gateway-1", "gateway-2"] {
-        let chain: Vec<Stored> = all.iter().filter(|stored| stored.writer == writer).cloned().collect();
+        let chain: Vec<StoredRecord> = all.iter().filter(|stored| stored.writer == writer).cloned().collect();
         assert!(chain.len() >= 10, "{writer}: {}", chain.len());
         verify_chain((0, GENESIS), &chain).unwrap();
     }

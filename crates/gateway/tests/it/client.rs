@@ -29,7 +29,7 @@ pub(crate) struct Client {
 
 /// An answer, whole.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -57,12 +57,12 @@ impl Client {
     }
 
     /// Asks for a token.
-    pub(crate) async fn token(&self, grant: &Value) -> Answer {
+    pub(crate) async fn token(&self, grant: &Value) -> TestResponse {
         self.call(Method::POST, "/api/auth/token", None, Some(grant)).await
     }
 
     /// Asks for a token with name and password.
-    pub(crate) async fn sign_in(&self, username: &str, password: &str) -> Answer {
+    pub(crate) async fn sign_in(&self, username: &str, password: &str) -> TestResponse {
         self.token(&json!({ "grant_type": "password", "username": username, "password": password })).await
     }
 
@@ -84,7 +84,13 @@ impl Client {
     }
 
     /// A call with a JSON body or none, by whoever has the token; a token that is not good is answered 401.
-    pub(crate) async fn call(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> TestResponse {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         self.send(method, path, token, "application/json", body).await
     }
@@ -97,12 +103,12 @@ impl Client {
         token: Option<&str>,
         content_type: &str,
         body: Bytes,
-    ) -> Answer {
+    ) -> TestResponse {
         let mut request = Request::builder().method(method).uri(path).header("rampart-client-address", &self.address);
         if let Some(token) = token {
             let passport = match self.authorize(token, "gateway").await {
                 Ok(authorized) => authorized.passport,
-                Err(status) if status.code() == Code::Unauthenticated => return Answer::unauthenticated(),
+                Err(status) if status.code() == Code::Unauthenticated => return TestResponse::unauthenticated(),
                 Err(status) => panic!("no passport: {status}"),
             };
             request = request.header("rampart-passport", passport);
@@ -114,7 +120,13 @@ impl Client {
     }
 
     /// What the nginx edge asks about a client's request.
-    pub(crate) async fn ask_as_edge(&self, token: Option<&str>, audience: &str, method: &str, target: &str) -> Answer {
+    pub(crate) async fn ask_as_edge(
+        &self,
+        token: Option<&str>,
+        audience: &str,
+        method: &str,
+        target: &str,
+    ) -> TestResponse {
         let mut request = Request::builder()
             .uri("/internal/authorize")
             .header("x-rampart-audience", audience)
@@ -128,10 +140,10 @@ impl Client {
     }
 
     /// A call as it is.
-    pub(crate) async fn raw(&self, request: Request<tonic::body::Body>) -> Answer {
+    pub(crate) async fn raw(&self, request: Request<tonic::body::Body>) -> TestResponse {
         let call = async {
             let (head, body) = self.channel.clone().oneshot(request).await.unwrap().into_parts();
-            Answer { status: head.status, headers: head.headers, body: body.collect().await.unwrap().to_bytes() }
+            TestResponse { status: head.status, headers: head.headers, body: body.collect().await.unwrap().to_bytes() }
         };
         tokio::time::timeout(LIMIT, call).await.expect("an answer in time")
     }
@@ -190,9 +202,9 @@ pub(crate) fn password_of(name: &str) -> String {
     format!("{name} has a password")
 }
 
-// === impl Answer ===
+// === impl TestResponse ===
 
-impl Answer {
+impl TestResponse {
     fn unauthenticated() -> Self {
         Self { status: StatusCode::UNAUTHORIZED, headers: HeaderMap::new(), body: Bytes::new() }
     }

@@ -8,7 +8,7 @@ use crate::{client::Client, world::World};
 
 const USERS: &str = "/api/admin/users";
 
-async fn post(client: &Client, admin: &str, path: &str, body: &str) -> crate::client::Answer {
+async fn post(client: &Client, admin: &str, path: &str, body: &str) -> crate::client::TestResponse {
     client.send(Method::POST, path, Some(admin), "application/json", Bytes::from(body.to_owned())).await
 }
 

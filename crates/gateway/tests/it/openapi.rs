@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use gateway::{declared_routes, http::documents::openapi_json};
+use gateway::{declared_routes, http::openapi::openapi_json};
 use serde_json::Value;
 
 const COMMITTED: &str = "../../docs/api/gateway.openapi.json";

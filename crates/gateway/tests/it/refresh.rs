@@ -4,15 +4,15 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use crate::{
-    client::{Answer, Client, password_of},
+    client::{Client, TestResponse, password_of},
     world::{ADMIN_PASSWORD, World},
 };
 
-async fn exchange(client: &Client, refresh_token: &str) -> Answer {
+async fn exchange(client: &Client, refresh_token: &str) -> TestResponse {
     client.token(&json!({ "grant_type": "refresh_token", "refresh_token": refresh_token })).await
 }
 
-async fn revoke(client: &Client, bearer: &str, token: &str) -> Answer {
+async fn revoke(client: &Client, bearer: &str, token: &str) -> TestResponse {
     client.call(Method::POST, "/api/auth/revoke", Some(bearer), Some(&json!({ "token": token }))).await
 }
 

@@ -8,7 +8,7 @@ use crate::{
     world::World,
 };
 
-async fn patch(client: &Client, admin: &str, id: &str, change: Value) -> crate::client::Answer {
+async fn patch(client: &Client, admin: &str, id: &str, change: Value) -> crate::client::TestResponse {
     client.call(Method::PATCH, &format!("/api/admin/users/{id}"), Some(admin), Some(&change)).await
 }
 

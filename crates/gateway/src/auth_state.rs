@@ -3,8 +3,8 @@
 //! Only the follower ([`follow`]) writes here, from what the database says, in commit order. Whoever changed something
 //! waits until the follower has seen it; nobody else's write can then undo it.
 
-mod follow;
-mod known;
+mod follower;
+mod index;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -19,8 +19,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use follow::{STALE_AFTER, follow, listen};
-pub use known::{Judgement, Known, KnownUser};
+pub use follower::{STALE_AFTER, follow, listen};
+pub use index::{AuthIndex, TokenVerdict, UserRights};
 
 use crate::metrics;
 
@@ -45,27 +45,27 @@ pub enum Revocation {
 
 /// The memory of one gateway.
 #[derive(Debug)]
-pub struct Memory {
-    known: RwLock<Known>,
+pub struct AuthState {
+    index: RwLock<AuthIndex>,
     revocations: broadcast::Sender<Revocation>,
     /// The last number of the feed that was taken over.
     seq: watch::Sender<i64>,
     /// Looks at the database so far: begun, and the last one that succeeded.
-    looks_begun: AtomicU64,
-    looked: watch::Sender<Look>,
+    polls_begun: AtomicU64,
+    last_poll: watch::Sender<Poll>,
     wake: Notify,
 }
 
 /// A successful look at the database.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct Poll {
     number: u64,
     at: Option<Instant>,
 }
 
 /// That the follower did not get to it in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Late;
+pub struct PollTimeout;
 
 // === impl Revocation ===
 
@@ -80,25 +80,25 @@ impl Revocation {
     }
 }
 
-// === impl Memory ===
+// === impl AuthState ===
 
-impl Default for Memory {
+impl Default for AuthState {
     fn default() -> Self {
         Self {
-            known: RwLock::default(),
+            index: RwLock::default(),
             revocations: broadcast::Sender::new(WATCHER_LAG_MAX),
             seq: watch::Sender::new(0),
-            looks_begun: AtomicU64::new(0),
-            looked: watch::Sender::new(Look { number: 0, at: None }),
+            polls_begun: AtomicU64::new(0),
+            last_poll: watch::Sender::new(Poll { number: 0, at: None }),
             wake: Notify::new(),
         }
     }
 }
 
-impl Memory {
+impl AuthState {
     /// Reads what is known. Short: nobody else can while this runs longer than a lookup.
-    pub fn read<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
-        look(&self.known.read())
+    pub fn read<T>(&self, lookup: impl FnOnce(&AuthIndex) -> T) -> T {
+        lookup(&self.index.read())
     }
 
     /// Every revocation from now on.
@@ -108,7 +108,7 @@ impl Memory {
 
     /// How old our knowledge is; `None` before the first look.
     pub fn age(&self) -> Option<Duration> {
-        self.looked.borrow().at.map(|at| at.elapsed())
+        self.last_poll.borrow().at.map(|at| at.elapsed())
     }
 
     /// Whether what we know can be relied on for changes.
@@ -117,9 +117,9 @@ impl Memory {
     }
 
     /// Waits for the first look. False when stopped before.
-    pub async fn loaded(&self, stop: &CancellationToken) -> bool {
-        let mut looked = self.looked.subscribe();
-        let loaded = stop.run_until_cancelled(looked.wait_for(|look| look.at.is_some())).await;
+    pub async fn wait_loaded(&self, stop: &CancellationToken) -> bool {
+        let mut last_poll = self.last_poll.subscribe();
+        let loaded = stop.run_until_cancelled(last_poll.wait_for(|poll| poll.at.is_some())).await;
         matches!(loaded, Some(Ok(_)))
     }
 
@@ -127,50 +127,50 @@ impl Memory {
     pub async fn catch_up(&self, seq: i64) {
         self.wake.notify_one();
         let mut seen = self.seq.subscribe();
-        let _late_or_done = timeout(CATCH_UP_MAX, seen.wait_for(|seen| *seen >= seq)).await;
+        let _done_or_timed_out = timeout(CATCH_UP_MAX, seen.wait_for(|seen| *seen >= seq)).await;
     }
 
-    /// Waits until the database has been looked at once more, from the beginning.
-    pub async fn look_again(&self) -> Result<(), Late> {
-        let begun = self.looks_begun.load(Ordering::Acquire);
+    /// Waits until the database has been polled once more, from the beginning.
+    pub async fn poll_again(&self) -> Result<(), PollTimeout> {
+        let begun = self.polls_begun.load(Ordering::Acquire);
         self.wake.notify_one();
-        let mut looked = self.looked.subscribe();
-        match timeout(CATCH_UP_MAX, looked.wait_for(|look| look.number > begun)).await {
+        let mut last_poll = self.last_poll.subscribe();
+        match timeout(CATCH_UP_MAX, last_poll.wait_for(|poll| poll.number > begun)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Late),
+            Ok(Err(_)) | Err(_) => Err(PollTimeout),
         }
     }
 
     /// Waits for the bell. Only for the follower.
-    async fn woken(&self) {
+    async fn notified(&self) {
         self.wake.notified().await;
     }
 
     /// Rings the bell: there may be something new.
-    fn ring(&self) {
+    fn notify(&self) {
         self.wake.notify_one();
     }
 
-    fn begin_look(&self) -> u64 {
-        self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1
+    fn begin_poll(&self) -> u64 {
+        self.polls_begun.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    fn end_look(&self, number: u64, seq: i64) {
+    fn end_poll(&self, number: u64, seq: i64) {
         self.seq.send_replace(seq);
-        self.looked.send_replace(Look { number, at: Some(Instant::now()) });
+        self.last_poll.send_replace(Poll { number, at: Some(Instant::now()) });
     }
 
-    fn write(&self, change: impl FnOnce(&mut Known) -> Vec<Revocation>) {
-        let mut known = self.known.write();
-        let revocations = change(&mut known);
-        metrics::users(known.users_len());
+    fn write(&self, change: impl FnOnce(&mut AuthIndex) -> Vec<Revocation>) {
+        let mut index = self.index.write();
+        let revocations = change(&mut index);
+        metrics::users(index.users_len());
         // Told while the lock is held: whoever subscribes afterwards and asks us is judged by what we know now.
-        revocations.into_iter().for_each(|revocation| self.tell(revocation));
+        revocations.into_iter().for_each(|revocation| self.broadcast(revocation));
     }
 
-    pub(crate) fn tell(&self, revocation: Revocation) {
+    pub(crate) fn broadcast(&self, revocation: Revocation) {
         revocation.kind().into_iter().for_each(metrics::revocation);
-        let _nobody_listens = self.revocations.send(revocation);
+        let _no_receiver = self.revocations.send(revocation);
     }
 }
 
@@ -180,28 +180,28 @@ mod tests {
 
     #[tokio::test]
     async fn one_more_look_means_one_that_began_afterwards() {
-        let memory = Memory::default();
-        let running = memory.begin_look();
-        let again = memory.look_again();
-        memory.end_look(running, 0);
-        assert_eq!(again.await, Err(Late), "the look that was already going may have missed it");
+        let auth_state = AuthState::default();
+        let running = auth_state.begin_poll();
+        let again = auth_state.poll_again();
+        auth_state.end_poll(running, 0);
+        assert_eq!(again.await, Err(PollTimeout), "the look that was already going may have missed it");
 
-        let again = memory.look_again();
+        let again = auth_state.poll_again();
         let follower = async {
-            memory.woken().await;
-            let number = memory.begin_look();
-            memory.end_look(number, 0);
+            auth_state.notified().await;
+            let number = auth_state.begin_poll();
+            auth_state.end_poll(number, 0);
         };
         assert_eq!(tokio::join!(again, follower).0, Ok(()));
     }
 
     #[tokio::test]
     async fn what_was_never_looked_at_is_not_fresh() {
-        let memory = Memory::default();
-        assert!(!memory.is_fresh());
-        let number = memory.begin_look();
-        memory.end_look(number, 3);
-        assert!(memory.is_fresh());
-        memory.catch_up(3).await;
+        let auth_state = AuthState::default();
+        assert!(!auth_state.is_fresh());
+        let number = auth_state.begin_poll();
+        auth_state.end_poll(number, 3);
+        assert!(auth_state.is_fresh());
+        auth_state.catch_up(3).await;
     }
 }

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::Store;
 use crate::{
-    audit::{Event, GENESIS, Hash, Stored, link},
+    audit::{AuditEvent, GENESIS, Hash, StoredRecord, chain_hash},
     error::StoreError,
     metrics,
 };
@@ -16,7 +16,7 @@ pub struct PagedRecord {
     /// Rises with every record, whoever wrote it. Not part of the proof.
     pub id: i64,
     /// The record.
-    pub stored: Stored,
+    pub stored: StoredRecord,
 }
 
 /// A stretch of the log.
@@ -30,7 +30,7 @@ pub struct AuditPage {
 
 impl Store {
     /// Records events that changed nothing else.
-    pub async fn record(&self, events: &[Event]) -> Result<(), StoreError> {
+    pub async fn record(&self, events: &[AuditEvent]) -> Result<(), StoreError> {
         self.database
             .bounded("record", async {
                 let mut transaction = self.database.begin().await?;
@@ -59,7 +59,10 @@ impl Store {
                     .map(|row| {
                         let (previous_hash, hash) = (row.previous_hash, row.hash);
                         let (writer, seq, at, record) = (row.writer, row.seq, row.at, row.record);
-                        PagedRecord { id: row.id, stored: Stored { writer, seq, at, record, previous_hash, hash } }
+                        PagedRecord {
+                            id: row.id,
+                            stored: StoredRecord { writer, seq, at, record, previous_hash, hash },
+                        }
                     })
                     .collect();
                 Ok(AuditPage { records })
@@ -68,12 +71,12 @@ impl Store {
     }
 
     /// Up to `limit` records of one writer after its record `seq`, oldest first: what a proof goes through.
-    pub async fn audit_chain(&self, writer: &str, seq: i64, limit: i64) -> Result<Vec<Stored>, StoreError> {
+    pub async fn audit_chain(&self, writer: &str, seq: i64, limit: i64) -> Result<Vec<StoredRecord>, StoreError> {
         self.database
             .bounded("audit_chain", async {
                 let mut connection = self.database.acquire().await?;
                 let records = sqlx::query_as!(
-                    Stored,
+                    StoredRecord,
                     r#"SELECT writer, seq, at, record, previous_hash, hash FROM gateway.audit
                        WHERE writer = $1 AND seq > $2 ORDER BY seq LIMIT $3"#,
                     writer,
@@ -89,7 +92,11 @@ impl Store {
 
     /// Adds events to our chain, within the transaction of what they are about. The last statements of a transaction:
     /// from here to the commit, nobody else adds to this chain.
-    pub(super) async fn append_audit(&self, connection: &mut PgConnection, events: &[Event]) -> Result<(), StoreError> {
+    pub(super) async fn append_audit(
+        &self,
+        connection: &mut PgConnection,
+        events: &[AuditEvent],
+    ) -> Result<(), StoreError> {
         let appended = append(connection, &self.writer, self.now(), events).await;
         match &appended {
             Ok(()) => events.iter().for_each(|event| metrics::audit_event(event.kind)),
@@ -103,7 +110,7 @@ async fn append(
     connection: &mut PgConnection,
     writer: &str,
     at: OffsetDateTime,
-    events: &[Event],
+    events: &[AuditEvent],
 ) -> Result<(), StoreError> {
     // A restarted gateway continues the chain of its name, and may overlap with the one that is going.
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('gateway.audit ' || $1, 0))", writer)
@@ -113,7 +120,7 @@ async fn append(
     for event in events {
         seq += 1;
         let record = event.record(writer, seq, at);
-        let hash = link(&head, &record);
+        let hash = chain_hash(&head, &record);
         sqlx::query!(
             r#"INSERT INTO gateway.audit (writer, seq, at, record, previous_hash, hash) VALUES ($1, $2, $3, $4, $5, $6)"#,
             writer,

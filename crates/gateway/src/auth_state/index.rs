@@ -9,21 +9,21 @@ use uuid::Uuid;
 
 use super::Revocation;
 use crate::{
-    store::{Batch, Change, ChangeKind, Snapshot},
+    store::{AuthSnapshot, Change, ChangeBatch, ChangeKind},
     user::{Tenant, User},
 };
 
-/// What is known.
+/// Users and revocations by id.
 #[derive(Debug, Default)]
-pub struct Known {
-    users: HashMap<Uuid, KnownUser>,
+pub struct AuthIndex {
+    users: HashMap<Uuid, UserRights>,
     /// Dead tokens (`jti`), logins (`sid`) and users that are gone, until nothing of them can be alive any more.
-    dead: HashMap<Uuid, OffsetDateTime>,
+    revoked: HashMap<Uuid, OffsetDateTime>,
 }
 
 /// What of a user matters for its tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownUser {
+pub struct UserRights {
     /// Its tenant.
     pub tenant: Tenant,
     /// Its roles now.
@@ -35,36 +35,36 @@ pub struct KnownUser {
 
 /// What a token is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum TokenVerdict {
     /// It holds, for this user.
-    Good(KnownUser),
+    Valid(UserRights),
     /// It does not, for a reason of one word.
-    Refused(&'static str),
+    Invalid(&'static str),
     /// It speaks of something newer than what we know.
-    Behind,
+    StateLagging,
 }
 
-// === impl Known ===
+// === impl AuthIndex ===
 
-impl Known {
+impl AuthIndex {
     /// Judges a token whose signature and time were found good.
-    pub fn judge(&self, claims: &AccessTokenClaims) -> Judgement {
+    pub fn judge(&self, claims: &AccessTokenClaims) -> TokenVerdict {
         let (Ok(subject), Ok(session), Ok(token)) = (claims.sub.parse(), claims.sid.parse(), claims.jti.parse()) else {
-            return Judgement::Refused("malformed");
+            return TokenVerdict::Invalid("malformed");
         };
-        if [subject, session, token].iter().any(|id: &Uuid| self.dead.contains_key(id)) {
-            return Judgement::Refused("revoked");
+        if [subject, session, token].iter().any(|id: &Uuid| self.revoked.contains_key(id)) {
+            return TokenVerdict::Invalid("revoked");
         }
-        let Some(user) = self.users.get(&subject) else { return Judgement::Behind };
+        let Some(user) = self.users.get(&subject) else { return TokenVerdict::StateLagging };
         if user.disabled {
-            return Judgement::Refused("disabled");
+            return TokenVerdict::Invalid("disabled");
         }
         if claims.ver > user.authz_version {
-            Judgement::Behind
+            TokenVerdict::StateLagging
         } else if claims.ver < user.tokens_since {
-            Judgement::Refused("superseded")
+            TokenVerdict::Invalid("superseded")
         } else {
-            Judgement::Good(user.clone())
+            TokenVerdict::Valid(user.clone())
         }
     }
 
@@ -74,48 +74,48 @@ impl Known {
     }
 
     /// How many dead things are remembered.
-    pub fn dead_len(&self) -> usize {
-        self.dead.len()
+    pub fn revoked_len(&self) -> usize {
+        self.revoked.len()
     }
 
     /// Forgets everything for what a snapshot says.
-    pub(super) fn replace(&mut self, snapshot: &Snapshot) {
-        self.users = snapshot.users.iter().map(|user| (user.id, KnownUser::from(user))).collect();
-        self.dead.clear();
+    pub(super) fn replace(&mut self, snapshot: &AuthSnapshot) {
+        self.users = snapshot.users.iter().map(|user| (user.id, UserRights::from(user))).collect();
+        self.revoked.clear();
         for change in &snapshot.changes {
-            self.bury(change);
+            self.revoke(change);
         }
     }
 
     /// Takes over what is new, and says what ended.
-    pub(super) fn apply(&mut self, batch: &Batch) -> Vec<Revocation> {
+    pub(super) fn apply(&mut self, batch: &ChangeBatch) -> Vec<Revocation> {
         for user in &batch.users {
-            self.users.insert(user.id, KnownUser::from(user));
+            self.users.insert(user.id, UserRights::from(user));
         }
-        let is_gone = |id: &Uuid| batch.users.iter().all(|user| user.id != *id);
+        let is_deleted = |id: &Uuid| batch.users.iter().all(|user| user.id != *id);
         for change in &batch.changes {
             let about_user = matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
-            if about_user && is_gone(&change.id) {
+            if about_user && is_deleted(&change.id) {
                 self.users.remove(&change.id);
             }
-            self.bury(change);
+            self.revoke(change);
         }
         batch.changes.iter().filter_map(revocation).collect()
     }
 
     /// Forgets the dead whose tokens are over anyway.
-    pub(super) fn sweep(&mut self, now: OffsetDateTime) {
-        self.dead.retain(|_, expires_at| *expires_at > now);
+    pub(super) fn remove_expired(&mut self, now: OffsetDateTime) {
+        self.revoked.retain(|_, expires_at| *expires_at > now);
     }
 
-    fn bury(&mut self, change: &Change) {
-        let is_dead = match change.kind {
+    fn revoke(&mut self, change: &Change) {
+        let is_revoked = match change.kind {
             ChangeKind::Session | ChangeKind::Token => true,
             // A user that is still there is judged by its version.
             ChangeKind::User | ChangeKind::Subject => !self.users.contains_key(&change.id),
         };
-        if is_dead {
-            self.dead.insert(change.id, change.expires_at);
+        if is_revoked {
+            self.revoked.insert(change.id, change.expires_at);
         }
     }
 }
@@ -129,9 +129,9 @@ fn revocation(change: &Change) -> Option<Revocation> {
     }
 }
 
-// === impl KnownUser ===
+// === impl UserRights ===
 
-impl From<&User> for KnownUser {
+impl From<&User> for UserRights {
     fn from(user: &User) -> Self {
         Self {
             tenant: user.tenant.clone(),
@@ -193,69 +193,69 @@ mod tests {
         Change { kind, id, expires_at: NOW + Duration::MINUTE }
     }
 
-    fn batch(changes: Vec<Change>, users: Vec<User>) -> Batch {
-        Batch { last: None, changes, users, is_partial: false }
+    fn batch(changes: Vec<Change>, users: Vec<User>) -> ChangeBatch {
+        ChangeBatch { last: None, changes, users, is_partial: false }
     }
 
-    fn knowing(user: User) -> Known {
-        let mut known = Known::default();
-        known.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user]));
+    fn index_of(user: User) -> AuthIndex {
+        let mut index = AuthIndex::default();
+        index.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user]));
         known
     }
 
     #[test]
     fn a_token_holds_for_the_user_as_it_is_now_and_not_as_the_token_says() {
         let demoted = User { authz_version: 5, tokens_since: 1, ..user(1, false) };
-        let Judgement::Good(user) = knowing(demoted).judge(&claims(1)) else { panic!("not good") };
+        let TokenVerdict::Valid(user) = index_of(demoted).judge(&claims(1)) else { panic!("not good") };
         assert_eq!(user.roles, Role::Viewer.into());
     }
 
     #[test]
     fn every_way_to_end_a_token_ends_it() {
-        assert_eq!(knowing(user(2, false)).judge(&claims(1)), Judgement::Refused("superseded"));
-        assert_eq!(knowing(user(1, true)).judge(&claims(1)), Judgement::Refused("disabled"));
+        assert_eq!(index_of(user(2, false)).judge(&claims(1)), TokenVerdict::Invalid("superseded"));
+        assert_eq!(index_of(user(1, true)).judge(&claims(1)), TokenVerdict::Invalid("disabled"));
         for (kind, id) in [(ChangeKind::Token, TOKEN), (ChangeKind::Session, SESSION), (ChangeKind::Subject, ADA)] {
-            let mut known = knowing(user(1, false));
-            let ended = known.apply(&batch(vec![change(kind, id)], vec![]));
+            let mut index = index_of(user(1, false));
+            let ended = index.apply(&batch(vec![change(kind, id)], vec![]));
             assert_eq!(ended.len(), 1);
-            assert_eq!(known.judge(&claims(1)), Judgement::Refused("revoked"), "{kind:?}");
+            assert_eq!(index.judge(&claims(1)), TokenVerdict::Invalid("revoked"), "{kind:?}");
         }
-        let garbled = AccessTokenClaims { sub: "x".into(), ..claims(1) };
-        assert_eq!(knowing(user(1, false)).judge(&garbled), Judgement::Refused("malformed"));
+        let malformed = AccessTokenClaims { sub: "x".into(), ..claims(1) };
+        assert_eq!(index_of(user(1, false)).judge(&malformed), TokenVerdict::Invalid("malformed"));
     }
 
     #[test]
     fn a_change_without_revocation_tells_nobody_and_one_of_the_subject_keeps_a_user_that_is_still_there() {
-        let mut known = knowing(user(1, false));
-        assert_eq!(known.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user(1, false)])), []);
-        let ended = known.apply(&batch(vec![change(ChangeKind::Subject, ADA)], vec![user(2, false)]));
+        let mut index = index_of(user(1, false));
+        assert_eq!(index.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user(1, false)])), []);
+        let ended = index.apply(&batch(vec![change(ChangeKind::Subject, ADA)], vec![user(2, false)]));
         assert_eq!(ended, [Revocation::Subject(ADA)]);
-        assert!(matches!(known.judge(&claims(2)), Judgement::Good(_)));
+        assert!(matches!(index.judge(&claims(2)), TokenVerdict::Valid(_)));
     }
 
     #[test]
     fn what_is_newer_than_our_knowledge_is_neither_good_nor_refused() {
-        assert_eq!(Known::default().judge(&claims(1)), Judgement::Behind);
-        assert_eq!(knowing(user(1, false)).judge(&claims(2)), Judgement::Behind);
+        assert_eq!(AuthIndex::default().judge(&claims(1)), TokenVerdict::StateLagging);
+        assert_eq!(index_of(user(1, false)).judge(&claims(2)), TokenVerdict::StateLagging);
     }
 
     #[test]
     fn the_dead_are_forgotten_when_their_tokens_are_over() {
-        let mut known = knowing(user(1, false));
-        known.apply(&batch(vec![change(ChangeKind::Token, TOKEN)], vec![]));
-        known.sweep(NOW);
-        assert_eq!(known.dead_len(), 1);
-        known.sweep(NOW + Duration::MINUTE);
-        assert_eq!(known.dead_len(), 0);
+        let mut index = index_of(user(1, false));
+        index.apply(&batch(vec![change(ChangeKind::Token, TOKEN)], vec![]));
+        index.remove_expired(NOW);
+        assert_eq!(index.revoked_len(), 1);
+        index.remove_expired(NOW + Duration::MINUTE);
+        assert_eq!(index.revoked_len(), 0);
     }
 
     #[test]
     fn a_snapshot_replaces_everything() {
-        let mut known = knowing(user(1, false));
+        let mut index = index_of(user(1, false));
         let other = User { id: Uuid::from_u128(9), ..user(1, false) };
         let gone = vec![change(ChangeKind::Subject, ADA)];
-        known.replace(&Snapshot { last: None, changes: gone, users: vec![other] });
-        assert_eq!(known.judge(&claims(1)), Judgement::Refused("revoked"));
-        assert_eq!(known.users_len(), 1);
+        index.replace(&AuthSnapshot { last: None, changes: gone, users: vec![other] });
+        assert_eq!(index.judge(&claims(1)), TokenVerdict::Invalid("revoked"));
+        assert_eq!(index.users_len(), 1);
     }
 }

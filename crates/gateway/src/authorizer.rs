@@ -10,21 +10,21 @@ use problem::{Kind, Problem};
 
 use crate::{
     app::App,
-    audit::{self, Actor, Denial, Source},
-    memory::{Judgement, KnownUser, Late},
-    metrics::{self, Outcome},
+    audit::{self, Actor, Denial, RequestSource},
+    auth_state::{PollTimeout, TokenVerdict, UserRights},
+    metrics::{self, AuthOutcome},
 };
 
 /// Judges tokens for one gateway.
 #[derive(Clone)]
-pub struct Access {
+pub struct Authorizer {
     app: Arc<App>,
     guard: Arc<Guard>,
 }
 
 /// What somebody asks for a client.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct AuthorizeQuery<'a> {
     /// The client's bearer token.
     pub token: &'a str,
     /// The service or the third party that the client wants to reach.
@@ -36,7 +36,7 @@ pub struct Asked<'a> {
 }
 
 /// A yes. Cannot be printed.
-pub struct Granted {
+pub struct Authorized {
     /// What the token says.
     pub claims: AccessTokenClaims,
     /// For a service of ours; a third party could not read it.
@@ -46,91 +46,92 @@ pub struct Granted {
 }
 
 /// A no.
-enum Refusal {
+enum AuthorizeError {
     /// The question is not one.
-    Unasked(Box<Problem>),
+    InvalidRequest(Box<Problem>),
     /// The token is not good, by its own text or by what we know.
-    Bad { reason: &'static str, actor: Actor },
+    InvalidToken { reason: &'static str, actor: Actor },
     /// The token is good, and the request is not for its owner.
     Denied { problem: Box<Problem>, actor: Actor, resource: String },
     /// The token cannot be judged now.
-    Late,
+    StateLagging,
     /// A fault of ours.
-    Failed(Box<Problem>),
+    Internal(Box<Problem>),
 }
 
-// === impl Access ===
+// === impl Authorizer ===
 
-impl Access {
+impl Authorizer {
     /// Judges by what this gateway knows and by the policies of this guard.
     pub fn new(app: Arc<App>, guard: Arc<Guard>) -> Self {
         Self { app, guard }
     }
 
     /// Answers, counts, and has a refusal recorded.
-    pub async fn authorize(&self, asked: Asked<'_>, source: Source) -> Result<Granted, Problem> {
+    pub async fn authorize(&self, query: AuthorizeQuery<'_>, source: RequestSource) -> Result<Authorized, Problem> {
         let started = Instant::now();
-        let answer = self.answer(asked).await;
-        let outcome = answer.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Ok);
-        metrics::attempt(metrics::Method::AccessToken, outcome, started.elapsed());
-        answer.map_err(|refusal| self.refuse(refusal, source))
+        let result = self.decide(query).await;
+        let outcome = result.as_ref().map_or_else(AuthorizeError::outcome, |_| AuthOutcome::Ok);
+        metrics::auth_attempt(metrics::AuthMethod::AccessToken, outcome, started.elapsed());
+        result.map_err(|error| self.record_denial(error, source))
     }
 
-    async fn answer(&self, asked: Asked<'_>) -> Result<Granted, Refusal> {
-        let is_third_party = asked.audience == mlflow_routes::AUDIENCE;
-        if !is_third_party && !self.app.audiences.contains(asked.audience) {
+    async fn decide(&self, query: AuthorizeQuery<'_>) -> Result<Authorized, AuthorizeError> {
+        let is_third_party = query.audience == registry::AUDIENCE;
+        if !is_third_party && !self.app.audiences.contains(query.audience) {
             let problem = Problem::new(Kind::InvalidArgument, "no service of this name takes passports");
-            return Err(Refusal::Unasked(Box::new(problem.field("audience"))));
+            return Err(AuthorizeError::InvalidRequest(Box::new(problem.field("audience"))));
         }
-        let (claims, user) = self.judge(asked.token).await?;
-        let passport = self.app.tokens.passport_claims(&claims, &user, asked.audience, self.app.unix_now());
-        let passport = passport.ok_or_else(|| Refusal::of(&claims, reason_of(TokenError::Expired)))?;
+        let (claims, user) = self.verify_token(query.token).await?;
+        let passport = self.app.tokens.passport_claims(&claims, &user, query.audience, self.app.unix_now());
+        let passport = passport.ok_or_else(|| AuthorizeError::of(&claims, reason_of(Reject::Expired)))?;
         let expires_at = passport.exp;
         let passport = if is_third_party {
-            self.check_request(&asked, &claims, passport)?;
+            self.check_request(&query, &claims, passport)?;
             None
         } else {
             let signed = self.app.tokens.issue_passport(&passport);
-            Some(signed.map_err(|error| Refusal::Failed(Box::new(Problem::internal(error))))?)
+            Some(signed.map_err(|error| AuthorizeError::Internal(Box::new(Problem::internal(error))))?)
         };
-        Ok(Granted { claims, passport, expires_at })
+        Ok(Authorized { claims, passport, expires_at })
     }
 
-    async fn judge(&self, token: &str) -> Result<(AccessTokenClaims, KnownUser), Refusal> {
+    async fn verify_token(&self, token: &str) -> Result<(AccessTokenClaims, UserRights), AuthorizeError> {
         let app = &self.app;
-        let claims = app.tokens.verify_access(token, app.unix_now()).map_err(|reject| self.bad(token, reject))?;
-        let mut judgement = app.memory.read(|known| known.judge(&claims));
-        if judgement == Judgement::Behind {
+        let claims =
+            app.tokens.verify_access(token, app.unix_now()).map_err(|reject| self.invalid_token(token, reject))?;
+        let mut verdict = app.auth_state.read(|index| index.judge(&claims));
+        if verdict == TokenVerdict::StateLagging {
             // Signed by us, but of a user or a version that this gateway has not heard of yet: another one made it.
-            app.memory.look_again().await?;
-            judgement = app.memory.read(|known| known.judge(&claims));
+            app.auth_state.poll_again().await?;
+            verdict = app.auth_state.read(|index| index.judge(&claims));
         }
-        match judgement {
-            Judgement::Good(user) => Ok((claims, user)),
-            Judgement::Refused(reason) => Err(Refusal::of(&claims, reason)),
-            Judgement::Behind => Err(Refusal::of(&claims, "unknown_user")),
+        match verdict {
+            TokenVerdict::Valid(user) => Ok((claims, user)),
+            TokenVerdict::Invalid(reason) => Err(AuthorizeError::of(&claims, reason)),
+            TokenVerdict::StateLagging => Err(AuthorizeError::of(&claims, "unknown_user")),
         }
     }
 
     /// May who has the passport make this request? What the third party's table does not name, nobody may.
     fn check_request(
         &self,
-        asked: &Asked<'_>,
+        query: &AuthorizeQuery<'_>,
         claims: &AccessTokenClaims,
         passport: PassportClaims,
-    ) -> Result<(), Refusal> {
-        let route = asked.method.parse::<Method>().ok().and_then(|method| mlflow_routes::find(&method, asked.path));
+    ) -> Result<(), AuthorizeError> {
+        let route = query.method.parse::<Method>().ok().and_then(|method| registry::find(&method, query.path));
         let Some(route) = route else {
             // By the third party's name alone: what a client makes up must not make ever new records.
             let problem =
                 Problem::new(Kind::PermissionDenied, "this is nothing that may be asked of the model registry");
-            return Err(Refusal::Denied {
+            return Err(AuthorizeError::Denied {
                 problem: Box::new(problem),
                 actor: actor_of(claims),
-                resource: asked.audience.to_owned(),
+                resource: query.audience.to_owned(),
             });
         };
-        self.guard.check(&Principal::User(Arc::new(passport)), route.action).map_err(|problem| Refusal::Denied {
+        self.guard.check(&Principal::User(Arc::new(passport)), route.action).map_err(|problem| AuthorizeError::Denied {
             problem: Box::new(problem),
             actor: actor_of(claims),
             resource: format!("{} {}", route.method, route.path),
@@ -138,21 +139,23 @@ impl Access {
     }
 
     /// The text of a token that is not ours says nothing about anybody; one that is over was still somebody's.
-    fn bad(&self, token: &str, reject: TokenError) -> Refusal {
-        let owner = if reject == TokenError::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
+    fn invalid_token(&self, token: &str, reject: Reject) -> AuthorizeError {
+        let owner = if reject == Reject::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
         let reason = reason_of(reject);
-        owner.map_or(Refusal::Bad { reason, actor: Actor::Anonymous }, |claims| Refusal::of(&claims, reason))
+        owner.map_or(AuthorizeError::InvalidToken { reason, actor: Actor::Anonymous }, |claims| {
+            AuthorizeError::of(&claims, reason)
+        })
     }
 
-    fn refuse(&self, refusal: Refusal, source: Source) -> Problem {
-        match refusal {
-            Refusal::Unasked(problem) | Refusal::Failed(problem) => *problem,
-            Refusal::Late => Problem::unavailable("this token is newer than what is known here"),
-            Refusal::Bad { reason, actor } => {
+    fn record_denial(&self, error: AuthorizeError, source: RequestSource) -> Problem {
+        match error {
+            AuthorizeError::InvalidRequest(problem) | AuthorizeError::Internal(problem) => *problem,
+            AuthorizeError::StateLagging => Problem::unavailable("this token is newer than what is known here"),
+            AuthorizeError::InvalidToken { reason, actor } => {
                 tracing::debug!(reason, "token refused");
-                self.app.denials.note(Denial {
-                    kind: audit::Kind::Authorize,
-                    outcome: audit::Outcome::Failure,
+                self.app.denials.push(Denial {
+                    kind: audit::EventKind::Authorize,
+                    outcome: audit::EventOutcome::Failure,
                     actor,
                     resource: None,
                     reason: Some(reason),
@@ -160,10 +163,10 @@ impl Access {
                 });
                 Problem::new(Kind::Unauthenticated, "the token is not valid, or no longer")
             }
-            Refusal::Denied { problem, actor, resource } => {
-                self.app.denials.note(Denial {
-                    kind: audit::Kind::Access,
-                    outcome: audit::Outcome::Denied,
+            AuthorizeError::Denied { problem, actor, resource } => {
+                self.app.denials.push(Denial {
+                    kind: audit::EventKind::Access,
+                    outcome: audit::EventOutcome::Denied,
                     actor,
                     resource: Some(resource),
                     reason: Some("not_permitted"),
@@ -176,31 +179,31 @@ impl Access {
 
     /// Whether a gateway that has heard of everything could answer otherwise.
     pub fn is_stale(&self) -> bool {
-        !self.app.memory.is_fresh()
+        !self.app.auth_state.is_fresh()
     }
 }
 
-// === impl Refusal ===
+// === impl AuthorizeError ===
 
-impl Refusal {
+impl AuthorizeError {
     fn of(claims: &AccessTokenClaims, reason: &'static str) -> Self {
-        Self::Bad { reason, actor: actor_of(claims) }
+        Self::InvalidToken { reason, actor: actor_of(claims) }
     }
 
     /// Of the proof of identity: one that was good stays so, whatever it is good for.
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> AuthOutcome {
         match self {
-            Self::Unasked(_) => Outcome::Invalid,
-            Self::Bad { .. } => Outcome::Refused,
-            Self::Denied { .. } => Outcome::Ok,
-            Self::Late | Self::Failed(_) => Outcome::Unavailable,
+            Self::InvalidRequest(_) => AuthOutcome::Invalid,
+            Self::InvalidToken { .. } => AuthOutcome::Refused,
+            Self::Denied { .. } => AuthOutcome::Ok,
+            Self::StateLagging | Self::Internal(_) => AuthOutcome::Unavailable,
         }
     }
 }
 
-impl From<Late> for Refusal {
-    fn from(_: Late) -> Self {
-        Self::Late
+impl From<PollTimeout> for AuthorizeError {
+    fn from(_: PollTimeout) -> Self {
+        Self::StateLagging
     }
 }
 

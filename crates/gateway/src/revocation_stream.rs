@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    memory::{Memory, Revocation},
+    auth_state::{AuthState, Revocation},
     metrics,
 };
 
@@ -24,34 +24,40 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Places for watchers.
 #[derive(Clone, Debug)]
-pub(crate) struct Watchers(Arc<Semaphore>);
+pub(crate) struct WatcherSlots(Arc<Semaphore>);
 
 /// The place of one watcher, free again when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct WatcherSlot {
     _permit: OwnedSemaphorePermit,
 }
 
-struct Watch {
+struct RevocationStream {
     revocations: broadcast::Receiver<Revocation>,
     heartbeat: Interval,
     stop: CancellationToken,
-    is_begun: bool,
-    _place: Place,
+    has_sent_snapshot: bool,
+    _slot: WatcherSlot,
 }
 
 /// Every revocation from now on. Ends when the watcher has missed one or the process stops; whoever comes again begins
 /// with forgetting what it remembered.
 pub(crate) fn watch(
-    memory: &Memory,
+    auth_state: &AuthState,
     stop: CancellationToken,
-    place: Place,
+    slot: WatcherSlot,
 ) -> impl Stream<Item = Result<WatchRevocationsResponse, Status>> + Send + use<> {
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heartbeat.reset();
     // Subscribed before the watcher is told to forget: what ends in between is told too.
-    let watch = Watch { revocations: memory.subscribe(), heartbeat, stop, is_begun: false, _place: place };
+    let watch = RevocationStream {
+        revocations: auth_state.subscribe(),
+        heartbeat,
+        stop,
+        has_sent_snapshot: false,
+        _slot: slot,
+    };
     stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         match watch.next().await {
@@ -61,37 +67,37 @@ pub(crate) fn watch(
     })
 }
 
-// === impl Watchers ===
+// === impl WatcherSlots ===
 
-impl Default for Watchers {
+impl Default for WatcherSlots {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(WATCHERS_MAX)))
     }
 }
 
-impl Watchers {
-    /// A place, if one is free.
-    pub(crate) fn take(&self) -> Result<Place, Problem> {
+impl WatcherSlots {
+    /// A slot, if one is free.
+    pub(crate) fn acquire(&self) -> Result<WatcherSlot, Problem> {
         let full = |_| Problem::new(Kind::ResourceExhausted, "as many watchers as allowed are here");
         let permit = Arc::clone(&self.0).try_acquire_owned().map_err(full)?;
         metrics::watchers(1.0);
-        Ok(Place { _permit: permit })
+        Ok(WatcherSlot { _permit: permit })
     }
 }
 
-// === impl Place ===
+// === impl WatcherSlot ===
 
-impl Drop for Place {
+impl Drop for WatcherSlot {
     fn drop(&mut self) {
         metrics::watchers(-1.0);
     }
 }
 
-// === impl Watch ===
+// === impl RevocationStream ===
 
-impl Watch {
+impl RevocationStream {
     async fn next(&mut self) -> Result<Event, Status> {
-        if !std::mem::replace(&mut self.is_begun, true) {
+        if !std::mem::replace(&mut self.has_sent_snapshot, true) {
             return Ok(Event::Snapshot(Snapshot {}));
         }
         tokio::select! {
@@ -121,10 +127,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_is_told_to_forget_first_and_then_everything() {
-        let memory = Memory::default();
-        let watchers = Watchers::default();
-        let mut stream = std::pin::pin!(watch(&memory, CancellationToken::new(), watchers.take().unwrap()));
-        memory.tell(Revocation::Token(Uuid::nil()));
+        let auth_state = AuthState::default();
+        let watchers = WatcherSlots::default();
+        let mut stream = std::pin::pin!(watch(&auth_state, CancellationToken::new(), watchers.acquire().unwrap()));
+        auth_state.broadcast(Revocation::Token(Uuid::nil()));
         assert_eq!(event(stream.next().await), Event::Snapshot(Snapshot {}));
         assert_eq!(event(stream.next().await), Event::TokenId(Uuid::nil().to_string()));
         assert_eq!(event(stream.next().await), Event::Heartbeat(Heartbeat {}));
@@ -132,11 +138,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_that_missed_something_is_sent_away() {
-        let memory = Memory::default();
-        let watchers = Watchers::default();
-        let mut stream = std::pin::pin!(watch(&memory, CancellationToken::new(), watchers.take().unwrap()));
+        let auth_state = AuthState::default();
+        let watchers = WatcherSlots::default();
+        let mut stream = std::pin::pin!(watch(&auth_state, CancellationToken::new(), watchers.acquire().unwrap()));
         for _ in 0..5_000 {
-            memory.tell(Revocation::Session(Uuid::nil()));
+            auth_state.broadcast(Revocation::Session(Uuid::nil()));
         }
         assert_eq!(event(stream.next().await), Event::Snapshot(Snapshot {}));
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Aborted);
@@ -145,14 +151,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_ends_every_stream_and_frees_its_place() {
-        let (memory, stop, watchers) = (Memory::default(), CancellationToken::new(), Watchers::default());
-        let places: Vec<Place> = (1..WATCHERS_MAX).map(|_| watchers.take().unwrap()).collect();
-        let stream = watch(&memory, stop.clone(), watchers.take().unwrap());
-        assert!(watchers.take().is_err(), "one more than allowed");
+        let (auth_state, stop, watchers) = (AuthState::default(), CancellationToken::new(), WatcherSlots::default());
+        let slots: Vec<WatcherSlot> = (1..WATCHERS_MAX).map(|_| watchers.acquire().unwrap()).collect();
+        let stream = watch(&auth_state, stop.clone(), watchers.acquire().unwrap());
+        assert!(watchers.acquire().is_err(), "one more than allowed");
         stop.cancel();
         let seen: Vec<_> = stream.collect().await;
         assert_eq!(seen.len(), 2);
-        assert!(watchers.take().is_ok());
-        drop(places);
+        assert!(watchers.acquire().is_ok());
+        drop(slots);
     }
 }

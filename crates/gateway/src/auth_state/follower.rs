@@ -5,76 +5,77 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Memory, Revocation};
+use super::{AuthState, Revocation};
 use crate::{
     clock::WallClock,
     error::StoreError,
-    store::{Entry, Store},
+    store::{FeedEntry, Store},
 };
 
 /// From when on our knowledge counts as stale: it is reported, and nothing is changed by its authority.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// How often we look without being told to.
-const PERIOD: Duration = Duration::from_secs(1);
+const POLL_PERIOD: Duration = Duration::from_secs(1);
 
 /// After such a gap we load everything anew instead of what is new: what we missed may have been deleted from the feed.
 const RELOAD_AFTER: Duration = Duration::from_secs(5 * 60);
 
-/// How often the dead are swept.
-const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+/// How often expired revocations are removed.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(60);
 
 /// How long to wait before listening again.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 struct Follower {
-    memory: Arc<Memory>,
+    auth_state: Arc<AuthState>,
     store: Store,
     clock: WallClock,
     /// The last entry seen, if there was any.
-    seen: Option<Entry>,
+    seen: Option<FeedEntry>,
     is_failing: bool,
-    swept: Instant,
+    expired_removed_at: Instant,
 }
 
 /// Follows the feed until stopped.
-pub async fn follow(memory: Arc<Memory>, store: Store, clock: WallClock, stop: CancellationToken) {
-    let mut follower = Follower { memory, store, clock, seen: None, is_failing: false, swept: Instant::now() };
-    let mut ticks = interval(PERIOD);
+pub async fn follow(auth_state: Arc<AuthState>, store: Store, clock: WallClock, stop: CancellationToken) {
+    let mut follower =
+        Follower { auth_state, store, clock, seen: None, is_failing: false, expired_removed_at: Instant::now() };
+    let mut ticks = interval(POLL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
-            () = follower.memory.woken() => {}
+            () = follower.auth_state.notified() => {}
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = follower.look() => {}
+            () = follower.poll() => {}
         }
     }
 }
 
 /// Rings the bell whenever a change is committed anywhere. Without it the feed is looked at each second.
-pub async fn listen(memory: Arc<Memory>, store: Store, stop: CancellationToken) {
+pub async fn listen(auth_state: Arc<AuthState>, store: Store, stop: CancellationToken) {
     loop {
         let listening = async {
             let mut listener = store.listen().await?;
             // Whatever was committed before we listened.
-            memory.ring();
+            auth_state.notify();
             while listener.try_recv().await?.is_some() {
-                memory.ring();
+                auth_state.notify();
             }
             Ok::<(), sqlx::Error>(())
         };
-        let lost = tokio::select! {
+        let ended = tokio::select! {
             () = stop.cancelled() => return,
-            lost = listening => lost,
+            ended = listening => ended,
         };
-        if let Err(error) = lost {
+        if let Err(error) = ended {
             tracing::debug!(error = %problem::Chain(&error), "not listening for changes; they are looked for each second");
         }
-        memory.ring();
+        auth_state.notify();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LISTEN_PAUSE) => {}
@@ -85,13 +86,13 @@ pub async fn listen(memory: Arc<Memory>, store: Store, stop: CancellationToken) 
 // === impl Follower ===
 
 impl Follower {
-    async fn look(&mut self) {
-        let number = self.memory.begin_look();
-        let looked = self.take_over().await;
-        match looked {
+    async fn poll(&mut self) {
+        let number = self.auth_state.begin_poll();
+        let polled = self.apply_changes().await;
+        match polled {
             Ok(seen) => {
                 self.seen = seen;
-                self.memory.end_look(number, seen.map_or(0, |entry| entry.seq));
+                self.auth_state.end_poll(number, seen.map_or(0, |entry| entry.seq));
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("users and revocations are up to date again");
                 }
@@ -105,11 +106,11 @@ impl Follower {
                 }
             }
         }
-        self.sweep();
+        self.remove_expired();
     }
 
-    async fn take_over(&self) -> Result<Option<Entry>, StoreError> {
-        if self.memory.age().is_none_or(|age| age > RELOAD_AFTER) {
+    async fn apply_changes(&self) -> Result<Option<FeedEntry>, StoreError> {
+        if self.auth_state.age().is_none_or(|age| age > RELOAD_AFTER) {
             return self.load().await;
         }
         let mut seen = self.seen;
@@ -120,7 +121,7 @@ impl Follower {
             };
             seen = batch.last;
             if !batch.changes.is_empty() {
-                self.memory.write(|known| known.apply(&batch));
+                self.auth_state.write(|index| index.apply(&batch));
             }
             if !batch.is_partial {
                 return Ok(seen);
@@ -128,22 +129,22 @@ impl Follower {
         }
     }
 
-    async fn load(&self) -> Result<Option<Entry>, StoreError> {
+    async fn load(&self) -> Result<Option<FeedEntry>, StoreError> {
         let snapshot = self.store.snapshot().await?;
-        self.memory.write(|known| {
-            known.replace(&snapshot);
+        self.auth_state.write(|index| {
+            index.replace(&snapshot);
             vec![Revocation::Reset]
         });
         tracing::info!(users = snapshot.users.len(), dead = snapshot.changes.len(), "users and revocations loaded");
         Ok(snapshot.last)
     }
 
-    fn sweep(&mut self) {
-        if self.swept.elapsed() >= SWEEP_PERIOD {
-            self.swept = Instant::now();
+    fn remove_expired(&mut self) {
+        if self.expired_removed_at.elapsed() >= EXPIRY_PERIOD {
+            self.expired_removed_at = Instant::now();
             let now = self.clock.now();
-            self.memory.write(|known| {
-                known.sweep(now);
+            self.auth_state.write(|index| {
+                index.remove_expired(now);
                 Vec::new()
             });
         }

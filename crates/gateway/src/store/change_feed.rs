@@ -45,7 +45,7 @@ pub struct Change {
 
 /// An entry at its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct FeedEntry {
     /// Its number.
     pub seq: i64,
     /// What it says.
@@ -54,9 +54,9 @@ pub struct Entry {
 
 /// What is new since an entry.
 #[derive(Clone, Debug)]
-pub struct Batch {
+pub struct ChangeBatch {
     /// The last entry in it, or the one asked with.
-    pub last: Option<Entry>,
+    pub last: Option<FeedEntry>,
     /// In commit order.
     pub changes: Vec<Change>,
     /// The users among them as they are now; who is not here is gone.
@@ -67,9 +67,9 @@ pub struct Batch {
 
 /// Everything, as of one moment.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct AuthSnapshot {
     /// The last entry of the feed.
-    pub last: Option<Entry>,
+    pub last: Option<FeedEntry>,
     /// Tokens and logins that are dead but could still be presented, and users that are gone.
     pub changes: Vec<Change>,
     /// Every user.
@@ -107,9 +107,9 @@ impl ChangeKind {
     }
 }
 
-// === impl Entry ===
+// === impl FeedEntry ===
 
-impl TryFrom<Row> for Entry {
+impl TryFrom<Row> for FeedEntry {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
@@ -131,7 +131,7 @@ impl Store {
 
     /// What happened after the last entry that was seen. `None`: that entry is not there any more, so the feed has gone
     /// back in time (a restore, a failover that lost commits) or went on for too long, and nothing can follow from it.
-    pub async fn changes_after(&self, seen: Option<Entry>) -> Result<Option<Batch>, StoreError> {
+    pub async fn changes_after(&self, seen: Option<FeedEntry>) -> Result<Option<ChangeBatch>, StoreError> {
         self.database
             .bounded("changes_after", async {
                 let mut connection = self.database.acquire().await?;
@@ -144,7 +144,7 @@ impl Store {
                 .fetch_all(&mut *connection)
                 .await?;
                 let is_partial = i64::try_from(rows.len()) == Ok(BATCH_MAX);
-                let mut entries = rows.into_iter().map(Entry::try_from).collect::<Result<Vec<_>, _>>()?.into_iter();
+                let mut entries = rows.into_iter().map(FeedEntry::try_from).collect::<Result<Vec<_>, _>>()?.into_iter();
                 if seen.is_some() && entries.next() != seen {
                     return Ok(None);
                 }
@@ -154,13 +154,13 @@ impl Store {
                 let ids: Vec<Uuid> = changes.iter().filter(about_users).map(|change| change.id).collect();
                 let users =
                     if ids.is_empty() { Vec::new() } else { super::users::by_ids(&mut connection, &ids).await? };
-                Ok(Some(Batch { last, changes, users, is_partial }))
+                Ok(Some(ChangeBatch { last, changes, users, is_partial }))
             })
             .await
     }
 
     /// Everything that must be known to judge tokens, as of one moment.
-    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+    pub async fn snapshot(&self) -> Result<AuthSnapshot, StoreError> {
         let now = self.now();
         self.database
             .bounded("snapshot", async {
@@ -172,7 +172,7 @@ impl Store {
                 )
                 .fetch_optional(&mut *transaction)
                 .await?;
-                let last = last.map(Entry::try_from).transpose()?;
+                let last = last.map(FeedEntry::try_from).transpose()?;
                 let rows = sqlx::query!(
                     r#"SELECT kind, id, expires_at FROM gateway.changes WHERE expires_at > $1 AND kind <> 'user' ORDER BY seq"#,
                     now
@@ -185,7 +185,7 @@ impl Store {
                 }
                 let users = super::users::all(&mut transaction).await?;
                 transaction.commit().await?;
-                Ok(Snapshot { last, changes, users })
+                Ok(AuthSnapshot { last, changes, users })
             })
             .await
     }

@@ -1,0 +1,61 @@
+//! Exchanging a refresh token.
+
+use secrets::Secret;
+
+use super::{GrantError, IssuedTokens, new_refresh_token};
+use crate::{
+    app::App,
+    audit::{self, Actor, AuditEvent, Denial, RequestSource},
+    opaque,
+    store::RefreshResult,
+};
+
+// === impl App ===
+
+impl App {
+    pub(super) async fn refresh(&self, presented: &Secret, source: &RequestSource) -> Result<IssuedTokens, GrantError> {
+        let refused = GrantError::refused("invalid_grant");
+        let presented = presented.expose_str().ok().filter(|text| opaque::has_form(text, opaque::REFRESH_PREFIX));
+        let Some(presented) = presented else {
+            self.queue_unowned_denial("malformed", source);
+            return Err(refused);
+        };
+        let (token, next) = new_refresh_token()?;
+        let event = |outcome| AuditEvent::new(audit::EventKind::Refresh, outcome, Actor::Anonymous, source.clone());
+        let success = event(audit::EventOutcome::Success);
+        match self.with_db_permit(self.store.refresh(&opaque::sha256(presented), &next, success)).await? {
+            RefreshResult::Exchanged(signed_in) => self.issue(&signed_in, Some(token)),
+            RefreshResult::Refused { reason, user_id: None } => {
+                self.queue_unowned_denial(reason, source);
+                Err(refused)
+            }
+            RefreshResult::Refused { reason, user_id: Some(user_id) } => {
+                let event = event(audit::EventOutcome::Failure).about_user(user_id).with_reason(reason);
+                self.with_db_permit(self.store.record(&[event])).await?;
+                Err(refused)
+            }
+            RefreshResult::Reused { user_id, session_id } => {
+                // Either the thief or the owner came second; nobody can tell, so the login ends for both.
+                let event = event(audit::EventOutcome::Failure).about_user(user_id).with_reason("refresh_token_reused");
+                let event = event.with("session", session_id.to_string());
+                // Not in turn: whoever has a real token is no stranger, and strangers must not delay this.
+                let ended = self.store.revoke_session(session_id, event).await?;
+                self.auth_state.catch_up(ended.seq).await;
+                tracing::warn!(user_id = %user_id, session_id = %session_id, "a refresh token came twice; its login was ended");
+                Err(refused)
+            }
+        }
+    }
+
+    /// A text that is nobody's token costs nothing to make, so it is not worth a transaction.
+    fn queue_unowned_denial(&self, reason: &'static str, source: &RequestSource) {
+        self.denials.push(Denial {
+            kind: audit::EventKind::Refresh,
+            outcome: audit::EventOutcome::Failure,
+            actor: Actor::Anonymous,
+            resource: None,
+            reason: Some(reason),
+            source: source.clone(),
+        });
+    }
+}
