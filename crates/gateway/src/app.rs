@@ -1,4 +1,4 @@
-//! What one gateway knows how to do, passed to every handler.
+//! The parts of one gateway, passed to every handler, and what ends a change.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
 pub struct App {
     /// Users, logins, changes, audit.
     pub store: Store,
-    /// What is known without the database.
+    /// Users and revocations, in memory.
     pub auth_state: Arc<AuthState>,
     /// The signing keys.
     pub tokens: Tokens,
@@ -33,9 +33,9 @@ pub struct App {
     pub hasher: Hasher,
     /// Failed attempts.
     pub throttle: Throttle,
-    /// Refusals on their way to the audit log.
+    /// Denials on their way to the audit log.
     pub denials: DenialQueue,
-    /// Turns at the database for those who prove who they are. Anybody can try, so they have half of the pool at most.
+    /// Database connections for proofs of identity. They need no token, so they get half of the pool at most.
     pub auth_db_permits: Semaphore,
     /// The time.
     pub clock: WallClock,
@@ -64,7 +64,7 @@ impl App {
         unix_seconds(self.clock.now())
     }
 
-    /// Changes are made only by the authority of knowledge that is fresh.
+    /// Changes need an auth state that is fresh: on a stale one a revoked administrator could still make them.
     pub fn require_fresh(&self) -> Result<(), Problem> {
         if self.auth_state.is_fresh() {
             return Ok(());
@@ -72,8 +72,8 @@ impl App {
         Err(Problem::unavailable("users and revocations are not up to date here; nothing is changed until they are"))
     }
 
-    /// What came of a change: known here once it is made, recorded when it was refused and that was the caller's doing.
-    pub async fn settle<T>(
+    /// Ends a change: waits until the auth state has a committed one, records a refused one if the caller caused it.
+    pub async fn finish_change<T>(
         &self,
         kind: audit::EventKind,
         user: &SignedInUser,
@@ -96,7 +96,7 @@ impl App {
         Err(error.into())
     }
 
-    /// Records that something is read. No record, no answer.
+    /// Records that something is read. Without the record there is no response.
     pub async fn record_read(
         &self,
         kind: audit::EventKind,
@@ -120,7 +120,7 @@ impl SignedInUser {
 impl TryFrom<&Principal> for SignedInUser {
     type Error = Problem;
 
-    /// The guard lets nobody else through to where this is asked; that it does is not for us to assume.
+    /// The guard lets only users through to these handlers; checked all the same.
     fn try_from(principal: &Principal) -> Result<Self, Problem> {
         let unknown = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
         let claims = principal.passport().ok_or_else(unknown)?;

@@ -1,7 +1,7 @@
-//! What this process knows about users and revocations: enough to judge every token without the database.
+//! Users and revocations in memory: enough to check every token without the database.
 //!
-//! Only the follower ([`follow`]) writes here, from what the database says, in commit order. Whoever changed something
-//! waits until the follower has seen it; nobody else's write can then undo it.
+//! Only the follower ([`follow`]) writes here, from the change feed of the database, in commit order. A handler that
+//! committed a change waits until the follower has applied it; no older write can then undo it.
 
 mod follower;
 mod index;
@@ -24,13 +24,13 @@ pub use index::{AuthIndex, TokenVerdict, UserRights};
 
 use crate::metrics;
 
-/// Revocations that a slow watcher may be behind before its stream is ended.
+/// How many revocations a slow watcher may lag before its stream ends.
 const WATCHER_LAG_MAX: usize = 1_024;
 
-/// How long one waits for the follower to see what was just committed.
+/// The longest wait for the follower to apply what was just committed.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
-/// That something ended, for those who remember passports.
+/// A revocation, for balancers that cache passports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
     /// One token, by its `jti`.
@@ -39,31 +39,31 @@ pub enum Revocation {
     Session(Uuid),
     /// Every passport of one user; its tokens may be worth another one.
     Subject(Uuid),
-    /// We may have missed something ourselves: forget everything and begin anew.
+    /// This gateway may have missed revocations itself: drop every cached passport.
     Reset,
 }
 
-/// The memory of one gateway.
+/// The auth state of one gateway.
 #[derive(Debug)]
 pub struct AuthState {
     index: RwLock<AuthIndex>,
     revocations: broadcast::Sender<Revocation>,
-    /// The last number of the feed that was taken over.
+    /// The last entry of the feed that was applied.
     seq: watch::Sender<i64>,
-    /// Looks at the database so far: begun, and the last one that succeeded.
+    /// Polls of the feed so far: begun, and the last one that succeeded.
     polls_begun: AtomicU64,
     last_poll: watch::Sender<Poll>,
     wake: Notify,
 }
 
-/// A successful look at the database.
+/// A successful poll of the feed.
 #[derive(Clone, Copy, Debug)]
 struct Poll {
     number: u64,
     at: Option<Instant>,
 }
 
-/// That the follower did not get to it in time.
+/// The follower did not poll the feed in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollTimeout;
 
@@ -96,7 +96,7 @@ impl Default for AuthState {
 }
 
 impl AuthState {
-    /// Reads what is known. Short: nobody else can while this runs longer than a lookup.
+    /// Reads the index. `lookup` must be short: it holds the lock that the follower needs to write.
     pub fn read<T>(&self, lookup: impl FnOnce(&AuthIndex) -> T) -> T {
         lookup(&self.index.read())
     }
@@ -106,31 +106,31 @@ impl AuthState {
         self.revocations.subscribe()
     }
 
-    /// How old our knowledge is; `None` before the first look.
+    /// Time since the last successful poll; `None` before the first.
     pub fn age(&self) -> Option<Duration> {
         self.last_poll.borrow().at.map(|at| at.elapsed())
     }
 
-    /// Whether what we know can be relied on for changes.
+    /// Whether the state is recent enough to make changes by it.
     pub fn is_fresh(&self) -> bool {
         self.age().is_some_and(|age| age < STALE_AFTER)
     }
 
-    /// Waits for the first look. False when stopped before.
+    /// Waits for the first poll. False when stopped before.
     pub async fn wait_loaded(&self, stop: &CancellationToken) -> bool {
         let mut last_poll = self.last_poll.subscribe();
         let loaded = stop.run_until_cancelled(last_poll.wait_for(|poll| poll.at.is_some())).await;
         matches!(loaded, Some(Ok(_)))
     }
 
-    /// Waits until change `seq` has been taken over, for a second at most. A change that is committed counts either way.
+    /// Waits until entry `seq` of the feed has been applied, for a second at most. The change is committed either way.
     pub async fn catch_up(&self, seq: i64) {
         self.wake.notify_one();
         let mut seen = self.seq.subscribe();
         let _done_or_timed_out = timeout(CATCH_UP_MAX, seen.wait_for(|seen| *seen >= seq)).await;
     }
 
-    /// Waits until the database has been polled once more, from the beginning.
+    /// Waits for a poll of the feed that begins after this call.
     pub async fn poll_again(&self) -> Result<(), PollTimeout> {
         let begun = self.polls_begun.load(Ordering::Acquire);
         self.wake.notify_one();
@@ -141,12 +141,12 @@ impl AuthState {
         }
     }
 
-    /// Waits for the bell. Only for the follower.
+    /// Waits for a notification. Only for the follower.
     async fn notified(&self) {
         self.wake.notified().await;
     }
 
-    /// Rings the bell: there may be something new.
+    /// Notifies the follower that the feed may have a new entry.
     fn notify(&self) {
         self.wake.notify_one();
     }
@@ -164,7 +164,7 @@ impl AuthState {
         let mut index = self.index.write();
         let revocations = change(&mut index);
         metrics::users(index.users_len());
-        // Told while the lock is held: whoever subscribes afterwards and asks us is judged by what we know now.
+        // Broadcast while the lock is held: a watcher that subscribes later gets answers from the index as it is now.
         revocations.into_iter().for_each(|revocation| self.broadcast(revocation));
     }
 
@@ -179,12 +179,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_more_look_means_one_that_began_afterwards() {
+    async fn poll_again_waits_for_a_poll_that_began_afterwards() {
         let auth_state = AuthState::default();
         let running = auth_state.begin_poll();
         let again = auth_state.poll_again();
         auth_state.end_poll(running, 0);
-        assert_eq!(again.await, Err(PollTimeout), "the look that was already going may have missed it");
+        assert_eq!(again.await, Err(PollTimeout), "the poll under way may have missed the change");
 
         let again = auth_state.poll_again();
         let follower = async {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_never_looked_at_is_not_fresh() {
+    async fn before_the_first_poll_the_state_is_not_fresh() {
         let auth_state = AuthState::default();
         assert!(!auth_state.is_fresh());
         let number = auth_state.begin_poll();

@@ -1,5 +1,5 @@
-//! What a bearer token is worth: a passport to one of our services, or a yes to one request at a third party, which cannot
-//! check passports. Answered from memory only.
+//! Exchanges a bearer token for a passport to a service, or allows one request to a third party, which cannot check
+//! passports. Answered from the auth state only, never from the database.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,14 +15,14 @@ use crate::{
     metrics::{self, AuthOutcome},
 };
 
-/// Judges tokens for one gateway.
+/// Answers authorize queries for one gateway.
 #[derive(Clone)]
 pub struct Authorizer {
     app: Arc<App>,
     guard: Arc<Guard>,
 }
 
-/// What somebody asks for a client.
+/// What a balancer or the edge asks about a client's request.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthorizeQuery<'a> {
     /// The client's bearer token.
@@ -35,39 +35,39 @@ pub struct AuthorizeQuery<'a> {
     pub path: &'a str,
 }
 
-/// A yes. Cannot be printed.
+/// A granted query. Cannot be printed.
 pub struct Authorized {
     /// What the token says.
     pub claims: AccessTokenClaims,
-    /// For a service of ours; a third party could not read it.
+    /// For a service of this platform; a third party could not verify it.
     pub passport: Option<String>,
-    /// Until when all of this is true.
+    /// Until when it may be cached.
     pub expires_at: UnixTime,
 }
 
-/// A no.
+/// Why a query is not granted.
 enum AuthorizeError {
-    /// The question is not one.
+    /// The query itself is wrong.
     InvalidRequest(Box<Problem>),
-    /// The token is not good, by its own text or by what we know.
+    /// The token is not valid, by its own text or by the auth state.
     InvalidToken { reason: &'static str, actor: Actor },
-    /// The token is good, and the request is not for its owner.
+    /// The token is valid, and the policies refuse the request.
     Denied { problem: Box<Problem>, actor: Actor, resource: String },
-    /// The token cannot be judged now.
+    /// The auth state lags behind the token, so it cannot be checked now.
     StateLagging,
-    /// A fault of ours.
+    /// A fault of this gateway.
     Internal(Box<Problem>),
 }
 
 // === impl Authorizer ===
 
 impl Authorizer {
-    /// Judges by what this gateway knows and by the policies of this guard.
+    /// Answers by the auth state of `app` and the policies of `guard`.
     pub fn new(app: Arc<App>, guard: Arc<Guard>) -> Self {
         Self { app, guard }
     }
 
-    /// Answers, counts, and has a refusal recorded.
+    /// Answers a query, counts it, and queues a denial for the audit log.
     pub async fn authorize(&self, query: AuthorizeQuery<'_>, source: RequestSource) -> Result<Authorized, Problem> {
         let started = Instant::now();
         let result = self.decide(query).await;
@@ -77,14 +77,14 @@ impl Authorizer {
     }
 
     async fn decide(&self, query: AuthorizeQuery<'_>) -> Result<Authorized, AuthorizeError> {
-        let is_third_party = query.audience == registry::AUDIENCE;
+        let is_third_party = query.audience == mlflow_routes::AUDIENCE;
         if !is_third_party && !self.app.audiences.contains(query.audience) {
             let problem = Problem::new(Kind::InvalidArgument, "no service of this name takes passports");
             return Err(AuthorizeError::InvalidRequest(Box::new(problem.field("audience"))));
         }
         let (claims, user) = self.verify_token(query.token).await?;
         let passport = self.app.tokens.passport_claims(&claims, &user, query.audience, self.app.unix_now());
-        let passport = passport.ok_or_else(|| AuthorizeError::of(&claims, reason_of(Reject::Expired)))?;
+        let passport = passport.ok_or_else(|| AuthorizeError::of(&claims, reason_of(TokenError::Expired)))?;
         let expires_at = passport.exp;
         let passport = if is_third_party {
             self.check_request(&query, &claims, passport)?;
@@ -102,7 +102,7 @@ impl Authorizer {
             app.tokens.verify_access(token, app.unix_now()).map_err(|reject| self.invalid_token(token, reject))?;
         let mut verdict = app.auth_state.read(|index| index.judge(&claims));
         if verdict == TokenVerdict::StateLagging {
-            // Signed by us, but of a user or a version that this gateway has not heard of yet: another one made it.
+            // Signed by a gateway, for a user or version that is not applied here yet: another gateway made it.
             app.auth_state.poll_again().await?;
             verdict = app.auth_state.read(|index| index.judge(&claims));
         }
@@ -113,16 +113,16 @@ impl Authorizer {
         }
     }
 
-    /// May who has the passport make this request? What the third party's table does not name, nobody may.
+    /// Checks the request by the policies. What the third party's table does not name is refused.
     fn check_request(
         &self,
         query: &AuthorizeQuery<'_>,
         claims: &AccessTokenClaims,
         passport: PassportClaims,
     ) -> Result<(), AuthorizeError> {
-        let route = query.method.parse::<Method>().ok().and_then(|method| registry::find(&method, query.path));
+        let route = query.method.parse::<Method>().ok().and_then(|method| mlflow_routes::find(&method, query.path));
         let Some(route) = route else {
-            // By the third party's name alone: what a client makes up must not make ever new records.
+            // Recorded by the third party's name alone: made-up paths must not make ever new records.
             let problem =
                 Problem::new(Kind::PermissionDenied, "this is nothing that may be asked of the model registry");
             return Err(AuthorizeError::Denied {
@@ -138,9 +138,9 @@ impl Authorizer {
         })
     }
 
-    /// The text of a token that is not ours says nothing about anybody; one that is over was still somebody's.
-    fn invalid_token(&self, token: &str, reject: Reject) -> AuthorizeError {
-        let owner = if reject == Reject::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
+    /// A token with a wrong signature says nothing about its user; an expired one still names its owner.
+    fn invalid_token(&self, token: &str, reject: TokenError) -> AuthorizeError {
+        let owner = if reject == TokenError::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
         let reason = reason_of(reject);
         owner.map_or(AuthorizeError::InvalidToken { reason, actor: Actor::Anonymous }, |claims| {
             AuthorizeError::of(&claims, reason)
@@ -177,7 +177,7 @@ impl Authorizer {
         }
     }
 
-    /// Whether a gateway that has heard of everything could answer otherwise.
+    /// Whether the auth state is stale, so that another gateway could answer otherwise.
     pub fn is_stale(&self) -> bool {
         !self.app.auth_state.is_fresh()
     }
@@ -190,7 +190,7 @@ impl AuthorizeError {
         Self::InvalidToken { reason, actor: actor_of(claims) }
     }
 
-    /// Of the proof of identity: one that was good stays so, whatever it is good for.
+    /// The outcome of the authentication: a valid token counts as one, also when the policies refuse the request.
     fn outcome(&self) -> AuthOutcome {
         match self {
             Self::InvalidRequest(_) => AuthOutcome::Invalid,

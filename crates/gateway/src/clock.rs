@@ -1,10 +1,10 @@
-//! What time it is, as a parameter, in the precision that the database keeps.
+//! The time as a parameter, in the precision that the database stores.
 
 use std::{fmt, sync::Arc};
 
 use time::OffsetDateTime;
 
-/// Says what time it is. The machine's clock in the service, any other in a test.
+/// A source of the time: the machine's clock in the service, any other in a test.
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> OffsetDateTime + Send + Sync>);
 

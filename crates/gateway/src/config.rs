@@ -14,28 +14,28 @@ pub const DEFAULT_TOML: &str = include_str!("../config/default.toml");
 /// More concurrent hashes than this would be gigabytes.
 const CONCURRENCY_MAX: usize = 64;
 
-/// Longer queues only make everybody wait for an answer that nobody waits for any more.
+/// In a longer queue callers give up before their turn.
 const QUEUE_MAX: usize = 1_024;
 
-/// Signing keys, and for whom passports are.
+/// Signing keys, and the audiences of passports.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
     /// Signs access tokens.
     pub access_signing_key_file: SecretFile,
-    /// Former keys whose access tokens are still believed.
+    /// Former keys whose access tokens are still accepted.
     #[serde(default)]
     pub access_passive_key_files: Vec<SecretFile>,
     /// Signs passports.
     pub passport_signing_key_file: SecretFile,
-    /// Former keys whose passports are still believed.
+    /// Former keys whose passports are still accepted.
     #[serde(default)]
     pub passport_passive_key_files: Vec<SecretFile>,
     /// Services that a passport can be for.
     pub audiences: Vec<String>,
 }
 
-/// How the first administrator comes to be.
+/// How the first administrator is created.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootstrapConfig {
@@ -54,7 +54,7 @@ pub struct PasswordsConfig {
     pub queue_max: usize,
 }
 
-/// Everything a gateway can be told.
+/// All settings of a gateway.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_with_its_path() {
+    fn every_fault_is_reported_with_its_path() {
         let error = load("[tokens]\naudiences = [\"mlflow\"]\n[passwords]\nconcurrency = 65\nqueue_max = 1025\n");
         let text = error.unwrap_err().to_string();
         for path in ["tokens.audiences[0]", "passwords.concurrency", "passwords.queue_max"] {

@@ -1,8 +1,8 @@
-//! What can go wrong with a change, and what it is to the caller.
+//! What can go wrong with a change, and the problem that the caller gets.
 
 use problem::{Kind, Problem};
 
-/// Why the store did not do as it was told.
+/// Why the store did not make a change.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another user has the name.
@@ -11,10 +11,10 @@ pub enum StoreError {
     /// There is no such user.
     #[error("no such user")]
     UserNotFound,
-    /// Nobody could administer users afterwards.
+    /// The change would leave no active administrator.
     #[error("the last administrator cannot be removed")]
     LastAdmin,
-    /// The caller's own rights are not what its passport says any more.
+    /// The caller's rights are no longer those of its passport.
     #[error("the caller's rights have changed")]
     CallerChanged,
     /// No room for another user.
@@ -23,7 +23,7 @@ pub enum StoreError {
     /// There are users already, or the one-time token was used.
     #[error("the first administrator exists already")]
     BootstrapClosed,
-    /// A row says something that no version of ours wrote.
+    /// A row has a value that no version of the gateway writes.
     #[error("inconsistent row in {table}: {what}")]
     Inconsistent {
         /// Where.
@@ -31,7 +31,7 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// The machine has no randomness to give.
+    /// The system has no random numbers to give.
     #[error("no random numbers")]
     Random,
     /// The database.
@@ -42,7 +42,7 @@ pub enum StoreError {
 // === impl StoreError ===
 
 impl StoreError {
-    /// One word for the audit log, if this is the caller's doing.
+    /// One word for the audit log, if the caller caused it.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::NameTaken => Some("name_taken"),
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_the_caller_did_is_told_and_has_a_word_in_the_audit_log() {
+    fn an_error_that_the_caller_caused_has_a_reason_in_the_audit_log() {
         let cases = [
             (StoreError::NameTaken, Kind::Conflict),
             (StoreError::UserNotFound, Kind::NotFound),

@@ -1,9 +1,11 @@
-//! Proofs of identity for tokens (RFC 6749): password, client credentials, refresh token, and the one-time token.
+//! Grants of RFC 6749: password, client credentials, refresh token, and the one-time token exchanged for tokens.
 //!
-//! Whoever cannot prove who they are gets one and the same answer, whatever the cause; the audit log knows it.
+//! A failed proof of identity gets one and the same response, whatever the cause; the audit log has the cause.
 
+mod attempt;
 mod bootstrap;
-mod login;
+mod client_credentials;
+mod password;
 mod refresh_token;
 
 use std::{
@@ -22,15 +24,16 @@ use crate::{
     metrics::{AuthMethod, AuthOutcome},
     opaque,
     password::HashError,
+    session::ACCESS_LIFETIME,
     store::SessionWithUser,
-    token::{ACCESS_LIFETIME, Login},
+    token::Login,
 };
 use crate::{clock::unix_seconds, metrics};
 
 /// The client of tokens whose request names none.
 const DEFAULT_CLIENT: &str = "rampart";
 
-/// How long a proof of identity waits for its turn at the database.
+/// How long a proof of identity waits for a database permit.
 const PERMIT_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A proof of identity.
@@ -42,7 +45,7 @@ pub enum Grant {
         username: String,
         /// As given.
         password: Secret,
-        /// Who asks for the person.
+        /// The client that the person uses.
         client_id: Option<String>,
     },
     /// Name and secret of a machine.
@@ -65,7 +68,7 @@ pub enum Grant {
     },
 }
 
-/// What a proof is answered with. Cannot be printed.
+/// The tokens that a grant is exchanged for. Cannot be printed.
 #[derive(Clone)]
 pub struct IssuedTokens {
     /// The bearer token.
@@ -108,7 +111,7 @@ impl App {
         issued
     }
 
-    /// Runs what a proof of identity needs of the database when it is our turn, which comes soon or not at all.
+    /// Runs database work of a proof of identity under a permit, which comes within [`PERMIT_WAIT_MAX`] or not at all.
     async fn with_db_permit<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, GrantError> {
         match timeout(PERMIT_WAIT_MAX, self.auth_db_permits.acquire()).await {
             Ok(Ok(_permit)) => Ok(work.await?),
@@ -137,7 +140,7 @@ fn new_refresh_token() -> Result<(String, opaque::Digest), GrantError> {
     Ok((token, digest))
 }
 
-/// The name under which failures are counted together. Whoever has an IPv6 address has the 2^64 beside it, too.
+/// The address under which failures are counted together. A client with an IPv6 address has its whole /64, too.
 fn throttle_address(source: &RequestSource) -> String {
     let Some(address) = &source.address else { return source.peer.as_deref().unwrap_or("unknown").to_owned() };
     match address.parse::<IpAddr>().map(|address| address.to_canonical()) {
@@ -168,14 +171,14 @@ impl GrantError {
         Self { code: "invalid_request", problem: Box::new(problem), outcome: AuthOutcome::Invalid }
     }
 
-    /// A proof of a kind that there is not.
+    /// An unknown `grant_type`.
     pub fn unsupported_grant_type() -> Self {
         let detail = "wants password, client_credentials, refresh_token or bootstrap";
         let problem = Problem::new(Kind::InvalidArgument, detail).field("grant_type");
         Self { code: "unsupported_grant_type", problem: Box::new(problem), outcome: AuthOutcome::Invalid }
     }
 
-    /// The one answer to every proof that proves nothing.
+    /// The one response to every failed proof of identity.
     fn refused(code: &'static str) -> Self {
         let problem = Problem::new(Kind::Unauthenticated, "the credentials are not valid");
         Self { code, problem: Box::new(problem), outcome: AuthOutcome::Refused }

@@ -1,4 +1,4 @@
-//! `rampart.auth.v1.Authorization`: passports for tokens, and when they end. Answered from memory only.
+//! `rampart.auth.v1.Authorization`: passports for tokens, and revocations. Answered from the auth state only.
 
 use std::{pin::Pin, sync::Arc};
 

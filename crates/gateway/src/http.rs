@@ -1,16 +1,14 @@
-//! The REST side: what is asked is taken apart here, and what is answered put together. No rule and no SQL.
+//! The REST side: takes requests apart and puts responses together. No rule and no SQL.
 
 pub mod audit;
 pub mod audit_denials;
 pub mod authorize;
+pub mod jwks;
 pub mod openapi;
-mod payload;
+mod paging;
+pub mod payload;
+mod problem_body;
 pub mod revoke;
 mod source;
 pub mod token;
 pub mod users;
-
-pub use payload::{BODY_BYTES_MAX, Payload};
-
-/// An answer in the form of `/api/*`.
-pub type ApiResult<T> = Result<T, problem::Api>;

@@ -1,4 +1,4 @@
-//! What is done behind the requests: idempotent, each for itself, until stopped.
+//! Background jobs: idempotent, independent of each other, until stopped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     store::Store,
 };
 
-/// How long refusals are gathered before they are written.
+/// How long denials are gathered before they are written.
 const GATHER: Duration = Duration::from_secs(1);
 
 const AGE_PERIOD: Duration = Duration::from_secs(1);
@@ -27,10 +27,10 @@ const PRUNE_PERIOD: Duration = Duration::from_secs(60);
 
 const VERIFY_PERIOD: Duration = Duration::from_secs(5 * 60);
 
-/// Records that are proven at once.
+/// Records that are verified at once.
 const VERIFY_BATCH: i64 = 1_000;
 
-/// Brings the schema to our state, then follows the changes, on the connections of `feed`, and keeps house until stopped.
+/// Migrates the schema, then follows the change feed on the connections of `feed` and runs the other jobs until stopped.
 pub(crate) async fn run(
     app: Arc<App>,
     feed: Store,
@@ -59,7 +59,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Writes refusals to the audit log, a second's worth at a time; what is left when the process stops, too.
+/// Writes denials to the audit log, a second's worth at a time; the rest when the process stops.
 pub(crate) async fn write_denials(app: Arc<App>, mut queue: mpsc::Receiver<Denial>, stop: CancellationToken) {
     let mut gathered = Vec::new();
     loop {
@@ -92,18 +92,18 @@ async fn write(app: &App, gathered: &mut Vec<Denial>) {
         Ok(()) => metrics::audit_dropped(dropped(&events)),
         Err(error) => {
             app.denials.count_dropped(&events);
-            tracing::warn!(error = %problem::Chain(&error), "refusals could not be recorded now; their number will be");
+            tracing::warn!(error = %problem::Chain(&error), "denials could not be written to the audit log; they will be recorded as a number of dropped ones");
         }
     }
 }
 
-/// How many refusals are in the log as a number only.
+/// How many denials are in the log as a number only.
 fn dropped(events: &[AuditEvent]) -> u64 {
     let dropped = events.iter().filter(|event| event.kind == EventKind::DroppedRecords);
     dropped.filter_map(|event| event.details.get("count")?.as_u64()).sum()
 }
 
-/// Shows how old our knowledge is, and says so in `/ready` when it is stale.
+/// Exports the age of the auth state, and reports in `/ready` when it is stale.
 async fn report_age(auth_state: Arc<AuthState>, readiness: Readiness, stop: CancellationToken) {
     let mut ticks = every(AGE_PERIOD);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -114,15 +114,17 @@ async fn report_age(auth_state: Arc<AuthState>, readiness: Readiness, stop: Canc
     }
 }
 
-/// Deletes what no longer matters to anybody.
+/// Deletes expired sessions and feed entries.
 async fn prune(app: Arc<App>, stop: CancellationToken) {
     let mut ticks = every(PRUNE_PERIOD);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         match stop.run_until_cancelled(app.store.prune()).await {
             None => return,
             Some(Ok(0)) => {}
-            Some(Ok(rows)) => tracing::debug!(rows, "logins and changes that are over were deleted"),
-            Some(Err(error)) => tracing::debug!(error = %problem::Chain(&error), "nothing was pruned"),
+            Some(Ok(rows)) => tracing::debug!(rows, "expired sessions and feed entries were deleted"),
+            Some(Err(error)) => {
+                tracing::debug!(error = %problem::Chain(&error), "expired sessions and feed entries could not be deleted now")
+            }
         }
     }
 }
@@ -133,7 +135,7 @@ fn every(period: Duration) -> Interval {
     ticks
 }
 
-/// Proves our own audit chain, from the beginning at first and then what was added.
+/// Verifies this gateway's audit chain, from the beginning at first and then what was added.
 async fn verify_audit(app: Arc<App>, stop: CancellationToken) {
     let mut proven = (0, GENESIS);
     let mut ticks = every(VERIFY_PERIOD);
@@ -148,7 +150,7 @@ async fn verify(app: &App, mut proven: (i64, Hash)) -> (i64, Hash) {
         let records = match app.store.audit_chain(app.store.writer(), proven.0, VERIFY_BATCH).await {
             Ok(records) => records,
             Err(error) => {
-                tracing::debug!(error = %problem::Chain(&error), "the audit chain was not proven now");
+                tracing::debug!(error = %problem::Chain(&error), "the audit chain could not be read; it is verified at the next turn");
                 return proven;
             }
         };
@@ -187,7 +189,7 @@ async fn migrate(app: &App, stop: &CancellationToken) -> Result<(), MigrateError
     }
 }
 
-/// Whether waiting helps. A schema that is newer, or a migration that fails, needs a person.
+/// Whether waiting helps. A newer schema or a failing migration needs an operator.
 fn is_away(error: &MigrateError) -> bool {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {

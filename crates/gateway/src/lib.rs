@@ -39,26 +39,25 @@ use crate::{
     password::Hasher, store::Store, throttle::Throttle, token::Tokens,
 };
 
-/// Our name as a service, and the audience of passports for us.
+/// The service's name, and the audience of its passports.
 const NAME: &str = "gateway";
 
-/// One that listens, one that looks, and one in place of one that hangs.
+/// One that listens, one that polls, and one in place of one that hangs.
 const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
-/// What routes are mounted with.
+/// The state of the routes.
 #[derive(Clone)]
 pub struct Mounted {
     app: Arc<App>,
     authorizer: Authorizer,
-    health: ProcessHealth,
 }
 
-/// Starts a gateway: everything is put together here, and what was spawned goes on.
+/// Starts a gateway: wires its parts, and returns when its tasks run.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::register();
     let (identity, stop, clock) = (lifecycle.identity(), lifecycle.soft_stop(), WallClock::system());
 
-    // What ends elsewhere is followed on connections of its own, or strangers could keep us from learning of it.
+    // The feed is followed on connections of its own, or a flood of sign-ins could delay revocations.
     let feed_config = DatabaseConfig { pool: "feed", connections_max: FEED_CONNECTIONS_MAX, ..config.database.clone() };
     let writer = identity.name().instance;
     let feed = Store::new(database::connect(&feed_config)?, writer.clone(), clock.clone());
@@ -80,7 +79,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         stop: stop.clone(),
     });
 
-    // We believe passports like everybody else; only that we need not ask for the keys.
+    // Passports are verified as in every other service, but with the keys at hand.
     let passport_keys = PassportKeys::default();
     passport_keys.replace(app.tokens.passport_jwks())?;
     let guard = Arc::new(Guard::new(NAME, Arc::new(passport_keys), policy, clock.unix()));
@@ -95,16 +94,16 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     lifecycle.spawn_critical("jobs", jobs::run(app, feed, known, lifecycle.readiness(), stop.clone()));
     lifecycle.spawn_critical("listener", async move {
         let result = server.serve(router, stop).await;
-        // The last refusals are recorded after the last request.
+        // The last denials are written after the last request.
         served.cancel();
         result
     });
     Ok(())
 }
 
-/// Every route, with the action it stands for.
+/// Every route, with its action.
 pub fn routes() -> Routes<Mounted> {
-    use http::{audit, authorize, openapi, revoke, token, users};
+    use http::{audit, authorize, jwks, openapi, revoke, token, users};
     Routes::new()
         .route(Method::POST, "/api/auth/token", Action::IssueToken, token::token)
         .route(Method::POST, "/api/auth/revoke", Action::RevokeOwnToken, revoke::revoke)
@@ -115,7 +114,7 @@ pub fn routes() -> Routes<Mounted> {
         .route(Method::DELETE, "/api/admin/users/{id}", Action::ManageUsers, users::delete)
         .route(Method::POST, "/api/admin/users/{id}/revoke", Action::RevokeTokens, users::revoke)
         .route(Method::GET, "/api/admin/audit", Action::ReadAudit, audit::list)
-        .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, openapi::jwks)
+        .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, jwks::jwks)
         .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, openapi::openapi)
         .peer_route(Method::GET, "/internal/authorize", Action::AuthorizeSubrequest, authorize::authorize)
         .grpc(
@@ -133,25 +132,24 @@ pub fn routes() -> Routes<Mounted> {
         )
 }
 
-/// The routes as a table, for the matrix of who may do what.
+/// The routes as a table, for the matrix of roles and actions.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
     service::route_table(routes())
 }
 
-/// The layers, from the inside out: the guard of each route, the note of what it refused, measurement.
-fn router(app: &Arc<App>, guard: &Arc<Guard>, health: ProcessHealth) -> Result<Router, BoxError> {
+/// The layers, from the inside out: the guard of each route, the audit of its denials, metrics and traces.
+fn router(app: &Arc<App>, guard: &Arc<Guard>, lifecycle: &Lifecycle) -> Result<Router, BoxError> {
     let authorizer = Authorizer::new(Arc::clone(app), Arc::clone(guard));
-    let mounted = Mounted { app: Arc::clone(app), authorizer, health };
+    let mounted = Mounted { app: Arc::clone(app), authorizer };
     let templates: Vec<String> = declared_routes().into_iter().map(|declared| declared.path).collect();
     let audit_denials = http::audit_denials::AuditDenials { app: Arc::clone(app), guard: Arc::clone(guard) };
-    Ok(routes()
-        .build(guard, mounted)?
+    Ok(service::router(routes(), guard, mounted, lifecycle)?
         .layer(middleware::from_fn_with_state(audit_denials, http::audit_denials::audit_denials))
         .layer(telemetry::http_layer().with_routes(templates.iter().map(String::as_str))))
 }
 
 fn limits() -> Limits {
-    Limits { body_bytes_max: http::BODY_BYTES_MAX, ..Limits::default() }
+    Limits { body_bytes_max: http::payload::BODY_BYTES_MAX, ..Limits::default() }
 }
 
 // === impl Mounted ===

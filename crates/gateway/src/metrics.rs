@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::audit::EventKind;
 
@@ -19,8 +20,9 @@ const USERS: &str = "ml_gateway_users";
 const WATCHERS: &str = "ml_gateway_revocation_watchers";
 const REVOCATIONS: &str = "ml_gateway_revocations_total";
 
-/// What somebody tried to prove who they are with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an identity was to be proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum AuthMethod {
     /// Name and password.
     Password,
@@ -34,8 +36,9 @@ pub enum AuthMethod {
     AccessToken,
 }
 
-/// How it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an authentication ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum AuthOutcome {
     /// Proven.
     Ok,
@@ -52,33 +55,16 @@ pub enum AuthOutcome {
 // === impl AuthMethod ===
 
 impl AuthMethod {
-    const ALL: [Self; 5] =
-        [Self::Password, Self::ClientCredentials, Self::RefreshToken, Self::Bootstrap, Self::AccessToken];
-
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Password => "password",
-            Self::ClientCredentials => "client_credentials",
-            Self::RefreshToken => "refresh_token",
-            Self::Bootstrap => "bootstrap",
-            Self::AccessToken => "access_token",
-        }
+        self.into()
     }
 }
 
 // === impl AuthOutcome ===
 
 impl AuthOutcome {
-    const ALL: [Self; 5] = [Self::Ok, Self::Refused, Self::Throttled, Self::Invalid, Self::Unavailable];
-
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Refused => "refused",
-            Self::Throttled => "throttled",
-            Self::Invalid => "invalid",
-            Self::Unavailable => "unavailable",
-        }
+        self.into()
     }
 }
 
@@ -96,8 +82,8 @@ pub fn register() {
     describe_gauge!(USERS, Unit::Count, "Users known");
     describe_gauge!(WATCHERS, Unit::Count, "Open streams of revocations");
     describe_counter!(REVOCATIONS, Unit::Count, "Revocations learnt of, by what they end");
-    for method in AuthMethod::ALL {
-        for outcome in AuthOutcome::ALL {
+    for method in AuthMethod::VARIANTS {
+        for outcome in AuthOutcome::VARIANTS {
             counter!(ATTEMPTS, "method" => method.as_str(), "outcome" => outcome.as_str()).absolute(0);
         }
         let _registered = histogram!(DURATION, "method" => method.as_str());
@@ -108,7 +94,7 @@ pub fn register() {
     for kind in ["access", "refresh", "passport"] {
         counter!(TOKENS_ISSUED, "kind" => kind).absolute(0);
     }
-    for kind in EventKind::ALL {
+    for kind in EventKind::VARIANTS {
         counter!(AUDIT_EVENTS, "kind" => kind.as_str()).absolute(0);
     }
     for kind in ["token", "session", "subject"] {
@@ -158,12 +144,12 @@ pub fn audit_chain_broken() {
     counter!(AUDIT_BROKEN).increment(1);
 }
 
-/// How old our knowledge of users and revocations is.
+/// Time since users and revocations were last read.
 pub fn auth_state_age(age: Duration) {
     gauge!(AUTH_STATE_AGE).set(age.as_secs_f64());
 }
 
-/// How many users we know.
+/// How many users there are.
 #[expect(clippy::cast_precision_loss, reason = "there are at most a hundred thousand")]
 pub fn users(count: usize) {
     gauge!(USERS).set(count as f64);
@@ -174,7 +160,7 @@ pub fn watchers(change: f64) {
     gauge!(WATCHERS).increment(change);
 }
 
-/// A revocation was learnt of.
+/// A revocation was applied.
 pub fn revocation(kind: &'static str) {
     counter!(REVOCATIONS, "kind" => kind).increment(1);
 }

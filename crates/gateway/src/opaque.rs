@@ -1,6 +1,6 @@
-//! Secrets that are made by a machine for a machine: refresh tokens and client secrets, 256 random bits each.
+//! Opaque secrets: refresh tokens and client secrets, 256 random bits each.
 //!
-//! Nobody can guess them, so a plain SHA-256 is all that must be stored.
+//! They cannot be guessed, so a plain SHA-256 of them is enough to store.
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_we_make_has_the_form_and_what_we_could_not_have_made_has_not() {
+    fn a_generated_secret_has_the_form_and_nothing_else_has() {
         let secret = generate(REFRESH_PREFIX).unwrap();
         assert!(has_form(&secret, REFRESH_PREFIX));
         assert!(!has_form(&secret, CLIENT_SECRET_PREFIX));

@@ -22,11 +22,11 @@ const WATCHERS_MAX: usize = 128;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Places for watchers.
+/// Slots for watchers.
 #[derive(Clone, Debug)]
 pub(crate) struct WatcherSlots(Arc<Semaphore>);
 
-/// The place of one watcher, free again when dropped.
+/// The slot of one watcher, free again when dropped.
 #[derive(Debug)]
 pub(crate) struct WatcherSlot {
     _permit: OwnedSemaphorePermit,
@@ -40,8 +40,8 @@ struct RevocationStream {
     _slot: WatcherSlot,
 }
 
-/// Every revocation from now on. Ends when the watcher has missed one or the process stops; whoever comes again begins
-/// with forgetting what it remembered.
+/// Every revocation from now on. Ends when the watcher has missed one or the process stops; the `Snapshot` that every
+/// stream begins with tells the watcher to drop its cache.
 pub(crate) fn watch(
     auth_state: &AuthState,
     stop: CancellationToken,
@@ -50,7 +50,7 @@ pub(crate) fn watch(
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heartbeat.reset();
-    // Subscribed before the watcher is told to forget: what ends in between is told too.
+    // Subscribed before the snapshot is sent: a revocation in between follows it.
     let watch = RevocationStream {
         revocations: auth_state.subscribe(),
         heartbeat,
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_is_told_to_forget_first_and_then_everything() {
+    async fn a_watcher_gets_a_snapshot_then_revocations_then_heartbeats() {
         let auth_state = AuthState::default();
         let watchers = WatcherSlots::default();
         let mut stream = std::pin::pin!(watch(&auth_state, CancellationToken::new(), watchers.acquire().unwrap()));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_that_missed_something_is_sent_away() {
+    async fn the_stream_of_a_watcher_that_missed_a_revocation_ends() {
         let auth_state = AuthState::default();
         let watchers = WatcherSlots::default();
         let mut stream = std::pin::pin!(watch(&auth_state, CancellationToken::new(), watchers.acquire().unwrap()));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_ends_every_stream_and_frees_its_place() {
+    async fn a_stop_ends_every_stream_and_frees_its_slot() {
         let (auth_state, stop, watchers) = (AuthState::default(), CancellationToken::new(), WatcherSlots::default());
         let slots: Vec<WatcherSlot> = (1..WATCHERS_MAX).map(|_| watchers.acquire().unwrap()).collect();
         let stream = watch(&auth_state, stop.clone(), watchers.acquire().unwrap());

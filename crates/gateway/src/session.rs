@@ -1,4 +1,4 @@
-//! A login and its chain of refresh tokens (RFC 9700 §4.14): each is exchanged once; one that comes back is a theft.
+//! A session (a login) and its chain of refresh tokens (RFC 9700 §4.14): each is exchanged once, a second time is a theft.
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -9,7 +9,10 @@ pub const IDLE: Duration = Duration::hours(1);
 /// How long a login lives at most.
 pub const ABSOLUTE: Duration = Duration::hours(24);
 
-/// How long an exchanged token may come back because the answer was lost.
+/// How long an access token lives.
+pub const ACCESS_LIFETIME: Duration = Duration::minutes(10);
+
+/// How long an exchanged token may be presented again because the response was lost.
 pub const GRACE: Duration = Duration::seconds(10);
 
 /// How often one login can be refreshed: every two minutes of its whole life, more than any client needs.
@@ -53,11 +56,11 @@ pub struct RefreshToken {
 pub enum RefreshVerdict {
     /// Exchange it.
     Exchange,
-    /// The answer to its exchange was lost: exchange it again, and let the first successor count as used.
+    /// The response to its exchange was lost: exchange it again, and count the first successor as used.
     ExchangeAgain,
-    /// Somebody else has it too: end the login.
+    /// It was stolen, or its owner's was: revoke the session.
     Reused,
-    /// The login is over, or used up.
+    /// The session is over, or used up.
     SessionOver,
 }
 

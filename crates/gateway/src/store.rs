@@ -1,26 +1,27 @@
 //! All SQL of the gateway, schema `gateway`.
 //!
-//! Every change is one transaction with its audit record and its place in the change feed. Locks are always taken in this
+//! Every change is one transaction with its audit record and its entry in the change feed. Locks are always taken in this
 //! order, so that no two transactions can wait for each other: feed, user, session, audit chain.
 
 mod audit_log;
 mod bootstrap;
 mod change_feed;
+mod refresh_tokens;
+mod revocations;
 mod sessions;
+mod user_rows;
 mod users;
 
 use database::Database;
 use policy::Roles;
-use problem::Problem;
 use sqlx::{PgConnection, migrate::Migrator};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use audit_log::{AuditPage, PagedRecord};
-pub use bootstrap::FirstAdmin;
+pub use audit_log::PagedRecord;
 pub use change_feed::{AuthSnapshot, Change, ChangeBatch, ChangeKind, FeedEntry};
 pub use sessions::{NewSession, RefreshResult, SessionWithUser};
-pub use users::{NewUser, UserWithCredential};
+pub use user_rows::{NewUser, UserWithCredential};
 
 use crate::{clock::WallClock, error::StoreError};
 
@@ -33,21 +34,21 @@ pub const SCHEMA: &str = "gateway";
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
-    /// Whose chain our audit records are part of.
+    /// This gateway's name in the audit log; its records form one chain.
     writer: String,
     clock: WallClock,
 }
 
-/// A change that was committed, and its place in the feed.
+/// A change that was committed, and its entry in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed<T> {
-    /// What came of it.
+    /// Its result.
     pub value: T,
-    /// Whoever has seen this number of the feed has seen the change.
+    /// A follower that has applied this entry has applied the change.
     pub seq: i64,
 }
 
-/// Who asks for a change, as its passport says: the change is refused if that is no longer so.
+/// The caller of a change, as its passport says: the change is refused if that is no longer so.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     /// The user.
@@ -64,12 +65,7 @@ impl Store {
         Self { database, writer, clock }
     }
 
-    /// The pool below.
-    pub fn database(&self) -> &Database {
-        &self.database
-    }
-
-    /// Our name in the audit log.
+    /// This gateway's name in the audit log.
     pub fn writer(&self) -> &str {
         &self.writer
     }
@@ -79,17 +75,12 @@ impl Store {
         self.database.migrate(&MIGRATOR, SCHEMA).await
     }
 
-    /// Whether the database answers now.
-    pub async fn ping(&self) -> Result<(), Problem> {
-        self.database.ping().await
-    }
-
     fn now(&self) -> OffsetDateTime {
         self.clock.now()
     }
 }
 
-/// Deletes what no longer matters to anybody: logins that are over, changes that every gateway has seen.
+/// Deletes what no gateway needs any more: sessions that are over, changes that every gateway has applied.
 impl Store {
     /// Deletes at most a few thousand rows, and says how many.
     pub async fn prune(&self) -> Result<u64, StoreError> {
@@ -105,12 +96,12 @@ impl Store {
     }
 }
 
-/// Refuses when the caller is not what its passport says. The caller's row cannot change meanwhile: whoever changes
-/// users holds the lock of the feed.
+/// Refuses when the caller's rights are not those of its passport. The caller's row cannot change meanwhile: every change
+/// of users holds the lock of the feed.
 async fn check_caller(connection: &mut PgConnection, caller: Caller) -> Result<(), StoreError> {
     let row = sqlx::query!(r#"SELECT roles, disabled FROM gateway.users WHERE id = $1"#, caller.id)
         .fetch_optional(connection)
         .await?;
-    let unchanged = row.is_some_and(|row| !row.disabled && users::roles_of(&row.roles) == caller.roles);
+    let unchanged = row.is_some_and(|row| !row.disabled && user_rows::roles_of(&row.roles) == caller.roles);
     if unchanged { Ok(()) } else { Err(StoreError::CallerChanged) }
 }

@@ -1,55 +1,22 @@
-//! How fast one may guess: after a few failures each next attempt waits twice as long, up to a quarter of an hour.
+//! The throttle of sign-ins: after a few failures each next attempt waits twice as long, up to a quarter of an hour.
 //!
-//! Never a permanent lock, which would let anybody lock anybody out, and never by account alone for the same reason: the
+//! Never a permanent lock, by which an attacker could lock a user out, and never by account alone for the same reason: the
 //! key is the account together with the address it is tried from, and the address alone with a wider limit against
-//! trying one password on many accounts. Bounded: the quietest entries go first. Counted per process, so with two
+//! trying one password on many accounts. Bounded: the entries with the shortest waits go first. Counted per process, so with two
 //! gateways an attacker has twice the attempts.
+
+mod entry;
 
 use std::{
     collections::HashMap,
-    hash::Hash,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-/// Failures of one account from one address that cost nothing.
-pub const FAILURES_FREE: u32 = 5;
-
-/// Failures from one address, whatever the account, that cost nothing.
-pub const FAILURES_FREE_PER_ADDRESS: u32 = 100;
-
-/// The longest wait of one account from one address.
-pub const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
-
-/// The longest wait of an address: an office behind one address must be slowed down, not shut out.
-const DELAY_MAX_PER_ADDRESS: Duration = Duration::from_secs(1);
-
-/// Attempts on one account from one address that may be undecided at once; and from an address with too many failures.
-const IN_FLIGHT_MAX: u32 = 16;
-
-/// Attempts from one address that may be undecided at once: half of the places that the password hasher has by default.
-pub const IN_FLIGHT_MAX_PER_ADDRESS: u32 = 32;
-
-/// Without a failure for so long, the failures are forgotten.
-const MEMORY: Duration = Duration::from_secs(60 * 60);
+use entry::{Entry, FAILURES_REMEMBERED, Key};
 
 const ENTRIES_MAX: usize = 50_000;
-
-/// Whose failures are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    AccountAndAddress(String, String),
-    Address(String),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    failures: u32,
-    in_flight: u32,
-    not_before: Instant,
-    last: Instant,
-}
 
 /// The failures of this process.
 #[derive(Debug, Default)]
@@ -57,17 +24,17 @@ pub struct Throttle {
     entries: Mutex<HashMap<Key, Entry>>,
 }
 
-/// An attempt that may be made. Dropped undecided (the caller hung up, the database was away), it counts as nothing; but
-/// as a failure of the address while a password is hashed for it, which costs as much when nobody waits for the answer.
+/// An admitted attempt. Dropped undecided (the caller disconnected, the database failed), it counts as nothing; but as a
+/// failure of the address while its password is hashed, because the hash costs as much without a caller.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     throttle: &'a Throttle,
     keys: [Key; 2],
-    /// When the hash began that is going on.
+    /// When the hash under way began.
     hashing_since: Option<Instant>,
 }
 
-/// That an attempt must wait.
+/// Why and how long an attempt must wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// How long.
@@ -95,7 +62,7 @@ impl Throttle {
         Ok(Attempt { throttle: self, keys, hashing_since: None })
     }
 
-    /// How many keys are remembered.
+    /// How many keys there are.
     pub fn len(&self) -> usize {
         self.entries.lock().len()
     }
@@ -110,77 +77,14 @@ fn make_room(entries: &mut HashMap<Key, Entry>, key: &Key, now: Instant) {
     if entries.len() < ENTRIES_MAX || entries.contains_key(key) {
         return;
     }
-    entries.retain(|_, entry| entry.in_flight > 0 || now.saturating_duration_since(entry.last) < MEMORY);
-    // Still full: somebody tries very many accounts. Whoever waits longest from now keeps waiting; the mildest half goes.
+    entries.retain(|_, entry| entry.in_flight > 0 || now.saturating_duration_since(entry.last) < FAILURES_REMEMBERED);
+    // Still full: an attacker tries very many accounts. The half with the longest waits stays.
     if entries.len() >= ENTRIES_MAX {
         let mut ends: Vec<Instant> = entries.values().map(|entry| entry.not_before).collect();
         let middle = ends.len() / 2;
         let (_, median, _) = ends.select_nth_unstable(middle);
         let median = *median;
         entries.retain(|_, entry| entry.in_flight > 0 || entry.not_before > median);
-    }
-}
-
-// === impl Key ===
-
-impl Key {
-    fn failures_free(&self) -> u32 {
-        match self {
-            Self::AccountAndAddress(..) => FAILURES_FREE,
-            Self::Address(_) => FAILURES_FREE_PER_ADDRESS,
-        }
-    }
-
-    fn delay_max(&self) -> Duration {
-        match self {
-            Self::AccountAndAddress(..) => DELAY_MAX,
-            Self::Address(_) => DELAY_MAX_PER_ADDRESS,
-        }
-    }
-
-    fn in_flight_max(&self, is_suspect: bool) -> u32 {
-        match self {
-            // One at a time: many at once would all be made under the same delay.
-            Self::AccountAndAddress(..) if is_suspect => 1,
-            Self::AccountAndAddress(..) => IN_FLIGHT_MAX,
-            Self::Address(_) if is_suspect => IN_FLIGHT_MAX,
-            // One client must not take every place of the password hasher.
-            Self::Address(_) => IN_FLIGHT_MAX_PER_ADDRESS,
-        }
-    }
-
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::AccountAndAddress(..) => "account",
-            Self::Address(_) => "address",
-        }
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    fn new(now: Instant) -> Self {
-        Self { failures: 0, in_flight: 0, not_before: now, last: now }
-    }
-
-    fn delay(&mut self, key: &Key, now: Instant) -> Option<Duration> {
-        if now.saturating_duration_since(self.last) >= MEMORY {
-            self.failures = 0;
-        }
-        if now < self.not_before {
-            return Some(self.not_before.saturating_duration_since(now));
-        }
-        let in_flight_max = key.in_flight_max(self.failures >= key.failures_free());
-        (self.in_flight >= in_flight_max).then_some(Duration::from_secs(1))
-    }
-
-    fn fail(&mut self, key: &Key, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        self.last = now;
-        if let Some(beyond) = self.failures.checked_sub(key.failures_free()) {
-            self.not_before = now + key.delay_max().min(Duration::from_secs(1 << beyond.min(20)));
-        }
     }
 }
 
@@ -192,12 +96,12 @@ impl Attempt<'_> {
         self.hashing_since = Some(now);
     }
 
-    /// It was, or there was no place for it.
+    /// It was, or the queue of the hasher was full.
     pub fn hash_ended(&mut self) {
         self.hashing_since = None;
     }
 
-    /// The proof was right: the account's failures from this address are forgotten, the address keeps its own.
+    /// The proof was right: the account's failures from this address are cleared, the address keeps its own.
     pub fn succeeded(self) {
         let [account, _] = &self.keys;
         if let Some(entry) = self.throttle.entries.lock().get_mut(account) {
@@ -237,7 +141,7 @@ impl Drop for Attempt<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{entry::*, *};
 
     fn fail(throttle: &Throttle, account: &str, address: &str, now: Instant) -> Result<bool, Wait> {
         throttle.admit(account, address, now).map(|attempt| attempt.failed(now))
@@ -313,7 +217,7 @@ mod tests {
             attempt.hash_begins(now);
             attempt.hash_ended();
         }
-        assert!(throttle.is_empty(), "whoever waits for the hash is judged by its outcome");
+        assert!(throttle.is_empty(), "a caller that waits for the hash is counted by its outcome");
     }
 
     #[test]
@@ -324,7 +228,7 @@ mod tests {
         }
         let wait = throttle.admit("another", "a", now).unwrap_err();
         assert_eq!((wait.reason, wait.delay), ("address", DELAY_MAX_PER_ADDRESS));
-        assert!(throttle.admit("another", "a", now + MEMORY).is_ok());
+        assert!(throttle.admit("another", "a", now + FAILURES_REMEMBERED).is_ok());
     }
 
     #[test]

@@ -1,24 +1,21 @@
-//! Signing and judging tokens with the gateway's own keys.
+//! Signing and verifying tokens with the gateway's own keys.
 
 use authz::{
     ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, AccessTokenKeys, KeyError, PassportClaims, SigningKey, TokenError,
     UnixTime, jwks_json,
 };
 use secrets::{SecretError, SecretFile};
-use time::Duration;
 use uuid::Uuid;
 
 use crate::{
     auth_state::UserRights,
     config::TokensConfig,
     metrics,
+    session::ACCESS_LIFETIME,
     user::{Tenant, User},
 };
 
-/// How long an access token lives.
-pub const ACCESS_LIFETIME: Duration = Duration::minutes(10);
-
-const ACCESS_LIFETIME_S: UnixTime = 600;
+const ACCESS_LIFETIME_S: UnixTime = ACCESS_LIFETIME.whole_seconds().unsigned_abs();
 
 /// How long a passport lives at most.
 pub const PASSPORT_LIFETIME_S: UnixTime = 60;
@@ -42,7 +39,7 @@ pub enum SigningError {
     Keys(#[source] KeyError),
 }
 
-/// The gateway's keys: one each to sign access tokens and passports, and those that are still verified with.
+/// The gateway's keys: one each to sign access tokens and passports, and former ones that still verify.
 pub struct Tokens {
     access: SigningKey,
     passport: SigningKey,
@@ -75,7 +72,7 @@ impl Tokens {
         Ok(Self { access, passport, access_keys, access_jwks, passport_jwks })
     }
 
-    /// The public keys of access tokens, for everybody.
+    /// The public keys of access tokens, for every client.
     pub fn access_jwks(&self) -> &str {
         &self.access_jwks
     }
@@ -104,20 +101,20 @@ impl Tokens {
         })
     }
 
-    /// What an access token says, if we signed it and it is not over. Whether it was revoked, the memory knows.
+    /// The claims of an access token, if a gateway signed it and it has not expired. The auth state has the revocations.
     pub fn verify_access(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, TokenError> {
         let claims = self.access_keys.verify(token, now)?;
-        // The leeway is for clocks of other hosts; here it would only make passports that are over already.
+        // The leeway is for clocks of other hosts; here it would only make expired passports.
         if now >= claims.exp { Err(TokenError::Expired) } else { Ok(claims) }
     }
 
-    /// What a token says that we signed but that is over: for saying whose it was.
+    /// The claims of an expired token that a gateway signed: the audit log names its owner.
     pub fn owner_of_access(&self, token: &str) -> Result<AccessTokenClaims, TokenError> {
         self.access_keys.claims_if_signed(token)
     }
 
-    /// What a passport to `audience` says for who holds the token, as the user is now. Never outlives the token; `None` when
-    /// that is over by now.
+    /// The claims of a passport to `audience`, with the user's rights of now. Never outlives the token; `None` when that has
+    /// expired.
     pub fn passport_claims(
         &self,
         token: &AccessTokenClaims,
@@ -243,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_a_passive_key_are_still_believed_and_of_one_taken_away_no_more() {
+    fn tokens_of_a_passive_key_are_accepted_and_of_a_removed_one_refused() {
         let _again = identity::install_crypto_providers();
         let directory = tempfile::tempdir().unwrap();
         let before = config(directory.path());
@@ -262,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_none_is_refused_by_its_file() {
+    fn a_malformed_key_is_refused_with_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let good = config(directory.path());
         fs::write(

@@ -1,8 +1,9 @@
-//! Who may call: people and machines, and the rules that hold for them whatever the storage.
+//! Users, people and machines, and the rules for them that need no database.
 
 use std::{fmt, str::FromStr};
 
 use policy::{Role, Roles};
+use strum::{EnumString, IntoStaticStr};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -20,8 +21,13 @@ pub struct UserName(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant(String);
 
-/// What signs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What signs in, with its name in the API and the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(
+    serialize_all = "snake_case",
+    parse_err_ty = BadName,
+    parse_err_fn = unknown_kind
+)]
 pub enum UserKind {
     /// With a password; gets refresh tokens.
     Person,
@@ -42,11 +48,11 @@ pub struct User {
     pub tenant: Tenant,
     /// What it may do.
     pub roles: Roles,
-    /// May not sign in; its tokens are dead.
+    /// May not sign in; its tokens are revoked.
     pub disabled: bool,
     /// Rises with everything that changes what it may do; tokens carry the version that they were issued under.
     pub authz_version: i64,
-    /// Tokens of lower versions are dead.
+    /// Tokens of lower versions are revoked.
     pub tokens_since: i64,
     /// When it was made.
     pub created_at: OffsetDateTime,
@@ -67,7 +73,7 @@ pub struct UserChange {
     pub credential: Option<String>,
 }
 
-/// That a text cannot be a name or a tenant. Says what could.
+/// A text that cannot be a name or a tenant, with the rule it breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadName(&'static str);
@@ -139,22 +145,7 @@ impl fmt::Display for Tenant {
 impl UserKind {
     /// The name in the API and the database.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Person => "person",
-            Self::Machine => "machine",
-        }
-    }
-}
-
-impl FromStr for UserKind {
-    type Err = BadName;
-
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        match text {
-            "person" => Ok(Self::Person),
-            "machine" => Ok(Self::Machine),
-            _ => Err(BadName("wants person or machine")),
-        }
+        self.into()
     }
 }
 
@@ -166,7 +157,7 @@ impl User {
         !self.disabled && self.roles.contains(Role::Admin)
     }
 
-    /// From here on every token given so far is dead.
+    /// Revokes every token issued so far.
     pub fn end_tokens(&mut self) {
         self.authz_version += 1;
         self.tokens_since = self.authz_version;
@@ -181,7 +172,7 @@ impl UserChange {
         self.tenant.is_none() && self.roles.is_none() && self.disabled.is_none() && self.credential.is_none()
     }
 
-    /// The user as it would be. `authz_version` rises when passports given so far say something no longer true.
+    /// The user after the change. `authz_version` rises when passports issued so far have outdated claims.
     pub fn applied_to(&self, user: &User, now: OffsetDateTime) -> User {
         let mut changed = user.clone();
         changed.tenant = self.tenant.clone().unwrap_or(changed.tenant);
@@ -197,10 +188,14 @@ impl UserChange {
         changed
     }
 
-    /// Whether tokens and logins end: with other roles one stays signed in, not with another password.
+    /// Whether tokens and sessions are revoked: by another password, not by other roles.
     pub fn ends_sessions(&self, user: &User) -> bool {
         self.credential.is_some() || (self.disabled == Some(true) && !user.disabled)
     }
+}
+
+fn unknown_kind(_: &str) -> BadName {
+    BadName("wants person or machine")
 }
 
 fn is_word(text: &str, length_max: usize, allowed: impl Fn(u8) -> bool) -> bool {
@@ -229,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_words_and_nothing_that_a_log_or_sql_could_trip_over() {
+    fn names_are_words_without_anything_that_logs_or_sql_interpret() {
         for good in ["a", "Ada.Lovelace+ml@example-1.org", "0", &"a".repeat(64)] {
             assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
         }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// The one way to write `value`: members sorted by name, no space. The order in which they were put in does not matter.
-pub fn canonical_json(value: &Value) -> String {
+pub(super) fn canonical_json(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
     text

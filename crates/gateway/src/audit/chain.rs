@@ -1,6 +1,6 @@
-//! The hash chain of one writer, and its proof.
+//! The hash chain of one writer, and its verification.
 //!
-//! An edited, removed or reordered record is found. What is cut off at the end is not: that needs a checkpoint kept
+//! An edited, removed or reordered record is found. Records cut off at the end are not: that needs a checkpoint stored
 //! elsewhere.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
@@ -19,7 +19,7 @@ const RECORD_PREFIX: [u8; 1] = [0];
 /// A record as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRecord {
-    /// Whose chain it is part of.
+    /// The gateway whose chain it is part of.
     pub writer: String,
     /// Its place in it, from 1.
     pub seq: i64,
@@ -37,7 +37,7 @@ pub struct StoredRecord {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("audit chain of {writer:?} is broken at record {seq}: {what}")]
 pub struct BrokenChain {
-    /// Whose chain.
+    /// The gateway whose chain it is.
     pub writer: String,
     /// The first record that does not fit.
     pub seq: i64,
@@ -56,7 +56,7 @@ pub fn chain_hash(previous: &Hash, record: &str) -> Hash {
     hash
 }
 
-/// Proves that `records`, in their order, are the chain of one writer after record `seq` with hash `head`; from the
+/// Verifies that `records`, in their order, are the chain of one writer after record `seq` with hash `head`; from the
 /// beginning with `(0, GENESIS)`. Returns the new end, to go on from.
 pub fn verify_chain<'a>(
     (mut seq, mut head): (i64, Hash),
@@ -66,13 +66,13 @@ pub fn verify_chain<'a>(
     for stored in records {
         let broken = |what| BrokenChain { writer: stored.writer.clone(), seq: stored.seq, what };
         if writer.is_some_and(|writer| writer != stored.writer) {
-            return Err(broken("another writer's record is among these"));
+            return Err(broken("a record of another writer is among these"));
         }
         if stored.seq != seq + 1 {
             return Err(broken("a record is missing or out of order"));
         }
         if stored.previous_hash != head {
-            return Err(broken("it is linked to another record than the one before"));
+            return Err(broken("its previous hash is not that of the record before"));
         }
         let hash = chain_hash(&head, &stored.record);
         if stored.hash != hash {
@@ -84,14 +84,14 @@ pub fn verify_chain<'a>(
     Ok((seq, head))
 }
 
-/// The columns beside a record are only there to be searched; the record itself says the same.
+/// The columns beside a record serve searches; they must repeat what the record says.
 fn check_columns(stored: &StoredRecord) -> Result<(), &'static str> {
     let record: Value = serde_json::from_str(&stored.record).map_err(|_| "the record is not JSON")?;
     let at = record.get("at").and_then(Value::as_str).and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
     let agrees = record.get("writer").and_then(Value::as_str) == Some(&stored.writer)
         && record.get("seq").and_then(Value::as_i64) == Some(stored.seq)
         && at == Some(stored.at);
-    if agrees { Ok(()) } else { Err("a column says something else than the record") }
+    if agrees { Ok(()) } else { Err("a column contradicts the record") }
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untouched_chain_is_whole_and_can_be_proven_in_parts() {
+    fn an_unchanged_chain_verifies_whole_and_in_parts() {
         let records = chain(10);
         let whole = verify(&records).unwrap();
         let half = verify(&records[..5]).unwrap();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn another_writers_record_is_no_part_of_the_chain() {
+    fn a_record_of_another_writer_breaks_the_chain() {
         let mut records = chain(2);
         records[1].writer = "gateway-2".into();
         assert!(verify(&records).is_err());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_edited_together_with_its_own_hash_is_found_at_the_next() {
+    fn a_record_edited_together_with_its_hash_breaks_the_next_one() {
         let mut records = chain(3);
         records[1].record = records[1].record.replace("success", "failure");
         let previous: Hash = records[0].hash.clone().try_into().unwrap();

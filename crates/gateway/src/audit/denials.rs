@@ -1,11 +1,11 @@
-//! Refusals, recorded behind the answer.
+//! Denials, recorded after the response.
 //!
-//! Whoever is refused chooses how often, so a refusal must neither wait for the database nor write a row each. They go
-//! through a bounded queue, and equal ones of the same second become one record with a count. What does not fit is
-//! counted and recorded as dropped.
+//! A caller without rights decides how many denials there are, so a denial neither waits for the database nor writes a
+//! row of its own. Denials go through a bounded queue, and equal ones of the same second become one record with a
+//! count. What does not fit is counted and recorded as dropped.
 //!
-//! Only what strangers can cause at will goes this way: what the policies refused, texts that are no good token, and
-//! attempts that must wait. Everything else is recorded before it is answered.
+//! Only what unauthenticated callers can cause at will goes this way: what the policies refused, texts that are no valid
+//! token, and attempts that must wait. Everything else is recorded before the response.
 
 use std::{
     collections::HashMap,
@@ -14,22 +14,22 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};
+use super::event::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};
 
-/// How many refusals may wait to be written.
+/// How many denials may wait to be written.
 pub const DENIAL_QUEUE_MAX: usize = 4_096;
 
 /// How many different records one batch makes at most.
 const BATCH_MAX: usize = 256;
 
-/// A refusal that is recorded afterwards.
+/// A denial that is recorded after the response.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Denial {
-    /// What was asked.
+    /// What was requested.
     pub kind: EventKind,
     /// How it ended.
     pub outcome: EventOutcome,
-    /// Who asked.
+    /// Who requested it.
     pub actor: Actor,
     /// For what, e.g. `GET /api/admin/users`.
     pub resource: Option<String>,
@@ -39,7 +39,7 @@ pub struct Denial {
     pub source: RequestSource,
 }
 
-/// The way into the queue.
+/// The sending end of the queue.
 #[derive(Debug)]
 pub struct DenialQueue {
     sender: mpsc::Sender<Denial>,
@@ -50,13 +50,13 @@ pub struct DenialQueue {
 // === impl DenialQueue ===
 
 impl DenialQueue {
-    /// A queue and its other end. `policy_set` is the hash of the policies that decide.
+    /// A queue and its receiving end. `policy_set` is the hash of the policies that decide.
     pub fn queue(policy_set: &str) -> (Self, mpsc::Receiver<Denial>) {
         let (sender, receiver) = mpsc::channel(DENIAL_QUEUE_MAX);
         (Self { sender, dropped: AtomicU64::new(0), policy_set: policy_set.to_owned() }, receiver)
     }
 
-    /// Takes a refusal to be recorded. Never waits. The trace is left out: it would make every one a different one.
+    /// Queues a denial. Never waits. The trace id is left out: with it no two denials would be equal.
     pub fn push(&self, mut denial: Denial) {
         denial.source.trace_id = None;
         if self.sender.try_send(denial).is_err() {
@@ -64,12 +64,12 @@ impl DenialQueue {
         }
     }
 
-    /// The events of a batch: equal refusals once, with their count, and what was dropped since the last batch.
+    /// The events of a batch: equal denials once, with their count, and what was dropped since the last batch.
     pub fn batch(&self, denials: impl IntoIterator<Item = Denial>) -> Vec<AuditEvent> {
         let mut counts: HashMap<Denial, u64> = HashMap::new();
         let mut dropped = self.dropped.swap(0, Ordering::Relaxed);
         for denial in denials {
-            // Addresses and trace ids are the client's to vary, so the number of different records is bounded too.
+            // A client can vary its address, so the number of different records is bounded, too.
             if counts.len() < BATCH_MAX || counts.contains_key(&denial) {
                 *counts.entry(denial).or_default() += 1;
             } else {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_becomes_few_records_and_nothing_is_forgotten() {
+    fn a_flood_becomes_few_records_and_every_denial_is_counted() {
         let (denials, mut receiver) = DenialQueue::queue("hash");
         for _ in 0..DENIAL_QUEUE_MAX + 5 {
             denials.push(denial("a"));
@@ -142,13 +142,13 @@ mod tests {
         assert_eq!(
             denials.batch([]).pop().unwrap().details["count"],
             DENIAL_QUEUE_MAX + 5,
-            "told again after a failed write"
+            "counted again after a failed write"
         );
         assert!(denials.batch([]).is_empty());
     }
 
     #[test]
-    fn varied_refusals_cannot_make_endless_records() {
+    fn varied_denials_make_a_bounded_number_of_records() {
         let (denials, _receiver) = DenialQueue::queue("hash");
         let events = denials.batch((0..1_000).map(|number| denial(&number.to_string())));
         assert_eq!(events.len(), BATCH_MAX + 1);

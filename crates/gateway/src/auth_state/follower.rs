@@ -1,4 +1,4 @@
-//! Keeps the memory true: looks at the feed when the bell rings, and each second in case it did not.
+//! Keeps the auth state current: polls the feed on each notification, and each second in case one was lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,26 +12,26 @@ use crate::{
     store::{FeedEntry, Store},
 };
 
-/// From when on our knowledge counts as stale: it is reported, and nothing is changed by its authority.
+/// From this age on the state is stale: `/ready` reports it, and changes are refused.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
-/// How often we look without being told to.
+/// How often the feed is polled without a notification.
 const POLL_PERIOD: Duration = Duration::from_secs(1);
 
-/// After such a gap we load everything anew instead of what is new: what we missed may have been deleted from the feed.
+/// After such a gap everything is loaded anew: entries that were missed may have been pruned from the feed.
 const RELOAD_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// How often expired revocations are removed.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(60);
 
-/// How long to wait before listening again.
+/// The pause before listening again.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
 struct Follower {
     auth_state: Arc<AuthState>,
     store: Store,
     clock: WallClock,
-    /// The last entry seen, if there was any.
+    /// The last entry applied, if there was any.
     seen: Option<FeedEntry>,
     is_failing: bool,
     expired_removed_at: Instant,
@@ -56,12 +56,12 @@ pub async fn follow(auth_state: Arc<AuthState>, store: Store, clock: WallClock, 
     }
 }
 
-/// Rings the bell whenever a change is committed anywhere. Without it the feed is looked at each second.
+/// Notifies the follower of each change that any gateway commits. Without it the feed is polled each second.
 pub async fn listen(auth_state: Arc<AuthState>, store: Store, stop: CancellationToken) {
     loop {
         let listening = async {
             let mut listener = store.listen().await?;
-            // Whatever was committed before we listened.
+            // For changes that were committed before the connection listened.
             auth_state.notify();
             while listener.try_recv().await?.is_some() {
                 auth_state.notify();
@@ -73,7 +73,7 @@ pub async fn listen(auth_state: Arc<AuthState>, store: Store, stop: Cancellation
             ended = listening => ended,
         };
         if let Err(error) = ended {
-            tracing::debug!(error = %problem::Chain(&error), "not listening for changes; they are looked for each second");
+            tracing::debug!(error = %problem::Chain(&error), "not listening for changes; the feed is polled each second");
         }
         auth_state.notify();
         tokio::select! {
@@ -101,7 +101,7 @@ impl Follower {
                 if !std::mem::replace(&mut self.is_failing, true) {
                     tracing::warn!(
                         error = %problem::Chain(&error),
-                        "users and revocations cannot be followed; callers are judged by what is known"
+                        "users and revocations cannot be followed; tokens are checked by what was last read"
                     );
                 }
             }
@@ -116,7 +116,9 @@ impl Follower {
         let mut seen = self.seen;
         loop {
             let Some(batch) = self.store.changes_after(seen).await? else {
-                tracing::warn!("the feed of changes is not the one that was followed; everything is loaded anew");
+                tracing::warn!(
+                    "the change feed no longer has the last entry that was applied; users and revocations are loaded anew"
+                );
                 return self.load().await;
             };
             seen = batch.last;
@@ -135,7 +137,7 @@ impl Follower {
             index.replace(&snapshot);
             vec![Revocation::Reset]
         });
-        tracing::info!(users = snapshot.users.len(), dead = snapshot.changes.len(), "users and revocations loaded");
+        tracing::info!(users = snapshot.users.len(), revoked = snapshot.changes.len(), "users and revocations loaded");
         Ok(snapshot.last)
     }
 

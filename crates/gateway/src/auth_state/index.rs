@@ -1,4 +1,4 @@
-//! Users and dead tokens, and the judgement over a token: pure, and only as true as what was put in.
+//! Users and revocations by id, and the verdict over a token: pure, and as current as what was applied.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct AuthIndex {
     users: HashMap<Uuid, UserRights>,
-    /// Dead tokens (`jti`), logins (`sid`) and users that are gone, until nothing of them can be alive any more.
+    /// Revoked tokens (`jti`), sessions (`sid`) and deleted users, until no token of theirs can be valid any more.
     revoked: HashMap<Uuid, OffsetDateTime>,
 }
 
-/// What of a user matters for its tokens.
+/// What a user may do, and which of its tokens are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRights {
     /// Its tenant.
@@ -33,21 +33,21 @@ pub struct UserRights {
     tokens_since: u64,
 }
 
-/// What a token is worth.
+/// Whether a token is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenVerdict {
-    /// It holds, for this user.
+    /// It is, with these rights.
     Valid(UserRights),
-    /// It does not, for a reason of one word.
+    /// It is not, for a reason of one word.
     Invalid(&'static str),
-    /// It speaks of something newer than what we know.
+    /// It names a user or version that the index does not have yet.
     StateLagging,
 }
 
 // === impl AuthIndex ===
 
 impl AuthIndex {
-    /// Judges a token whose signature and time were found good.
+    /// Judges a token whose signature and time are valid.
     pub fn judge(&self, claims: &AccessTokenClaims) -> TokenVerdict {
         let (Ok(subject), Ok(session), Ok(token)) = (claims.sub.parse(), claims.sid.parse(), claims.jti.parse()) else {
             return TokenVerdict::Invalid("malformed");
@@ -73,12 +73,12 @@ impl AuthIndex {
         self.users.len()
     }
 
-    /// How many dead things are remembered.
+    /// How many revocations there are.
     pub fn revoked_len(&self) -> usize {
         self.revoked.len()
     }
 
-    /// Forgets everything for what a snapshot says.
+    /// Replaces everything by a snapshot.
     pub(super) fn replace(&mut self, snapshot: &AuthSnapshot) {
         self.users = snapshot.users.iter().map(|user| (user.id, UserRights::from(user))).collect();
         self.revoked.clear();
@@ -87,7 +87,7 @@ impl AuthIndex {
         }
     }
 
-    /// Takes over what is new, and says what ended.
+    /// Applies a batch of changes, and answers the revocations in it.
     pub(super) fn apply(&mut self, batch: &ChangeBatch) -> Vec<Revocation> {
         for user in &batch.users {
             self.users.insert(user.id, UserRights::from(user));
@@ -103,7 +103,7 @@ impl AuthIndex {
         batch.changes.iter().filter_map(revocation).collect()
     }
 
-    /// Forgets the dead whose tokens are over anyway.
+    /// Removes revocations whose tokens have expired.
     pub(super) fn remove_expired(&mut self, now: OffsetDateTime) {
         self.revoked.retain(|_, expires_at| *expires_at > now);
     }
@@ -111,7 +111,7 @@ impl AuthIndex {
     fn revoke(&mut self, change: &Change) {
         let is_revoked = match change.kind {
             ChangeKind::Session | ChangeKind::Token => true,
-            // A user that is still there is judged by its version.
+            // An existing user is judged by its version.
             ChangeKind::User | ChangeKind::Subject => !self.users.contains_key(&change.id),
         };
         if is_revoked {
@@ -156,7 +156,7 @@ mod tests {
     const SESSION: Uuid = Uuid::from_u128(2);
     const TOKEN: Uuid = Uuid::from_u128(3);
 
-    /// A user whose version and the one its tokens hold since are the same.
+    /// A user whose `authz_version` and `tokens_since` are the same.
     fn user(version: i64, disabled: bool) -> User {
         User {
             id: ADA,
@@ -200,7 +200,7 @@ mod tests {
     fn index_of(user: User) -> AuthIndex {
         let mut index = AuthIndex::default();
         index.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user]));
-        known
+        index
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_end_a_token_ends_it() {
+    fn a_token_ends_by_version_disabling_and_each_kind_of_revocation() {
         assert_eq!(index_of(user(2, false)).judge(&claims(1)), TokenVerdict::Invalid("superseded"));
         assert_eq!(index_of(user(1, true)).judge(&claims(1)), TokenVerdict::Invalid("disabled"));
         for (kind, id) in [(ChangeKind::Token, TOKEN), (ChangeKind::Session, SESSION), (ChangeKind::Subject, ADA)] {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_without_revocation_tells_nobody_and_one_of_the_subject_keeps_a_user_that_is_still_there() {
+    fn a_change_without_revocation_is_not_broadcast_and_one_of_the_subject_leaves_an_existing_user_valid() {
         let mut index = index_of(user(1, false));
         assert_eq!(index.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user(1, false)])), []);
         let ended = index.apply(&batch(vec![change(ChangeKind::Subject, ADA)], vec![user(2, false)]));
@@ -234,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_newer_than_our_knowledge_is_neither_good_nor_refused() {
+    fn a_token_newer_than_the_state_is_neither_valid_nor_invalid() {
         assert_eq!(AuthIndex::default().judge(&claims(1)), TokenVerdict::StateLagging);
         assert_eq!(index_of(user(1, false)).judge(&claims(2)), TokenVerdict::StateLagging);
     }
 
     #[test]
-    fn the_dead_are_forgotten_when_their_tokens_are_over() {
+    fn revocations_are_removed_when_their_tokens_have_expired() {
         let mut index = index_of(user(1, false));
         index.apply(&batch(vec![change(ChangeKind::Token, TOKEN)], vec![]));
         index.remove_expired(NOW);

@@ -1,4 +1,4 @@
-//! The first administrator, for whoever holds the one-time token.
+//! The first administrator, created with the one-time token.
 
 use std::time::Instant;
 
@@ -57,8 +57,8 @@ impl App {
             Err(error) => return Err(error.into()),
         };
         self.auth_state.catch_up(made.seq).await;
-        tracing::info!(user_id = %made.value.0.id, "the first administrator was made; the one-time token is used up");
-        self.sign_in_first_admin(&made.value.0, &credential, source).await
+        tracing::info!(user_id = %made.value.id, "the first administrator was created; the one-time token is used up");
+        self.sign_in_first_admin(&made.value, &credential, source).await
     }
 
     async fn sign_in_first_admin(
@@ -76,13 +76,13 @@ impl App {
         self.issue(&signed_in, Some(refresh_token))
     }
 
-    /// Read each time, so that the file can be deleted when it has served. Constant in time as far as the content goes.
+    /// Reads the file each time, so that it can be deleted after use. The comparison takes constant time.
     fn is_bootstrap_token(&self, token: &Secret) -> bool {
         let Some(file) = &self.bootstrap_token else { return false };
         match file.read() {
             Ok(expected) => expected == *token,
             Err(error) => {
-                tracing::info!(%error, "there is no one-time token to compare with");
+                tracing::info!(%error, "the file of the one-time token cannot be read; nothing can be created with it");
                 false
             }
         }

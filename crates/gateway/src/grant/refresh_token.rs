@@ -35,19 +35,19 @@ impl App {
                 Err(refused)
             }
             RefreshResult::Reused { user_id, session_id } => {
-                // Either the thief or the owner came second; nobody can tell, so the login ends for both.
+                // The thief or the owner came second, and which of them is not decidable: the session ends for both.
                 let event = event(audit::EventOutcome::Failure).about_user(user_id).with_reason("refresh_token_reused");
                 let event = event.with("session", session_id.to_string());
-                // Not in turn: whoever has a real token is no stranger, and strangers must not delay this.
+                // Without a permit: the token was real, and a flood of false ones must not delay this.
                 let ended = self.store.revoke_session(session_id, event).await?;
                 self.auth_state.catch_up(ended.seq).await;
-                tracing::warn!(user_id = %user_id, session_id = %session_id, "a refresh token came twice; its login was ended");
+                tracing::warn!(user_id = %user_id, session_id = %session_id, "a refresh token was presented twice, so it may be stolen; its session was revoked");
                 Err(refused)
             }
         }
     }
 
-    /// A text that is nobody's token costs nothing to make, so it is not worth a transaction.
+    /// A made-up token costs its sender nothing, so it is not worth a transaction.
     fn queue_unowned_denial(&self, reason: &'static str, source: &RequestSource) {
         self.denials.push(Denial {
             kind: audit::EventKind::Refresh,

@@ -11,7 +11,7 @@ use problem::{Kind, Problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ApiResult, payload::fields, users::limit};
+use super::{paging::limit, payload::fields};
 use crate::{
     app::{App, SignedInUser},
     audit::{self, RequestSource},
@@ -60,9 +60,9 @@ pub struct AuditPage {
     get, path = "/api/admin/audit", tag = "audit", params(AuditParams),
     responses(
         (status = 200, description = "A page of records", body = AuditPage),
-        (status = 400, description = "A parameter is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "No valid bearer token", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Neither an auditor nor an administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Neither an auditor nor an administrator", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn list(
@@ -70,7 +70,7 @@ pub async fn list(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     RawQuery(query): RawQuery,
-) -> ApiResult<Json<AuditPage>> {
+) -> Result<Json<AuditPage>, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
     let params: AuditParams = fields(query.unwrap_or_default().as_bytes())?;
     let limit = limit(params.limit.as_deref())?;
@@ -78,11 +78,11 @@ pub async fn list(
         let wrong = |_| Problem::new(Kind::InvalidArgument, "wants the next_cursor of an earlier page").field("cursor");
         cursor.parse::<i64>().map_err(wrong)
     })?;
-    let page = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
+    let records = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
     app.record_read(audit::EventKind::ReadAudit, &user, source).await?;
-    let is_full = page.records.len() == usize::from(limit);
-    let next_cursor = page.records.last().filter(|_| is_full).map(|last| last.id.to_string());
-    Ok(Json(AuditPage { records: page.records.into_iter().map(ShownRecord::from).collect(), next_cursor }))
+    let is_full = records.len() == usize::from(limit);
+    let next_cursor = records.last().filter(|_| is_full).map(|last| last.id.to_string());
+    Ok(Json(AuditPage { records: records.into_iter().map(ShownRecord::from).collect(), next_cursor }))
 }
 
 // === impl ShownRecord ===

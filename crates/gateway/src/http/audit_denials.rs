@@ -1,4 +1,4 @@
-//! Notes every request that the policy refused, for the audit log. Lies outside of the guard, because the guard refuses.
+//! Queues an audit record for every request that the guard refused. Wraps the guard, because the guard responds.
 
 use std::sync::Arc;
 
@@ -15,22 +15,21 @@ use crate::{
     audit::{Actor, Denial, EventKind, EventOutcome, RequestSource},
 };
 
-/// What the layer needs.
+/// The state of the layer.
 #[derive(Clone)]
 pub struct AuditDenials {
-    /// Takes the notes.
+    /// Has the queue.
     pub app: Arc<App>,
-    /// Knows who asked.
+    /// Identifies the caller.
     pub guard: Arc<Guard>,
 }
 
-/// Proofs of identity are judged there, and what is wrong with them is recorded there, with more than could be said here.
-/// So is what a good one is not good for.
+/// Routes that record their own denials, with details that this layer does not have.
 const SELF_AUDITED: [&str; 3] = ["/api/auth/token", "/rampart.auth.v1.Authorization/Authorize", "/internal/authorize"];
 
-/// Passes a request on, and notes a 401 or 403, however it is written.
+/// Passes a request on, and queues a denial for a 401 or 403, in HTTP's or gRPC's form.
 pub async fn audit_denials(State(layer): State<AuditDenials>, request: Request, next: Next) -> Response {
-    // The route's template and not the path: what a client makes up must not make ever new records.
+    // The route's template and not the path: made-up paths must not make ever new records.
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let source = RequestSource::of(request.headers(), request.extensions());
     let resource = route.as_deref().map(|route| format!("{} {route}", request.method()));
@@ -46,7 +45,7 @@ pub async fn audit_denials(State(layer): State<AuditDenials>, request: Request, 
     response
 }
 
-/// A refusal is a status of HTTP, or of gRPC under a 200.
+/// The outcome of a denied request: an HTTP status, or a gRPC status under a 200.
 fn denied_outcome(response: &Response) -> Option<EventOutcome> {
     let grpc_status = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
     match (response.status(), grpc_status) {

@@ -1,12 +1,11 @@
-//! `GET /internal/authorize`: may this request go on, and with which passport. The question of the nginx edge, which asks it
-//! for each request of a client (`auth_request`) in headers; nobody else may call it, and no client can reach it.
+//! `GET /internal/authorize`: `Authorize` in headers, for nginx's `auth_request`, once per request of a client. Only the
+//! edge may call it, and no client can reach it.
 
 use authz::PASSPORT_HEADER;
 use axum::extract::State;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use problem::{Kind, Problem};
 
-use super::ApiResult;
 use crate::{
     audit::RequestSource,
     authorizer::{AuthorizeQuery, Authorizer},
@@ -16,12 +15,12 @@ const AUDIENCE: &str = "x-rampart-audience";
 const METHOD: &str = "x-original-method";
 const TARGET: &str = "x-original-uri";
 
-/// 204, with the passport if the client wants to reach a service of ours; 401, 403, or 503 when it cannot be said.
+/// 204, with the passport if the audience is a service of this platform; 401, 403, or 503 when it cannot be decided.
 pub async fn authorize(
     State(authorizer): State<Authorizer>,
     source: RequestSource,
     headers: HeaderMap,
-) -> ApiResult<Response<axum::body::Body>> {
+) -> Result<Response<axum::body::Body>, problem::Api> {
     let target = only(&headers, TARGET)?;
     let path = target.split_once('?').map_or(target, |(path, _query)| path);
     let (audience, method) = (only(&headers, AUDIENCE)?, only(&headers, METHOD)?);
@@ -48,7 +47,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Probl
     value.to_str().map_err(|_| wrong("the header is not text"))
 }
 
-/// Anything else than one bearer token is a failed attempt to authenticate.
+/// Anything but one bearer token is a failed authentication.
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
     let wrong = || Problem::new(Kind::Unauthenticated, "the Authorization header is not `Bearer <token>`");
     let value = only(headers, "authorization").map_err(|_| wrong())?;

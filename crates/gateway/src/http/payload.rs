@@ -1,4 +1,4 @@
-//! Bodies and queries, read strictly: an error names the field where the text parses, and the byte where it does not.
+//! Bodies and queries, parsed strictly: an error names the field where the text parses, and the byte where it does not.
 
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ where
     T::deserialize(deserializer).map(Some)
 }
 
-/// The field that serde's words are about, and the words without it and without the position, which we know better.
+/// The field that serde's message is about, and the message without it and without the position, which is known better.
 fn describe(path: &str, message: &str) -> (Option<String>, String) {
     let what = message.split(" at line ").next().unwrap_or(message);
     let quoted = || what.split('`').nth(1).map(str::to_owned);

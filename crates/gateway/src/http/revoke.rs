@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{ApiResult, Payload};
+use super::payload::Payload;
 use crate::{
     app::{App, SignedInUser},
     audit::{AuditEvent, EventKind, EventOutcome, RequestSource},
@@ -34,9 +34,9 @@ pub struct RevokeRequest {
     request_body(content((RevokeRequest = "application/x-www-form-urlencoded"), (RevokeRequest = "application/json"))),
     responses(
         (status = 200, description = "The token is dead"),
-        (status = 400, description = "Not a revocation request", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "No valid bearer token", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Not now; Retry-After says when", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "Not a revocation request", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; Retry-After says when", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn revoke(
@@ -45,7 +45,7 @@ pub async fn revoke(
     source: RequestSource,
     headers: HeaderMap,
     payload: Payload,
-) -> ApiResult<StatusCode> {
+) -> Result<StatusCode, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
     let request: RevokeRequest = payload.form_or_json(&headers)?;
     let event = AuditEvent::new(EventKind::Revoke, EventOutcome::Success, user.actor(), source);

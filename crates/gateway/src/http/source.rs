@@ -1,4 +1,4 @@
-//! Where a request came from, for the audit log.
+//! The source of a request, for the audit log.
 
 use std::convert::Infallible;
 
@@ -8,13 +8,13 @@ use identity::PeerName;
 
 use crate::audit::RequestSource;
 
-/// The client's address as the balancer saw it. The balancer takes it away from clients, and only peers reach us.
+/// The client's address as the balancer saw it. The balancer drops it from clients' requests, and only peers connect here.
 const ADDRESS_HEADER: &str = "rampart-client-address";
 
 // === impl RequestSource ===
 
 impl RequestSource {
-    /// Reads it off a request.
+    /// From the headers and the peer of a request.
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         Self {
             address: text(headers, ADDRESS_HEADER).map(str::to_owned),

@@ -14,7 +14,7 @@ use secrets::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::Payload;
+use super::payload::Payload;
 use crate::{
     app::App,
     audit::RequestSource,
@@ -69,10 +69,10 @@ pub struct TokenResponse {
     request_body(content((TokenRequest = "application/x-www-form-urlencoded"), (TokenRequest = "application/json"))),
     responses(
         (status = 200, description = "Tokens", body = TokenResponse),
-        (status = 400, description = "Not a token request; `error` says which rule of RFC 6749", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "The credentials are not valid, for whatever cause", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too many failures; Retry-After says when to try again", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Not now; Retry-After says when", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "Not a token request; `error` says which rule of RFC 6749", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "The credentials are not valid, for whatever cause", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many failures; Retry-After says when to try again", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; Retry-After says when", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn token(
@@ -149,7 +149,7 @@ impl From<IssuedTokens> for TokenResponse {
 // === impl GrantError ===
 
 impl IntoResponse for GrantError {
-    /// problem+json with one member more, so that a reader of RFC 9457 and one of RFC 6749 both find what they look for.
+    /// problem+json with the members of RFC 6749 added, for clients of either RFC.
     fn into_response(self) -> Response {
         let (head, body) = self.problem.response(Form::Api).into_parts();
         let mut members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&body).unwrap_or_default();

@@ -18,18 +18,16 @@ use uuid::Uuid;
 
 pub use body::{ChangeUserRequest, CreateUserRequest, ShownUser, UserWithSecret, UsersPage};
 
-use super::{ApiResult, Payload, payload::fields};
+use super::{
+    paging::limit,
+    payload::{Payload, fields},
+};
 use crate::{
     app::{App, SignedInUser},
     audit::{self, AuditEvent, EventOutcome, RequestSource},
     error::StoreError,
     user::UserName,
 };
-
-const LIMIT_DEFAULT: u16 = 100;
-
-/// The longest page.
-pub const LIMIT_MAX: u16 = 1_000;
 
 /// The `{id}` of a path.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +50,9 @@ pub struct ListParams {
     get, path = "/api/admin/users", tag = "users", params(ListParams),
     responses(
         (status = 200, description = "A page of users", body = UsersPage),
-        (status = 400, description = "A parameter is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "No valid bearer token", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "Not an administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "No valid bearer token", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Not an administrator", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn list(
@@ -62,12 +60,12 @@ pub async fn list(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     RawQuery(query): RawQuery,
-) -> ApiResult<Json<UsersPage>> {
+) -> Result<Json<UsersPage>, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
     let params: ListParams = fields(query.unwrap_or_default().as_bytes())?;
     let limit = limit(params.limit.as_deref())?;
     let after = params.cursor.as_deref().map(cursor_name).transpose()?.unwrap_or_default();
-    // One more than asked tells whether there is a next page.
+    // One more than requested shows whether there is a next page.
     let mut users = app.store.users_page(&after, i64::from(limit) + 1).await.map_err(Problem::from)?;
     let has_more = users.len() > usize::from(limit);
     users.truncate(usize::from(limit));
@@ -82,7 +80,7 @@ pub async fn list(
     get, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
     responses(
         (status = 200, description = "The user", body = ShownUser),
-        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn get(
@@ -90,7 +88,7 @@ pub async fn get(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
-) -> ApiResult<Json<ShownUser>> {
+) -> Result<Json<ShownUser>, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
     let found = app.store.user(id).await.map_err(Problem::from)?;
     app.record_read(audit::EventKind::ReadUsers, &user, source).await?;
@@ -102,8 +100,8 @@ pub async fn get(
     post, path = "/api/admin/users", tag = "users", request_body = CreateUserRequest,
     responses(
         (status = 201, description = "The user", body = UserWithSecret),
-        (status = 400, description = "A field is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The name is taken", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A field is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The name is taken", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn create(
@@ -111,7 +109,7 @@ pub async fn create(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     payload: Payload,
-) -> ApiResult<Response> {
+) -> Result<Response, problem::Api> {
     let kind = audit::EventKind::CreateUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
@@ -133,9 +131,9 @@ pub async fn create(
     patch, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)), request_body = ChangeUserRequest,
     responses(
         (status = 200, description = "The user as it is now", body = UserWithSecret),
-        (status = 400, description = "A field is wrong", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "This is the last administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A field is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This is the last administrator", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn change(
@@ -144,7 +142,7 @@ pub async fn change(
     source: RequestSource,
     UserId(id): UserId,
     payload: Payload,
-) -> ApiResult<Response> {
+) -> Result<Response, problem::Api> {
     let kind = audit::EventKind::ChangeUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
@@ -165,8 +163,8 @@ pub async fn change(
     delete, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
     responses(
         (status = 204, description = "The user is gone"),
-        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "This is the last administrator", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This is the last administrator", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn delete(
@@ -174,7 +172,7 @@ pub async fn delete(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
-) -> ApiResult<StatusCode> {
+) -> Result<StatusCode, problem::Api> {
     let kind = audit::EventKind::DeleteUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
@@ -189,7 +187,7 @@ pub async fn delete(
     post, path = "/api/admin/users/{id}/revoke", tag = "users", params(("id" = Uuid, Path)),
     responses(
         (status = 204, description = "All are dead"),
-        (status = 404, description = "There is no such user", body = super::openapi::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn revoke(
@@ -197,7 +195,7 @@ pub async fn revoke(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
-) -> ApiResult<StatusCode> {
+) -> Result<StatusCode, problem::Api> {
     let kind = audit::EventKind::RevokeUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
@@ -207,22 +205,13 @@ pub async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// How many entries a page shall have.
-pub(super) fn limit(text: Option<&str>) -> Result<u16, Problem> {
-    let Some(text) = text else { return Ok(LIMIT_DEFAULT) };
-    let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| {
-        Problem::new(Kind::InvalidArgument, format!("wants a number from 1 to {LIMIT_MAX}")).field("limit")
-    })
-}
-
 fn cursor_name(cursor: &str) -> Result<String, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|name| name.parse::<UserName>().is_ok());
     name.ok_or_else(|| Problem::new(Kind::InvalidArgument, "wants the next_cursor of an earlier page").field("cursor"))
 }
 
-/// An answer with a secret in it stays nowhere on its way.
+/// A response with a secret in it must not be cached.
 fn no_store() -> (header::HeaderName, HeaderValue) {
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }

@@ -1,4 +1,4 @@
-//! The audit log: added to, read, never altered.
+//! Where an audit record is written: appended to its writer's chain, read, never altered.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -13,17 +13,10 @@ use crate::{
 /// A record with the number that pages are counted by.
 #[derive(Clone, Debug)]
 pub struct PagedRecord {
-    /// Rises with every record, whoever wrote it. Not part of the proof.
+    /// Rises with every record of every writer. Not part of the chain.
     pub id: i64,
     /// The record.
     pub stored: StoredRecord,
-}
-
-/// A stretch of the log.
-#[derive(Clone, Debug)]
-pub struct AuditPage {
-    /// Newest first.
-    pub records: Vec<PagedRecord>,
 }
 
 // === impl Store ===
@@ -42,7 +35,7 @@ impl Store {
     }
 
     /// Up to `limit` records older than number `before`, newest first.
-    pub async fn audit_page(&self, before: i64, limit: i64) -> Result<AuditPage, StoreError> {
+    pub async fn audit_page(&self, before: i64, limit: i64) -> Result<Vec<PagedRecord>, StoreError> {
         self.database
             .bounded("audit_page", async {
                 let mut connection = self.database.acquire().await?;
@@ -54,7 +47,7 @@ impl Store {
                 )
                 .fetch_all(&mut *connection)
                 .await?;
-                let records = rows
+                Ok(rows
                     .into_iter()
                     .map(|row| {
                         let (previous_hash, hash) = (row.previous_hash, row.hash);
@@ -64,13 +57,12 @@ impl Store {
                             stored: StoredRecord { writer, seq, at, record, previous_hash, hash },
                         }
                     })
-                    .collect();
-                Ok(AuditPage { records })
+                    .collect())
             })
             .await
     }
 
-    /// Up to `limit` records of one writer after its record `seq`, oldest first: what a proof goes through.
+    /// Up to `limit` records of one writer after its record `seq`, oldest first, for verification.
     pub async fn audit_chain(&self, writer: &str, seq: i64, limit: i64) -> Result<Vec<StoredRecord>, StoreError> {
         self.database
             .bounded("audit_chain", async {
@@ -90,8 +82,8 @@ impl Store {
             .await
     }
 
-    /// Adds events to our chain, within the transaction of what they are about. The last statements of a transaction:
-    /// from here to the commit, nobody else adds to this chain.
+    /// Adds events to this gateway's chain, within the transaction of what they are about. The last statements of a
+    /// transaction: from here to the commit, no other transaction adds to this chain.
     pub(super) async fn append_audit(
         &self,
         connection: &mut PgConnection,

@@ -1,21 +1,17 @@
-//! The first administrator, made once.
+//! The first administrator, created once.
 
-use super::{ChangeKind, Committed, NewUser, Store, change_feed, users};
+use super::{ChangeKind, Committed, NewUser, Store, change_feed, user_rows};
 use crate::{
     audit::{Actor, AuditEvent},
     error::StoreError,
     user::User,
 };
 
-/// The first administrator.
-#[derive(Clone, Debug)]
-pub struct FirstAdmin(pub User);
-
 // === impl Store ===
 
 impl Store {
-    /// Makes the first administrator, unless there ever was one or anybody else exists. Of several at once, one wins.
-    pub async fn bootstrap(&self, new: &NewUser, event: AuditEvent) -> Result<Committed<FirstAdmin>, StoreError> {
+    /// Creates the first administrator, unless there ever was one or any user exists. Of several at once, one succeeds.
+    pub async fn bootstrap(&self, new: &NewUser, event: AuditEvent) -> Result<Committed<User>, StoreError> {
         let now = self.now();
         self.database
             .bounded("bootstrap", async {
@@ -24,7 +20,7 @@ impl Store {
                 if is_over(&mut transaction).await? {
                     return Err(StoreError::BootstrapClosed);
                 }
-                let user = users::insert(&mut transaction, new, now).await?;
+                let user = user_rows::insert(&mut transaction, new, now).await?;
                 sqlx::query!("INSERT INTO gateway.bootstrap (used_at, user_id) VALUES ($1, $2)", now, user.id)
                     .execute(&mut *transaction)
                     .await?;
@@ -34,12 +30,12 @@ impl Store {
                 let event = event.about_user(user.id).in_tenant(&user.tenant).with("name", user.name.as_str());
                 self.append_audit(&mut transaction, &[event]).await?;
                 transaction.commit().await?;
-                Ok(Committed { value: FirstAdmin(user), seq })
+                Ok(Committed { value: user, seq })
             })
             .await
     }
 
-    /// Whether the one-time token is of no use any more.
+    /// Whether the one-time token is used up.
     pub async fn bootstrap_is_over(&self) -> Result<bool, StoreError> {
         self.database
             .bounded("bootstrap_is_over", async {

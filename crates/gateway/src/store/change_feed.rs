@@ -1,34 +1,36 @@
 //! The feed of changes that every gateway follows.
 
 use sqlx::{PgConnection, postgres::PgListener};
+use strum::{EnumString, IntoStaticStr};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::Store;
-use crate::{error::StoreError, user::User};
+use super::{Store, user_rows};
+use crate::{error::StoreError, session::ACCESS_LIFETIME, user::User};
 
-/// The channel that says "there is something new"; what it is, the table says.
+/// The channel of `NOTIFY`; a notification carries no payload, the table has the entry.
 const CHANNEL: &str = "gateway_changes";
 
-/// The advisory lock that makes numbers and commits have the same order.
+/// The advisory lock under which sequence numbers and commits have the same order.
 const LOCK: i64 = 0x7261_6d70_6172_7401;
 
-/// How long a change is kept: longer than any access token lives, and than any gateway goes without looking.
+/// How long a change is kept: longer than any access token lives, and than any gateway goes without polling.
 const RETENTION: Duration = Duration::minutes(30);
 
-/// How many changes one look takes.
+/// How many changes one poll reads.
 const BATCH_MAX: i64 = 1_000;
 
 /// What changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "snake_case")]
 pub enum ChangeKind {
-    /// A user was made or altered, and no token became untrue.
+    /// A user was created or altered, and every token stays valid.
     User,
-    /// Every passport of a user is out of date: it has other rights, its tokens were ended, or it is gone.
+    /// Every passport of a user is out of date: its rights changed, its tokens were revoked, or it was deleted.
     Subject,
-    /// Every token of a login is dead.
+    /// Every token of a session is revoked.
     Session,
-    /// One token is dead.
+    /// One token is revoked.
     Token,
 }
 
@@ -39,11 +41,11 @@ pub struct Change {
     pub kind: ChangeKind,
     /// The user, the `sid` or the `jti`.
     pub id: Uuid,
-    /// From when on it does not matter any more.
+    /// From when on it has no effect, because every token it is about has expired.
     pub expires_at: OffsetDateTime,
 }
 
-/// An entry at its place.
+/// A change at its place in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
     /// Its number.
@@ -55,11 +57,11 @@ pub struct FeedEntry {
 /// What is new since an entry.
 #[derive(Clone, Debug)]
 pub struct ChangeBatch {
-    /// The last entry in it, or the one asked with.
+    /// The last entry in it, or the one it was requested with.
     pub last: Option<FeedEntry>,
     /// In commit order.
     pub changes: Vec<Change>,
-    /// The users among them as they are now; who is not here is gone.
+    /// The users of these changes as they are now; those that are missing were deleted.
     pub users: Vec<User>,
     /// Whether there is more to fetch.
     pub is_partial: bool,
@@ -70,7 +72,7 @@ pub struct ChangeBatch {
 pub struct AuthSnapshot {
     /// The last entry of the feed.
     pub last: Option<FeedEntry>,
-    /// Tokens and logins that are dead but could still be presented, and users that are gone.
+    /// Tokens and sessions that are revoked but not expired, and deleted users.
     pub changes: Vec<Change>,
     /// Every user.
     pub users: Vec<User>,
@@ -84,36 +86,13 @@ struct Row {
     expires_at: OffsetDateTime,
 }
 
-// === impl ChangeKind ===
-
-impl ChangeKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Subject => "subject",
-            Self::Session => "session",
-            Self::Token => "token",
-        }
-    }
-
-    fn parse(text: &str) -> Result<Self, StoreError> {
-        match text {
-            "user" => Ok(Self::User),
-            "subject" => Ok(Self::Subject),
-            "session" => Ok(Self::Session),
-            "token" => Ok(Self::Token),
-            other => Err(StoreError::Inconsistent { table: "changes", what: format!("kind {other:?}") }),
-        }
-    }
-}
-
 // === impl FeedEntry ===
 
 impl TryFrom<Row> for FeedEntry {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
-        let change = Change { kind: ChangeKind::parse(&row.kind)?, id: row.id, expires_at: row.expires_at };
+        let change = Change { kind: parse_kind(&row.kind)?, id: row.id, expires_at: row.expires_at };
         Ok(Self { seq: row.seq, change })
     }
 }
@@ -121,7 +100,7 @@ impl TryFrom<Row> for FeedEntry {
 // === impl Store ===
 
 impl Store {
-    /// A connection that hears the bell.
+    /// A connection that listens for notifications.
     pub async fn listen(&self) -> Result<PgListener, sqlx::Error> {
         let mut listener = PgListener::connect_with(&self.database.pool()).await?;
         listener.eager_reconnect(false);
@@ -129,8 +108,8 @@ impl Store {
         Ok(listener)
     }
 
-    /// What happened after the last entry that was seen. `None`: that entry is not there any more, so the feed has gone
-    /// back in time (a restore, a failover that lost commits) or went on for too long, and nothing can follow from it.
+    /// The changes after the last entry that was applied. `None`: that entry is not there any more, because the database
+    /// went back in time (a restore, a failover that lost commits) or the entry was pruned; everything must be loaded anew.
     pub async fn changes_after(&self, seen: Option<FeedEntry>) -> Result<Option<ChangeBatch>, StoreError> {
         self.database
             .bounded("changes_after", async {
@@ -152,14 +131,13 @@ impl Store {
                 let changes: Vec<Change> = entries.map(|entry| entry.change).collect();
                 let about_users = |change: &&Change| matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
                 let ids: Vec<Uuid> = changes.iter().filter(about_users).map(|change| change.id).collect();
-                let users =
-                    if ids.is_empty() { Vec::new() } else { super::users::by_ids(&mut connection, &ids).await? };
+                let users = if ids.is_empty() { Vec::new() } else { user_rows::by_ids(&mut connection, &ids).await? };
                 Ok(Some(ChangeBatch { last, changes, users, is_partial }))
             })
             .await
     }
 
-    /// Everything that must be known to judge tokens, as of one moment.
+    /// Everything that tokens are checked by, as of one moment.
     pub async fn snapshot(&self) -> Result<AuthSnapshot, StoreError> {
         let now = self.now();
         self.database
@@ -181,9 +159,9 @@ impl Store {
                 .await?;
                 let mut changes = Vec::with_capacity(rows.len());
                 for row in rows {
-                    changes.push(Change { kind: ChangeKind::parse(&row.kind)?, id: row.id, expires_at: row.expires_at });
+                    changes.push(Change { kind: parse_kind(&row.kind)?, id: row.id, expires_at: row.expires_at });
                 }
-                let users = super::users::all(&mut transaction).await?;
+                let users = user_rows::all(&mut transaction).await?;
                 transaction.commit().await?;
                 Ok(AuthSnapshot { last, changes, users })
             })
@@ -191,17 +169,21 @@ impl Store {
     }
 }
 
-/// Waits for one's turn to change something: from here to the commit, nobody else adds to the feed.
+fn parse_kind(text: &str) -> Result<ChangeKind, StoreError> {
+    text.parse().map_err(|_| StoreError::Inconsistent { table: "changes", what: format!("kind {text:?}") })
+}
+
+/// Takes the lock of the feed: from here to the commit, no other transaction adds to it.
 pub(super) async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", LOCK).execute(connection).await?;
     Ok(())
 }
 
-/// Adds to the feed and rings the bell, which is heard when the transaction commits. Needs [`lock`].
+/// Adds to the feed and notifies, which takes effect when the transaction commits. Needs [`lock`].
 pub(super) async fn append(connection: &mut PgConnection, change: Change) -> Result<i64, StoreError> {
     let seq = sqlx::query_scalar!(
         r#"INSERT INTO gateway.changes (kind, id, expires_at) VALUES ($1, $2, $3) RETURNING seq"#,
-        change.kind.as_str(),
+        <&'static str>::from(change.kind),
         change.id,
         change.expires_at
     )
@@ -213,11 +195,11 @@ pub(super) async fn append(connection: &mut PgConnection, change: Change) -> Res
 
 /// A change about a user, or about a login, whose last token lives no longer than an access token from now.
 pub(super) fn change(kind: ChangeKind, id: Uuid, now: OffsetDateTime) -> Change {
-    Change { kind, id, expires_at: now + crate::token::ACCESS_LIFETIME + Duration::MINUTE }
+    Change { kind, id, expires_at: now + ACCESS_LIFETIME + Duration::MINUTE }
 }
 
-/// Deletes what everybody has seen and nobody can present any more; but never the last such entry, from which those go on
-/// who have seen nothing newer.
+/// Deletes changes that every gateway has applied and that have expired; but never the last such entry, from which a
+/// gateway that applied nothing newer goes on.
 pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         "DELETE FROM gateway.changes WHERE seq < (SELECT max(seq) FROM gateway.changes WHERE expires_at < $1)",

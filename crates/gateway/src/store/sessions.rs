@@ -4,19 +4,24 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{ChangeKind, Committed, Store, change_feed, users};
+use super::{
+    Store, change_feed,
+    refresh_tokens::{insert_token, refresh_token, retire_successor, rotate, session_and_user_of},
+    revocations::revoke_oldest,
+    user_rows::lock_user_shared,
+};
 use crate::{
     audit::{Actor, AuditEvent},
     error::StoreError,
     opaque::Digest,
-    session::{RefreshToken, RefreshVerdict, SESSIONS_PER_USER_MAX, Session},
+    session::{RefreshVerdict, SESSIONS_PER_USER_MAX, Session},
     user::User,
 };
 
 /// Rows that one pruning deletes at most.
 const PRUNE_MAX: i64 = 5_000;
 
-/// A login to be begun. Cannot be printed.
+/// A session to be begun. Cannot be printed.
 #[derive(Clone, Copy)]
 pub struct NewSession<'a> {
     /// Who signs in.
@@ -25,11 +30,11 @@ pub struct NewSession<'a> {
     pub credential: &'a str,
     /// The client that asks.
     pub client_id: &'a str,
-    /// With a refresh token the login is kept; without, it is only a name for the tokens of this one answer.
+    /// With a refresh token the session is stored; without, it only names the tokens of this one response.
     pub refresh: Option<&'a Digest>,
 }
 
-/// A login, begun or going on.
+/// A session, and the user it belongs to.
 #[derive(Clone, Debug)]
 pub struct SessionWithUser {
     /// The user as it was in that moment.
@@ -38,7 +43,7 @@ pub struct SessionWithUser {
     pub session: Session,
 }
 
-/// What came of a refresh token.
+/// The result of presenting a refresh token.
 #[derive(Clone, Debug)]
 pub enum RefreshResult {
     /// It was exchanged.
@@ -47,12 +52,12 @@ pub enum RefreshResult {
     Refused {
         /// Why.
         reason: &'static str,
-        /// Whose it is, if it is anybody's.
+        /// The user it belongs to, if there is one.
         user_id: Option<Uuid>,
     },
-    /// It came a second time, and the login has to end.
+    /// It was presented a second time, and the session has to be revoked.
     Reused {
-        /// Whose it is.
+        /// The user it belongs to.
         user_id: Uuid,
         /// The login.
         session_id: Uuid,
@@ -62,7 +67,7 @@ pub enum RefreshResult {
 // === impl Store ===
 
 impl Store {
-    /// Begins a login. `None`: meanwhile the proof does not match any more, or the user may not sign in.
+    /// Begins a session. `None`: meanwhile the credential was changed, or the user disabled.
     pub async fn begin_session(
         &self,
         new: NewSession<'_>,
@@ -144,7 +149,7 @@ impl Store {
             .await
     }
 
-    /// The login and the user that a refresh token belongs to.
+    /// The session and the user that a refresh token belongs to.
     pub async fn owner_of_refresh_token(&self, digest: &Digest) -> Result<Option<(Uuid, Uuid)>, StoreError> {
         self.database
             .bounded("owner_of_refresh_token", async {
@@ -153,57 +158,6 @@ impl Store {
             })
             .await
     }
-
-    /// Ends a login and all its tokens.
-    pub async fn revoke_session(&self, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("end_session", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                sqlx::query!(
-                    "UPDATE gateway.sessions SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
-                    id,
-                    now
-                )
-                .execute(&mut *transaction)
-                .await?;
-                let change = change_feed::change(ChangeKind::Session, id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                self.append_audit(&mut transaction, &[event]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: (), seq })
-            })
-            .await
-    }
-
-    /// Ends one access token.
-    pub async fn revoke_token(&self, token_id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("revoke_token", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                let change = change_feed::change(ChangeKind::Token, token_id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                self.append_audit(&mut transaction, &[event]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: (), seq })
-            })
-            .await
-    }
-}
-
-/// Ends every login of a user. Their access tokens end with the user's `authz_version`.
-pub(super) async fn revoke_all_of_user(
-    connection: &mut PgConnection,
-    user_id: Uuid,
-    now: OffsetDateTime,
-) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE gateway.sessions SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL", user_id, now)
-        .execute(connection)
-        .await?;
-    Ok(())
 }
 
 /// Deletes logins that are over; their refresh tokens go with them.
@@ -232,38 +186,6 @@ async fn count_active(connection: &mut PgConnection, user_id: Uuid, now: OffsetD
     Ok(count)
 }
 
-/// Ends the oldest logins beyond the limit.
-async fn revoke_oldest(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<(), StoreError> {
-    let ended = sqlx::query_scalar!(
-        r#"UPDATE gateway.sessions SET revoked_at = $2 WHERE id IN (
-               SELECT id FROM gateway.sessions WHERE user_id = $1 AND revoked_at IS NULL
-               ORDER BY started_at DESC, id OFFSET $3)
-           RETURNING id"#,
-        user_id,
-        now,
-        SESSIONS_PER_USER_MAX
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    for id in ended {
-        change_feed::append(connection, change_feed::change(ChangeKind::Session, id, now)).await?;
-    }
-    Ok(())
-}
-
-/// The user, who cannot be altered by anybody until the end of the transaction.
-async fn lock_user_shared(
-    connection: &mut PgConnection,
-    id: Uuid,
-) -> Result<Option<users::UserWithCredential>, StoreError> {
-    let row = sqlx::query!("SELECT credential FROM gateway.users WHERE id = $1 FOR SHARE", id)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let user = users::by_ids(connection, &[id]).await?.pop();
-    Ok(user.map(|user| users::UserWithCredential { user, credential: row.credential }))
-}
-
 async fn lock_session(connection: &mut PgConnection, id: Uuid) -> Result<Option<Session>, StoreError> {
     let session = sqlx::query_as!(
         Session,
@@ -276,36 +198,6 @@ async fn lock_session(connection: &mut PgConnection, id: Uuid) -> Result<Option<
     Ok(session)
 }
 
-async fn session_and_user_of(
-    connection: &mut PgConnection,
-    digest: &Digest,
-) -> Result<Option<(Uuid, Uuid)>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT sessions.id, sessions.user_id
-           FROM gateway.refresh_tokens JOIN gateway.sessions ON sessions.id = refresh_tokens.session_id
-           WHERE refresh_tokens.digest = $1"#,
-        digest.as_slice()
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.map(|row| (row.id, row.user_id)))
-}
-
-async fn refresh_token(connection: &mut PgConnection, digest: &Digest) -> Result<Option<RefreshToken>, StoreError> {
-    // An exchanged token without a successor was itself replaced: there its answer did arrive, by another way.
-    let token = sqlx::query_as!(
-        RefreshToken,
-        r#"SELECT presented.rotated_at, (successor.digest IS NULL OR successor.rotated_at IS NOT NULL) AS "successor_used!"
-           FROM gateway.refresh_tokens presented
-           LEFT JOIN gateway.refresh_tokens successor ON successor.digest = presented.successor
-           WHERE presented.digest = $1"#,
-        digest.as_slice()
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(token)
-}
-
 async fn insert(connection: &mut PgConnection, session: &Session) -> Result<(), StoreError> {
     sqlx::query!(
         r#"INSERT INTO gateway.sessions (id, user_id, client_id, started_at, expires_at, idle_expires_at)
@@ -316,58 +208,6 @@ async fn insert(connection: &mut PgConnection, session: &Session) -> Result<(), 
         session.started_at,
         session.expires_at,
         session.idle_expires_at
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn insert_token(
-    connection: &mut PgConnection,
-    digest: &Digest,
-    session_id: Uuid,
-    now: OffsetDateTime,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "INSERT INTO gateway.refresh_tokens (digest, session_id, issued_at) VALUES ($1, $2, $3)",
-        digest.as_slice(),
-        session_id,
-        now
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Marks a token as exchanged. The moment of the first exchange stays, or the grace would never end.
-async fn rotate(
-    connection: &mut PgConnection,
-    digest: &Digest,
-    successor: &Digest,
-    now: OffsetDateTime,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "UPDATE gateway.refresh_tokens SET rotated_at = coalesce(rotated_at, $2), successor = $3 WHERE digest = $1",
-        digest.as_slice(),
-        now,
-        successor.as_slice()
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// The token whose answer was lost must not live beside the one that replaces it.
-async fn retire_successor(
-    connection: &mut PgConnection,
-    digest: &Digest,
-    now: OffsetDateTime,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        r#"UPDATE gateway.refresh_tokens SET rotated_at = $2
-           WHERE digest = (SELECT successor FROM gateway.refresh_tokens WHERE digest = $1)"#,
-        digest.as_slice(),
-        now
     )
     .execute(connection)
     .await?;

@@ -1,54 +1,17 @@
 //! Users.
 
-use policy::{Role, Roles};
 use sqlx::PgConnection;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Caller, ChangeKind, Committed, Store, change_feed, check_caller, sessions};
+use super::{
+    Caller, ChangeKind, Committed, NewUser, Store, UserWithCredential, change_feed, check_caller, revocations,
+    user_rows::{Row, by_ids, insert, lock_user, update},
+};
 use crate::{
     audit::AuditEvent,
     error::StoreError,
-    user::{Tenant, USERS_MAX, User, UserChange, UserKind, UserName},
+    user::{User, UserChange, UserName},
 };
-
-/// A user to be made. Cannot be printed, like everything with a credential in it.
-#[derive(Clone)]
-pub struct NewUser {
-    /// To sign in with.
-    pub name: UserName,
-    /// A person or a machine.
-    pub kind: UserKind,
-    /// Its tenant.
-    pub tenant: Tenant,
-    /// What it may do.
-    pub roles: Roles,
-    /// The hash of its password or client secret.
-    pub credential: String,
-}
-
-/// A user with what its proof is compared with.
-#[derive(Clone)]
-pub struct UserWithCredential {
-    /// The user.
-    pub user: User,
-    /// The hash of its password or client secret.
-    pub credential: String,
-}
-
-/// A row of `gateway.users`.
-pub(super) struct Row {
-    pub(super) id: Uuid,
-    pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) tenant: String,
-    pub(super) roles: Vec<String>,
-    pub(super) disabled: bool,
-    pub(super) authz_version: i64,
-    pub(super) tokens_since: i64,
-    pub(super) created_at: OffsetDateTime,
-    pub(super) updated_at: OffsetDateTime,
-}
 
 // === impl Store ===
 
@@ -159,7 +122,7 @@ impl Store {
                 }
                 update(&mut transaction, &after, change.credential.as_deref()).await?;
                 if change.ends_sessions(&before) {
-                    sessions::revoke_all_of_user(&mut transaction, id, now).await?;
+                    revocations::revoke_all_of_user(&mut transaction, id, now).await?;
                 }
                 let has_other_rights = after.authz_version > before.authz_version;
                 let kind = if has_other_rights { ChangeKind::Subject } else { ChangeKind::User };
@@ -195,7 +158,7 @@ impl Store {
             .await
     }
 
-    /// Ends every login and token of a user.
+    /// Revokes every session and token of a user.
     pub async fn revoke_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
         let now = self.now();
         self.database
@@ -207,7 +170,7 @@ impl Store {
                 user.end_tokens();
                 user.updated_at = now;
                 update(&mut transaction, &user, None).await?;
-                sessions::revoke_all_of_user(&mut transaction, id, now).await?;
+                revocations::revoke_all_of_user(&mut transaction, id, now).await?;
                 let change = change_feed::change(ChangeKind::Subject, id, now);
                 let seq = change_feed::append(&mut transaction, change).await?;
                 self.append_audit(&mut transaction, &[event.about_user(id).in_tenant(&user.tenant)]).await?;
@@ -218,95 +181,7 @@ impl Store {
     }
 }
 
-/// The roles of a row. A name of a later version is skipped: it can grant nothing here.
-pub(super) fn roles_of(names: &[String]) -> Roles {
-    names.iter().filter_map(|name| name.parse::<Role>().ok()).collect()
-}
-
-fn names_of(roles: Roles) -> Vec<String> {
-    roles.iter().map(|role| role.as_str().to_owned()).collect()
-}
-
-pub(super) async fn insert(
-    connection: &mut PgConnection,
-    new: &NewUser,
-    now: OffsetDateTime,
-) -> Result<User, StoreError> {
-    let count =
-        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM gateway.users"#).fetch_one(&mut *connection).await?;
-    if count >= USERS_MAX {
-        return Err(StoreError::UserLimitReached);
-    }
-    let user = User {
-        id: Uuid::new_v4(),
-        name: new.name.clone(),
-        kind: new.kind,
-        tenant: new.tenant.clone(),
-        roles: new.roles,
-        disabled: false,
-        authz_version: 1,
-        tokens_since: 1,
-        created_at: now,
-        updated_at: now,
-    };
-    sqlx::query!(
-        r#"INSERT INTO gateway.users
-               (id, name, kind, tenant, roles, credential, disabled, authz_version, tokens_since, created_at, updated_at)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)"#,
-        user.id,
-        user.name.as_str(),
-        user.kind.as_str(),
-        user.tenant.as_str(),
-        &names_of(user.roles),
-        new.credential,
-        user.disabled,
-        user.authz_version,
-        user.tokens_since,
-        now
-    )
-    .execute(connection)
-    .await
-    .map_err(|error| match error.as_database_error().and_then(|error| error.constraint()) {
-        Some("users_name_key") => StoreError::NameTaken,
-        _ => error.into(),
-    })?;
-    Ok(user)
-}
-
-async fn update(connection: &mut PgConnection, user: &User, credential: Option<&str>) -> Result<(), StoreError> {
-    sqlx::query!(
-        r#"UPDATE gateway.users
-           SET tenant = $2, roles = $3, disabled = $4, authz_version = $5, tokens_since = $6, updated_at = $7,
-               credential = coalesce($8, credential)
-           WHERE id = $1"#,
-        user.id,
-        user.tenant.as_str(),
-        &names_of(user.roles),
-        user.disabled,
-        user.authz_version,
-        user.tokens_since,
-        user.updated_at,
-        credential
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn lock_user(connection: &mut PgConnection, id: Uuid) -> Result<User, StoreError> {
-    sqlx::query_as!(
-        Row,
-        r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at
-           FROM gateway.users WHERE id = $1 FOR UPDATE"#,
-        id
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(StoreError::UserNotFound)?
-    .try_into()
-}
-
-/// Refuses unless somebody else can administer users. Needs the lock of the feed, or two could remove each other.
+/// Refuses unless another user is an active administrator. Needs the lock of the feed, or two could remove each other.
 async fn check_another_admin(connection: &mut PgConnection, id: Uuid) -> Result<(), StoreError> {
     let exists = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM gateway.users WHERE id <> $1 AND NOT disabled AND 'admin' = ANY (roles)) AS "exists!""#,
@@ -317,33 +192,7 @@ async fn check_another_admin(connection: &mut PgConnection, id: Uuid) -> Result<
     if exists { Ok(()) } else { Err(StoreError::LastAdmin) }
 }
 
-pub(super) async fn by_ids(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<User>, StoreError> {
-    sqlx::query_as!(
-        Row,
-        r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at
-           FROM gateway.users WHERE id = ANY ($1)"#,
-        ids
-    )
-    .fetch_all(connection)
-    .await?
-    .into_iter()
-    .map(User::try_from)
-    .collect()
-}
-
-pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<User>, StoreError> {
-    sqlx::query_as!(
-        Row,
-        r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at FROM gateway.users"#
-    )
-    .fetch_all(connection)
-    .await?
-    .into_iter()
-    .map(User::try_from)
-    .collect()
-}
-
-/// What is different, without what is secret.
+/// Adds to the event what changed, without what is secret.
 fn with_difference(mut event: AuditEvent, before: &User, after: &User, change: &UserChange) -> AuditEvent {
     if before.roles != after.roles {
         event = event.with("roles", serde_json::json!({ "from": before.roles, "to": after.roles }));
@@ -359,26 +208,4 @@ fn with_difference(mut event: AuditEvent, before: &User, after: &User, change: &
         event = event.with("credential", "replaced");
     }
     event
-}
-
-// === impl User ===
-
-impl TryFrom<Row> for User {
-    type Error = StoreError;
-
-    fn try_from(row: Row) -> Result<Self, StoreError> {
-        let wrong = |what: &str| StoreError::Inconsistent { table: "users", what: format!("{what} of {}", row.id) };
-        Ok(Self {
-            id: row.id,
-            name: row.name.parse().map_err(|_| wrong("name"))?,
-            kind: row.kind.parse().map_err(|_| wrong("kind"))?,
-            tenant: row.tenant.parse().map_err(|_| wrong("tenant"))?,
-            roles: roles_of(&row.roles),
-            disabled: row.disabled,
-            authz_version: row.authz_version,
-            tokens_since: row.tokens_since,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        })
-    }
 }

@@ -44,9 +44,9 @@ fn stored(shown: &Value) -> StoredRecord {
     }
 }
 
-/// What was done is there with who, what, when and from where; the chain proves it; and no secret is in it.
+/// Every event has its actor, kind, time and source; the chain verifies; and no secret is in it.
 #[tokio::test]
-async fn everything_is_recorded_and_proven() {
+async fn every_change_and_sign_in_is_recorded_and_verifies() {
     let (world, gateway, client, admin) = World::begin().await;
     let ada = client.person(&admin, "ada", &["viewer"]).await;
     let login = client.sign_in("ada", &password_of("ada")).await;
@@ -112,7 +112,7 @@ async fn everything_is_recorded_and_proven() {
     }
 }
 
-/// A refusal cannot be hidden by calling it gRPC, which is answered 200 with the status beside it.
+/// A denial cannot be hidden by the content type of gRPC, which is answered 200 with the status in a header.
 #[tokio::test]
 async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
     let (world, _gateway, client, admin) = World::begin().await;
@@ -151,10 +151,10 @@ async fn a_refusal_is_recorded_whatever_content_type_it_came_with() {
     .await;
 }
 
-/// What an administrator reads, a change that is refused and a proof that fails are in the log before they are answered;
-/// and what cannot be recorded is not read.
+/// Reads by administrators, refused changes and failed proofs are recorded before the response; without the record there
+/// is none.
 #[tokio::test]
-async fn no_record_no_answer() {
+async fn what_cannot_be_recorded_is_not_answered() {
     let (world, _gateway, client, admin) = World::begin().await;
     let ada = client.person(&admin, "ada", &["viewer"]).await;
     let refresh = client.sign_in("ada", &password_of("ada")).await.text("refresh_token");
@@ -192,9 +192,9 @@ async fn no_record_no_answer() {
     call(Method::GET, USERS, json!({})).await.expect_status(StatusCode::OK);
 }
 
-/// Not even the superuser's UPDATE gets through while the trigger stands; and when it does not, the proof finds it.
+/// The trigger refuses even the superuser's UPDATE; without the trigger, verification finds the change.
 #[tokio::test]
-async fn a_changed_log_is_refused_or_found() {
+async fn a_tampered_log_is_refused_or_found() {
     let (world, _gateway, client, admin) = World::begin().await;
     for _ in 0..3 {
         client.sign_in("admin", ADMIN_PASSWORD).await.expect_status(StatusCode::OK);
@@ -230,7 +230,7 @@ async fn each_gateway_has_a_chain_of_its_own() {
     assert!(tokio::task::spawn_blocking(move || one.stop()).await.unwrap());
     let one = world.gateway("gateway-1").await;
     let clients = [world.client(&one), world.client(&two)];
-    // Twenty at once are more than a busy machine takes; who is told to come again does.
+    // Twenty at once are more than a busy machine takes; a client that got 503 retries.
     let sign_ins = (0..20).map(|number| {
         let client = &clients[number % 2];
         poll_until("signed in", Duration::from_secs(30), async || {

@@ -1,4 +1,4 @@
-//! The nginx edge's question, and the model registry, where a yes counts for one request.
+//! The nginx edge's query, and the model registry, where each request is allowed by itself.
 
 use authz::PassportKeys;
 use http::{HeaderName, Method, Request, StatusCode, header};
@@ -12,9 +12,9 @@ const SEARCH: &str = "/api/2.0/mlflow/model-versions/search";
 const CREATE: &str = "/api/2.0/mlflow/registered-models/create";
 const WEBHOOKS: &str = "/api/2.0/mlflow/webhooks";
 
-/// The edge gets for a token what the balancer gets: the same passport, and the same no, recorded alike.
+/// The edge gets for a token what the balancer gets: the same passport, the same denial, the same record.
 #[tokio::test]
-async fn the_edge_is_answered_as_the_balancer_is() {
+async fn the_edge_gets_the_same_verdict_as_the_balancer() {
     let (world, gateway, balancer, admin) = World::begin().await;
     let edge = Client::new(&world.identity("edge"), gateway.main);
     let keys = PassportKeys::default();
@@ -35,14 +35,14 @@ async fn the_edge_is_answered_as_the_balancer_is() {
     let record = world.wait_for_record("token.authorize", "failure", Some("malformed")).await;
     assert_eq!((&record["source"]["peer"], &record["source"]["address"]), (&json!("edge-1"), &json!("192.0.2.1")));
 
-    edge.ask_as_edge(Some(&admin), "nobody", "GET", "/v2").await.expect_status(StatusCode::BAD_REQUEST);
+    edge.ask_as_edge(Some(&admin), "unknown-service", "GET", "/v2").await.expect_status(StatusCode::BAD_REQUEST);
     balancer.call(Method::POST, "/api/auth/revoke", Some(&admin), Some(&json!({ "token": admin }))).await;
     edge.ask_as_edge(Some(&admin), "serving", "GET", "/v2").await.expect_status(StatusCode::UNAUTHORIZED);
 }
 
-/// A question that can be read in two ways is none.
+/// A query that can be read in two ways is refused.
 #[tokio::test]
-async fn a_question_of_the_edge_is_said_once_and_whole() {
+async fn each_header_of_an_edge_query_is_required_once() {
     let (world, gateway, _balancer, admin) = World::begin().await;
     let edge = Client::new(&world.identity("edge"), gateway.main);
     let bearer = format!("Bearer {admin}");
@@ -70,9 +70,9 @@ async fn a_question_of_the_edge_is_said_once_and_whole() {
     }
 }
 
-/// The question is the edge's alone, and the edge has no other way to a passport.
+/// Only the edge may call the route, and the edge has no other way to a passport.
 #[tokio::test]
-async fn nobody_but_the_edge_may_ask_as_the_edge() {
+async fn only_the_edge_may_call_the_edge_route() {
     let (world, gateway, _balancer, admin) = World::begin().await;
     for service in ["balancer", "gateway", "serving", "sla", "backup", "operator"] {
         let client = Client::new(&world.identity(service), gateway.main);
@@ -86,9 +86,9 @@ async fn nobody_but_the_edge_may_ask_as_the_edge() {
     edge.call(Method::GET, "/.well-known/jwks.json", None, None).await.expect_status(StatusCode::OK);
 }
 
-/// A third party gets no passport: the gateway says yes to each request by itself, to the balancer and to the edge alike.
+/// A third party gets no passport: the gateway allows each request by itself, for the balancer and the edge alike.
 #[tokio::test]
-async fn of_the_registry_a_role_may_do_what_the_table_says() {
+async fn a_role_may_do_with_the_registry_what_the_table_says() {
     let (world, gateway, balancer, admin) = World::begin().await;
     let edge = Client::new(&world.identity("edge"), gateway.main);
     let (viewer_id, viewer) = balancer.machine(&admin, "viewer", &["viewer"]).await;
@@ -137,8 +137,8 @@ async fn of_the_registry_a_role_may_do_what_the_table_says() {
     for peer in ["balancer-1", "edge-1"] {
         let record = denied(&resource, peer).unwrap_or_else(|| panic!("no record of {resource} by {peer}"));
         assert_eq!((&record["outcome"], &record["reason"]), (&json!("denied"), &json!("not_permitted")), "{record}");
-        assert!(denied("mlflow", peer).is_some(), "a path that is made up is recorded by the registry's name");
+        assert!(denied("mlflow", peer).is_some(), "a made-up path is recorded by the registry's name");
     }
     let anonymous = records.iter().filter(|record| record["event"] == "access" && record["actor"]["type"] != "user");
-    assert_eq!(anonymous.count(), 0, "recorded once, with who it was");
+    assert_eq!(anonymous.count(), 0, "recorded once, with the user");
 }

@@ -14,7 +14,7 @@ fn grant(token: &str, username: &str, password: &str) -> Value {
 
 /// Ten at once on two gateways: one administrator.
 #[tokio::test]
-async fn of_ten_at_once_one_wins() {
+async fn of_ten_bootstraps_at_once_one_succeeds() {
     let world = World::new().await;
     let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
     let clients = [world.client(&one), world.client(&two)];
@@ -32,9 +32,9 @@ async fn of_ten_at_once_one_wins() {
     assert_eq!(users.json()["users"].as_array().unwrap().len(), 1);
 }
 
-/// Without the token nobody becomes anything, with it nobody gets a weak password, and afterwards it is worth nothing.
+/// Without the token no administrator is made, with it none with a weak password, and after its use no second one.
 #[tokio::test]
-async fn the_one_time_token_is_all_there_is() {
+async fn only_the_one_time_token_makes_the_first_administrator() {
     let world = World::new().await;
     let gateway = world.gateway("gateway-1").await;
     let client = world.client(&gateway);

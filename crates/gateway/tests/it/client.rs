@@ -1,4 +1,4 @@
-//! What the balancer does: exchange a token for a passport, send the request with it.
+//! A client that does what the balancer does: exchanges a token for a passport, and sends the request with it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -83,7 +83,7 @@ impl Client {
         made.expect_status(StatusCode::CREATED).text("id")
     }
 
-    /// A call with a JSON body or none, by whoever has the token; a token that is not good is answered 401.
+    /// A call with a JSON body or none, by the owner of the token; a token that is not valid is answered 401.
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -119,7 +119,7 @@ impl Client {
         self.raw(request.body(tonic::body::Body::new(Full::new(body))).unwrap()).await
     }
 
-    /// What the nginx edge asks about a client's request.
+    /// The nginx edge's query about a client's request.
     pub(crate) async fn ask_as_edge(
         &self,
         token: Option<&str>,
@@ -153,7 +153,7 @@ impl Client {
         self.ask(token, audience, "", "").await
     }
 
-    /// The gateway's word on a token and, of a third party, a request.
+    /// The gateway's decision on a token and, for a third party, a request.
     pub(crate) async fn ask(
         &self,
         token: &str,
@@ -168,12 +168,12 @@ impl Client {
         Ok(AuthorizationClient::new(self.channel.clone()).authorize(request).await?.into_inner())
     }
 
-    /// Whether the token is good now.
-    pub(crate) async fn is_good(&self, token: &str) -> bool {
+    /// Whether the token is valid now.
+    pub(crate) async fn is_valid(&self, token: &str) -> bool {
         match self.authorize(token, "serving").await {
             Ok(_) => true,
             Err(status) if status.code() == Code::Unauthenticated => false,
-            Err(status) => panic!("neither good nor bad: {status}"),
+            Err(status) => panic!("neither valid nor invalid: {status}"),
         }
     }
 
@@ -189,7 +189,7 @@ impl Client {
         Ok(keys.into_inner().jwks)
     }
 
-    /// What gRPC's health service says.
+    /// Whether gRPC's health service reports serving.
     pub(crate) async fn is_serving(&self) -> bool {
         let request = HealthCheckRequest { service: String::new() };
         let health = HealthClient::new(self.channel.clone()).check(request).await;
@@ -197,7 +197,7 @@ impl Client {
     }
 }
 
-/// The password of a person that [`Client::person`] made.
+/// The password of a person that [`Client::person`] created.
 pub(crate) fn password_of(name: &str) -> String {
     format!("{name} has a password")
 }

@@ -14,7 +14,7 @@ async fn post(client: &Client, admin: &str, path: &str, body: &str) -> crate::cl
 
 /// The field's name where the body parses, the byte where it does not.
 #[tokio::test]
-async fn an_error_says_which_field_or_which_byte() {
+async fn an_error_names_the_field_or_the_byte() {
     let (_world, _gateway, client, admin) = World::begin().await;
     for (body, field) in [
         (r#"{"name":"a","kind":"person","roles":[]}"#, "password"),
@@ -44,9 +44,9 @@ async fn an_error_says_which_field_or_which_byte() {
     }
 }
 
-/// Whatever is sent to whichever route, the answer is the caller's fault and not ours.
+/// Every body sent to every route gets a client error or a success, never a server error.
 #[tokio::test]
-async fn nothing_becomes_a_500() {
+async fn no_input_becomes_a_500() {
     let (_world, gateway, client, admin) = World::begin().await;
     let id = uuid::Uuid::new_v4();
     let bodies: Vec<Bytes> = vec![

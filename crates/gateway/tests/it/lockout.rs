@@ -1,4 +1,4 @@
-//! Guessing gets slower, for the guesser alone.
+//! Failed sign-ins are slowed down, for their sender alone.
 
 use std::time::{Duration, Instant};
 
@@ -38,13 +38,13 @@ async fn five_failures_make_the_next_attempt_wait() {
     assert!(client.call(Method::GET, "/api/admin/users", Some(&admin), None).await.status.is_success());
 }
 
-/// More sign-ins at once than are taken: some are told to come again, none hangs, and known callers are not in the queue.
+/// More sign-ins at once than the hasher takes: some get 503, none hangs, and `Authorize` does not wait for them.
 #[tokio::test]
-async fn a_crowd_at_the_door_does_not_keep_known_callers_out() {
+async fn a_flood_of_sign_ins_does_not_delay_authorize() {
     let (_world, _gateway, client, admin) = World::begin().await;
     let crowd = (0..150).map(|number| {
         let client = client.at(&format!("203.0.113.{}", number % 250));
-        async move { client.sign_in(&format!("nobody-{number}"), "not the password of anybody").await }
+        async move { client.sign_in(&format!("unknown-{number}"), "not the password of any user").await }
     });
     let crowd = tokio::spawn(futures::future::join_all(crowd));
     let mut slowest = Duration::ZERO;
@@ -65,15 +65,15 @@ async fn a_crowd_at_the_door_does_not_keep_known_callers_out() {
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
-/// Strangers who make the database wait delay neither what ends on another gateway nor those who are known.
+/// A flood of unknown refresh tokens that hold the database delays neither revocations nor administrators.
 #[tokio::test]
-async fn a_flood_of_proofs_leaves_the_database_to_the_others() {
+async fn a_flood_of_refresh_tokens_leaves_the_database_to_revocations() {
     let world = World::new().await;
     let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
     let (here, there) = (world.client(&one), world.client(&two));
     let admin = here.bootstrap().await;
     let token = here.sign_in("admin", ADMIN_PASSWORD).await.text("access_token");
-    assert!(there.is_good(&token).await);
+    assert!(there.is_valid(&token).await);
 
     world.lock("gateway.refresh_tokens").await;
     let unknown = format!("rampart_rt_{}", "A".repeat(43));
@@ -97,7 +97,7 @@ async fn a_flood_of_proofs_leaves_the_database_to_the_others() {
     let body = json!({ "token": token });
     here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
     let limit = Duration::from_secs(2);
-    testkit::poll_until("the token is dead there too", limit, async || !there.is_good(&token).await).await;
+    testkit::poll_until("the token is dead there too", limit, async || !there.is_valid(&token).await).await;
     // A connection that is not free within two seconds would be 503 here, too.
     there.call(Method::GET, "/api/admin/users", Some(&admin), None).await.expect_status(StatusCode::OK);
     ebb.cancel();
@@ -105,9 +105,9 @@ async fn a_flood_of_proofs_leaves_the_database_to_the_others() {
     world.unlock().await;
 }
 
-/// What cannot be a refresh token of ours is refused without the database.
+/// A text that cannot be a refresh token is refused without the database.
 #[tokio::test]
-async fn nonsense_does_not_reach_the_database() {
+async fn malformed_refresh_tokens_do_not_reach_the_database() {
     let (world, _gateway, client, _admin) = World::begin().await;
     world.lock("gateway.refresh_tokens").await;
     for nonsense in ["", "x", "rampart_rt_", "rampart_rt_short"] {

@@ -1,4 +1,4 @@
-//! The database frozen: known callers do not notice, everybody else is told to come again.
+//! With the database frozen, tokens are still exchanged for passports; sign-ins and changes get 503.
 
 use std::{
     sync::Arc,
@@ -40,7 +40,7 @@ impl Drop for Frozen {
 }
 
 #[tokio::test]
-async fn known_callers_never_wait_for_the_database() {
+async fn authorize_never_waits_for_the_database() {
     let world = World::on(Arc::new(Postgres::start().await)).await;
     let gateway = world.gateway("gateway-1").await;
     let client = world.client(&gateway);
@@ -71,10 +71,10 @@ async fn known_callers_never_wait_for_the_database() {
     let asked = Instant::now();
     let change = client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await;
     change.expect_status(StatusCode::SERVICE_UNAVAILABLE);
-    assert!(asked.elapsed() < Duration::from_secs(1), "what is stale changes nothing, and says so at once");
+    assert!(asked.elapsed() < Duration::from_secs(1), "a change by a stale state is refused at once");
     let remarks = ready().await.expect_status(StatusCode::OK).json()["remarks"].clone();
     assert!(remarks["users and revocations"].as_str().unwrap().contains("stale"), "{remarks}");
-    assert!(client.is_serving().await, "known callers are a reason to stay");
+    assert!(client.is_serving().await, "it still answers Authorize, so it stays ready");
 
     drop(frozen);
     poll_until("a sign-in works again", Duration::from_secs(20), async || {

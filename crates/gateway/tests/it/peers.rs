@@ -1,4 +1,4 @@
-//! Who may call what, and what a token must be.
+//! Which peers may call what, and which tokens are valid.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{Method, StatusCode};
@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::{client::Client, world::World};
 
-/// Each service reaches exactly what the gateway's list and the policies open to it.
+/// Each service reaches exactly what the gateway's peer list and the policies allow.
 #[tokio::test]
 async fn a_service_reaches_only_what_it_needs() {
     let (world, gateway, _balancer, admin) = World::begin().await;
@@ -48,7 +48,7 @@ struct Forger {
 }
 
 impl Forger {
-    /// A token like the good one, with another header and other claims, signed with our own key.
+    /// A token like the valid one, with another header and other claims, signed with the gateway's own key.
     fn forge(&self, header: Value, claims: Value) -> String {
         let merged = |base: &Value, over: Value| {
             let mut merged = base.as_object().unwrap().clone();
@@ -70,13 +70,13 @@ fn part(token: &str, index: usize) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(index).unwrap()).unwrap()).unwrap()
 }
 
-/// Whatever is done to a token, it is worth nothing; the same made well is.
+/// No altered token is exchanged for a passport; the same token built correctly is.
 #[tokio::test]
-async fn no_token_but_a_good_one_gets_a_passport() {
+async fn only_a_valid_token_gets_a_passport() {
     let (world, _gateway, client, good) = World::begin().await;
     let key = EncodingKey::from_ed_pem(world.secret("access.pem").as_bytes()).unwrap();
     let forger = Forger { key, header: part(&good, 0), claims: part(&good, 1) };
-    assert!(client.is_good(&forger.forge(json!({}), json!({}))).await, "the forger's own work is sound");
+    assert!(client.is_valid(&forger.forge(json!({}), json!({}))).await, "a correctly built token is valid");
 
     let now = forger.claims["iat"].as_u64().unwrap();
     let mut tokens: Vec<(&str, String)> = vec![
@@ -93,7 +93,7 @@ async fn no_token_but_a_good_one_gets_a_passport() {
         ("for ever", forger.forge(json!({}), json!({ "exp": now + 86_400 }))),
         ("not yet", forger.forge(json!({}), json!({ "nbf": now + 300 }))),
         ("from the future", forger.forge(json!({}), json!({ "iat": now + 300, "exp": now + 600 }))),
-        ("another issuer", forger.forge(json!({}), json!({ "iss": "somebody" }))),
+        ("another issuer", forger.forge(json!({}), json!({ "iss": "another" }))),
         ("another audience", forger.forge(json!({}), json!({ "aud": "serving" }))),
         ("many audiences", forger.forge(json!({}), json!({ "aud": ["rampart", "serving"] }))),
         ("another type", forger.forge(json!({ "typ": "JWT" }), json!({}))),
@@ -103,7 +103,7 @@ async fn no_token_but_a_good_one_gets_a_passport() {
         ("traversal in the kid", forger.forge(json!({ "kid": "../../etc/passwd" }), json!({}))),
         ("sql in the kid", forger.forge(json!({ "kid": "' OR 1=1 --" }), json!({}))),
         ("critical extension", forger.forge(json!({ "crit": ["b64"], "b64": false }), json!({}))),
-        ("nobody's id", forger.forge(json!({}), json!({ "sub": uuid::Uuid::new_v4() }))),
+        ("the id of no user", forger.forge(json!({}), json!({ "sub": uuid::Uuid::new_v4() }))),
         ("no id", forger.forge(json!({}), json!({ "sub": "admin" }))),
         ("a version to come", forger.forge(json!({}), json!({ "ver": 999 }))),
         ("a version before the first", forger.forge(json!({}), json!({ "ver": 0 }))),
@@ -123,14 +123,14 @@ async fn no_token_but_a_good_one_gets_a_passport() {
         assert_eq!(status.code(), Code::Unauthenticated, "{what}: {status}");
         assert_eq!(status.message(), "the token is not valid, or no longer", "{what}");
     }
-    assert!(client.is_good(&good).await);
+    assert!(client.is_valid(&good).await);
     let record = world.wait_for_record("token.authorize", "failure", Some("bad_signature")).await;
-    assert_eq!(record["actor"], json!({ "type": "anonymous" }), "what is not ours says nothing about anybody");
+    assert_eq!(record["actor"], json!({ "type": "anonymous" }), "a foreign token says nothing about a user");
     let record = world.wait_for_record("token.authorize", "failure", Some("expired")).await;
     assert_eq!((&record["actor"]["id"], &record["actor"]["session"]), (&forger.claims["sub"], &forger.claims["sid"]));
 }
 
-/// Other keys and other algorithms, ours misused among them.
+/// Other keys and other algorithms, the gateway's own keys misused among them.
 fn other_algorithms(world: &World, forger: &Forger) -> Vec<(&'static str, String)> {
     let foreign = authz::generate_pkcs8_pem().unwrap();
     let foreign = Forger {
@@ -164,7 +164,7 @@ fn other_algorithms(world: &World, forger: &Forger) -> Vec<(&'static str, String
         ("HS256 with nothing", hmac(b"")),
         ("RS256 by name", unsigned("RS256")),
         ("ES256 by name", unsigned("ES256")),
-        ("a foreign key under our kid", foreign.forge(json!({}), json!({}))),
+        ("a foreign key under the gateway's kid", foreign.forge(json!({}), json!({}))),
         ("a foreign key under its own name", foreign.forge(jku, json!({}))),
         ("the key of passports", passport.forge(json!({}), json!({}))),
     ]

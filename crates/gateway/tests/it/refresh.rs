@@ -1,4 +1,4 @@
-//! Refresh tokens: exchanged once, and what happens when one comes again.
+//! Refresh tokens: exchanged once, and what happens at a second time.
 
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -16,25 +16,25 @@ async fn revoke(client: &Client, bearer: &str, token: &str) -> TestResponse {
     client.call(Method::POST, "/api/auth/revoke", Some(bearer), Some(&json!({ "token": token }))).await
 }
 
-/// A chain of exchanges works; the first token of it, presented again, ends everything that came of it.
+/// A chain of exchanges works; its first token, presented again, revokes the whole session.
 #[tokio::test]
-async fn a_token_that_comes_again_ends_the_login() {
+async fn a_refresh_token_presented_twice_revokes_the_session() {
     let (world, _gateway, client, admin) = World::begin().await;
     let first = client.sign_in("admin", ADMIN_PASSWORD).await.text("refresh_token");
     let second = exchange(&client, &first).await.expect_status(StatusCode::OK).text("refresh_token");
     let third = exchange(&client, &second).await.expect_status(StatusCode::OK);
-    assert!(client.is_good(&third.text("access_token")).await);
+    assert!(client.is_valid(&third.text("access_token")).await);
 
     exchange(&client, &first).await.expect_status(StatusCode::UNAUTHORIZED);
     exchange(&client, &third.text("refresh_token")).await.expect_status(StatusCode::UNAUTHORIZED);
-    assert!(!client.is_good(&third.text("access_token")).await, "its access token too");
-    assert!(client.is_good(&admin).await, "and no other login");
+    assert!(!client.is_valid(&third.text("access_token")).await, "its access token too");
+    assert!(client.is_valid(&admin).await, "and no other login");
     world.wait_for_record("token.refresh", "failure", Some("refresh_token_reused")).await;
 }
 
-/// When the answer was lost the same token is taken again within the grace, and what the lost answer carried dies.
+/// When the response was lost the same token is exchanged again within the grace period, and the lost one is retired.
 #[tokio::test]
-async fn a_lost_answer_costs_nobody_a_login() {
+async fn a_lost_response_does_not_end_the_session() {
     let (_world, _gateway, client, _admin) = World::begin().await;
     let first = client.sign_in("admin", ADMIN_PASSWORD).await.text("refresh_token");
     let lost = exchange(&client, &first).await.expect_status(StatusCode::OK).text("refresh_token");
@@ -44,9 +44,9 @@ async fn a_lost_answer_costs_nobody_a_login() {
     exchange(&client, &next).await.expect_status(StatusCode::UNAUTHORIZED);
 }
 
-/// Ten exchanges of one token at once: all are answered, and of what they were answered one lives.
+/// Ten exchanges of one token at once: all are answered, and one of the successors stays valid.
 #[tokio::test]
-async fn a_token_exchanged_many_times_at_once_has_one_living_successor() {
+async fn a_token_exchanged_many_times_at_once_has_one_valid_successor() {
     let (world, _gateway, client, _admin) = World::begin().await;
     let first = client.sign_in("admin", ADMIN_PASSWORD).await.text("refresh_token");
     let answers = futures::future::join_all((0..10).map(|_| exchange(&client, &first))).await;
@@ -64,9 +64,9 @@ async fn a_token_exchanged_many_times_at_once_has_one_living_successor() {
     assert_eq!(world.postgres.sql(&world.database.name, &living).await.trim(), "1");
 }
 
-/// RFC 7009: one's own access token, one's own login; anybody else's is left alone, and the answer is the same.
+/// RFC 7009: the caller's own access token or session; those of other users stay valid, and the response is the same.
 #[tokio::test]
-async fn one_ends_ones_own_tokens_and_nobody_elses() {
+async fn a_user_revokes_only_its_own_tokens() {
     let (_world, _gateway, client, admin) = World::begin().await;
     let (_, other) = client.machine(&admin, "other", &["viewer"]).await;
     let login = client.sign_in("admin", ADMIN_PASSWORD).await;
@@ -75,22 +75,22 @@ async fn one_ends_ones_own_tokens_and_nobody_elses() {
     for token in [&access, &refresh, "unknown", "rampart_rt_unknown", "a.b.c", ""] {
         revoke(&client, &other, token).await.expect_status(StatusCode::OK);
     }
-    assert!(client.is_good(&access).await);
+    assert!(client.is_valid(&access).await);
 
     revoke(&client, &access, &access).await.expect_status(StatusCode::OK);
-    assert!(!client.is_good(&access).await);
+    assert!(!client.is_valid(&access).await);
     let access = exchange(&client, &refresh).await.expect_status(StatusCode::OK);
     let (access, refresh) = (access.text("access_token"), access.text("refresh_token"));
     revoke(&client, &access, &refresh).await.expect_status(StatusCode::OK);
-    assert!(!client.is_good(&access).await, "a refresh token ends the whole login");
+    assert!(!client.is_valid(&access).await, "a refresh token ends the whole login");
     exchange(&client, &refresh).await.expect_status(StatusCode::UNAUTHORIZED);
 
     client.person(&admin, "nothing", &[]).await;
     let nothing = client.sign_in("nothing", &password_of("nothing")).await.text("access_token");
     revoke(&client, &nothing, &nothing).await.expect_status(StatusCode::OK);
-    assert!(!client.is_good(&nothing).await, "even without a role");
+    assert!(!client.is_valid(&nothing).await, "even without a role");
 
     let anonymous = client.call(Method::POST, "/api/auth/revoke", None, Some(&json!({ "token": admin }))).await;
     anonymous.expect_status(StatusCode::UNAUTHORIZED);
-    assert!(client.is_good(&admin).await);
+    assert!(client.is_valid(&admin).await);
 }

@@ -1,4 +1,4 @@
-//! What ends on one gateway ends on the other, within two seconds, and whoever watches is told.
+//! A revocation on one gateway reaches the other within two seconds, and its watchers.
 
 use std::time::{Duration, Instant};
 
@@ -14,23 +14,24 @@ use crate::{
 
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// With the bell, which rings as soon as a change is committed. Without it, a look each second is on average as late.
-const WITHIN_BELL: Duration = Duration::from_millis(500);
+/// With a notification, sent as soon as a change is committed. Without it, the poll of each second is on average as late.
+const WITHIN_NOTIFIED: Duration = Duration::from_millis(500);
 
-async fn dies(client: &Client, token: &str) {
+async fn wait_revoked(client: &Client, token: &str) {
     let answered = Instant::now();
-    poll_until("the token is dead on the other gateway", WITHIN_BELL, async || !client.is_good(token).await).await;
-    println!("dead after {:?}", answered.elapsed());
+    poll_until("the token is revoked on the other gateway", WITHIN_NOTIFIED, async || !client.is_valid(token).await)
+        .await;
+    println!("revoked after {:?}", answered.elapsed());
 }
 
-/// Everything that ends a token on the first gateway, asked of the second; with the event that a watcher of it sees.
+/// Everything that revokes a token on the first gateway, checked on the second; with the event that its watcher gets.
 #[tokio::test]
-async fn whatever_ends_on_one_gateway_ends_on_the_other() {
+async fn a_revocation_on_one_gateway_reaches_the_other() {
     let world = World::new().await;
     let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
     let (here, there) = (world.client(&one), world.client(&two));
     let admin = here.bootstrap().await;
-    assert!(there.is_good(&admin).await, "made there, known here, whatever was followed by then");
+    assert!(there.is_valid(&admin).await, "a token of the other gateway is valid at once");
 
     let mut stream = there.watch().await;
     assert!(matches!(stream.message().await.unwrap().unwrap().event.unwrap(), Event::Snapshot(_)));
@@ -40,15 +41,15 @@ async fn whatever_ends_on_one_gateway_ends_on_the_other() {
     let authorized = there.authorize(&token, "serving").await.unwrap();
     let body = json!({ "token": refresh });
     here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
-    dies(&there, &token).await;
-    told(&mut stream, &Event::SessionId(authorized.session_id)).await;
+    wait_revoked(&there, &token).await;
+    wait_event(&mut stream, &Event::SessionId(authorized.session_id)).await;
 
     let token = here.sign_in("admin", ADMIN_PASSWORD).await.text("access_token");
     let authorized = there.authorize(&token, "serving").await.unwrap();
     let body = json!({ "token": token });
     here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
-    dies(&there, &token).await;
-    told(&mut stream, &Event::TokenId(authorized.token_id)).await;
+    wait_revoked(&there, &token).await;
+    wait_event(&mut stream, &Event::TokenId(authorized.token_id)).await;
 
     let id = here.person(&admin, "ada", &["analyst"]).await;
     let path = format!("/api/admin/users/{id}");
@@ -65,45 +66,45 @@ async fn whatever_ends_on_one_gateway_ends_on_the_other() {
             here.call(Method::PATCH, &path, Some(&admin), Some(&enable)).await.expect_status(StatusCode::OK);
         }
         let token = here.sign_in("ada", &password).await.expect_status(StatusCode::OK).text("access_token");
-        assert!(there.is_good(&token).await);
+        assert!(there.is_valid(&token).await);
         let done = here.call(method, &path, Some(&admin), body.as_ref()).await;
         assert!(done.status.is_success(), "{done:?}");
-        dies(&there, &token).await;
-        told(&mut stream, &Event::Subject(id.clone())).await;
+        wait_revoked(&there, &token).await;
+        wait_event(&mut stream, &Event::Subject(id.clone())).await;
         if body.is_some_and(|body| body.get("password").is_some()) {
             password = password_of("other");
         }
     }
 }
 
-/// When nobody hears the bell, the look of each second is in time, too.
+/// When no gateway listens, the poll of each second is in time, too.
 #[tokio::test]
-async fn what_ends_is_noticed_without_the_bell() {
+async fn a_revocation_is_noticed_without_notify() {
     let world = World::new().await;
     let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
     let (here, there) = (world.client(&one), world.client(&two));
     here.bootstrap().await;
     let token = here.sign_in("admin", ADMIN_PASSWORD).await.text("access_token");
-    assert!(there.is_good(&token).await);
-    let deafen = async || {
+    assert!(there.is_valid(&token).await);
+    let end_listeners = async || {
         let listeners = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'";
         let sql = format!("SELECT count(pg_terminate_backend(pid)) {listeners}");
         world.postgres.sql(&world.database.name, &sql).await.trim().parse::<u32>().unwrap()
     };
-    poll_until("both gateways had a listener to lose", WITHIN, async || deafen().await == 2).await;
+    poll_until("both gateways had a listener to lose", WITHIN, async || end_listeners().await == 2).await;
 
     let body = json!({ "token": token });
     here.call(Method::POST, "/api/auth/revoke", Some(&token), Some(&body)).await.expect_status(StatusCode::OK);
-    poll_until("the token is dead on the other gateway", WITHIN, async || {
-        deafen().await;
-        !there.is_good(&token).await
+    poll_until("the token is revoked on the other gateway", WITHIN, async || {
+        end_listeners().await;
+        !there.is_valid(&token).await
     })
     .await;
 }
 
-/// A role taken away is gone from the passports of the other gateway, and whoever remembers one is told.
+/// A role taken away is gone from the passports of the other gateway, and its watchers get the event.
 #[tokio::test]
-async fn a_role_taken_away_is_taken_everywhere() {
+async fn a_role_taken_away_is_gone_on_every_gateway() {
     let world = World::new().await;
     let (one, two) = (world.gateway("gateway-1").await, world.gateway("gateway-2").await);
     let (here, there) = (world.client(&one), world.client(&two));
@@ -119,12 +120,12 @@ async fn a_role_taken_away_is_taken_everywhere() {
         there.call(Method::GET, "/api/admin/users", Some(&token), None).await.status == StatusCode::FORBIDDEN
     })
     .await;
-    told(&mut stream, &Event::Subject(id)).await;
+    wait_event(&mut stream, &Event::Subject(id)).await;
 }
 
-/// A passport from before does not help: a change is refused when the caller is not what the passport says.
+/// A change is refused when the caller's roles are no longer those of its passport.
 #[tokio::test]
-async fn a_passport_from_before_changes_nothing() {
+async fn a_passport_with_outdated_roles_changes_nothing() {
     let (_world, _gateway, client, admin) = World::begin().await;
     let (id, token) = client.machine(&admin, "robot", &["admin"]).await;
     let passport = client.authorize(&token, "gateway").await.unwrap().passport;
@@ -142,25 +143,25 @@ async fn a_passport_from_before_changes_nothing() {
     client.raw(request).await.expect_status(StatusCode::UNAUTHORIZED);
 }
 
-/// Heartbeats come each second, and a gateway that stops ends the stream instead of leaving its watchers waiting.
+/// Heartbeats come each second, and a gateway that stops ends the stream.
 #[tokio::test]
-async fn a_watcher_hears_a_heartbeat_and_the_end() {
+async fn a_watcher_gets_heartbeats_and_the_end_of_the_stream() {
     let world = World::new().await;
     let mut gateway = world.gateway("gateway-1").await;
     let client = world.client(&gateway);
     let mut stream = client.watch().await;
-    told(&mut stream, &Event::Heartbeat(proto::auth::v1::Heartbeat {})).await;
+    wait_event(&mut stream, &Event::Heartbeat(proto::auth::v1::Heartbeat {})).await;
     assert!(tokio::task::spawn_blocking(move || gateway.stop()).await.unwrap(), "it ended well");
     let end = tokio::time::timeout(WITHIN, async { while let Ok(Some(_)) = stream.message().await {} }).await;
     assert!(end.is_ok());
 }
 
-async fn told(stream: &mut tonic::Streaming<proto::auth::v1::WatchRevocationsResponse>, wanted: &Event) {
-    let heard = async { while stream.message().await.unwrap().unwrap().event.as_ref() != Some(wanted) {} };
-    tokio::time::timeout(WITHIN, heard).await.unwrap_or_else(|_| panic!("not told of {wanted:?}"));
+async fn wait_event(stream: &mut tonic::Streaming<proto::auth::v1::WatchRevocationsResponse>, wanted: &Event) {
+    let received = async { while stream.message().await.unwrap().unwrap().event.as_ref() != Some(wanted) {} };
+    tokio::time::timeout(WITHIN, received).await.unwrap_or_else(|_| panic!("no event {wanted:?}"));
 }
 
-/// A restore, or a failover that loses commits, takes the feed back in time; from then on the database as it is counts.
+/// A restore, or a failover that loses commits, takes the feed back in time; everything is then loaded anew.
 #[tokio::test]
 async fn a_feed_that_goes_back_in_time_is_noticed() {
     let (world, _gateway, client, admin) = World::begin().await;
@@ -174,15 +175,17 @@ async fn a_feed_that_goes_back_in_time_is_noticed() {
     let last = "(SELECT max(seq) FROM gateway.changes)";
 
     ada_is(true, &format!("DELETE FROM gateway.changes WHERE seq = {last}")).await;
-    poll_until("a shorter feed is noticed", WITHIN, async || !client.is_good(&token).await).await;
+    poll_until("a shorter feed is noticed", WITHIN, async || !client.is_valid(&token).await).await;
     let end = async {
         while stream.message().await?.is_some() {}
         Ok::<(), tonic::Status>(())
     };
-    let end = tokio::time::timeout(WITHIN, end).await.expect("whoever remembers passports is told to forget them");
+    let end = tokio::time::timeout(WITHIN, end).await.expect("the stream ends, so that the watcher drops its cache");
     assert_eq!(end.unwrap_err().code(), tonic::Code::Aborted);
 
     ada_is(false, &format!("UPDATE gateway.changes SET id = gen_random_uuid() WHERE seq = {last}")).await;
-    poll_until("a feed with another entry at the same place is noticed", WITHIN, async || client.is_good(&token).await)
-        .await;
+    poll_until("a feed with another entry at the same place is noticed", WITHIN, async || {
+        client.is_valid(&token).await
+    })
+    .await;
 }

@@ -1,4 +1,4 @@
-//! Proofs of identity for tokens, and what a token is worth.
+//! Grants, the tokens they give, and the passports those give.
 
 use authz::{AccessTokenKeys, Clock, PassportKeys};
 use bytes::Bytes;
@@ -51,7 +51,8 @@ async fn every_grant_gives_a_token_that_gives_a_passport() {
         assert_eq!(authorized.token_expires_at.unwrap().seconds.unsigned_abs(), claims.exp);
         assert!(passports.verify(&authorized.passport, "gateway", now).is_err(), "for one audience only");
     }
-    let found = client.authorize(&client.sign_in("admin", ADMIN_PASSWORD).await.text("access_token"), "nobody").await;
+    let found =
+        client.authorize(&client.sign_in("admin", ADMIN_PASSWORD).await.text("access_token"), "unknown-service").await;
     assert_eq!(found.unwrap_err().code(), tonic::Code::InvalidArgument);
     assert!(!machine_id.is_empty());
 }
@@ -94,9 +95,9 @@ async fn the_token_endpoint_speaks_rfc_6749_and_rfc_9457() {
     }
 }
 
-/// Whatever is wrong with name or password, the answer is the same to the byte; the audit log knows the difference.
+/// Whatever is wrong with name or password, the response is the same to the byte; the audit log has the reason.
 #[tokio::test]
-async fn nobody_learns_why_a_proof_was_not_accepted() {
+async fn every_failed_proof_gets_the_same_response() {
     let (world, _gateway, client, admin) = World::begin().await;
     let disabled = client.person(&admin, "disabled", &["viewer"]).await;
     let path = format!("/api/admin/users/{disabled}");
@@ -109,8 +110,8 @@ async fn nobody_learns_why_a_proof_was_not_accepted() {
     let mut bodies = std::collections::BTreeSet::new();
     for (name, password) in [
         ("admin", "not the password of admin"),
-        ("nobody-of-this-name", "not the password of anybody"),
-        ("no name at all \0", "not the password of anybody"),
+        ("unknown-name", "not the password of any user"),
+        ("no name at all \0", "not the password of any user"),
         ("disabled", &password_of("disabled")),
         ("robot", "robots have no passwords"),
     ] {

@@ -1,4 +1,4 @@
-//! Users: made, listed, altered, removed, and what each of that does to their tokens.
+//! Users: created, listed, altered, deleted, and the effect on their tokens.
 
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -77,10 +77,10 @@ async fn a_change_reaches_the_tokens_that_were_given_before() {
 
     let secret = patch(&client, &admin, &id, json!({ "new_client_secret": true })).await;
     let secret = secret.expect_status(StatusCode::OK).text("client_secret");
-    assert!(!client.is_good(&token).await, "a token of the old secret");
+    assert!(!client.is_valid(&token).await, "a token of the old secret");
     let grant = json!({ "grant_type": "client_credentials", "client_id": "robot", "client_secret": secret });
     let token = client.token(&grant).await.expect_status(StatusCode::OK).text("access_token");
-    assert!(client.is_good(&token).await);
+    assert!(client.is_valid(&token).await);
 
     let ada = client.person(&admin, "ada", &["viewer"]).await;
     for change in [json!({ "password": "another long password" }), json!({ "disabled": true })] {
@@ -88,7 +88,7 @@ async fn a_change_reaches_the_tokens_that_were_given_before() {
             if change.get("password").is_some() { password_of("ada") } else { "another long password".into() };
         let login = client.sign_in("ada", &password).await.expect_status(StatusCode::OK);
         patch(&client, &admin, &ada, change).await.expect_status(StatusCode::OK);
-        assert!(!client.is_good(&login.text("access_token")).await);
+        assert!(!client.is_valid(&login.text("access_token")).await);
         let refresh = json!({ "grant_type": "refresh_token", "refresh_token": login.text("refresh_token") });
         client.token(&refresh).await.expect_status(StatusCode::UNAUTHORIZED);
         client.sign_in("ada", &password).await.expect_status(StatusCode::UNAUTHORIZED);
@@ -97,9 +97,9 @@ async fn a_change_reaches_the_tokens_that_were_given_before() {
     client.sign_in("ada", "another long password").await.expect_status(StatusCode::OK);
 }
 
-/// With other roles one stays signed in: the refresh token works and the next token knows the new roles.
+/// With other roles the session goes on: the refresh token works and the next token has the new roles.
 #[tokio::test]
-async fn other_roles_do_not_sign_anybody_out() {
+async fn other_roles_do_not_end_the_session() {
     let (_world, _gateway, client, admin) = World::begin().await;
     let id = client.person(&admin, "ada", &["viewer"]).await;
     let login = client.sign_in("ada", &password_of("ada")).await;
@@ -122,11 +122,11 @@ async fn there_is_always_an_administrator() {
         patch(&client, &admin, &id, change).await.expect_status(StatusCode::CONFLICT);
     }
     client.call(Method::DELETE, &path, Some(&admin), None).await.expect_status(StatusCode::CONFLICT);
-    assert!(client.is_good(&admin).await);
+    assert!(client.is_valid(&admin).await);
 
     patch(&client, &admin, &second, json!({ "disabled": false })).await.expect_status(StatusCode::OK);
     client.call(Method::DELETE, &path, Some(&admin), None).await.expect_status(StatusCode::NO_CONTENT);
-    assert!(!client.is_good(&admin).await);
+    assert!(!client.is_valid(&admin).await);
 }
 
 /// Two administrators who remove each other at once: one of them stays.
@@ -145,9 +145,9 @@ async fn two_administrators_cannot_remove_each_other() {
     assert_eq!(done, 1, "{one:?} {other:?}");
 }
 
-/// Whoever is not an administrator is refused on every route of users, and it is recorded who tried.
+/// A user without the role is refused on every route of users, and recorded.
 #[tokio::test]
-async fn others_are_refused_and_recorded() {
+async fn denied_requests_are_refused_and_recorded() {
     let (world, _gateway, client, admin) = World::begin().await;
     let (id, viewer) =
         client.machine(&admin, "viewer", &["viewer", "analyst", "engineer", "operator", "privacy_officer"]).await;

@@ -119,7 +119,7 @@ impl World {
         found.unwrap()
     }
 
-    /// Keeps everybody from a table, until [`unlock`](Self::unlock).
+    /// Locks a table against all access, until [`unlock`](Self::unlock).
     pub(crate) async fn lock(&self, table: &str) {
         let (postgres, name) = (Arc::clone(&self.postgres), self.database.name.clone());
         let hold = format!("BEGIN; LOCK TABLE {table}; SELECT pg_sleep(60)");
@@ -244,7 +244,7 @@ impl Drop for Gateway {
 fn keep_log(stderr: ChildStderr, log: &Mutex<String>, addresses: &mpsc::Sender<(String, SocketAddr)>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if let Some(listener) = listener(&line) {
-            let _nobody_waits = addresses.send(listener);
+            let _receiver_gone = addresses.send(listener);
         }
         let mut log = log.lock().unwrap();
         log.push_str(&line);

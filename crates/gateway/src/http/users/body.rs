@@ -1,4 +1,4 @@
-//! What is sent and shown of users.
+//! Bodies of requests and responses about users.
 
 use policy::{Role, Roles};
 use problem::{Kind, Problem};

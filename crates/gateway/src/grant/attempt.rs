@@ -1,0 +1,77 @@
+//! An attempt to prove an identity: admitted by the throttle, and recorded before a failure is answered.
+
+use std::time::Instant;
+
+use super::{GrantError, throttle_address};
+use crate::{
+    app::App,
+    audit::{Actor, AuditEvent, Denial, EventKind, EventOutcome, RequestSource},
+    metrics,
+    store::UserWithCredential,
+    throttle::Attempt,
+    user::{UserKind, UserName},
+};
+
+/// Who a failed attempt was about, and why it failed.
+pub(super) struct FailedAttempt<'a> {
+    pub(super) kind: EventKind,
+    pub(super) user: Option<&'a UserWithCredential>,
+    pub(super) reason: &'static str,
+}
+
+// === impl App ===
+
+impl App {
+    /// Admits an attempt, or queues a denial and answers how long to wait.
+    pub(super) fn admit(&self, kind: EventKind, name: &str, source: &RequestSource) -> Result<Attempt<'_>, GrantError> {
+        // Texts that are no names count as one account, or callers could fill the throttle with texts of any length.
+        let account = name.parse::<UserName>().map_or_else(|_| String::new(), |name| name.as_str().to_lowercase());
+        self.throttle.admit(&account, &throttle_address(source), Instant::now()).map_err(|wait| {
+            metrics::lockout(wait.reason);
+            self.denials.push(Denial {
+                kind,
+                outcome: EventOutcome::Denied,
+                actor: Actor::Anonymous,
+                resource: None,
+                reason: Some("throttled"),
+                source: source.clone(),
+            });
+            GrantError::throttled(wait.delay)
+        })
+    }
+
+    pub(super) async fn find(&self, name: &str) -> Result<Option<UserWithCredential>, GrantError> {
+        let Ok(name) = name.parse::<UserName>() else { return Ok(None) };
+        self.with_db_permit(self.store.user_by_name(&name)).await
+    }
+
+    /// Records a failed attempt before it is answered. An attempt that cannot be recorded has not failed, it was not made.
+    pub(super) async fn fail(
+        &self,
+        attempt: Attempt<'_>,
+        failure: FailedAttempt<'_>,
+        source: &RequestSource,
+        code: &'static str,
+    ) -> Result<GrantError, GrantError> {
+        attempt.failed(Instant::now());
+        let mut event = AuditEvent::new(failure.kind, EventOutcome::Failure, Actor::Anonymous, source.clone());
+        event = event.with_reason(failure.reason);
+        if let Some(known) = failure.user {
+            event = event.about_user(known.user.id).in_tenant(&known.user.tenant);
+        }
+        self.with_db_permit(self.store.record(&[event])).await?;
+        Ok(GrantError::refused(code))
+    }
+}
+
+pub(super) fn success(kind: EventKind, source: &RequestSource) -> AuditEvent {
+    AuditEvent::new(kind, EventOutcome::Success, Actor::Anonymous, source.clone())
+}
+
+pub(super) fn failure_reason(found: Option<&UserWithCredential>, wanted: UserKind) -> &'static str {
+    match found {
+        None => "unknown_user",
+        Some(found) if found.user.kind != wanted => "wrong_kind_of_user",
+        Some(_) => "wrong_credential",
+    }
+}

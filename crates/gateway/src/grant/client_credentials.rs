@@ -1,0 +1,53 @@
+//! Signing in with a client secret.
+
+use secrets::Secret;
+
+use super::{
+    GrantError, IssuedTokens,
+    attempt::{FailedAttempt, failure_reason, success},
+};
+use crate::{
+    app::App,
+    audit::{EventKind, RequestSource},
+    opaque,
+    store::NewSession,
+    user::UserKind,
+};
+
+/// A credential that nothing matches.
+const NO_CREDENTIAL: &str = "sha256:";
+
+// === impl App ===
+
+impl App {
+    pub(super) async fn sign_in_machine(
+        &self,
+        client_id: &str,
+        secret: &Secret,
+        source: &RequestSource,
+    ) -> Result<IssuedTokens, GrantError> {
+        let kind = EventKind::ClientCredentials;
+        let attempt = self.admit(kind, client_id, source)?;
+        let found = self.find(client_id).await?;
+        let machine = found.as_ref().filter(|found| found.user.kind == UserKind::Machine);
+        let stored = machine.map_or(NO_CREDENTIAL, |machine| &machine.credential);
+        let matches = secret.expose_str().is_ok_and(|secret| opaque::matches_credential(secret, stored));
+        let Some(machine) = machine.filter(|_| matches) else {
+            let reason = failure_reason(found.as_ref(), UserKind::Machine);
+            let failure = FailedAttempt { kind, user: found.as_ref(), reason };
+            return Err(self.fail(attempt, failure, source, "invalid_client").await?);
+        };
+        let new = NewSession {
+            user_id: machine.user.id,
+            credential: &machine.credential,
+            client_id: machine.user.name.as_str(),
+            refresh: None,
+        };
+        let Some(signed_in) = self.with_db_permit(self.store.begin_session(new, success(kind, source))).await? else {
+            let failure = FailedAttempt { kind, user: Some(machine), reason: "disabled_or_changed" };
+            return Err(self.fail(attempt, failure, source, "invalid_client").await?);
+        };
+        attempt.succeeded();
+        self.issue(&signed_in, None)
+    }
+}
