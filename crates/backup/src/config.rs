@@ -20,7 +20,7 @@ const RUN_TIMEOUT_S_MAX: u64 = 7 * 24 * 3600;
 pub struct Config {
     /// Where the balancer calls.
     pub listen: ListenConfig,
-    /// Where runs are remembered, and how to reach what is dumped.
+    /// Where runs are stored, and how to reach what is dumped.
     pub database: DatabaseConfig,
     /// Where the keys of passports come from.
     pub gateway: UpstreamConfig,
@@ -32,19 +32,19 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackupConfig {
-    /// Where sets are kept.
+    /// The root of all sets.
     pub directory: PathBuf,
     /// The models folder.
     pub models: PathBuf,
     databases: Vec<String>,
-    /// Whom sets are encrypted to.
+    /// The public key that sets are encrypted to.
     pub age_recipient_file: PathBuf,
-    /// Opens sets.
+    /// The key that decrypts sets.
     pub age_identity_file: Option<SecretFile>,
     /// Signs manifests.
     pub signing_key_file: SecretFile,
     scratch: Option<PathBuf>,
-    /// Room that must be there before a set is begun.
+    /// Bytes that must be free before a set is begun.
     pub free_bytes_min: u64,
     run_timeout_s: u64,
 }

@@ -1,4 +1,4 @@
-//! One database into one sealed file: `pg_dump` over TLS, streamed, in the snapshot in which its rows are counted.
+//! One database into one encrypted file: `pg_dump` over TLS, streamed, in the snapshot in which its rows are counted.
 
 use std::{
     io::{self, Write},
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     digest::Measured,
+    encrypted_file::EncryptedWriter,
     keys::Recipient,
     manifest::{Content, Object},
-    pipe::{Taker, pipe},
-    program::{self, ProgramError},
-    sealed::Sealer,
+    pg_program::{self, ProgramError},
+    pipe::{PipeReader, pipe},
     staging::INCOMPLETE_PREFIX,
     store::Snapshot,
 };
@@ -34,19 +34,19 @@ pub enum DumpError {
     /// The connection's files are wrong.
     #[error("cannot connect to the database")]
     Connect(#[from] DatabaseError),
-    /// The password or the key of our certificate cannot be read.
+    /// The password or the key of the client certificate cannot be read.
     #[error("no password or key for the database")]
     Password(#[from] SecretError),
-    /// A query failed, or the database is away.
+    /// A query failed, or the database does not answer.
     #[error("cannot read the database")]
     Query(#[from] sqlx::Error),
     /// `pg_dump` failed.
     #[error("cannot dump the database")]
     Program(#[from] ProgramError),
-    /// The output of `pg_dump` broke off, or there is no place for its password file.
+    /// The output of `pg_dump` ended early, or its password file cannot be written.
     #[error("cannot run pg_dump")]
     Pipe(#[source] io::Error),
-    /// The sealed file cannot be written.
+    /// The encrypted file cannot be written.
     #[error("cannot write {path}")]
     Write {
         /// Which.
@@ -56,11 +56,11 @@ pub enum DumpError {
     },
 }
 
-/// Dumps one database into `directory`. The password is in a file in `beside` for as long as it takes.
+/// Dumps one database into `directory`. The password is in a file in `private_directory` for as long as it takes.
 pub async fn dump(
     config: &DatabaseConfig,
     directory: &Path,
-    beside: &Path,
+    private_directory: &Path,
     recipient: &Recipient,
     stop: CancellationToken,
 ) -> Result<Object, DumpError> {
@@ -70,38 +70,38 @@ pub async fn dump(
     let file_name = format!("database-{}.dump.zst.age", config.name);
     let path = directory.join(&file_name);
 
-    // Made here and not in the thread: whoever gives this future up removes the directory, and nothing may come into it
+    // Created here and not in the thread: dropping this future removes the directory, and no file may be created in it
     // after that.
-    let sealer =
-        Sealer::create(&path, recipient, stop).map_err(|source| DumpError::Write { path: path.clone(), source })?;
-    let (giver, taker) = pipe();
-    let sealing = tokio::task::spawn_blocking(move || seal(sealer, taker));
-    let password_file = password_file(config, beside)?;
-    let key_file = key_file(config, beside)?;
-    let mut command = program::command(&binaries.program(PG_DUMP));
+    let writer = EncryptedWriter::create(&path, recipient, stop)
+        .map_err(|source| DumpError::Write { path: path.clone(), source })?;
+    let (pipe_writer, pipe_reader) = pipe();
+    let encrypting = tokio::task::spawn_blocking(move || encrypt(writer, pipe_reader));
+    let password_file = password_file(config, private_directory)?;
+    let key_file = key_file(config, private_directory)?;
+    let mut command = pg_program::command(&binaries.program(PG_DUMP));
     command.args(["--format=custom", "--compress=0", "--no-password", "--lock-wait-timeout=10s"]);
     command.arg(format!("--snapshot={}", snapshot.name));
     command.arg(format!("--dbname={}", connection_string(config, password_file.path(), key_file.path())));
-    let mut child = program::spawn(PG_DUMP, command.stdout(Stdio::piped()))?;
+    let mut child = pg_program::spawn(PG_DUMP, command.stdout(Stdio::piped()))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let pumping = async {
+    let copying = async {
         match stdout {
-            Some(stdout) => giver.give_all(stdout).await.map_err(DumpError::Pipe),
+            Some(stdout) => pipe_writer.write_from(stdout).await.map_err(DumpError::Pipe),
             None => Ok(()),
         }
     };
     let counting = async { snapshot.count_rows().await.map_err(DumpError::Query) };
-    let complaining = async { Ok(program::complaint(stderr).await) };
-    let ((), rows, complaint) = tokio::try_join!(pumping, counting, complaining)?;
-    // A sealer that failed stopped taking, and pg_dump then complains of that: its own reason comes first.
-    let dumped = program::wait(PG_DUMP, child, complaint).await;
+    let reading_stderr = async { Ok(pg_program::read_stderr(stderr).await) };
+    let ((), rows, error_output) = tokio::try_join!(copying, counting, reading_stderr)?;
+    // A failed writer stops reading, and pg_dump then fails for that reason: the writer's own error comes first.
+    let dumped = pg_program::wait(PG_DUMP, child, error_output).await;
     if dumped.is_ok() {
-        giver.end().await;
+        pipe_writer.finish().await;
     } else {
-        drop(giver);
+        drop(pipe_writer);
     }
-    let sealed = sealing.await.expect("sealing does not panic");
-    let (cipher, plain) = match (dumped, sealed) {
+    let encrypted = encrypting.await.expect("encrypting does not panic");
+    let (cipher, plain) = match (dumped, encrypted) {
         (Ok(()), Ok(measured)) => measured,
         (Err(error), Err(pipe)) if pipe.kind() == io::ErrorKind::BrokenPipe => return Err(error.into()),
         (_, Err(source)) => return Err(DumpError::Write { path, source }),
@@ -112,12 +112,12 @@ pub async fn dump(
     Ok(Object::new(file_name, cipher, plain, content))
 }
 
-fn seal(mut sealer: Sealer, taker: Taker) -> io::Result<(Measured, Measured)> {
-    taker.take_all_blocking(&mut sealer)?;
-    sealer.finish()
+fn encrypt(mut writer: EncryptedWriter, pipe_reader: PipeReader) -> io::Result<(Measured, Measured)> {
+    pipe_reader.copy_to_blocking(&mut writer)?;
+    writer.finish()
 }
 
-/// The password as libpq wants it, in a file only we can read, gone with the value: command lines and environments
+/// The password as libpq reads it, in a file of mode 0600 that is removed with the value: command lines and environments
 /// are public.
 fn password_file(config: &DatabaseConfig, directory: &Path) -> Result<NamedTempFile, DumpError> {
     let secret = config.password_file.read()?;
@@ -131,7 +131,7 @@ fn password_file(config: &DatabaseConfig, directory: &Path) -> Result<NamedTempF
     private_file("pgpass", &line, directory)
 }
 
-/// The key in a file of our own: libpq refuses one that somebody else keeps for us.
+/// The key in a file of this process: libpq refuses one that belongs to another user.
 fn key_file(config: &DatabaseConfig, directory: &Path) -> Result<NamedTempFile, DumpError> {
     let key = SecretFile::new(&config.key_file).read()?;
     private_file("key", key.expose(), directory)
@@ -144,7 +144,7 @@ fn private_file(name: &str, content: &[u8], directory: &Path) -> Result<NamedTem
     Ok(file)
 }
 
-/// A connection string of libpq: the server must prove itself to our CA, by TLS 1.3.
+/// A connection string of libpq: TLS 1.3, with a server certificate of the platform's CA.
 fn connection_string(config: &DatabaseConfig, password_file: &Path, key_file: &Path) -> String {
     let parameters = [
         ("host", config.host.clone()),

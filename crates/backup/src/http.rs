@@ -6,14 +6,14 @@ use axum::{
     extract::{Path, State},
     http::{HeaderName, StatusCode, header},
 };
-use problem::{Api, Kind as ProblemKind, Problem};
+use problem::{Api, Kind, Problem};
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     run::{Run, Verdict},
-    set::SetName,
+    set_name::SetName,
     worker::{Worker, refuse},
 };
 
@@ -43,19 +43,18 @@ pub struct RunsBody {
 
 type Begun = (StatusCode, [(HeaderName, String); 1], Json<RunBody>);
 
-/// `POST /api/backups`: begins to make a set.
+/// `POST /api/backups`: begins to build a set.
 pub async fn create(State(worker): State<Worker>, Extension(principal): Extension<Principal>) -> Result<Begun, Api> {
     Ok(begun(worker.begin_create(principal.to_string()).await?))
 }
 
-/// `POST /api/backups/{name}/verify`: begins to prove a set.
+/// `POST /api/backups/{name}/verify`: begins to verify a set.
 pub async fn verify(
     State(worker): State<Worker>,
     Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<Begun, Api> {
-    let set: SetName =
-        name.parse().map_err(|error| Problem::new(ProblemKind::NotFound, format!("{error}")).field("name"))?;
+    let set: SetName = name.parse().map_err(|error| Problem::new(Kind::NotFound, format!("{error}")).field("name"))?;
     Ok(begun(worker.begin_verify(set, principal.to_string()).await?))
 }
 
@@ -67,7 +66,7 @@ pub async fn list(State(worker): State<Worker>) -> Result<Json<RunsBody>, Api> {
 
 /// `GET /api/backups/{id}`: one run.
 pub async fn get(State(worker): State<Worker>, Path(id): Path<String>) -> Result<Json<RunBody>, Api> {
-    let not_found = || Problem::new(ProblemKind::NotFound, "there is no such run");
+    let not_found = || Problem::new(Kind::NotFound, "there is no such run");
     let id: Uuid = id.parse().map_err(|_| not_found())?;
     let run = worker.store().run(id).await.map_err(refuse)?.ok_or_else(not_found)?;
     Ok(Json(run.into()))

@@ -1,7 +1,7 @@
-//! The three keys of a backup: whom it is encrypted to, who signs it, who can open it.
+//! The keys of a backup: the recipient it is encrypted to, the key that decrypts it, the key that signs it.
 //!
-//! Making a set needs the recipient (public) and the signing key. Only proving or restoring one needs the decryption
-//! key, so it can lie elsewhere.
+//! Building a set needs the recipient (public) and the signing key. Only verifying or restoring one needs the decryption
+//! key, so it can be stored elsewhere.
 
 use std::{fmt, path::Path, str::FromStr};
 
@@ -15,11 +15,11 @@ use crate::digest::Sha256;
 pub const SIGNATURE_BYTES: usize = 64;
 const DECRYPTION_KEY_PREFIX: &str = "AGE-SECRET-KEY-1";
 
-/// Whom sets are encrypted to: an age X25519 recipient, `age1…`.
+/// The recipient that sets are encrypted to: an age X25519 recipient, `age1…`.
 #[derive(Clone)]
 pub struct Recipient(age::x25519::Recipient);
 
-/// Opens what was encrypted to its recipient.
+/// Decrypts what was encrypted to its recipient.
 #[derive(Clone)]
 pub struct DecryptionKey(age::x25519::Identity);
 
@@ -112,7 +112,7 @@ impl DecryptionKey {
         line.and_then(|line| line.parse().ok()).map(Self).ok_or_else(refused)
     }
 
-    /// Whom to encrypt to so that this key opens it.
+    /// The recipient to encrypt to so that this key decrypts it.
     pub fn recipient(&self) -> Recipient {
         Recipient(self.0.to_public())
     }

@@ -1,23 +1,23 @@
 #![doc = include_str!("../README.md")]
 
 pub mod config;
-pub mod create;
 pub mod digest;
 pub mod dump;
+pub mod encrypted_file;
 pub mod http;
 pub mod keys;
 pub mod manifest;
 pub mod metrics;
-pub mod models;
-pub mod offline;
+pub mod models_archive;
+mod pg_program;
 mod pipe;
-mod program;
 pub mod run;
-pub mod sealed;
-pub mod set;
+pub mod set_builder;
+pub mod set_name;
 pub mod staging;
 pub mod store;
 pub mod verify;
+pub mod verify_command;
 pub mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -33,9 +33,9 @@ use transport::{Limits, Server};
 
 use crate::{
     config::Config,
-    create::Maker,
     keys::{DecryptionKey, Recipient, SigningKey},
-    staging::Root,
+    set_builder::SetBuilder,
+    staging::BackupRoot,
     store::Store,
     verify::Verifier,
     worker::Worker,
@@ -44,14 +44,14 @@ use crate::{
 /// The service's name: in certificates, passports, metrics; also its database role and schema.
 pub const NAME: &str = "backup";
 
-/// No call has a body to speak of.
+/// No route reads a body.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Between two attempts at a database that is away.
+/// The pause between two attempts to reach the database.
 const PREPARE_PAUSE: Duration = Duration::from_secs(1);
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
+/// Wires the service and returns; the spawned tasks run until the lifecycle ends them.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::register();
     let identity = lifecycle.identity();
@@ -79,7 +79,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     Ok(())
 }
 
-/// Every route, with the action it stands for.
+/// Every route, with its action.
 pub fn routes() -> Routes<Worker> {
     Routes::new()
         .route(Method::POST, "/api/backups", Action::RunBackup, http::create)
@@ -88,17 +88,18 @@ pub fn routes() -> Routes<Worker> {
         .route(Method::POST, "/api/backups/{name}/verify", Action::VerifyBackup, http::verify)
 }
 
-/// The routes as a table, for the matrix of who may do what.
+/// The routes as a table, for the matrix of roles and actions.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
     service::route_table(routes())
 }
 
-/// Takes the directory, cleans up after the process before us, and reads the keys.
+/// Locks the directory, removes what an earlier process left behind, and reads the keys.
 fn worker(config: &Config, database: Database, lifecycle: &Lifecycle) -> Result<Worker, BoxError> {
     let backup = &config.backup;
-    let root = Arc::new(Root::take(&backup.directory)?);
+    let root = Arc::new(BackupRoot::lock(&backup.directory)?);
     let scratch = backup.scratch();
-    verify::sweep(&scratch).map_err(|error| format!("cannot use backup.scratch {}: {error}", scratch.display()))?;
+    verify::remove_orphaned(&scratch)
+        .map_err(|error| format!("cannot use backup.scratch {}: {error}", scratch.display()))?;
     let signing_key = Arc::new(SigningKey::read(&backup.signing_key_file)?);
     let decryption_key = backup.age_identity_file.as_ref().map(DecryptionKey::read).transpose()?;
     let verifier = decryption_key.map(|decryption_key| Verifier {
@@ -107,7 +108,7 @@ fn worker(config: &Config, database: Database, lifecycle: &Lifecycle) -> Result<
         decryption_key,
         scratch,
     });
-    let maker = Maker {
+    let builder = SetBuilder {
         root,
         models: backup.models.clone(),
         databases: config.databases(),
@@ -116,15 +117,15 @@ fn worker(config: &Config, database: Database, lifecycle: &Lifecycle) -> Result<
         free_bytes_min: backup.free_bytes_min,
     };
     let store = Store::new(database);
-    Ok(Worker::new(store, maker, verifier, backup.run_timeout(), Clock::system(), lifecycle.clone()))
+    Ok(Worker::new(store, builder, verifier, backup.run_timeout(), Clock::system(), lifecycle.clone()))
 }
 
-/// Brings the schema up and ends what an earlier process left running; until then nothing can be begun.
+/// Migrates the schema and fails the runs that an earlier process left running; until then no run can be begun.
 async fn prepare(database: Database, worker: Worker, runs: Latch) {
     loop {
         let prepared: Result<(), BoxError> = async {
             database.migrate(&MIGRATOR, NAME).await?;
-            worker.fail_interrupted().await?;
+            worker.prepare().await?;
             Ok(())
         }
         .await;

@@ -1,6 +1,6 @@
-//! The manifest of a set: what is in it, what it must look like opened, and which set came before.
+//! The manifest of a set: its objects, their sizes and digests encrypted and plain, and the set before it.
 //!
-//! The signature is over the bytes of `manifest.json` as they lie there, so that nothing depends on how JSON is written.
+//! The signature is over the stored bytes of `manifest.json`, so that it does not depend on how JSON is written.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use crate::{
     digest::{Measured, Sha256},
     keys::{SIGNATURE_BYTES, SigningKey, VerifyingKey},
-    set::SetName,
+    set_name::SetName,
 };
 
 /// The manifest's file.
@@ -68,9 +68,9 @@ pub struct Object {
     pub size: u64,
     /// Sum of the file.
     pub sha256: Sha256,
-    /// Bytes once opened.
+    /// Bytes once decrypted and decompressed.
     pub plain_size: u64,
-    /// Sum once opened.
+    /// Sum once decrypted and decompressed.
     pub plain_sha256: Sha256,
     /// What it holds.
     pub content: Content,
@@ -117,7 +117,7 @@ pub struct Verified {
     pub sha256: Sha256,
 }
 
-/// Why a manifest is not to be believed.
+/// Why a manifest is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// A file of the two is missing or unreadable.
@@ -134,7 +134,7 @@ pub enum ManifestError {
     /// Signed, but not a manifest that this program reads.
     #[error("{MANIFEST_FILE} is not a manifest of format {FORMAT_VERSION}")]
     Format(#[source] Option<serde_json::Error>),
-    /// Signed, but for another place.
+    /// Signed, but of another set.
     #[error("the manifest is that of {found}")]
     OtherSet {
         /// The name in it.
@@ -165,7 +165,7 @@ impl Manifest {
         (bytes, signature)
     }
 
-    /// Reads the manifest of a set. Nothing in it is looked at before its signature holds.
+    /// Reads the manifest of a set. It is parsed only after its signature was verified.
     pub fn read(directory: &Path, name: &SetName, key: &VerifyingKey) -> Result<Verified, ManifestError> {
         let bytes = read_bounded(directory, MANIFEST_FILE, MANIFEST_BYTES_MAX)?;
         let signature = read_bounded(directory, SIGNATURE_FILE, SIGNATURE_BYTES as u64 + 1)?;
@@ -182,7 +182,7 @@ impl Manifest {
         Ok(Verified { manifest, sha256: Self::sum_of(&bytes) })
     }
 
-    /// The sum that a chain knows a manifest by.
+    /// The digest by which the next set links to a manifest.
     pub fn sum_of(bytes: &[u8]) -> Sha256 {
         Sha256::of(bytes)
     }
@@ -213,7 +213,7 @@ impl Object {
         }
     }
 
-    /// What opening it must give.
+    /// What decryption must give.
     pub fn plain(&self) -> Measured {
         Measured { size: self.plain_size, sha256: self.plain_sha256 }
     }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_is_not_yet_believed() {
+    fn a_signed_manifest_of_another_set_or_format_is_refused() {
         let other = read(|manifest| manifest.name = "ml-data-2026-11-21".parse().unwrap());
         assert!(matches!(other, Err(ManifestError::OtherSet { .. })));
         let future = read(|manifest| manifest.format_version = 2);

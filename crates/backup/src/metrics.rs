@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use strum::VariantArray as _;
 use time::OffsetDateTime;
 
-use crate::run::{Kind, Outcome, Verdict};
+use crate::run::{RunKind, RunOutcome, Verdict};
 
 const RUNS_TOTAL: &str = "ml_backup_runs_total";
 const DURATION_SECONDS: &str = "ml_backup_duration_seconds";
@@ -23,46 +24,46 @@ pub fn register() {
     describe_counter!(RUNS_TOTAL, Unit::Count, "Runs that ended, by kind and outcome.");
     describe_histogram!(DURATION_SECONDS, Unit::Seconds, "Time of a run.");
     describe_gauge!(SIZE_BYTES, Unit::Bytes, "Size of the last set that was made.");
-    describe_gauge!(LAST_SUCCESS_SECONDS, Unit::Seconds, "When the last set was begun that was made.");
+    describe_gauge!(LAST_SUCCESS_SECONDS, Unit::Seconds, "When the last complete set was begun.");
     describe_gauge!(LAST_RESTORE_TEST_SECONDS, Unit::Seconds, "When a set was last found VALID by restoring it.");
     describe_counter!(VERIFICATION_FAILURES_TOTAL, Unit::Count, "Verifications that ended INVALID.");
     describe_gauge!(RUNNING, Unit::Count, "Runs going on.");
     for outcome in OUTCOMES {
-        for kind in Kind::ALL {
-            if is_possible(kind, outcome) {
+        for kind in RunKind::VARIANTS {
+            if is_possible(*kind, outcome) {
                 counter!(RUNS_TOTAL, "kind" => kind.as_str(), "outcome" => outcome).absolute(0);
             }
         }
     }
     counter!(VERIFICATION_FAILURES_TOTAL).absolute(0);
-    for kind in Kind::ALL {
+    for kind in RunKind::VARIANTS {
         gauge!(RUNNING, "kind" => kind.as_str()).set(0.0);
     }
 }
 
 /// Counts a run that begins.
-pub fn begun(kind: Kind) {
+pub fn begun(kind: RunKind) {
     gauge!(RUNNING, "kind" => kind.as_str()).set(1.0);
 }
 
 /// Counts a run that ended.
-pub fn ended(kind: Kind, outcome: &Outcome, elapsed: Duration, now: OffsetDateTime) {
+pub fn ended(kind: RunKind, outcome: &RunOutcome, elapsed: Duration, now: OffsetDateTime) {
     gauge!(RUNNING, "kind" => kind.as_str()).set(0.0);
     histogram!(DURATION_SECONDS, "kind" => kind.as_str()).record(elapsed);
     let name = match outcome {
-        Outcome::Made(made) => {
+        RunOutcome::Built(made) => {
             show_made(made.size_bytes, now);
             "made"
         }
-        Outcome::Verified(Verdict::Valid) => {
+        RunOutcome::Verified(Verdict::Valid) => {
             gauge!(LAST_RESTORE_TEST_SECONDS).set(seconds(now));
             "valid"
         }
-        Outcome::Verified(Verdict::Invalid(_)) => {
+        RunOutcome::Verified(Verdict::Invalid(_)) => {
             counter!(VERIFICATION_FAILURES_TOTAL).increment(1);
             "invalid"
         }
-        Outcome::Failed(_) => "failed",
+        RunOutcome::Failed(_) => "failed",
     };
     counter!(RUNS_TOTAL, "kind" => kind.as_str(), "outcome" => name).increment(1);
 }
@@ -73,7 +74,7 @@ fn show_made(size_bytes: u64, now: OffsetDateTime) {
     show_last_success(now);
 }
 
-/// Shows when the last set was made; known from the store also after a restart.
+/// Exports when the last set was built; read from the store after a restart.
 pub fn show_last_success(at: OffsetDateTime) {
     gauge!(LAST_SUCCESS_SECONDS).set(seconds(at));
 }
@@ -83,9 +84,9 @@ fn seconds(time: OffsetDateTime) -> f64 {
     time.unix_timestamp() as f64
 }
 
-fn is_possible(kind: Kind, outcome: &str) -> bool {
+fn is_possible(kind: RunKind, outcome: &str) -> bool {
     match kind {
-        Kind::Create => matches!(outcome, "made" | "failed"),
-        Kind::Verify => outcome != "made",
+        RunKind::Create => matches!(outcome, "made" | "failed"),
+        RunKind::Verify => outcome != "made",
     }
 }

@@ -1,31 +1,34 @@
-//! A run of the worker: what was asked, and what came of it.
+//! A run of the worker: its kind, state and outcome.
 
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{manifest::Link, set::SetName};
+use crate::{manifest::Link, set_name::SetName};
 
-/// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Make a set.
+/// The kind of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, EnumString, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum RunKind {
+    /// Build a set.
     Create,
-    /// Prove a set.
+    /// Verify a set.
     Verify,
 }
 
-/// How far a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Going on.
+/// The state of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "snake_case")]
+pub enum RunState {
+    /// Under way.
     Running,
-    /// Came to its end; a verification also when its verdict is INVALID.
+    /// Completed; a verification also when its verdict is INVALID.
     Succeeded,
-    /// Did not come to its end: nothing was made, nothing was proved.
+    /// Not completed: there is no set, or no verdict.
     Failed,
 }
 
-/// What a verification found.
+/// The verdict of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Signed, in its chain, whole, decrypted, restored and compared.
@@ -39,17 +42,17 @@ pub enum Verdict {
 pub struct Run {
     /// Its id.
     pub id: Uuid,
-    /// What was asked.
-    pub kind: Kind,
-    /// The set; of a run that makes one, once it is made.
+    /// Its kind.
+    pub kind: RunKind,
+    /// The set; of a run that builds one, once it is complete.
     pub set: Option<SetName>,
-    /// How far it is.
-    pub state: State,
-    /// What a verification found.
+    /// Its state.
+    pub state: RunState,
+    /// The verdict of a verification.
     pub verdict: Option<Verdict>,
     /// Why it failed.
     pub error: Option<String>,
-    /// Who asked.
+    /// The caller that requested it.
     pub requested_by: String,
     /// When.
     pub started_at: OffsetDateTime,
@@ -61,52 +64,39 @@ pub struct Run {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A set was made.
-    Made(Made),
-    /// A set was looked at to the end.
+pub enum RunOutcome {
+    /// A set was built.
+    Built(BuiltSet),
+    /// A set was verified to the end.
     Verified(Verdict),
-    /// It broke off.
+    /// It failed.
     Failed(String),
 }
 
-/// A set that was made.
+/// A set that was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct BuiltSet {
     /// Its name and the sum of its manifest.
     pub link: Link,
     /// Bytes of its objects.
     pub size_bytes: u64,
 }
 
-// === impl Kind ===
+// === impl RunKind ===
 
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Create, Self::Verify];
-
-    /// The word for it in the API, the store and the metrics.
+impl RunKind {
+    /// The name in the API, the store and the metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Verify => "verify",
-        }
+        self.into()
     }
 }
 
-// === impl State ===
+// === impl RunState ===
 
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 3] = [Self::Running, Self::Succeeded, Self::Failed];
-
-    /// The word for it in the API and the store.
+impl RunState {
+    /// The name in the API and the store.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-        }
+        self.into()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A set in the making. It appears under its name when it is whole, or not at all.
+//! A set being built. It appears under its name when it is complete, or not at all.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -10,16 +10,16 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::set::SetName;
+use crate::set_name::SetName;
 
-/// What begins so is removed when the root is taken again.
+/// Prefix of incomplete sets and private files; they are removed when the root is locked again.
 pub const INCOMPLETE_PREFIX: &str = ".incomplete-";
 const LOCK_FILE: &str = ".lock";
 
-/// The root of all sets, taken by this process alone.
-pub struct Root {
+/// The root of all sets, locked by this process.
+pub struct BackupRoot {
     path: PathBuf,
-    // Held as long as this value lives; the kernel lets go of it when the process ends, however it ends.
+    // Held as long as this value lives; the kernel releases it when the process ends, however it ends.
     _lock: File,
 }
 
@@ -32,9 +32,9 @@ pub struct Staging {
 /// Why the root cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// Another worker has it.
+    /// Another worker has locked it.
     #[error("another worker uses the backups in {path}: one directory has one worker")]
-    Taken {
+    Locked {
         /// The root.
         path: PathBuf,
     },
@@ -48,17 +48,17 @@ pub enum RootError {
     },
 }
 
-// === impl Root ===
+// === impl BackupRoot ===
 
-impl Root {
-    /// Takes the root, making it if need be, and removes what an interrupted run left in it.
-    pub fn take(path: &Path) -> Result<Self, RootError> {
+impl BackupRoot {
+    /// Locks the root, creating it if need be, and removes what an interrupted run left in it.
+    pub fn lock(path: &Path) -> Result<Self, RootError> {
         let failed = |source| RootError::Io { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
         let lock = File::create(path.join(LOCK_FILE)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(RootError::Taken { path: path.to_owned() }),
+            Err(fs::TryLockError::WouldBlock) => return Err(RootError::Locked { path: path.to_owned() }),
             Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
         }
         for entry in fs::read_dir(path).map_err(failed)? {
@@ -78,16 +78,16 @@ impl Root {
         &self.path
     }
 
-    /// Room left for this process, in bytes.
+    /// Free bytes for this process.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// A place to make a set in.
+    /// A directory to build a set in.
     pub fn stage(&self, run: Uuid) -> io::Result<Staging> {
         let path = self.path.join(format!("{INCOMPLETE_PREFIX}{run}"));
-        // Made before the directory in it, so that a failure between the two leaves nothing.
+        // Created before the directory in it, so that a failure between the two leaves nothing.
         let staging = Staging { path, is_published: AtomicBool::new(false) };
         DirBuilder::new().mode(0o700).create(&staging.path)?;
         DirBuilder::new().mode(0o700).create(staging.directory())?;
@@ -111,8 +111,8 @@ impl Staging {
         file.sync_all()
     }
 
-    /// Gives the set its name, in one step, and forces that to disk. A set that is there already is never replaced.
-    pub fn publish(&self, root: &Root, name: &SetName) -> io::Result<()> {
+    /// Renames the set to its name, in one step, and syncs that to disk. An existing set is never replaced.
+    pub fn publish(&self, root: &BackupRoot, name: &SetName) -> io::Result<()> {
         sync_directory(&self.directory())?;
         sync_directory(&self.path)?;
         fs::rename(&self.path, name.top_directory(root.path()))?;
@@ -155,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn dropped_stage_leaves_nothing_and_published_one_all() {
+    fn a_dropped_staging_leaves_nothing_and_a_published_one_all() {
         let directory = tempfile::tempdir().unwrap();
-        let root = Root::take(directory.path()).unwrap();
+        let root = BackupRoot::lock(directory.path()).unwrap();
         let stage = root.stage(Uuid::new_v4()).unwrap();
         stage.write("object", b"x").unwrap();
         drop(stage);
@@ -178,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn root_has_one_worker_and_is_cleaned_by_the_next() {
+    fn a_root_has_one_worker_and_the_next_removes_its_incomplete_sets() {
         let directory = tempfile::tempdir().unwrap();
-        let root = Root::take(directory.path()).unwrap();
-        assert!(matches!(Root::take(directory.path()), Err(RootError::Taken { .. })));
+        let root = BackupRoot::lock(directory.path()).unwrap();
+        assert!(matches!(BackupRoot::lock(directory.path()), Err(RootError::Locked { .. })));
         // As kill -9 leaves it.
         std::mem::forget(root.stage(Uuid::new_v4()).unwrap());
         drop(root);
         assert_eq!(names(directory.path()).len(), 1);
-        Root::take(directory.path()).unwrap();
+        BackupRoot::lock(directory.path()).unwrap();
         assert_eq!(names(directory.path()), Vec::<String>::new());
     }
 }

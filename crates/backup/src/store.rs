@@ -11,7 +11,7 @@ pub use tables::{Rows, Snapshot, count_rows};
 use crate::{
     digest::Sha256,
     manifest::Link,
-    run::{Kind, Outcome, Run, State, Verdict},
+    run::{Run, RunOutcome, RunState, Verdict},
 };
 
 /// Runs shown at once.
@@ -27,7 +27,7 @@ pub struct Store {
 /// Why a run could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another run of this kind goes on.
+    /// Another run of this kind is under way.
     #[error("a run of this kind is going on")]
     Busy,
     /// A row is not what was written.
@@ -38,7 +38,7 @@ pub enum StoreError {
         /// Which column.
         what: &'static str,
     },
-    /// PostgreSQL did not do it.
+    /// The query failed.
     #[error("query of the runs failed")]
     Database(#[from] sqlx::Error),
 }
@@ -65,7 +65,7 @@ impl Store {
         Self { database }
     }
 
-    /// Begins a run, unless one of its kind goes on.
+    /// Begins a run, unless one of its kind is under way.
     pub async fn begin(&self, run: &Run) -> Result<(), StoreError> {
         let work = async {
             let mut connection = self.database.acquire().await?;
@@ -89,8 +89,8 @@ impl Store {
     }
 
     /// Ends a run. Once more is harmless.
-    pub async fn finish(&self, id: Uuid, outcome: &Outcome, now: OffsetDateTime) -> Result<(), StoreError> {
-        let ended = Ended::of(outcome);
+    pub async fn finish(&self, id: Uuid, outcome: &RunOutcome, now: OffsetDateTime) -> Result<(), StoreError> {
+        let columns = RunColumns::of(outcome);
         let work = async {
             let mut connection = self.database.acquire().await?;
             sqlx::query!(
@@ -99,13 +99,13 @@ impl Store {
                      manifest_sha256 = $7, size_bytes = $8, finished_at = $9
                  WHERE id = $1 AND state = 'running'",
                 id,
-                ended.state.as_str(),
-                ended.set_name,
-                ended.verdict,
-                &ended.reasons,
-                ended.error,
-                ended.manifest_sha256,
-                ended.size_bytes,
+                columns.state.as_str(),
+                columns.set_name,
+                columns.verdict,
+                &columns.reasons,
+                columns.error,
+                columns.manifest_sha256,
+                columns.size_bytes,
                 now
             )
             .execute(&mut *connection)
@@ -115,9 +115,9 @@ impl Store {
         self.database.bounded("finish_run", work).await
     }
 
-    /// Runs that nobody works on, because these are all that anybody works on, were interrupted. Only for a process that has
-    /// the root alone.
-    pub async fn fail_interrupted(&self, worked_on: &[Uuid], now: OffsetDateTime) -> Result<u64, StoreError> {
+    /// Fails running runs that are not among the active ones of this process: they were interrupted. Only for the process
+    /// that has locked the root.
+    pub async fn fail_orphaned(&self, active_runs: &[Uuid], now: OffsetDateTime) -> Result<u64, StoreError> {
         let work = async {
             let mut connection = self.database.acquire().await?;
             let done = sqlx::query!(
@@ -125,7 +125,7 @@ impl Store {
                  SET state = 'failed', error = 'interrupted: no worker is at work on this any more', finished_at = $1
                  WHERE state = 'running' AND id <> ALL ($2)",
                 now,
-                worked_on
+                active_runs
             )
             .execute(&mut *connection)
             .await?;
@@ -170,7 +170,7 @@ impl Store {
         self.database.bounded("runs", work).await
     }
 
-    /// The last set that was made, as this database remembers it.
+    /// The last set that was built, by this database.
     pub async fn last_made(&self) -> Result<Option<(Link, OffsetDateTime)>, StoreError> {
         let work = async {
             let mut connection = self.database.acquire().await?;
@@ -190,7 +190,7 @@ impl Store {
         self.database.bounded("last_made_set", work).await
     }
 
-    /// What the manifest of a set must be, if this database remembers how it was made.
+    /// The digest of a set's manifest, if this database has the run that built it.
     pub async fn manifest_of(&self, set_name: &str) -> Result<Option<Sha256>, StoreError> {
         let work = async {
             let mut connection = self.database.acquire().await?;
@@ -210,9 +210,9 @@ impl Store {
     }
 }
 
-/// An outcome as columns.
-struct Ended {
-    state: State,
+/// An outcome as columns of a run.
+struct RunColumns {
+    state: RunState,
     set_name: Option<String>,
     verdict: Option<&'static str>,
     reasons: Vec<String>,
@@ -221,12 +221,12 @@ struct Ended {
     size_bytes: Option<i64>,
 }
 
-// === impl Ended ===
+// === impl RunColumns ===
 
-impl Ended {
-    fn of(outcome: &Outcome) -> Self {
+impl RunColumns {
+    fn of(outcome: &RunOutcome) -> Self {
         let none = Self {
-            state: State::Succeeded,
+            state: RunState::Succeeded,
             set_name: None,
             verdict: None,
             reasons: Vec::new(),
@@ -235,18 +235,18 @@ impl Ended {
             size_bytes: None,
         };
         match outcome {
-            Outcome::Made(made) => Self {
+            RunOutcome::Built(made) => Self {
                 set_name: Some(made.link.name.to_string()),
                 manifest_sha256: Some(made.link.manifest_sha256.as_bytes().to_vec()),
                 size_bytes: Some(i64::try_from(made.size_bytes).unwrap_or(i64::MAX)),
                 ..none
             },
-            Outcome::Verified(Verdict::Valid) => Self { verdict: Some("VALID"), ..none },
-            Outcome::Verified(Verdict::Invalid(reasons)) => {
+            RunOutcome::Verified(Verdict::Valid) => Self { verdict: Some("VALID"), ..none },
+            RunOutcome::Verified(Verdict::Invalid(reasons)) => {
                 let reasons = reasons.iter().take(MANY_REASONS).cloned().collect();
                 Self { verdict: Some("INVALID"), reasons, ..none }
             }
-            Outcome::Failed(error) => Self { state: State::Failed, error: Some(error.clone()), ..none },
+            RunOutcome::Failed(error) => Self { state: RunState::Failed, error: Some(error.clone()), ..none },
         }
     }
 }
@@ -259,9 +259,9 @@ impl TryFrom<RunRow> for Run {
         let set = row.set_name.map(|name| name.parse()).transpose();
         Ok(Self {
             id: row.id,
-            kind: Kind::ALL.into_iter().find(|kind| kind.as_str() == row.kind).ok_or_else(|| damaged("kind"))?,
+            kind: row.kind.parse().map_err(|_| damaged("kind"))?,
             set: set.map_err(|_| damaged("set_name"))?,
-            state: State::ALL.into_iter().find(|state| state.as_str() == row.state).ok_or_else(|| damaged("state"))?,
+            state: row.state.parse().map_err(|_| damaged("state"))?,
             verdict: match row.verdict.as_deref() {
                 None => None,
                 Some("VALID") => Some(Verdict::Valid),

@@ -1,7 +1,7 @@
-//! Proving a set: `VALID` is said only after everything in it was decrypted, restored and compared.
+//! Verifies a set: `VALID` only after everything in it was decrypted, restored and compared.
 //!
-//! What cannot be tried (no PostgreSQL here, no room) is an error and no verdict. Everything else that is not as it was
-//! signed is `INVALID`, with every reason that can be found without trusting the set.
+//! What cannot be tried (no PostgreSQL here, no disk space) is an error and no verdict. Everything else that differs from
+//! what was signed is `INVALID`, with every reason that can be found without trusting the set.
 
 mod restore;
 
@@ -12,31 +12,32 @@ use std::{
 };
 
 use pg_sandbox::ClusterError;
+use problem::Chain;
 
-use self::restore::Scratch;
-pub(crate) use self::restore::sweep;
+use self::restore::ScratchCluster;
+pub(crate) use self::restore::remove_orphaned;
 
 use crate::{
     digest::{Measured, Sha256},
+    encrypted_file::{self, DecryptedReader},
     keys::{DecryptionKey, VerifyingKey},
     manifest::{Content, Link, MANIFEST_FILE, Manifest, ManifestError, ModelFile, Object, SIGNATURE_FILE, Verified},
-    models,
-    program::ProgramError,
+    models_archive,
+    pg_program::ProgramError,
     run::Verdict,
-    sealed::{self, Opened},
-    set::SetName,
+    set_name::SetName,
 };
 
-/// Everything that proving a set takes.
+/// Verifies sets.
 #[derive(Clone)]
 pub struct Verifier {
-    /// Where sets are kept.
+    /// The root of all sets.
     pub root: PathBuf,
-    /// Whose signature counts.
+    /// The key that must have signed the manifests.
     pub verifying_key: VerifyingKey,
-    /// Opens the objects.
+    /// Decrypts the objects.
     pub decryption_key: DecryptionKey,
-    /// For the cluster that databases are restored into. Plaintext lies there for a while: use memory or an encrypted disk.
+    /// For the cluster that databases are restored into. Plaintext is there for a while: use memory or an encrypted disk.
     pub scratch: PathBuf,
 }
 
@@ -52,7 +53,7 @@ pub enum VerifyError {
     /// `pg_restore` cannot be run.
     #[error("cannot try the restore")]
     Program(#[from] ProgramError),
-    /// The dump may be good, but there is no room for it.
+    /// The dump may be valid, but there is no disk space for it.
     #[error("cannot restore for want of room below {path}")]
     NoRoom {
         /// The scratch directory.
@@ -73,45 +74,45 @@ pub enum VerifyError {
 // === impl Verifier ===
 
 impl Verifier {
-    /// Proves a set. `recorded` is what its manifest must be, if somebody outside of the set remembers.
+    /// Verifies a set. `recorded` is the digest of its manifest, if the worker's database has it.
     ///
-    /// Giving this future up leaves nothing behind.
+    /// Dropping this future leaves nothing behind.
     pub async fn verify(&self, name: &SetName, recorded: Option<Sha256>) -> Result<Verdict, VerifyError> {
         let (this, set) = (self.clone(), name.clone());
-        let looked = tokio::task::spawn_blocking(move || this.look(&set, recorded));
-        let manifest = match looked.await.expect("looking at files does not panic") {
+        let checked = tokio::task::spawn_blocking(move || this.check_files(&set, recorded));
+        let manifest = match checked.await.expect("checking files does not panic") {
             Ok(manifest) => manifest,
             Err(reasons) => return Ok(Verdict::Invalid(reasons)),
         };
-        // From here on it is known who wrote the set and that it is whole: now it may be decrypted.
+        // From here on the set is known to be signed and complete: now it may be decrypted.
         let mut reasons = self.open_models(&manifest).await;
         reasons.extend(self.restore_databases(&manifest).await?);
         Ok(if reasons.is_empty() { Verdict::Valid } else { Verdict::Invalid(reasons) })
     }
 
     /// Signature, chain, and every file against its sum.
-    fn look(&self, name: &SetName, recorded: Option<Sha256>) -> Result<Manifest, Vec<String>> {
+    fn check_files(&self, name: &SetName, recorded: Option<Sha256>) -> Result<Manifest, Vec<String>> {
         let directory = name.directory(&self.root);
         let Verified { manifest, sha256 } =
-            Manifest::read(&directory, name, &self.verifying_key).map_err(|error| vec![chain_of(&error)])?;
+            Manifest::read(&directory, name, &self.verifying_key).map_err(|error| vec![Chain(&error).to_string()])?;
         let mut reasons = Vec::new();
         if recorded.is_some_and(|recorded| recorded != sha256) {
             reasons.push("the manifest is not the one that was recorded when the set was made".to_owned());
         }
         if let Some(previous) = &manifest.previous {
-            reasons.extend(self.look_at_previous(previous, &manifest).err());
+            reasons.extend(self.check_previous(previous, &manifest).err());
         }
-        reasons.extend(strangers(&directory, &manifest));
+        reasons.extend(unexpected_files(&directory, &manifest));
         for object in &manifest.objects {
-            reasons.extend(look_at_object(&directory, object).err());
+            reasons.extend(check_object(&directory, object).err());
         }
         if reasons.is_empty() { Ok(manifest) } else { Err(reasons) }
     }
 
-    fn look_at_previous(&self, previous: &Link, manifest: &Manifest) -> Result<(), String> {
+    fn check_previous(&self, previous: &Link, manifest: &Manifest) -> Result<(), String> {
         let name = &previous.name;
         let read = Manifest::read(&name.directory(&self.root), name, &self.verifying_key);
-        let found = read.map_err(|error: ManifestError| format!("previous set {name}: {}", chain_of(&error)))?;
+        let found = read.map_err(|error: ManifestError| format!("previous set {name}: {}", Chain(&error)))?;
         if found.sha256 != previous.manifest_sha256 {
             return Err(format!("previous set {name} is not the one that this set follows"));
         }
@@ -127,8 +128,8 @@ impl Verifier {
             let Content::Models { files } = &object.content else { continue };
             let path = manifest.name.directory(&self.root).join(&object.path);
             let (key, plain, files) = (self.decryption_key.clone(), object.plain(), files.clone());
-            let opened = tokio::task::spawn_blocking(move || compare_models(&path, &key, plain, &files));
-            let found = opened.await.expect("reading an archive does not panic");
+            let decrypted = tokio::task::spawn_blocking(move || compare_models(&path, &key, plain, &files));
+            let found = decrypted.await.expect("reading an archive does not panic");
             reasons.extend(found.into_iter().map(|reason| format!("{}: {reason}", object.path)));
         }
         reasons
@@ -141,7 +142,7 @@ impl Verifier {
             let Content::Database { database, rows, .. } = &object.content else { continue };
             let scratch = match &mut scratch {
                 Some(scratch) => scratch,
-                none => none.insert(Scratch::start(&self.scratch).await?),
+                none => none.insert(ScratchCluster::start(&self.scratch).await?),
             };
             let path = manifest.name.directory(&self.root).join(&object.path);
             let restored = match scratch.restore(database, &path, &self.decryption_key, object.plain()).await? {
@@ -154,22 +155,22 @@ impl Verifier {
     }
 }
 
-/// Files that the manifest does not know.
-fn strangers(directory: &Path, manifest: &Manifest) -> Vec<String> {
-    let mut known: BTreeSet<&str> = manifest.objects.iter().map(|object| object.path.as_str()).collect();
-    known.extend([MANIFEST_FILE, SIGNATURE_FILE]);
+/// Files that the manifest does not have.
+fn unexpected_files(directory: &Path, manifest: &Manifest) -> Vec<String> {
+    let mut expected: BTreeSet<&str> = manifest.objects.iter().map(|object| object.path.as_str()).collect();
+    expected.extend([MANIFEST_FILE, SIGNATURE_FILE]);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => return vec![format!("the set cannot be listed: {error}")],
     };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| !known.contains(name.as_str())).map(|name| format!("{name}: not in the manifest")).collect()
+    names.filter(|name| !expected.contains(name.as_str())).map(|name| format!("{name}: not in the manifest")).collect()
 }
 
-fn look_at_object(directory: &Path, object: &Object) -> Result<(), String> {
+fn check_object(directory: &Path, object: &Object) -> Result<(), String> {
     let path = directory.join(&object.path);
     let refused = |reason: String| format!("{}: {reason}", object.path);
-    // A link would be read as what it points to, which need not stay what it is.
+    // A link would be read as its target, which may change.
     let metadata = fs::symlink_metadata(&path).map_err(|error| refused(error.to_string()))?;
     if !metadata.is_file() {
         return Err(refused("not a regular file".to_owned()));
@@ -177,15 +178,15 @@ fn look_at_object(directory: &Path, object: &Object) -> Result<(), String> {
     if metadata.len() != object.size {
         return Err(refused(format!("{} bytes, should be {}", metadata.len(), object.size)));
     }
-    let found = sealed::measure_file(&path).map_err(|error| refused(error.to_string()))?;
+    let found = encrypted_file::measure_file(&path).map_err(|error| refused(error.to_string()))?;
     if found == object.cipher() { Ok(()) } else { Err(refused("its SHA-256 is another".to_owned())) }
 }
 
 fn compare_models(path: &Path, key: &DecryptionKey, plain: Measured, files: &[ModelFile]) -> Vec<String> {
     let read = || {
-        let mut opened = Opened::open(path, key)?;
-        let found = models::measure(&mut opened)?;
-        Ok::<_, io::Error>((found, opened.finish()?))
+        let mut decrypted = DecryptedReader::open(path, key)?;
+        let found = models_archive::measure(&mut decrypted)?;
+        Ok::<_, io::Error>((found, decrypted.finish()?))
     };
     let (mut found, measured) = match read() {
         Ok(read) => read,
@@ -219,16 +220,12 @@ fn differences(expected: &BTreeMap<String, i64>, restored: &BTreeMap<String, i64
         .collect()
 }
 
-fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
-    problem::Chain(error).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_difference_of_tables_is_told() {
+    fn every_difference_of_tables_is_reported() {
         let rows = |rows: &[(&str, i64)]| rows.iter().map(|(table, rows)| ((*table).to_owned(), *rows)).collect();
         let same: BTreeMap<_, _> = rows(&[("a.x", 1), ("a.y", 0)]);
         assert!(differences(&same, &same).is_empty());

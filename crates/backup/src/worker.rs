@@ -1,4 +1,4 @@
-//! Runs: begun one at a time, worked on beside the calls that asked for them, and remembered to their end.
+//! Runs: one of each kind at a time, in tasks of their own, recorded from beginning to end.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
 
 use authz::Clock;
 use parking_lot::Mutex;
-use problem::{Chain, Kind as ProblemKind, Problem};
+use problem::{Chain, Kind, Problem};
 use service::Lifecycle;
 use time::OffsetDateTime;
 use tokio::{
@@ -21,16 +21,16 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    create::Maker,
     metrics,
-    run::{Kind, Outcome, Run, State, Verdict},
-    set::SetName,
+    run::{Run, RunKind, RunOutcome, RunState, Verdict},
+    set_builder::SetBuilder,
+    set_name::SetName,
     store::{Store, StoreError},
     verify::Verifier,
 };
 
-/// Between two attempts to remember how a run ended, while the database is away.
-const FINISH_PAUSE: Duration = Duration::from_secs(1);
+/// The pause between two attempts to store how a run ended.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The worker. Cheap to clone.
 #[derive(Clone)]
@@ -38,20 +38,20 @@ pub struct Worker(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    maker: Maker,
-    /// Absent where the decryption key is kept elsewhere.
+    builder: SetBuilder,
+    /// Absent where the decryption key is stored elsewhere.
     verifier: Option<Verifier>,
     run_timeout: Duration,
     clock: Clock,
     lifecycle: Lifecycle,
-    /// Until what an earlier process left running is ended, a new run could be taken for one of those.
+    /// Set once the runs that an earlier process left running are failed; a new run could be taken for one of those.
     is_prepared: AtomicBool,
-    /// Runs that a task of this process begins, does or remembers; what else runs by the database, nobody works on.
-    worked_on: Mutex<BTreeSet<Uuid>>,
+    /// Runs that a task of this process works on; any other that is running by the database is orphaned.
+    active_runs: Mutex<BTreeSet<Uuid>>,
 }
 
-/// A run is worked on while this lives.
-struct WorkedOn {
+/// A run is active while this lives.
+struct ActiveRun {
     id: Uuid,
     worker: Worker,
 }
@@ -62,55 +62,55 @@ impl Worker {
     /// A worker whose runs end with the lifecycle.
     pub fn new(
         store: Store,
-        maker: Maker,
+        builder: SetBuilder,
         verifier: Option<Verifier>,
         run_timeout: Duration,
         clock: Clock,
         lifecycle: Lifecycle,
     ) -> Self {
-        let (is_prepared, worked_on) = (AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(Inner { store, maker, verifier, run_timeout, clock, lifecycle, is_prepared, worked_on }))
+        let (is_prepared, active_runs) = (AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(Inner { store, builder, verifier, run_timeout, clock, lifecycle, is_prepared, active_runs }))
     }
 
-    /// Where runs are remembered.
+    /// The store of the runs.
     pub fn store(&self) -> &Store {
         &self.0.store
     }
 
-    /// Begins to make a set.
+    /// Begins to build a set.
     pub async fn begin_create(&self, requested_by: String) -> Result<Run, Problem> {
-        let run = self.new_run(Kind::Create, None, requested_by);
+        let run = self.new_run(RunKind::Create, None, requested_by);
         let (this, id, started_at) = (self.clone(), run.id, run.started_at);
         self.begin(run, async move {
-            let remembered = this.0.store.last_made().await.map_err(|error| told(&error))?;
-            let made = this.0.maker.make(id, remembered, started_at).await;
-            made.map(Outcome::Made).map_err(|error| told(&error))
+            let recorded_last = this.0.store.last_made().await.map_err(|error| Chain(&error).to_string())?;
+            let made = this.0.builder.build(id, recorded_last, started_at).await;
+            made.map(RunOutcome::Built).map_err(|error| Chain(&error).to_string())
         })
         .await
     }
 
-    /// Begins to prove a set.
+    /// Begins to verify a set.
     pub async fn begin_verify(&self, set: SetName, requested_by: String) -> Result<Run, Problem> {
         let verifier = self.0.verifier.clone().ok_or_else(|| {
             let detail = "this worker has no decryption key (backup.age_identity_file): verify where the key is kept, \
                           with rampart-backup verify";
-            Problem::new(ProblemKind::Conflict, detail)
+            Problem::new(Kind::Conflict, detail)
         })?;
         let recorded = self.0.store.manifest_of(&set.to_string()).await.map_err(refuse)?;
         if recorded.is_none() && !set.directory(&verifier.root).is_dir() {
-            return Err(Problem::new(ProblemKind::NotFound, format!("there is no set {set}, and none was made here")));
+            return Err(Problem::new(Kind::NotFound, format!("there is no set {set}, and none was made here")));
         }
-        let run = self.new_run(Kind::Verify, Some(set.clone()), requested_by);
+        let run = self.new_run(RunKind::Verify, Some(set.clone()), requested_by);
         self.begin(run, async move {
             let verdict = verifier.verify(&set, recorded).await;
-            verdict.map(Outcome::Verified).map_err(|error| told(&error))
+            verdict.map(RunOutcome::Verified).map_err(|error| Chain(&error).to_string())
         })
         .await
     }
 
-    /// What was running when the process before us ended did not come to its end.
-    pub async fn fail_interrupted(&self) -> Result<(), StoreError> {
-        self.end_strays().await?;
+    /// Fails the runs that an earlier process left running, and lets new ones begin.
+    pub async fn prepare(&self) -> Result<(), StoreError> {
+        self.fail_orphaned_runs().await?;
         if let Some((_, at)) = self.0.store.last_made().await? {
             metrics::show_last_success(at);
         }
@@ -118,12 +118,12 @@ impl Worker {
         Ok(())
     }
 
-    fn new_run(&self, kind: Kind, set: Option<SetName>, requested_by: String) -> Run {
+    fn new_run(&self, kind: RunKind, set: Option<SetName>, requested_by: String) -> Run {
         Run {
             id: Uuid::now_v7(),
             kind,
             set,
-            state: State::Running,
+            state: RunState::Running,
             verdict: None,
             error: None,
             requested_by,
@@ -133,12 +133,11 @@ impl Worker {
         }
     }
 
-    /// Begins a run and does its work beside the caller, who may go away at any moment: what was begun is worked on all the
-    /// same, and remembered to its end.
+    /// Begins a run and does its work in a task, so that a caller that disconnects does not end it.
     async fn begin(
         &self,
         run: Run,
-        work: impl Future<Output = Result<Outcome, String>> + Send + 'static,
+        work: impl Future<Output = Result<RunOutcome, String>> + Send + 'static,
     ) -> Result<Run, Problem> {
         if !self.0.is_prepared.load(Ordering::Acquire) {
             return Err(Problem::unavailable("the worker is starting"));
@@ -146,11 +145,11 @@ impl Worker {
         let (answer, begun) = oneshot::channel();
         let this = self.clone();
         self.0.lifecycle.spawn(run.kind.as_str(), async move {
-            let _worked_on = WorkedOn::start(run.id, &this);
+            let _active = ActiveRun::start(run.id, &this);
             let (id, kind) = (run.id, run.kind);
             let recorded = this.record(&run).await;
             let is_begun = recorded.is_ok();
-            // A caller that went away does not need to know.
+            // A caller that disconnected needs no response.
             let _gone = answer.send(recorded.map(|()| run).map_err(refuse));
             if is_begun {
                 this.work(id, kind, work).await;
@@ -159,10 +158,10 @@ impl Worker {
         begun.await.unwrap_or_else(|_| Err(Problem::unavailable("the worker is stopping")))
     }
 
-    /// A run may be in the database that nobody works on, because the answer to its beginning was lost.
+    /// Records a run. One that is running by the database may be orphaned, because the response to its insertion was lost.
     async fn record(&self, run: &Run) -> Result<(), StoreError> {
         let recorded = match self.0.store.begin(run).await {
-            Err(StoreError::Busy) if self.end_strays().await? > 0 => self.0.store.begin(run).await,
+            Err(StoreError::Busy) if self.fail_orphaned_runs().await? > 0 => self.0.store.begin(run).await,
             recorded => recorded,
         };
         if recorded.is_ok() {
@@ -172,39 +171,39 @@ impl Worker {
         recorded
     }
 
-    async fn end_strays(&self) -> Result<u64, StoreError> {
-        let worked_on: Vec<Uuid> = self.0.worked_on.lock().iter().copied().collect();
-        let strays = self.0.store.fail_interrupted(&worked_on, self.now()).await?;
-        if strays > 0 {
-            tracing::warn!(runs = strays, "runs that nobody works on any more are ended");
+    async fn fail_orphaned_runs(&self) -> Result<u64, StoreError> {
+        let active_runs: Vec<Uuid> = self.0.active_runs.lock().iter().copied().collect();
+        let orphaned = self.0.store.fail_orphaned(&active_runs, self.now()).await?;
+        if orphaned > 0 {
+            tracing::warn!(runs = orphaned, "orphaned runs were marked as failed");
         }
-        Ok(strays)
+        Ok(orphaned)
     }
 
-    /// Does the work of a run, and remembers its end however it comes.
-    async fn work(&self, id: Uuid, kind: Kind, work: impl Future<Output = Result<Outcome, String>>) {
+    /// Does the work of a run, and stores its outcome.
+    async fn work(&self, id: Uuid, kind: RunKind, work: impl Future<Output = Result<RunOutcome, String>>) {
         let (begun, stop) = (Instant::now(), self.0.lifecycle.soft_stop());
         let outcome = match stop.run_until_cancelled(timeout(self.0.run_timeout, work)).await {
             Some(Ok(Ok(outcome))) => outcome,
-            Some(Ok(Err(error))) => Outcome::Failed(error),
-            Some(Err(_)) => Outcome::Failed(format!("took longer than {} s", self.0.run_timeout.as_secs())),
-            None => Outcome::Failed("interrupted: the worker was stopped while this ran".to_owned()),
+            Some(Ok(Err(error))) => RunOutcome::Failed(error),
+            Some(Err(_)) => RunOutcome::Failed(format!("took longer than {} s", self.0.run_timeout.as_secs())),
+            None => RunOutcome::Failed("interrupted: the worker was stopped while this ran".to_owned()),
         };
         log(id, kind, &outcome);
         metrics::ended(kind, &outcome, begun.elapsed(), self.now());
-        self.remember(id, &outcome).await;
+        self.store_outcome(id, &outcome).await;
     }
 
-    /// A run that is not remembered as ended would keep every other out, so this goes on until the database is back.
-    /// If the process ends before, the next one finds the run and calls it interrupted.
-    async fn remember(&self, id: Uuid, outcome: &Outcome) {
+    /// Stores how a run ended. It would block every other run until then, so this goes on until the database is back.
+    /// If the process ends before, the next one marks the run as interrupted.
+    async fn store_outcome(&self, id: Uuid, outcome: &RunOutcome) {
         let mut is_first = true;
         while let Err(error) = self.0.store.finish(id, outcome, self.now()).await {
             if is_first {
-                tracing::warn!(run = %id, error = %Chain(&error), "the end of a run cannot be stored yet, trying again");
+                tracing::warn!(run = %id, error = %Chain(&error), "the outcome of a run cannot be stored yet, trying again");
                 is_first = false;
             }
-            sleep(FINISH_PAUSE).await;
+            sleep(STORE_PAUSE).await;
         }
     }
 
@@ -214,47 +213,42 @@ impl Worker {
     }
 }
 
-// === impl WorkedOn ===
+// === impl ActiveRun ===
 
-impl WorkedOn {
+impl ActiveRun {
     fn start(id: Uuid, worker: &Worker) -> Self {
-        worker.0.worked_on.lock().insert(id);
+        worker.0.active_runs.lock().insert(id);
         Self { id, worker: worker.clone() }
     }
 }
 
-impl Drop for WorkedOn {
+impl Drop for ActiveRun {
     fn drop(&mut self) {
-        self.worker.0.worked_on.lock().remove(&self.id);
+        self.worker.0.active_runs.lock().remove(&self.id);
     }
 }
 
-/// The problem that a failed store is to the caller.
+/// The problem that the caller gets for an error of the store.
 pub fn refuse(error: StoreError) -> Problem {
     match error {
-        StoreError::Busy => Problem::new(ProblemKind::Conflict, "a run of this kind is going on: wait for its end"),
+        StoreError::Busy => Problem::new(Kind::Conflict, "a run of this kind is going on: wait for its end"),
         StoreError::Damaged { .. } => Problem::internal(error),
         StoreError::Database(error) => database::map_error(error),
     }
 }
 
-/// What operators read of a failure: all of its causes, because they are who must mend them.
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
-    Chain(error).to_string()
-}
-
-fn log(id: Uuid, kind: Kind, outcome: &Outcome) {
+fn log(id: Uuid, kind: RunKind, outcome: &RunOutcome) {
     let kind = kind.as_str();
     match outcome {
-        Outcome::Made(made) => {
-            tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set made");
+        RunOutcome::Built(made) => {
+            tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set built");
         }
-        Outcome::Verified(Verdict::Valid) => tracing::info!(run = %id, kind, "backup set is VALID"),
-        Outcome::Verified(Verdict::Invalid(reasons)) => log_trouble(id, kind, "INVALID", &reasons.join("; ")),
-        Outcome::Failed(error) => log_trouble(id, kind, "failed", error),
+        RunOutcome::Verified(Verdict::Valid) => tracing::info!(run = %id, kind, "backup set is VALID"),
+        RunOutcome::Verified(Verdict::Invalid(reasons)) => log_failure(id, kind, "INVALID", &reasons.join("; ")),
+        RunOutcome::Failed(error) => log_failure(id, kind, "failed", error),
     }
 }
 
-fn log_trouble(id: Uuid, kind: &str, outcome: &str, reason: &str) {
-    tracing::error!(run = %id, kind, outcome, reason, "there is no proven backup set of this run: mend the reason, make a new one");
+fn log_failure(id: Uuid, kind: &str, outcome: &str, reason: &str) {
+    tracing::error!(run = %id, kind, outcome, reason, "there is no proven backup set of this run: fix the reason, then begin a new run");
 }

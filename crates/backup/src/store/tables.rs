@@ -8,7 +8,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 /// Rows by `schema.table`.
 pub type Rows = BTreeMap<String, i64>;
 
-/// One moment of a database, held open: `pg_dump` reads the same moment by its name.
+/// An exported snapshot of a database: `pg_dump` reads the same one by its name.
 pub struct Snapshot {
     transaction: Transaction<'static, Postgres>,
     /// For `pg_dump --snapshot`.
@@ -20,7 +20,7 @@ pub struct Snapshot {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Holds the present moment. It lasts until this value is dropped, however long the dump takes.
+    /// Exports a snapshot of now. It lasts until this value is dropped, however long the dump takes.
     pub async fn hold(database: &Database) -> Result<Self, sqlx::Error> {
         let work = async {
             let mut transaction = database.begin().await?;
@@ -45,7 +45,7 @@ impl Snapshot {
         database.bounded("hold_snapshot", work).await
     }
 
-    /// The rows of every table in this moment.
+    /// The rows of every table in this snapshot.
     pub async fn count_rows(&mut self) -> Result<Rows, sqlx::Error> {
         count_rows(&mut self.transaction).await
     }
@@ -53,7 +53,7 @@ impl Snapshot {
 
 /// The rows of every table that a dump holds. One statement, so that it is one moment.
 pub async fn count_rows(connection: &mut PgConnection) -> Result<Rows, sqlx::Error> {
-    // Table names are data here: `query_to_xml` is how SQL without string building counts a table that it was told of.
+    // Table names are data here: `query_to_xml` counts a table of that name without building SQL text.
     let rows = sqlx::query!(
         r#"SELECT namespace.nspname || '.' || class.relname AS "name!",
                   (xpath('/row/rows/text()',

@@ -1,4 +1,5 @@
-//! The scratch cluster that a dump is restored into: unix socket only, its own directory, gone when dropped.
+//! Where a backup is proved by a restore: the scratch cluster that a dump is restored into, on a unix socket only, in its
+//! own directory, removed when dropped.
 
 use std::{
     fs::{self, File},
@@ -15,21 +16,21 @@ use tempfile::TempDir;
 use super::VerifyError;
 use crate::{
     digest::Measured,
+    encrypted_file::DecryptedReader,
     keys::DecryptionKey,
-    pipe::{Giver, pipe},
-    program::{self, ProgramError},
-    sealed::Opened,
+    pg_program::{self, ProgramError},
+    pipe::{PipeWriter, pipe},
     store::{Rows, count_rows},
 };
 
 const PREFIX: &str = "rampart-restore-";
 const IN_USE_FILE: &str = "in-use";
-const BEING_MADE_MAX: Duration = Duration::from_secs(60);
+const CREATION_TIME_MAX: Duration = Duration::from_secs(60);
 const PG_RESTORE: &str = "pg_restore";
 const CLUSTER_DIRECTORY: &str = "cluster";
-/// With less the disk is full for a server: it is one segment of its log.
+/// With less a server cannot go on: it is one segment of its log.
 const FREE_BYTES_MIN: u64 = 16 << 20;
-/// Speed matters, durability does not; nothing but us works in it.
+/// Speed matters, durability does not; only this process uses it.
 const SETTINGS: [(&str, &str); 7] = [
     ("fsync", "off"),
     ("full_page_writes", "off"),
@@ -37,33 +38,33 @@ const SETTINGS: [(&str, &str); 7] = [
     ("max_connections", "10"),
     ("shared_buffers", "32MB"),
     ("log_min_messages", "fatal"),
-    // A server that crashed under a dump stays away, and that is seen.
+    // A server that crashed under a dump stays down, so that it is noticed.
     ("restart_after_crash", "off"),
 ];
 
 /// A running scratch cluster.
-pub(super) struct Scratch {
+pub(super) struct ScratchCluster {
     // In this order when dropped: the server ends, then its directory goes.
     server: RunningCluster,
-    directory: Directory,
+    directory: ScratchDirectory,
 }
 
-/// A directory that says whether its process still lives.
-struct Directory {
+/// A directory with a lock that its process holds while it runs.
+struct ScratchDirectory {
     path: TempDir,
-    // The kernel lets go of it when the process ends, however it ends.
+    // The kernel releases it when the process ends, however it ends.
     _in_use: File,
 }
 
-/// Removes scratch clusters whose process is gone, and ends their servers. What cannot be removed is no reason not to begin.
-pub(crate) fn sweep(scratch: &Path) -> io::Result<()> {
+/// Removes scratch clusters whose process is gone, and ends their servers. One that cannot be removed is logged only.
+pub(crate) fn remove_orphaned(scratch: &Path) -> io::Result<()> {
     for entry in fs::read_dir(scratch)? {
         let path = entry?.path();
-        let is_ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-        if !is_ours || !is_abandoned(&path) {
+        let is_scratch = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if !is_scratch || !is_abandoned(&path) {
             continue;
         }
-        tracing::warn!(path = %path.display(), "removing a scratch cluster that was left behind");
+        tracing::warn!(path = %path.display(), "removing a scratch cluster whose process is gone");
         end_orphan(&path.join(CLUSTER_DIRECTORY));
         if let Err(error) = fs::remove_dir_all(&path) {
             tracing::warn!(path = %path.display(), %error, "plaintext of a backup stays: remove this scratch cluster by hand");
@@ -75,67 +76,67 @@ pub(crate) fn sweep(scratch: &Path) -> io::Result<()> {
 fn is_abandoned(path: &Path) -> bool {
     match File::open(path.join(IN_USE_FILE)) {
         Ok(file) => file.try_lock().is_ok(),
-        // Another process may be about to make the file.
+        // Another process may be about to create the file.
         Err(_) => {
             let made = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > BEING_MADE_MAX))
+            made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > CREATION_TIME_MAX))
         }
     }
 }
 
-// === impl Scratch ===
+// === impl ScratchCluster ===
 
-impl Scratch {
+impl ScratchCluster {
     pub(super) async fn start(scratch: &Path) -> Result<Self, VerifyError> {
         let failed = |source| VerifyError::Scratch { path: scratch.to_owned(), source };
-        let directory = Directory::make(scratch).map_err(failed)?;
+        let directory = ScratchDirectory::make(scratch).map_err(failed)?;
         let cluster = Cluster::open(&directory.cluster(), None, &SETTINGS).await?;
-        // Tied: what is restored is in the clear, and no server of ours may hold it longer than we live.
+        // Bound: the restored data is plaintext, and the server must not outlive this process.
         Ok(Self { server: cluster.start_bound_to_thread().await?, directory })
     }
 
-    /// Restores a dump into a fresh database of its name. The inner error is the set's fault: a reason for `INVALID`.
+    /// Restores a dump into a new database of its name. The inner error is a fault of the set: a reason for `INVALID`.
     pub(super) async fn restore(
         &self,
         database: &str,
-        sealed: &Path,
+        encrypted: &Path,
         key: &DecryptionKey,
         plain: Measured,
     ) -> Result<Result<(), String>, VerifyError> {
         let quoted = database.replace('"', "\"\"");
         self.server.sql("template1", &format!("CREATE DATABASE \"{quoted}\" TEMPLATE template0")).await?;
-        let mut command = program::command(&self.server.binaries().program(PG_RESTORE));
+        let mut command = pg_program::command(&self.server.binaries().program(PG_RESTORE));
         command.args(["--no-owner", "--no-privileges", "--exit-on-error", "--no-password"]);
         command.arg("--host").arg(self.server.socket_directory());
         command.args(["--username", SUPERUSER, "--dbname", &connection_string(database)]);
-        let mut child = program::spawn(PG_RESTORE, command.stdin(Stdio::piped()))?;
-        let (giver, taker) = pipe();
-        let opening = tokio::task::spawn_blocking({
-            let (sealed, key) = (sealed.to_owned(), key.clone());
-            move || open(&sealed, &key, giver)
+        let mut child = pg_program::spawn(PG_RESTORE, command.stdin(Stdio::piped()))?;
+        let (pipe_writer, pipe_reader) = pipe();
+        let decrypting = tokio::task::spawn_blocking({
+            let (encrypted, key) = (encrypted.to_owned(), key.clone());
+            move || decrypt(&encrypted, &key, pipe_writer)
         });
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-        let feeding = async {
+        let copying = async {
             match stdin {
-                // A program that stops reading complains, and its complaint is what counts.
-                Some(stdin) => taker.take_all(stdin).await.is_ok(),
+                // A program that stops reading fails, and its stderr has the reason.
+                Some(stdin) => pipe_reader.copy_to(stdin).await.is_ok(),
                 None => false,
             }
         };
-        let (_fed, complaint) = tokio::join!(feeding, program::complaint(stderr));
-        let restored = program::wait(PG_RESTORE, child, complaint).await;
-        let opened = opening.await.expect("opening a sealed file does not panic");
-        if let Err(reason) = judge(opened, plain) {
+        let (_copied, error_output) = tokio::join!(copying, pg_program::read_stderr(stderr));
+        let restored = pg_program::wait(PG_RESTORE, child, error_output).await;
+        let decrypted = decrypting.await.expect("decrypting a file does not panic");
+        if let Err(reason) = check_plaintext(decrypted, plain) {
             return Ok(Err(reason));
         }
         match restored {
             Ok(()) => Ok(Ok(())),
-            Err(error) => self.blame(error).await.map(Err),
+            Err(error) => self.classify_failure(error).await.map(Err),
         }
     }
 
-    /// The dump is as it was made, and cannot be restored: the set's fault only if nothing here is to blame.
-    async fn blame(&self, error: ProgramError) -> Result<String, VerifyError> {
+    /// The dump is intact, and cannot be restored: a fault of the set unless the disk is full or the server is down.
+    async fn classify_failure(&self, error: ProgramError) -> Result<String, VerifyError> {
         let path = self.directory.path.path();
         if error.is_out_of_room() || free_bytes(path).is_ok_and(|free| free < FREE_BYTES_MIN) {
             return Err(VerifyError::NoRoom { path: path.to_owned(), source: error });
@@ -157,14 +158,14 @@ impl Scratch {
     }
 }
 
-fn open(sealed: &Path, key: &DecryptionKey, giver: Giver) -> io::Result<Measured> {
-    let mut opened = Opened::open(sealed, key)?;
-    giver.give_all_blocking(&mut opened)?;
+fn decrypt(encrypted: &Path, key: &DecryptionKey, pipe_writer: PipeWriter) -> io::Result<Measured> {
+    let mut opened = DecryptedReader::open(encrypted, key)?;
+    pipe_writer.write_from_blocking(&mut opened)?;
     opened.finish()
 }
 
-fn judge(opened: io::Result<Measured>, plain: Measured) -> Result<(), String> {
-    let measured = opened.map_err(|error| format!("cannot be decrypted: {error}"))?;
+fn check_plaintext(decrypted: io::Result<Measured>, plain: Measured) -> Result<(), String> {
+    let measured = decrypted.map_err(|error| format!("cannot be decrypted: {error}"))?;
     if measured == plain { Ok(()) } else { Err("decrypts to something else than was dumped".to_owned()) }
 }
 
@@ -178,14 +179,14 @@ fn connection_string(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-// === impl Directory ===
+// === impl ScratchDirectory ===
 
-impl Directory {
+impl ScratchDirectory {
     fn make(scratch: &Path) -> io::Result<Self> {
         let path = tempfile::Builder::new().prefix(PREFIX).tempdir_in(scratch)?;
-        // The server may run as somebody else, who must get to its own directory in here.
+        // The server may run as another user, which must reach its own directory in here.
         fs::set_permissions(path.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-        // Locked before it has its name: whoever finds it unlocked may take it for abandoned.
+        // Locked before it has its name: an unlocked one counts as abandoned.
         let (unlocked, locked) = (path.path().join("unlocked"), path.path().join(IN_USE_FILE));
         let in_use = File::create(&unlocked)?;
         in_use.try_lock().map_err(io::Error::from)?;
@@ -204,13 +205,13 @@ mod tests {
 
     use super::*;
 
-    /// Proves that one thing that cannot be removed keeps neither the rest nor the start of a worker, and that what is in use
-    /// or just being made stays.
+    /// Proves that a directory that cannot be removed hinders neither the rest nor the start of a worker, and that those in
+    /// use or just being created stay.
     #[test]
-    fn sweep_goes_on_after_what_it_cannot_remove() {
+    fn removing_orphaned_clusters_goes_on_after_a_failure() {
         let scratch = tempfile::tempdir().unwrap();
         let named = |name: &str| scratch.path().join(format!("{PREFIX}{name}"));
-        let long_ago = SystemTime::now() - 2 * BEING_MADE_MAX;
+        let long_ago = SystemTime::now() - 2 * CREATION_TIME_MAX;
         // No directory, and so nothing that is removed as one.
         let odd = File::create(named("odd")).unwrap();
         odd.set_modified(long_ago).unwrap();
@@ -219,9 +220,9 @@ mod tests {
             File::create(named(name).join(IN_USE_FILE)).unwrap();
         }
         fs::create_dir(named("being-made")).unwrap();
-        let in_use = Directory::make(scratch.path()).unwrap();
+        let in_use = ScratchDirectory::make(scratch.path()).unwrap();
 
-        sweep(scratch.path()).unwrap();
+        remove_orphaned(scratch.path()).unwrap();
         assert!(!named("a").exists() && !named("z").exists());
         assert!(named("odd").exists() && named("being-made").exists() && in_use.path.path().exists());
     }

@@ -1,4 +1,4 @@
-//! What is proved: everything. One bit, one row, one file, one link that is not as it was: INVALID.
+//! One bit, one row, one file, one link of the chain that differs makes a set INVALID.
 
 use std::fs;
 
@@ -9,25 +9,25 @@ use backup::{
 };
 use time::macros::datetime;
 
-use crate::support::{CANARY, Ground, files, make, reasons};
+use crate::support::{CANARY, TestSite, build, files, reasons};
 
 /// Proves that a set is VALID after a restore, that nothing of it is in the clear, and that every kind of damage to it is
 /// INVALID: at least 20 bit flips over all files, truncation, growth, a file missing, too many, swapped or older.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_damage_is_invalid() {
-    let ground = Ground::new().await;
-    let maker = ground.maker();
-    let older = make(&maker, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
-    ground.postgres.sql(&ground.database.name, "INSERT INTO gateway.users VALUES (0, 'one more')").await;
-    let made = make(&maker, None, datetime!(2026-11-22 02:00 UTC)).await.unwrap();
-    let name = made.link.name;
+    let site = TestSite::new().await;
+    let builder = site.builder();
+    let older = build(&builder, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
+    site.postgres.sql(&site.database.name, "INSERT INTO gateway.users VALUES (0, 'one more')").await;
+    let built = build(&builder, None, datetime!(2026-11-22 02:00 UTC)).await.unwrap();
+    let name = built.link.name;
     assert_eq!(name.to_string(), "ml-data-2026-11-22");
-    assert_eq!(ground.verify(&older.name).await, Verdict::Valid);
-    let recorded = Some(made.link.manifest_sha256);
-    assert_eq!(ground.verifier().verify(&name, recorded).await.unwrap(), Verdict::Valid);
-    assert!(ground.scratch_is_empty());
+    assert_eq!(site.verify(&older.name).await, Verdict::Valid);
+    let recorded = Some(built.link.manifest_sha256);
+    assert_eq!(site.verifier().verify(&name, recorded).await.unwrap(), Verdict::Valid);
+    assert!(site.scratch_is_empty());
 
-    let directory = name.directory(&ground.root());
+    let directory = name.directory(&site.root());
     let set = files(&directory);
     assert_eq!(set.len(), 4);
     for file in &set {
@@ -36,7 +36,7 @@ async fn every_damage_is_invalid() {
         assert!(!is_clear, "{}", file.display());
     }
 
-    // A generator of our own, so that a failure can be repeated: xorshift64.
+    // A fixed generator, so that a failure can be repeated: xorshift64.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |below: usize| {
         state ^= state << 13;
@@ -51,114 +51,114 @@ async fn every_damage_is_invalid() {
             let mut flipped = whole.clone();
             flipped[byte] ^= 1 << bit;
             fs::write(file, flipped).unwrap();
-            assert!(!reasons(ground.verify(&name).await).is_empty(), "{}: byte {byte}, bit {bit}", file.display());
+            assert!(!reasons(site.verify(&name).await).is_empty(), "{}: byte {byte}, bit {bit}", file.display());
         }
         for damaged in [&whole[..whole.len() - 1], &[], &[&whole[..], b"\0"].concat()] {
             fs::write(file, damaged).unwrap();
-            reasons(ground.verify(&name).await);
+            reasons(site.verify(&name).await);
         }
         fs::remove_file(file).unwrap();
-        reasons(ground.verify(&name).await);
-        let from_older = older.name.directory(&ground.root()).join(file.file_name().unwrap());
+        reasons(site.verify(&name).await);
+        let from_older = older.name.directory(&site.root()).join(file.file_name().unwrap());
         fs::copy(&from_older, file).unwrap();
-        reasons(ground.verify(&name).await);
+        reasons(site.verify(&name).await);
         fs::write(file, &whole).unwrap();
     }
-    assert_eq!(ground.verify(&name).await, Verdict::Valid, "all damage was undone");
+    assert_eq!(site.verify(&name).await, Verdict::Valid, "all damage was undone");
 
-    fs::write(directory.join("stranger"), b"").unwrap();
-    assert!(reasons(ground.verify(&name).await).contains("stranger: not in the manifest"));
-    fs::remove_file(directory.join("stranger")).unwrap();
+    fs::write(directory.join("unexpected"), b"").unwrap();
+    assert!(reasons(site.verify(&name).await).contains("unexpected: not in the manifest"));
+    fs::remove_file(directory.join("unexpected")).unwrap();
     // The two objects, each under the other's name.
     let (one, two) = (&set[0], &set[3]);
     let (first, second) = (fs::read(one).unwrap(), fs::read(two).unwrap());
     fs::write(one, &second).unwrap();
     fs::write(two, &first).unwrap();
-    reasons(ground.verify(&name).await);
+    reasons(site.verify(&name).await);
     fs::write(one, &first).unwrap();
     fs::write(two, &second).unwrap();
     let other = Some(Sha256::of(b"another manifest"));
-    assert!(reasons(ground.verifier().verify(&name, other).await.unwrap()).contains("recorded"));
+    assert!(reasons(site.verifier().verify(&name, other).await.unwrap()).contains("recorded"));
 }
 
-/// Proves that a set stands and falls with the one before it, and with its own name.
+/// Proves that a set is valid only after the set before it, and under its own name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chain_is_part_of_the_proof() {
-    let ground = Ground::new().await;
-    let maker = ground.maker();
-    let one = make(&maker, None, datetime!(2026-11-20 02:00 UTC)).await.unwrap().link;
-    let two = make(&maker, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
-    let three = make(&maker, None, datetime!(2026-11-22 02:00 UTC)).await.unwrap().link;
-    let top = |name: &backup::set::SetName| name.top_directory(&ground.root());
+async fn a_set_is_invalid_when_its_chain_is() {
+    let site = TestSite::new().await;
+    let builder = site.builder();
+    let one = build(&builder, None, datetime!(2026-11-20 02:00 UTC)).await.unwrap().link;
+    let two = build(&builder, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
+    let three = build(&builder, None, datetime!(2026-11-22 02:00 UTC)).await.unwrap().link;
+    let top = |name: &backup::set_name::SetName| name.top_directory(&site.root());
 
     // An older set under a newer name.
-    fs::rename(top(&three.name), ground.path("aside")).unwrap();
+    fs::rename(top(&three.name), site.path("aside")).unwrap();
     fs::rename(top(&one.name), top(&three.name)).unwrap();
-    assert!(reasons(ground.verify(&three.name).await).contains("the manifest is that of ml-data-2026-11-20"));
+    assert!(reasons(site.verify(&three.name).await).contains("the manifest is that of ml-data-2026-11-20"));
     fs::rename(top(&three.name), top(&one.name)).unwrap();
-    fs::rename(ground.path("aside"), top(&three.name)).unwrap();
-    assert_eq!(ground.verify(&three.name).await, Verdict::Valid);
+    fs::rename(site.path("aside"), top(&three.name)).unwrap();
+    assert_eq!(site.verify(&three.name).await, Verdict::Valid);
 
     // The set before it damaged, replaced by a well-signed other one, gone.
-    let manifest = two.name.directory(&ground.root()).join(MANIFEST_FILE);
+    let manifest = two.name.directory(&site.root()).join(MANIFEST_FILE);
     let whole = fs::read(&manifest).unwrap();
     fs::write(&manifest, whole.to_ascii_uppercase()).unwrap();
-    assert!(reasons(ground.verify(&three.name).await).contains("previous set ml-data-2026-11-21"));
+    assert!(reasons(site.verify(&three.name).await).contains("previous set ml-data-2026-11-21"));
     fs::remove_dir_all(top(&two.name)).unwrap();
-    assert!(reasons(ground.verify(&three.name).await).contains("previous set ml-data-2026-11-21"));
-    // Made while the third is not there to follow.
-    fs::rename(top(&three.name), ground.path("aside")).unwrap();
-    let again = make(&maker, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
+    assert!(reasons(site.verify(&three.name).await).contains("previous set ml-data-2026-11-21"));
+    // BuiltSet while the third is not there to follow.
+    fs::rename(top(&three.name), site.path("aside")).unwrap();
+    let again = build(&builder, None, datetime!(2026-11-21 02:00 UTC)).await.unwrap().link;
     assert_eq!(again.name, two.name);
-    fs::rename(ground.path("aside"), top(&three.name)).unwrap();
-    assert!(reasons(ground.verify(&three.name).await).contains("not the one that this set follows"));
-    assert_eq!(ground.verify(&one.name).await, Verdict::Valid);
+    fs::rename(site.path("aside"), top(&three.name)).unwrap();
+    assert!(reasons(site.verify(&three.name).await).contains("not the one that this set follows"));
+    assert_eq!(site.verify(&one.name).await, Verdict::Valid);
 
-    // A set that the worker's database remembers is followed even when it is gone, and then misses.
-    let remembered = Some((two.clone(), datetime!(2026-11-23 01:00 UTC)));
-    let four = make(&maker, remembered, datetime!(2026-11-23 02:00 UTC)).await.unwrap().link;
+    // A set that the worker's database has is chained to even when it is gone; verification then misses it.
+    let recorded_last = Some((two.clone(), datetime!(2026-11-23 01:00 UTC)));
+    let four = build(&builder, recorded_last, datetime!(2026-11-23 02:00 UTC)).await.unwrap().link;
     assert!(four.name.to_string().ends_with("T020000Z"), "the day's name may be in use: {}", four.name);
-    assert!(reasons(ground.verify(&four.name).await).contains("previous set"));
+    assert!(reasons(site.verify(&four.name).await).contains("previous set"));
 }
 
 /// Proves that sets made in one second, and after the clock was set back, are each newer than the one before and VALID.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clock_that_stands_still_or_goes_back_breaks_no_chain() {
-    let ground = Ground::new().await;
-    let maker = ground.maker();
+async fn a_clock_that_stops_or_goes_back_breaks_no_chain() {
+    let site = TestSite::new().await;
+    let builder = site.builder();
     let now = datetime!(2026-11-22 02:00 UTC);
-    let mut remembered = None;
+    let mut recorded_last = None;
     for (at, name) in [
         (now, "ml-data-2026-11-22"),
         (now, "ml-data-2026-11-22T020001Z"),
         (now - time::Duration::DAY, "ml-data-2026-11-22T020002Z"),
         (now + time::Duration::SECOND, "ml-data-2026-11-22T020003Z"),
     ] {
-        let made = make(&maker, remembered.clone(), at).await.unwrap().link;
-        assert_eq!(made.name.to_string(), name);
-        assert_eq!(ground.verify(&made.name).await, Verdict::Valid, "{name}");
-        remembered = Some((made, at));
+        let built = build(&builder, recorded_last.clone(), at).await.unwrap().link;
+        assert_eq!(built.name.to_string(), name);
+        assert_eq!(site.verify(&built.name).await, Verdict::Valid, "{name}");
+        recorded_last = Some((built, at));
     }
 }
 
 /// Proves that the signature alone is not enough: rows and digests that do not come out of the restore are INVALID, even
 /// when the owner of the key signed them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn signed_lies_are_found_by_the_restore() {
-    let ground = Ground::new().await;
-    let maker = ground.maker();
-    let name = make(&maker, None, datetime!(2026-11-22 02:00 UTC)).await.unwrap().link.name;
-    let directory = name.directory(&ground.root());
-    let key = ground.signing_key();
-    let honest = Manifest::read(&directory, &name, &key.verifying_key()).unwrap().manifest;
+async fn a_signed_manifest_with_wrong_figures_is_found_by_the_restore() {
+    let site = TestSite::new().await;
+    let builder = site.builder();
+    let name = build(&builder, None, datetime!(2026-11-22 02:00 UTC)).await.unwrap().link.name;
+    let directory = name.directory(&site.root());
+    let key = site.signing_key();
+    let signed = Manifest::read(&directory, &name, &key.verifying_key()).unwrap().manifest;
     let write = |manifest: &Manifest| {
         let (bytes, signature) = manifest.sign(&key);
         fs::write(directory.join(MANIFEST_FILE), bytes).unwrap();
         fs::write(directory.join(SIGNATURE_FILE), signature).unwrap();
     };
 
-    let mut lie = honest.clone();
-    for object in &mut lie.objects {
+    let mut altered = signed.clone();
+    for object in &mut altered.objects {
         match &mut object.content {
             Content::Models { files } => files[0].sha256 = Sha256::of(b"another model"),
             Content::Database { rows, .. } => {
@@ -167,21 +167,21 @@ async fn signed_lies_are_found_by_the_restore() {
             }
         }
     }
-    write(&lie);
-    let found = reasons(ground.verify(&name).await);
+    write(&altered);
+    let found = reasons(site.verify(&name).await);
     assert!(found.contains("is not the file that was archived"), "{found}");
     assert!(found.contains("gateway.users has 5000 rows after the restore, 4999 rows in the dump"), "{found}");
 
-    let mut lie = honest.clone();
-    lie.objects.iter_mut().for_each(|object| object.plain_sha256 = Sha256::of(b""));
-    write(&lie);
-    let found = reasons(ground.verify(&name).await);
+    let mut altered = signed.clone();
+    altered.objects.iter_mut().for_each(|object| object.plain_sha256 = Sha256::of(b""));
+    write(&altered);
+    let found = reasons(site.verify(&name).await);
     assert!(found.contains("than was archived") && found.contains("than was dumped"), "{found}");
 
-    write(&honest);
-    assert_eq!(ground.verify(&name).await, Verdict::Valid);
-    let stranger = backup::verify::Verifier { decryption_key: ground.other_decryption_key(), ..ground.verifier() };
-    let found = reasons(stranger.verify(&name, None).await.unwrap());
+    write(&signed);
+    assert_eq!(site.verify(&name).await, Verdict::Valid);
+    let other_key = backup::verify::Verifier { decryption_key: site.other_decryption_key(), ..site.verifier() };
+    let found = reasons(other_key.verify(&name, None).await.unwrap());
     assert!(found.contains("cannot be decrypted"), "{found}");
-    assert!(ground.scratch_is_empty());
+    assert!(site.scratch_is_empty());
 }

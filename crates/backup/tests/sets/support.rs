@@ -1,4 +1,4 @@
-//! Something to back up, and the keys for it.
+//! A database and models to back up, and the keys.
 
 use std::{
     fs,
@@ -9,12 +9,12 @@ use std::{
 };
 
 use backup::{
-    create::{CreateError, Maker},
     keys::{DecryptionKey, Recipient, SigningKey},
     manifest::Link,
-    run::{Made, Verdict},
-    set::SetName,
-    staging::Root,
+    run::{BuiltSet, Verdict},
+    set_builder::{BuildError, SetBuilder},
+    set_name::SetName,
+    staging::BackupRoot,
     verify::Verifier,
 };
 use database::DatabaseConfig;
@@ -23,17 +23,17 @@ use testkit::Postgres;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// What must be found in the clear nowhere.
+/// Must be found unencrypted in no file.
 pub(crate) const CANARY: &str = "canary-0b5e6c31-may-not-leave";
 
 /// A database with a canary row, a models folder with canary bytes, and keys.
-pub(crate) struct Ground {
+pub(crate) struct TestSite {
     pub(crate) postgres: Postgres,
     pub(crate) database: DatabaseConfig,
     pub(crate) directory: tempfile::TempDir,
 }
 
-impl Ground {
+impl TestSite {
     pub(crate) async fn new() -> Self {
         identity::install_crypto_providers().unwrap();
         let postgres = Postgres::start().await;
@@ -83,9 +83,9 @@ impl Ground {
         DecryptionKey::read(&SecretFile::new(self.path("age-identity"))).unwrap()
     }
 
-    pub(crate) fn maker(&self) -> Maker {
-        Maker {
-            root: Arc::new(Root::take(&self.root()).unwrap()),
+    pub(crate) fn builder(&self) -> SetBuilder {
+        SetBuilder {
+            root: Arc::new(BackupRoot::lock(&self.root()).unwrap()),
             models: self.models(),
             databases: vec![self.database.clone()],
             recipient: Recipient::read(&self.path("age-recipient")).unwrap(),
@@ -107,7 +107,7 @@ impl Ground {
         self.verifier().verify(name, None).await.unwrap()
     }
 
-    /// A key that opens nothing here.
+    /// A key that decrypts nothing here.
     pub(crate) fn other_decryption_key(&self) -> DecryptionKey {
         let identity = age::x25519::Identity::generate();
         let text = age::secrecy::ExposeSecret::expose_secret(&identity.to_string()).to_owned();
@@ -121,7 +121,7 @@ impl Ground {
         names.filter(|name| name.starts_with('.') && name != ".lock").collect()
     }
 
-    /// The program that proves a set without a worker, with all its arguments.
+    /// The command that verifies a set without a worker, with all its arguments.
     pub(crate) fn verify_command(&self, set: &str) -> Command {
         let public = Command::new("openssl")
             .args(["pkey", "-pubout", "-in"])
@@ -157,13 +157,13 @@ fn write_secret(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Makes a set as if it were this time.
-pub(crate) async fn make(
-    maker: &Maker,
-    remembered: Option<(Link, OffsetDateTime)>,
+/// Builds a set as if it were this time.
+pub(crate) async fn build(
+    builder: &SetBuilder,
+    recorded_last: Option<(Link, OffsetDateTime)>,
     now: OffsetDateTime,
-) -> Result<Made, CreateError> {
-    maker.make(Uuid::new_v4(), remembered, now).await
+) -> Result<BuiltSet, BuildError> {
+    builder.build(Uuid::new_v4(), recorded_last, now).await
 }
 
 /// The reasons for INVALID; VALID fails the test.

@@ -1,4 +1,4 @@
-//! The worker as a process: who may ask, one run at a time, what is remembered over its death.
+//! The worker as a process: permissions, one run at a time, runs over its restart.
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 use testkit::poll_until;
 use testkit::{Harness, PeerClient, RunningService};
 
-use crate::support::Ground;
+use crate::support::TestSite;
 
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Worker {
-    ground: Ground,
+    site: TestSite,
     harness: Harness,
     service: RunningService,
 }
 
 impl Worker {
     async fn start() -> Self {
-        Self::start_as(Ground::new().await, env!("CARGO_BIN_EXE_rampart-backup")).await
+        Self::start_as(TestSite::new().await, env!("CARGO_BIN_EXE_rampart-backup")).await
     }
 
-    async fn start_as(ground: Ground, binary: &str) -> Self {
+    async fn start_as(site: TestSite, binary: &str) -> Self {
         let harness = Harness::new("backup", binary);
-        let service = harness.start(&configuration(&ground)).await;
-        Self { ground, harness, service }
+        let service = harness.start(&configuration(&site)).await;
+        Self { site, harness, service }
     }
 
     fn operator(&self) -> PeerClient {
@@ -54,8 +54,8 @@ impl Worker {
     }
 }
 
-fn configuration(ground: &Ground) -> String {
-    let database = &ground.database;
+fn configuration(site: &TestSite) -> String {
+    let database = &site.database;
     format!(
         "[database]\nhost = {:?}\nport = {}\nname = {:?}\nuser = {:?}\npassword_file = {:?}\nca_file = {:?}\n\
          certificate_file = {:?}\nkey_file = {:?}\n\
@@ -69,34 +69,34 @@ fn configuration(ground: &Ground) -> String {
         database.ca_file,
         database.certificate_file,
         database.key_file,
-        ground.root(),
-        ground.models(),
-        ground.path("scratch"),
-        ground.path("age-recipient"),
-        ground.path("age-identity"),
-        ground.path("signing-key.pem"),
+        site.root(),
+        site.models(),
+        site.path("scratch"),
+        site.path("age-recipient"),
+        site.path("age-identity"),
+        site.path("signing-key.pem"),
     )
 }
 
-/// Proves the way of an operator: make, prove, damage, prove again; and that the worker remembers the manifest.
+/// Proves what an operator does: build, verify, damage, verify again; and that the worker has the manifest's digest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operator_makes_and_proves_a_set() {
+async fn an_operator_builds_and_verifies_a_set() {
     let worker = Worker::start().await;
-    let made = worker.run("/api/backups").await;
-    assert_eq!(made["state"], json!("succeeded"), "{made}");
-    assert_eq!(made["requested_by"], json!("user:u-1"));
-    let set = made["set"].as_str().unwrap().to_owned();
+    let built = worker.run("/api/backups").await;
+    assert_eq!(built["state"], json!("succeeded"), "{built}");
+    assert_eq!(built["requested_by"], json!("user:u-1"));
+    let set = built["set"].as_str().unwrap().to_owned();
     let verified = worker.run(&format!("/api/backups/{set}/verify")).await;
     assert_eq!((&verified["state"], &verified["verdict"]), (&json!("succeeded"), &json!("VALID")), "{verified}");
-    assert!(worker.ground.scratch_is_empty());
+    assert!(worker.site.scratch_is_empty());
 
     let second = worker.run("/api/backups").await;
     let second = second["set"].as_str().unwrap();
     assert!(second.starts_with(&set) && second.len() > set.len(), "{second} of the same day carries its time");
     assert_eq!(worker.run(&format!("/api/backups/{second}/verify")).await["verdict"], json!("VALID"));
 
-    let name: backup::set::SetName = set.parse().unwrap();
-    fs::remove_dir_all(name.top_directory(&worker.ground.root())).unwrap();
+    let name: backup::set_name::SetName = set.parse().unwrap();
+    fs::remove_dir_all(name.top_directory(&worker.site.root())).unwrap();
     for (set, reason) in [(set.as_str(), "cannot be read"), (second, "previous set")] {
         let verified = worker.run(&format!("/api/backups/{set}/verify")).await;
         assert_eq!(verified["verdict"], json!("INVALID"), "{verified}");
@@ -109,10 +109,9 @@ async fn operator_makes_and_proves_a_set() {
     assert!(metrics.contains("ml_backup_verification_failures_total 2"), "{metrics}");
 }
 
-/// Proves that only operators and administrators begin runs, that everybody with a role reads them, and that what is not
-/// there is 404.
+/// Proves that only operators and administrators begin runs, that every role reads them, and that unknown ones are 404.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_may_read_and_not_run() {
+async fn only_operators_and_administrators_begin_runs() {
     let worker = Worker::start().await;
     let set = "/api/backups/ml-data-2020-01-01/verify";
     for role in Role::ALL.iter().copied() {
@@ -124,9 +123,9 @@ async fn others_may_read_and_not_run() {
             assert_eq!(client.call(Method::POST, "/api/backups").await.status, 403, "{role:?}");
         }
     }
-    let nobody = worker.harness.client(&worker.service, None);
-    assert_eq!(nobody.call(Method::POST, "/api/backups").await.status, 401);
-    assert_eq!(nobody.call(Method::GET, "/api/backups").await.status, 401);
+    let anonymous = worker.harness.client(&worker.service, None);
+    assert_eq!(anonymous.call(Method::POST, "/api/backups").await.status, 401);
+    assert_eq!(anonymous.call(Method::GET, "/api/backups").await.status, 401);
     let operator = worker.operator();
     for path in ["/api/backups/x", "/api/backups/0190a6b2-7d51-7e0c-a1c5-6b3d5f0e8f11"] {
         assert_eq!(operator.call(Method::GET, path).await.status, 404);
@@ -136,53 +135,52 @@ async fn others_may_read_and_not_run() {
 
 /// Proves single flight, and that a run killed in its middle is a failed run and no set after the restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn second_run_waits_and_a_killed_one_has_failed() {
+async fn a_second_run_is_refused_and_a_killed_one_fails() {
     let worker = Worker::start().await;
-    let lock = worker.ground.postgres.lock(&worker.ground.database.name, "gateway.users");
+    let lock = worker.site.postgres.lock(&worker.site.database.name, "gateway.users");
     let operator = worker.operator();
     let begun = operator.call(Method::POST, "/api/backups").await;
     assert_eq!(begun.status, 202);
     let id = begun.json()["id"].as_str().unwrap().to_owned();
     let again = operator.call(Method::POST, "/api/backups").await;
     assert_eq!(again.status, 409, "{:?}", again.json());
-    let is_begun = async || !worker.ground.leftovers().is_empty();
-    poll_until("the set is in the making", RUN_TIMEOUT, is_begun).await;
+    let is_begun = async || !worker.site.leftovers().is_empty();
+    poll_until("the set is being built", RUN_TIMEOUT, is_begun).await;
 
-    let Worker { ground, harness, service } = worker;
+    let Worker { site, harness, service } = worker;
     service.kill();
-    assert!(!ground.leftovers().is_empty(), "kill -9 cleans nothing up");
+    assert!(!site.leftovers().is_empty(), "kill -9 cleans nothing up");
     drop(lock);
-    let service = harness.start(&configuration(&ground)).await;
-    let worker = Worker { ground, harness, service };
-    assert_eq!(worker.ground.leftovers(), Vec::<String>::new());
+    let service = harness.start(&configuration(&site)).await;
+    let worker = Worker { site, harness, service };
+    assert_eq!(worker.site.leftovers(), Vec::<String>::new());
     let run = worker.wait(&id).await;
     assert_eq!(run["state"], json!("failed"), "{run}");
     assert!(run["error"].as_str().unwrap().starts_with("interrupted"), "{run}");
     assert_eq!(worker.run("/api/backups").await["state"], json!("succeeded"));
 }
 
-/// Proves that a row which says running, because the answer to its beginning was lost, keeps the next run out no longer
-/// than until somebody asks for one.
+/// Proves that an orphaned run, whose insertion was committed without a response, does not block the next run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn run_that_nobody_works_on_makes_way() {
+async fn an_orphaned_run_is_failed_by_the_next_one() {
     let worker = Worker::start().await;
-    let stray = "0190a6b2-7d51-7e0c-a1c5-6b3d5f0e8f11";
+    let orphaned = "0190a6b2-7d51-7e0c-a1c5-6b3d5f0e8f11";
     let sql = format!(
         "INSERT INTO backup.runs (id, kind, state, requested_by, started_at)
-         VALUES ('{stray}', 'create', 'running', 'user:u-1', now())"
+         VALUES ('{orphaned}', 'create', 'running', 'user:u-1', now())"
     );
-    worker.ground.postgres.sql(&worker.ground.database.name, &sql).await;
+    worker.site.postgres.sql(&worker.site.database.name, &sql).await;
     assert_eq!(worker.run("/api/backups").await["state"], json!("succeeded"));
-    let run = worker.wait(stray).await;
+    let run = worker.wait(orphaned).await;
     assert_eq!(run["state"], json!("failed"), "{run}");
     assert!(run["error"].as_str().unwrap().starts_with("interrupted"), "{run}");
 }
 
-/// Proves that a caller who goes away while its run is being begun leaves a run that is worked on to its end.
+/// Proves that a caller that disconnects while its run is being begun leaves a run that completes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn caller_that_goes_away_leaves_a_run_that_ends() {
+async fn a_run_outlives_a_caller_that_disconnects() {
     let worker = Worker::start().await;
-    let (postgres, database) = (&worker.ground.postgres, &worker.ground.database.name);
+    let (postgres, database) = (&worker.site.postgres, &worker.site.database.name);
     let lock = postgres.lock(database, "backup.runs");
     let operator = worker.operator();
     let calling = tokio::spawn(async move { operator.try_call(Method::POST, "/api/backups").await.is_ok() });
@@ -203,13 +201,13 @@ async fn caller_that_goes_away_leaves_a_run_that_ends() {
 }
 
 /// Proves that a disk which fills up in the middle fails the run and leaves nothing. The full disk is a limit of the size of
-/// a file: writing fails in the same way, and nobody needs to mount anything.
+/// a file: writing fails in the same way, without a mount.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_disk_fails_the_run_and_leaves_nothing() {
-    let ground = Ground::new().await;
+async fn a_full_disk_fails_the_run_and_leaves_no_files() {
+    let site = TestSite::new().await;
     let rows = "INSERT INTO gateway.users SELECT n, md5(n::text) FROM generate_series(10000, 60000) AS n";
-    ground.postgres.sql(&ground.database.name, rows).await;
-    let small = ground.path("rampart-backup-on-a-small-disk");
+    site.postgres.sql(&site.database.name, rows).await;
+    let small = site.path("rampart-backup-on-a-small-disk");
     let script = format!(
         "#!/bin/sh\nexec env --ignore-signal=XFSZ prlimit --fsize={} {} \"$@\"\n",
         64 << 10,
@@ -217,10 +215,10 @@ async fn full_disk_fails_the_run_and_leaves_nothing() {
     );
     fs::write(&small, script).unwrap();
     fs::set_permissions(&small, fs::Permissions::from_mode(0o755)).unwrap();
-    let worker = Worker::start_as(ground, small.to_str().unwrap()).await;
+    let worker = Worker::start_as(site, small.to_str().unwrap()).await;
     let run = worker.run("/api/backups").await;
     assert_eq!(run["state"], json!("failed"), "{run}");
     assert!(run["error"].as_str().unwrap().contains("File too large"), "{run}");
-    assert_eq!(worker.ground.leftovers(), Vec::<String>::new());
-    assert_eq!(backup::set::SetName::list(&worker.ground.root()).unwrap(), []);
+    assert_eq!(worker.site.leftovers(), Vec::<String>::new());
+    assert_eq!(backup::set_name::SetName::list(&worker.site.root()).unwrap(), []);
 }

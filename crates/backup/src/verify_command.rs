@@ -1,4 +1,4 @@
-//! `rampart-backup verify`: proves a set where there is no worker, with nothing but the set, two keys and PostgreSQL.
+//! `rampart-backup verify`: verifies a set without a worker, with nothing but the set, two keys and PostgreSQL.
 
 use std::{
     ffi::OsString,
@@ -15,34 +15,34 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     keys::{DecryptionKey, VerifyingKey},
     run::Verdict,
-    set::SetName,
+    set_name::SetName,
     verify::{self, Verifier, VerifyError},
 };
 
 /// The word after the program's name.
 pub const SUBCOMMAND: &str = "verify";
 
-/// Proves a set; the arguments are those after the subcommand. Exit code 0: VALID, 1: INVALID, 2: it could not be tried.
+/// Verifies a set; the arguments are those after the subcommand. Exit code 0: VALID, 1: INVALID, 2: no verdict.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let name = OsString::from("rampart-backup verify");
     let arguments = command().get_matches_from(std::iter::once(name).chain(arguments));
     match verify(&arguments) {
-        Ok(Verdict::Valid) => say(&mut io::stdout(), "VALID", ExitCode::SUCCESS),
+        Ok(Verdict::Valid) => print(&mut io::stdout(), "VALID", ExitCode::SUCCESS),
         Ok(Verdict::Invalid(reasons)) => {
-            say(&mut io::stdout(), &format!("INVALID\n{}", reasons.join("\n")), ExitCode::FAILURE)
+            print(&mut io::stdout(), &format!("INVALID\n{}", reasons.join("\n")), ExitCode::FAILURE)
         }
-        Err(error) => say(&mut io::stderr(), &format!("not verified: {}", Chain(error.as_ref())), ExitCode::from(2)),
+        Err(error) => print(&mut io::stderr(), &format!("not verified: {}", Chain(error.as_ref())), ExitCode::from(2)),
     }
 }
 
 fn verify(arguments: &ArgMatches) -> Result<Verdict, service::BoxError> {
     let path = |name: &str| arguments.get_one::<PathBuf>(name).cloned();
-    let demanded = |name: &str| path(name).ok_or_else(|| format!("--{name} is missing"));
+    let required = |name: &str| path(name).ok_or_else(|| format!("--{name} is missing"));
     let set: SetName = arguments.get_one::<String>("set").ok_or("--set is missing")?.parse()?;
     let verifier = Verifier {
-        root: demanded("root")?,
-        verifying_key: VerifyingKey::read(&demanded("public-key")?)?,
-        decryption_key: DecryptionKey::read(&SecretFile::new(demanded("identity")?))?,
+        root: required("root")?,
+        verifying_key: VerifyingKey::read(&required("public-key")?)?,
+        decryption_key: DecryptionKey::read(&SecretFile::new(required("identity")?))?,
         scratch: path("scratch").unwrap_or_else(std::env::temp_dir),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -50,8 +50,8 @@ fn verify(arguments: &ArgMatches) -> Result<Verdict, service::BoxError> {
         let (mut interrupt, mut terminate, mut hang_up) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
         let scratch = &verifier.scratch;
-        verify::sweep(scratch).map_err(|source| VerifyError::Scratch { path: scratch.clone(), source })?;
-        // When a signal comes, what was begun is given up, and so cleaned up.
+        verify::remove_orphaned(scratch).map_err(|source| VerifyError::Scratch { path: scratch.clone(), source })?;
+        // A signal drops the verification, which removes its scratch cluster.
         tokio::select! {
             verdict = verifier.verify(&set, None) => Ok(verdict?),
             _ = interrupt.recv() => Err("interrupted".into()),
@@ -77,8 +77,8 @@ fn command() -> Command {
         )
 }
 
-/// Nobody is left to tell when a standard stream is closed.
-fn say(stream: &mut dyn Write, line: &str, code: ExitCode) -> ExitCode {
+/// A closed standard stream is ignored: the exit code still has the verdict.
+fn print(stream: &mut dyn Write, line: &str, code: ExitCode) -> ExitCode {
     let _closed = writeln!(stream, "{line}");
     code
 }

@@ -1,8 +1,8 @@
-//! Names and places of sets.
+//! Names and directories of sets.
 //!
 //! `ml-data-2026-11-22` lies in `<root>/2026-11-22/ml/`. Another set of the same day carries its time:
-//! `ml-data-2026-11-22T193000Z` lies in `<root>/2026-11-22T193000Z/ml/`. Name and place say the same, so that a set
-//! moved to another place is noticed.
+//! `ml-data-2026-11-22T193000Z` lies in `<root>/2026-11-22T193000Z/ml/`. Name and directory match, so that a set
+//! moved to another directory is noticed.
 
 use std::{
     fmt,
@@ -28,7 +28,7 @@ pub struct SetName {
     stamp: String,
 }
 
-/// That a text names no set.
+/// A text that names no set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a set, like ml-data-2026-11-22 or ml-data-2026-11-22T193000Z")]
 pub struct NotASetName;
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_and_place_say_the_same() {
+    fn name_and_directory_match() {
         let time = datetime!(2026-11-22 19:30:05 UTC);
         let root = Path::new("/backups");
         let day = SetName::of_day(time);

@@ -1,6 +1,6 @@
-//! The models folder as one archive, and an archive read back.
+//! The models folder as one tar archive, and the digests of an archive.
 //!
-//! Only regular files in directories: a link or a device in a models folder is refused rather than guessed at.
+//! Only regular files in directories: a link or a device in a models folder is refused.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ pub enum ModelsError {
         /// Which.
         path: PathBuf,
     },
-    /// More than is reasonable.
+    /// More files or levels than allowed.
     #[error("the models folder has more than {FILES_MAX} files or {DEPTH_MAX} levels")]
     TooMany,
     /// The archive cannot be written.
@@ -50,7 +50,7 @@ pub enum ModelsError {
     Write(#[source] io::Error),
 }
 
-/// Writes the folder as tar, and says what went in.
+/// Writes the folder as tar, and answers its files with their digests.
 pub fn archive(folder: &Path, into: &mut impl Write) -> Result<Vec<ModelFile>, ModelsError> {
     let mut builder = tar::Builder::new(into);
     let mut files = Vec::new();
@@ -117,7 +117,7 @@ fn append(builder: &mut tar::Builder<impl Write>, folder: &Path, relative: &Path
     builder.append_data(&mut header, relative, &mut content).map_err(ModelsError::Write)?;
     let (Measured { size, sha256 }, _) = content.finish();
     if size != metadata.len() {
-        let shrunk = io::Error::other("it became shorter while it was read");
+        let shrunk = io::Error::other("the file became shorter while it was read");
         return Err(unreadable(&absolute)(shrunk));
     }
     Ok(ModelFile { path: name, size, sha256 })
@@ -142,7 +142,7 @@ mod tests {
     use crate::digest::Sha256;
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn an_archive_has_the_files_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let deep = format!("forest/{}/model.onnx", "long-".repeat(40));
         for (path, bytes) in [("forest/model.toml", &b"name"[..]), (&deep, &[7; 100_000]), ("empty", b"")] {
@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(found[&file.path], Measured { size: file.size, sha256: file.sha256 });
         }
         assert_eq!(found["forest/model.toml"].sha256, Sha256::of(b"name"));
-        // Same folder, same bytes: neither times nor owners are kept.
+        // Same folder, same bytes: the archive has neither times nor owners.
         let mut again = Vec::new();
         archive(folder.path(), &mut again).unwrap();
         assert_eq!(tar, again);

@@ -1,4 +1,4 @@
-//! A sealed file: zstd, then age. Plaintext is never on disk: it streams in and, opened, streams out.
+//! An encrypted file: zstd, then age. Plaintext is never on disk: it streams in and, decrypted, streams out.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,25 +17,25 @@ use crate::{
 
 /// Bytes handed on at once.
 pub const CHUNK_BYTES: usize = 64 * 1024;
-/// Fast enough for a disk, and most of what there is to gain.
+/// Faster than a disk, with most of the compression of higher levels.
 const COMPRESSION_LEVEL: i32 = 3;
 
 type Cipher = StreamWriter<Measure<BufWriter<File>>>;
 
-/// Writes one sealed file.
-pub struct Sealer {
+/// Compresses and encrypts into one file.
+pub struct EncryptedWriter {
     compressed: Measure<zstd::Encoder<'static, Cipher>>,
     stop: CancellationToken,
 }
 
-/// Reads one sealed file, measuring what comes out.
-pub struct Opened {
+/// Decrypts and decompresses one file, measuring the plaintext.
+pub struct DecryptedReader {
     plain: Measure<zstd::Decoder<'static, BufReader<StreamReader<BufReader<File>>>>>,
 }
 
-// === impl Sealer ===
+// === impl EncryptedWriter ===
 
-impl Sealer {
+impl EncryptedWriter {
     /// Begins a new file that only its owner can read. Writing fails once `stop` is cancelled.
     pub fn create(path: &Path, recipient: &Recipient, stop: CancellationToken) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -45,20 +45,20 @@ impl Sealer {
         Ok(Self { compressed: Measure::new(zstd::Encoder::new(cipher, COMPRESSION_LEVEL)?), stop })
     }
 
-    /// Ends the file and forces it to disk; what it is sealed, and what it was plain.
+    /// Ends the file and syncs it to disk; answers its encrypted and its plain measure.
     pub fn finish(self) -> io::Result<(Measured, Measured)> {
         let (plain, encoder) = self.compressed.finish();
-        let (sealed, buffered) = encoder.finish()?.finish()?.finish();
+        let (encrypted, buffered) = encoder.finish()?.finish()?.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        Ok((sealed, plain))
+        Ok((encrypted, plain))
     }
 }
 
-impl Write for Sealer {
+impl Write for EncryptedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
-            // Not `Interrupted`: that kind is tried again.
+            // Not `Interrupted`: writers retry on that kind.
             return Err(io::Error::other("stopped"));
         }
         self.compressed.write(bytes)
@@ -69,10 +69,10 @@ impl Write for Sealer {
     }
 }
 
-// === impl Opened ===
+// === impl DecryptedReader ===
 
-impl Opened {
-    /// Opens a sealed file.
+impl DecryptedReader {
+    /// Opens an encrypted file.
     pub fn open(path: &Path, key: &DecryptionKey) -> io::Result<Self> {
         let file = BufReader::with_capacity(CHUNK_BYTES, File::open(path)?);
         let decryptor = age::Decryptor::new_buffered(file).map_err(io::Error::other)?;
@@ -80,20 +80,20 @@ impl Opened {
         Ok(Self { plain: Measure::new(zstd::Decoder::new(cipher)?) })
     }
 
-    /// Reads to the end, which nobody else may have reached, and says what was read in all.
+    /// Reads the rest, so that the authentication of the last chunk is checked, and answers the measure of the whole.
     pub fn finish(mut self) -> io::Result<Measured> {
         io::copy(&mut self.plain, &mut io::sink())?;
         Ok(self.plain.finish().0)
     }
 }
 
-impl Read for Opened {
+impl Read for DecryptedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.plain.read(buffer)
     }
 }
 
-/// Sum and length of a file as it lies there.
+/// Digest and length of a file as it is stored.
 pub fn measure_file(path: &Path) -> io::Result<Measured> {
     let mut file = Measure::new(File::open(path)?);
     io::copy(&mut file, &mut io::sink())?;
@@ -109,60 +109,61 @@ mod tests {
     use super::*;
     use crate::keys::tests::generate;
 
-    fn seal(path: &Path, key: &DecryptionKey, bytes: &[u8]) -> (Measured, Measured) {
-        let mut sealer = Sealer::create(path, &key.recipient(), CancellationToken::new()).unwrap();
-        sealer.write_all(bytes).unwrap();
-        sealer.finish().unwrap()
+    fn encrypt(path: &Path, key: &DecryptionKey, bytes: &[u8]) -> (Measured, Measured) {
+        let mut writer = EncryptedWriter::create(path, &key.recipient(), CancellationToken::new()).unwrap();
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
     }
 
     #[test]
     fn nothing_of_the_plaintext_is_in_the_file() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sealed");
+        let path = directory.path().join("encrypted");
         let (key, _) = generate();
         let canary = b"canary-4f1c canary-4f1c canary-4f1c";
-        let (sealed, plain) = seal(&path, &key, canary);
+        let (encrypted, plain) = encrypt(&path, &key, canary);
         let bytes = fs::read(&path).unwrap();
         assert!(!bytes.windows(11).any(|window| window == &canary[..11]));
-        assert_eq!(measure_file(&path).unwrap(), sealed);
-        assert_eq!(Opened::open(&path, &key).unwrap().finish().unwrap(), plain);
+        assert_eq!(measure_file(&path).unwrap(), encrypted);
+        assert_eq!(DecryptedReader::open(&path, &key).unwrap().finish().unwrap(), plain);
     }
 
     #[test]
-    fn another_key_opens_nothing() {
+    fn another_key_decrypts_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sealed");
-        seal(&path, &generate().0, b"x");
-        assert!(Opened::open(&path, &generate().0).is_err());
+        let path = directory.path().join("encrypted");
+        encrypt(&path, &generate().0, b"x");
+        assert!(DecryptedReader::open(&path, &generate().0).is_err());
     }
 
     #[test]
-    fn stopped_sealer_takes_nothing_more() {
+    fn a_stopped_writer_refuses_more() {
         let directory = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
         let recipient = generate().0.recipient();
-        let mut sealer = Sealer::create(&directory.path().join("sealed"), &recipient, stop.clone()).unwrap();
-        sealer.write_all(b"x").unwrap();
+        let mut writer =
+            EncryptedWriter::create(&directory.path().join("encrypted"), &recipient, stop.clone()).unwrap();
+        writer.write_all(b"x").unwrap();
         stop.cancel();
-        assert!(sealer.write_all(b"x").is_err());
+        assert!(writer.write_all(b"x").is_err());
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn damage_is_never_opened(bytes in vec(any::<u8>(), 0..5000), at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<prop::sample::Index>()) {
+        fn damage_is_never_decrypted(bytes in vec(any::<u8>(), 0..5000), at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<prop::sample::Index>()) {
             let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("sealed");
+            let path = directory.path().join("encrypted");
             let (key, _) = generate();
-            let (_, plain) = seal(&path, &key, &bytes);
-            prop_assert_eq!(Opened::open(&path, &key).unwrap().finish().unwrap(), plain);
+            let (_, plain) = encrypt(&path, &key, &bytes);
+            prop_assert_eq!(DecryptedReader::open(&path, &key).unwrap().finish().unwrap(), plain);
             let whole = fs::read(&path).unwrap();
             let mut flipped = whole.clone();
             flipped[at.index(whole.len())] ^= 1 << bit;
             fs::write(&path, &flipped).unwrap();
-            prop_assert!(Opened::open(&path, &key).and_then(Opened::finish).is_err());
+            prop_assert!(DecryptedReader::open(&path, &key).and_then(DecryptedReader::finish).is_err());
             fs::write(&path, &whole[..cut.index(whole.len())]).unwrap();
-            prop_assert!(Opened::open(&path, &key).and_then(Opened::finish).is_err());
+            prop_assert!(DecryptedReader::open(&path, &key).and_then(DecryptedReader::finish).is_err());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Making a set: models and databases, sealed; the manifest over them, signed and chained; then the name.
+//! Builds a set: models and databases, encrypted; the manifest over them, signed and chained; then the name.
 
 use std::{
     fs, io,
@@ -13,42 +13,42 @@ use uuid::Uuid;
 
 use crate::{
     dump::{self, DumpError},
+    encrypted_file::EncryptedWriter,
     keys::{Recipient, SigningKey},
     manifest::{Content, Link, MANIFEST_FILE, Manifest, Object, SIGNATURE_FILE},
-    models::{self, ModelsError},
-    run::Made,
-    sealed::Sealer,
-    set::SetName,
-    staging::{Root, Staging},
+    models_archive::{self, ModelsError},
+    run::BuiltSet,
+    set_name::SetName,
+    staging::{BackupRoot, Staging},
 };
 
 const MODELS_FILE: &str = "models.tar.zst.age";
 
-/// Everything that making a set takes.
-pub struct Maker {
-    /// Where sets are kept.
-    pub root: Arc<Root>,
+/// Builds sets.
+pub struct SetBuilder {
+    /// The root of all sets.
+    pub root: Arc<BackupRoot>,
     /// The models folder.
     pub models: PathBuf,
     /// The databases, each with a role that may read all of it.
     pub databases: Vec<DatabaseConfig>,
-    /// Whom to encrypt to.
+    /// The public key to encrypt to.
     pub recipient: Recipient,
     /// Signs the manifest.
     pub signing_key: Arc<SigningKey>,
-    /// Room that must be left before a set is begun.
+    /// Bytes that must be free before a set is begun.
     pub free_bytes_min: u64,
 }
 
-/// Why no set was made.
+/// Why no set was built.
 #[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// Not enough room.
+pub enum BuildError {
+    /// Not enough free disk space.
     #[error("only {free} bytes are free below {root}, and {needed} must be before a backup is begun")]
     NoRoom {
-        /// What there is.
+        /// Free bytes.
         free: u64,
-        /// What must be.
+        /// Bytes that must be free.
         needed: u64,
         /// Where.
         root: PathBuf,
@@ -69,36 +69,36 @@ pub enum CreateError {
     },
 }
 
-// === impl Maker ===
+// === impl SetBuilder ===
 
-impl Maker {
-    /// Makes a set. `remembered` is the last one as the worker's database knows it; what lies in the root may be newer
-    /// (the database was restored) or gone (which then shows, because the new set is chained to it).
+impl SetBuilder {
+    /// Builds a set. `recorded_last` is the last one by the worker's database; the root may have a newer one (the database
+    /// was restored) or lack it (verification then says so, because the new set is chained to it).
     ///
-    /// Giving this future up leaves nothing behind.
-    pub async fn make(
+    /// Dropping this future leaves nothing behind.
+    pub async fn build(
         &self,
         run: Uuid,
-        remembered: Option<(Link, OffsetDateTime)>,
+        recorded_last: Option<(Link, OffsetDateTime)>,
         now: OffsetDateTime,
-    ) -> Result<Made, CreateError> {
+    ) -> Result<BuiltSet, BuildError> {
         let free = self.root.free_bytes()?;
         if free < self.free_bytes_min {
             let root = self.root.path().to_owned();
-            return Err(CreateError::NoRoom { free, needed: self.free_bytes_min, root });
+            return Err(BuildError::NoRoom { free, needed: self.free_bytes_min, root });
         }
-        let remembered_at = remembered.as_ref().map(|(_, at)| *at);
-        let previous = self.previous(remembered);
+        let remembered_at = recorded_last.as_ref().map(|(_, at)| *at);
+        let previous = self.previous(recorded_last);
         let (name, created_at) = self.name_and_time(now, remembered_at, previous.as_ref());
         let staging = self.root.stage(run)?;
         let stop = CancellationToken::new();
-        let _stop_when_given_up = stop.clone().drop_guard();
+        let _stop_on_drop = stop.clone().drop_guard();
 
-        let mut objects = vec![self.seal_models(&staging, stop.clone()).await?];
+        let mut objects = vec![self.encrypt_models(&staging, stop.clone()).await?];
         for database in &self.databases {
             let dumped =
                 dump::dump(database, &staging.directory(), self.root.path(), &self.recipient, stop.clone()).await;
-            objects.push(dumped.map_err(|source| CreateError::Dump { name: database.name.clone(), source })?);
+            objects.push(dumped.map_err(|source| BuildError::Dump { name: database.name.clone(), source })?);
         }
         let manifest =
             Manifest::new(name, created_at, &self.signing_key.verifying_key(), previous.map(|(link, _)| link), objects);
@@ -107,18 +107,18 @@ impl Maker {
         staging.write(SIGNATURE_FILE, &signature)?;
         staging.publish(&self.root, &manifest.name)?;
         let manifest_sha256 = Manifest::sum_of(&bytes);
-        Ok(Made { size_bytes: manifest.size(), link: Link { name: manifest.name, manifest_sha256 } })
+        Ok(BuiltSet { size_bytes: manifest.size(), link: Link { name: manifest.name, manifest_sha256 } })
     }
 
-    async fn seal_models(&self, staging: &Staging, stop: CancellationToken) -> Result<Object, CreateError> {
-        let mut sealer = Sealer::create(&staging.directory().join(MODELS_FILE), &self.recipient, stop)?;
+    async fn encrypt_models(&self, staging: &Staging, stop: CancellationToken) -> Result<Object, BuildError> {
+        let mut writer = EncryptedWriter::create(&staging.directory().join(MODELS_FILE), &self.recipient, stop)?;
         let folder = self.models.clone();
-        let sealing = tokio::task::spawn_blocking(move || {
-            let files = models::archive(&folder, &mut sealer)?;
-            let (cipher, plain) = sealer.finish().map_err(ModelsError::Write)?;
+        let encrypting = tokio::task::spawn_blocking(move || {
+            let files = models_archive::archive(&folder, &mut writer)?;
+            let (cipher, plain) = writer.finish().map_err(ModelsError::Write)?;
             Ok::<_, ModelsError>(Object::new(MODELS_FILE.to_owned(), cipher, plain, Content::Models { files }))
         });
-        Ok(sealing.await.expect("archiving does not panic")?)
+        Ok(encrypting.await.expect("archiving does not panic")?)
     }
 
     /// A set is newer than the one before it, whatever the clock says: a chain in another order is INVALID for good. The
@@ -146,11 +146,11 @@ impl Maker {
 
     /// The set to chain to, and when it was made: the newest there is, by what the database remembers and what lies in the
     /// root.
-    fn previous(&self, remembered: Option<(Link, OffsetDateTime)>) -> Option<(Link, OffsetDateTime)> {
-        match (remembered, newest(self.root.path(), &self.signing_key)) {
-            (Some(remembered), Some((_, found_at))) if remembered.1 >= found_at => Some(remembered),
+    fn previous(&self, recorded_last: Option<(Link, OffsetDateTime)>) -> Option<(Link, OffsetDateTime)> {
+        match (recorded_last, newest(self.root.path(), &self.signing_key)) {
+            (Some(recorded_last), Some((_, found_at))) if recorded_last.1 >= found_at => Some(recorded_last),
             (_, Some(found)) => Some(found),
-            (remembered, None) => remembered,
+            (recorded_last, None) => recorded_last,
         }
     }
 }
@@ -168,7 +168,7 @@ fn newest(root: &Path, key: &SigningKey) -> Option<(Link, OffsetDateTime)> {
                 }
             }
             Err(error) => {
-                tracing::warn!(set = %name, error = %problem::Chain(&error), "a set's manifest does not hold");
+                tracing::warn!(set = %name, error = %problem::Chain(&error), "the manifest of a set is not valid; the next set is not chained to it");
             }
         }
     }
