@@ -1,4 +1,4 @@
-//! What the tracker knows how to do, for both of its faces.
+//! The tracker behind gRPC and HTTP: takes reports, and computes and caches figures.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,20 @@ use tokio::{
 use crate::{
     metrics,
     minute::{Minute, Report},
-    store::{Recorded, Source, Store, StoreError},
-    summary::{HourFigures, Ledger, Summary, Targets, Window, hour_of},
+    store::{RecordResult, SourceRun, Store, StoreError},
+    summary::{Summary, Targets},
+    totals::{HourFigures, WindowTotals, hour_of},
+    window::Window,
 };
 
-/// A computed summary is good for this long, unless a report comes: anybody may ask, and asking must stay cheap.
-const REMEMBERED_FOR: Duration = Duration::from_secs(5);
-/// So is a failure, for a moment: a crowd must not queue for a database that is away.
-const FAILURE_REMEMBERED_FOR: Duration = Duration::from_secs(1);
-/// How long anybody who asks may wait for the figures.
-const ASKED_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How long computing them for the metrics may take: after a long pause there are many hours to sum up.
-const KEPT_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long computed figures are cached, unless a report comes: the route is public, so a request must be cheap.
+const CACHE_TTL: Duration = Duration::from_secs(5);
+/// How long a failure is cached: many requests must not queue for a database that does not answer.
+const FAILURE_CACHE_TTL: Duration = Duration::from_secs(1);
+/// How long a request may wait for the figures.
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long computing them for the metrics may take: after a long pause many hours have to be summed up.
+const METRICS_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Hours shown in detail.
 const DETAIL_HOURS: time::Duration = time::Duration::hours(48);
 /// Minutes shown in detail.
@@ -48,28 +50,28 @@ struct Inner {
     clock: Clock,
     targets: Targets,
     services: Vec<String>,
-    memories: BTreeMap<String, Memory>,
-    open: OnceLock<()>,
+    caches: BTreeMap<String, FiguresCache>,
+    ready: OnceLock<()>,
 }
 
-/// The last answer about one service.
+/// The last figures of one service.
 #[derive(Default)]
-struct Memory {
+struct FiguresCache {
     /// Rises with every report of the service.
     generation: AtomicU64,
-    /// Held while computing, so that a crowd costs one computation.
-    remembered: Mutex<Option<Remembered>>,
+    /// Locked while computing, so that many requests cost one computation.
+    last: Mutex<Option<CachedFigures>>,
 }
 
-struct Remembered {
+struct CachedFigures {
     generation: u64,
     at: Instant,
-    answer: Result<Arc<Answer>, Problem>,
+    figures: Result<Arc<Figures>, Problem>,
 }
 
-/// A summary and when it was computed.
+/// A summary, its last hours, and when it was computed.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Figures {
     /// The figures.
     pub summary: Summary,
     /// When.
@@ -78,13 +80,13 @@ pub struct Answer {
     pub hours: Vec<HourFigures>,
 }
 
-/// What those see who may see details.
+/// What is behind the figures, for callers with `read-sla`.
 #[derive(Debug)]
 pub struct Detail {
     /// The last minutes, all sources together.
     pub minutes: Vec<Minute>,
-    /// Who reported in the last hours.
-    pub sources: Vec<Source>,
+    /// The sources of the last hours.
+    pub sources: Vec<SourceRun>,
 }
 
 // === impl App ===
@@ -92,26 +94,26 @@ pub struct Detail {
 impl App {
     /// A tracker for these services.
     pub fn new(store: Store, guard: Arc<Guard>, clock: Clock, services: Vec<String>, targets: Targets) -> Self {
-        let memories = services.iter().map(|service| (service.clone(), Memory::default())).collect();
-        Self(Arc::new(Inner { store, guard, clock, targets, services, memories, open: OnceLock::new() }))
+        let caches = services.iter().map(|service| (service.clone(), FiguresCache::default())).collect();
+        Self(Arc::new(Inner { store, guard, clock, targets, services, caches, ready: OnceLock::new() }))
     }
 
-    /// Says that the ledger's tables are there; until then nothing is taken and nothing answered.
-    pub fn open(&self) {
-        let _again = self.0.open.set(());
+    /// Marks the ledger's tables as migrated; until then reports and requests get 503.
+    pub fn set_ready(&self) {
+        let _again = self.0.ready.set(());
     }
 
-    fn check_open(&self) -> Result<(), Problem> {
+    fn check_ready(&self) -> Result<(), Problem> {
         let late = || Problem::unavailable("the ledger is not open yet: its tables are being made");
-        self.0.open.get().copied().ok_or_else(late)
+        self.0.ready.get().copied().ok_or_else(late)
     }
 
-    /// Decides who may see details.
+    /// Decides which callers may see details.
     pub fn guard(&self) -> &Guard {
         &self.0.guard
     }
 
-    /// Takes a report of minutes from the replica of this name.
+    /// Takes a report of minutes from the replica `instance`.
     pub async fn report(&self, request: ReportMinutesRequest, instance: &str) -> Result<usize, Problem> {
         let count = request.minutes.len();
         if request.source != instance {
@@ -119,7 +121,7 @@ impl App {
             let detail = format!("a replica reports for itself: the certificate says {instance:?}");
             return Err(Problem::new(Kind::PermissionDenied, detail).field("source"));
         }
-        self.check_open()?;
+        self.check_ready()?;
         let now = self.now();
         let report = Report::check(request, &self.0.services, now).map_err(|error| {
             metrics::count_refused(count);
@@ -127,55 +129,55 @@ impl App {
         })?;
         match self.0.store.record(&report, now).await {
             Ok(recorded) => {
-                self.note(&report, &recorded);
+                self.log_and_count(&report, &recorded);
                 Ok(count)
             }
             Err(error) => {
                 if matches!(error, StoreError::Database(_)) {
                     metrics::count_failed(count);
                 }
-                Err(refuse(error))
+                Err(problem_of(error))
             }
         }
     }
 
-    /// The figures of a service, at most seconds old, and in seconds.
-    pub async fn current(&self, service: &str) -> Result<Arc<Answer>, Problem> {
-        self.figures(service, ASKED_WAIT_MAX).await
+    /// The figures of a service, a few seconds old at most.
+    pub async fn current(&self, service: &str) -> Result<Arc<Figures>, Problem> {
+        self.figures(service, REQUEST_WAIT_MAX).await
     }
 
-    /// Computes the figures of every service for the metrics, unless somebody has just asked for them.
-    pub async fn keep_figures(&self) {
+    /// Computes the figures of every service for the metrics, unless they are cached.
+    pub async fn refresh_metrics(&self) {
         for service in &self.0.services {
-            // A failure shows in the metrics and in the log; the next round may do better.
-            let _shown = self.figures(service, KEPT_WAIT_MAX).await;
+            // A failure is in the metrics and in the log; the next round tries again.
+            let _exported = self.figures(service, METRICS_WAIT_MAX).await;
         }
     }
 
-    async fn figures(&self, service: &str, wait_max: Duration) -> Result<Arc<Answer>, Problem> {
-        self.check_open()?;
+    async fn figures(&self, service: &str, wait_max: Duration) -> Result<Arc<Figures>, Problem> {
+        self.check_ready()?;
         let deadline = Instant::now() + wait_max;
         let late = |_| Problem::unavailable("the figures cannot be computed in time now");
-        let memory = self.0.memories.get(service).ok_or_else(|| {
+        let cache = self.0.caches.get(service).ok_or_else(|| {
             Problem::new(
                 Kind::NotFound,
                 format!("no SLA is kept for this service; there is: {}", self.0.services.join(", ")),
             )
         })?;
-        let mut remembered = timeout_at(deadline, memory.remembered.lock()).await.map_err(late)?;
-        // Read before computing: a report that comes meanwhile makes this answer an old one.
-        let generation = memory.generation.load(Ordering::Acquire);
-        if let Some(last) = remembered.as_ref().filter(|last| last.is_good(generation)) {
-            return last.answer.clone();
+        let mut cached = timeout_at(deadline, cache.last.lock()).await.map_err(late)?;
+        // Read before computing: a report that comes meanwhile makes these figures outdated.
+        let generation = cache.generation.load(Ordering::Acquire);
+        if let Some(last) = cached.as_ref().filter(|last| last.is_current(generation)) {
+            return last.figures.clone();
         }
-        let was_failing = remembered.as_ref().is_some_and(|last| last.answer.is_err());
-        let answer = match timeout_at(deadline, self.compute(service)).await {
-            Ok(computed) => computed.map(Arc::new).map_err(refuse),
+        let was_failing = cached.as_ref().is_some_and(|last| last.figures.is_err());
+        let figures = match timeout_at(deadline, self.compute(service)).await {
+            Ok(computed) => computed.map(Arc::new).map_err(problem_of),
             Err(elapsed) => Err(late(elapsed)),
         };
-        show(service, was_failing, &answer);
-        *remembered = Some(Remembered { generation, at: Instant::now(), answer: answer.clone() });
-        answer
+        export(service, was_failing, &figures);
+        *cached = Some(CachedFigures { generation, at: Instant::now(), figures: figures.clone() });
+        figures
     }
 
     /// What is behind the figures.
@@ -186,23 +188,23 @@ impl App {
             let sources = self.0.store.sources(service, now - DETAIL_HOURS).await?;
             Ok(Detail { minutes, sources })
         };
-        read.await.map_err(refuse)
+        read.await.map_err(problem_of)
     }
 
-    async fn compute(&self, service: &str) -> Result<Answer, StoreError> {
+    async fn compute(&self, service: &str) -> Result<Figures, StoreError> {
         let now = self.now();
         let window = self.0.store.first_minute(service).await?.map(|first| Window::rolling(first, now));
         let ledger = match window {
             Some(window) => self.0.store.ledger(service, window.from, now).await?,
-            None => Ledger::empty(),
+            None => WindowTotals::empty(),
         };
         let summary = Summary::compute(&ledger, window, self.0.targets);
         let shown_from = hour_of(now - DETAIL_HOURS);
         let hours = ledger.hours.into_iter().filter(|hour| hour.start >= shown_from).collect();
-        Ok(Answer { summary, computed_at: now, hours })
+        Ok(Figures { summary, computed_at: now, hours })
     }
 
-    fn note(&self, report: &Report, recorded: &Recorded) {
+    fn log_and_count(&self, report: &Report, recorded: &RecordResult) {
         metrics::count_recorded(recorded);
         for (service, minute) in &recorded.contradictions {
             tracing::warn!(
@@ -211,8 +213,8 @@ impl App {
             );
         }
         for minute in &report.minutes {
-            if let Some(memory) = self.0.memories.get(&minute.service) {
-                memory.generation.fetch_add(1, Ordering::Release);
+            if let Some(cache) = self.0.caches.get(&minute.service) {
+                cache.generation.fetch_add(1, Ordering::Release);
             }
         }
         tracing::debug!(
@@ -227,37 +229,37 @@ impl App {
     }
 }
 
-// === impl Remembered ===
+// === impl CachedFigures ===
 
-impl Remembered {
-    fn is_good(&self, generation: u64) -> bool {
-        match &self.answer {
-            Ok(_) => self.generation == generation && self.at.elapsed() < REMEMBERED_FOR,
-            Err(_) => self.at.elapsed() < FAILURE_REMEMBERED_FOR,
+impl CachedFigures {
+    fn is_current(&self, generation: u64) -> bool {
+        match &self.figures {
+            Ok(_) => self.generation == generation && self.at.elapsed() < CACHE_TTL,
+            Err(_) => self.at.elapsed() < FAILURE_CACHE_TTL,
         }
     }
 }
 
-/// Shows figures, or that there are none, in the metrics; a change between the two in the log, once.
-fn show(service: &str, was_failing: bool, answer: &Result<Arc<Answer>, Problem>) {
-    match answer {
-        Ok(answer) => {
-            metrics::show(service, &answer.summary);
+/// Exports figures, or that there are none, as metrics; logs a change between the two once.
+fn export(service: &str, was_failing: bool, figures: &Result<Arc<Figures>, Problem>) {
+    match figures {
+        Ok(figures) => {
+            metrics::export(service, &figures.summary);
             if was_failing {
                 tracing::info!(ledger = service, "the figures can be computed again");
             }
         }
         Err(problem) => {
-            metrics::show_unreadable(service);
+            metrics::export_unreadable(service);
             if !was_failing {
-                tracing::warn!(ledger = service, error = %Chain(problem), "the figures cannot be computed, and are unknown");
+                tracing::warn!(ledger = service, error = %Chain(problem), "the figures cannot be computed; their metrics are NaN until they can");
             }
         }
     }
 }
 
-/// The problem that a failed store is to the caller; counts what it says about the ledger.
-fn refuse(error: StoreError) -> Problem {
+/// The problem that the caller gets for an error of the store; counts damaged rows.
+fn problem_of(error: StoreError) -> Problem {
     match error {
         StoreError::Damaged { .. } => {
             metrics::count_damaged_row();

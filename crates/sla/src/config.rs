@@ -27,7 +27,7 @@ pub struct Config {
     pub ledger: LedgerConfig,
 }
 
-/// Services and promises.
+/// Services and targets.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LedgerConfig {
@@ -68,7 +68,7 @@ impl Configuration for Config {
 // === impl LedgerConfig ===
 
 impl LedgerConfig {
-    /// What was promised. `None` only for a configuration that was not validated.
+    /// The targets. `None` only for a configuration that was not validated.
     pub fn targets(&self) -> Option<Targets> {
         Some(Targets { uptime: self.uptime()?, p95_ms: self.p95_ms })
     }

@@ -1,4 +1,4 @@
-//! `/api/sla`, for people: figures for everybody, what is behind them for those who may see it.
+//! `/api/sla`: figures for every caller, details for callers with `read-sla`.
 
 use authz::Principal;
 use axum::{
@@ -12,10 +12,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    app::{Answer, App, Detail},
+    app::{App, Detail, Figures},
     minute::{Counts, Minute},
-    store::Source,
-    summary::{HourFigures, Summary, milliseconds},
+    store::SourceRun,
+    summary::{Summary, milliseconds},
+    totals::HourFigures,
 };
 
 /// What `GET /api/sla/{service}/current` answers.
@@ -37,7 +38,7 @@ struct DetailBody {
     minutes_unknown: u64,
     /// The last 48.
     hours: Vec<HourBody>,
-    /// The last 60; those that nobody reported are not among them.
+    /// The last 60; those without a report are not among them.
     minutes: Vec<MinuteBody>,
     sources: Vec<SourceBody>,
 }
@@ -86,25 +87,25 @@ pub async fn current(
     Extension(principal): Extension<Principal>,
     Path(service): Path<String>,
 ) -> Result<Json<Current>, Api> {
-    let answer = app.current(&service).await?;
+    let figures = app.current(&service).await?;
     let detail = if app.guard().allows(&principal, Action::ReadSla) {
-        Some(DetailBody::of(&answer, app.detail(&service).await?))
+        Some(DetailBody::of(&figures, app.detail(&service).await?))
     } else {
         None
     };
-    Ok(Json(Current { service, summary: answer.summary.clone(), computed_at: answer.computed_at, detail }))
+    Ok(Json(Current { service, summary: figures.summary.clone(), computed_at: figures.computed_at, detail }))
 }
 
 // === impl DetailBody ===
 
 impl DetailBody {
-    fn of(answer: &Answer, detail: Detail) -> Self {
-        let totals = answer.summary.totals;
+    fn of(figures: &Figures, detail: Detail) -> Self {
+        let totals = figures.summary.totals;
         Self {
             requests: totals.counts.into(),
             minutes_known: totals.minutes_known,
             minutes_unknown: totals.minutes_unknown,
-            hours: answer.hours.iter().map(HourBody::from).collect(),
+            hours: figures.hours.iter().map(HourBody::from).collect(),
             minutes: detail.minutes.iter().map(MinuteBody::from).collect(),
             sources: detail.sources.into_iter().map(SourceBody::from).collect(),
         }
@@ -139,9 +140,9 @@ impl From<&Minute> for MinuteBody {
     }
 }
 
-impl From<Source> for SourceBody {
-    fn from(source: Source) -> Self {
-        let Source { source, boot_id, first_minute, last_minute, reported_at } = source;
+impl From<SourceRun> for SourceBody {
+    fn from(source: SourceRun) -> Self {
+        let SourceRun { source, boot_id, first_minute, last_minute, reported_at } = source;
         Self { source, boot_id, first_minute, last_minute, reported_at }
     }
 }

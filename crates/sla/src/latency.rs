@@ -1,7 +1,7 @@
 //! Latencies of a minute, an hour or a month: one HdrHistogram of fixed shape, so that merging is exact addition.
 //!
-//! Bytes come from the process that faces the internet. They are inflated under a limit and their header is compared
-//! with the one shape we keep before the decoder allocates anything for them.
+//! The bytes come from the process that faces the internet. They are inflated under a limit and their header is compared
+//! with the one shape before the decoder allocates anything for them.
 
 use std::io::Read;
 
@@ -11,9 +11,9 @@ use hdrhistogram::{
     serialization::{Deserializer, Serializer, V2DeflateSerializer},
 };
 
-/// Shortest latency told apart, in microseconds.
+/// Shortest latency that is resolved, in microseconds.
 const LOW_US: u64 = 1;
-/// Longest latency told apart, in microseconds; a longer one is recorded as this.
+/// Longest latency that is resolved, in microseconds; a longer one is recorded as this.
 const HIGH_US: u64 = 60_000_000;
 /// Significant decimal digits: an error of at most 0.1 %.
 const DIGITS: u8 = 3;
@@ -33,10 +33,10 @@ const COOKIE_V2_DEFLATE: u32 = 0x1c84_9304 | 0x10;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Latencies(Histogram<u64>);
 
-/// Why bytes are not a histogram that we keep.
+/// Why bytes are not a histogram of the one shape.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LatencyError {
-    /// Longer than any histogram of ours.
+    /// Longer than any histogram of the one shape.
     #[error("is longer than {ENCODED_BYTES_MAX} bytes")]
     TooLong,
     /// Not V2 with DEFLATE.
@@ -61,7 +61,7 @@ impl Latencies {
         )
     }
 
-    /// Reads what a balancer sent or the store kept; no bytes mean no latencies.
+    /// Decodes what a balancer sent or the store has; no bytes mean no latencies.
     pub fn decode(encoded: &[u8]) -> Result<Self, LatencyError> {
         if encoded.is_empty() {
             return Ok(Self::empty());
@@ -96,7 +96,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// The 95th percentile in microseconds; the upper end of its bucket, so that it is never told too low.
+    /// The 95th percentile in microseconds; the upper end of its bucket, so that it is never too low.
     pub fn p95_us(&self) -> Option<u64> {
         (!self.0.is_empty()).then(|| self.0.value_at_quantile(0.95).min(HIGH_US))
     }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn bomb_is_refused_before_it_unfolds() {
+    fn a_compression_bomb_is_refused_before_it_inflates() {
         use std::io::Write;
         let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
         encoder.write_all(&vec![0; 100 << 20]).unwrap();
@@ -211,8 +211,8 @@ mod tests {
         let mut sorted = values.clone();
         sorted.sort_unstable();
         let exact = sorted[sorted.len() * 95 / 100 - 1];
-        let told = of(&values).p95_us().unwrap();
-        assert!(told >= exact && told - exact <= exact / 1000 + 1, "{told} for {exact}");
+        let computed = of(&values).p95_us().unwrap();
+        assert!(computed >= exact && computed - exact <= exact / 1000 + 1, "{computed} for {exact}");
     }
 
     proptest! {
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(mut bytes in vec(any::<u8>(), 0..300), whole in any::<bool>(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        fn no_bytes_make_decode_panic(mut bytes in vec(any::<u8>(), 0..300), whole in any::<bool>(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
             let _ = Latencies::decode(&bytes);
             if whole {
                 bytes = of(&[5, 500, 50_000]).encode();

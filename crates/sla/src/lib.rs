@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod config;
+mod coverage;
 pub mod grpc;
 pub mod http;
 pub mod latency;
@@ -10,6 +11,8 @@ pub mod minute;
 pub mod percentage;
 pub mod store;
 pub mod summary;
+pub mod totals;
+pub mod window;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,14 +32,14 @@ pub const NAME: &str = "sla";
 
 /// A report of 120 of the fullest minutes is far smaller.
 const BODY_BYTES_MAX: usize = 4 << 20;
-/// Between two attempts at a database that is away.
+/// The pause between two attempts to reach the database.
 const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
-/// How often the figures are computed for the metrics although nobody asks.
-const SHOW_INTERVAL: Duration = Duration::from_secs(15);
+/// How often the figures are computed for the metrics.
+const METRICS_INTERVAL: Duration = Duration::from_secs(15);
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
+/// Wires the service and returns; the spawned tasks run until the lifecycle ends them.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     let targets = config.ledger.targets().ok_or("the ledger's targets were not validated")?;
     metrics::register(&config.ledger.services, targets);
@@ -60,13 +63,13 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     lifecycle.listening("service", server.local_addr());
     let stop = lifecycle.soft_stop();
     lifecycle.spawn("figures", async move {
-        let _stopped = stop.run_until_cancelled(keep_figures(database, app, schema)).await;
+        let _stopped = stop.run_until_cancelled(refresh_metrics(database, app, schema)).await;
     });
     lifecycle.spawn_critical("listener", server.serve(router, lifecycle.soft_stop()));
     Ok(())
 }
 
-/// Every route, with the action it stands for.
+/// Every route, with its action.
 pub fn routes() -> Routes<App> {
     Routes::new().route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current).grpc(
         Caller::Peer,
@@ -76,22 +79,21 @@ pub fn routes() -> Routes<App> {
     )
 }
 
-/// The routes as a table, for the matrix of who may do what.
+/// The routes as a table, for the matrix of roles and actions.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
     service::route_table(routes())
 }
 
-/// Brings the schema up, then keeps the metrics' figures fresh. Readiness waits for the schema, not for the database to
-/// be there at the very moment that we start.
-async fn keep_figures(database: database::Database, app: App, schema: Latch) {
+/// Migrates the schema, then refreshes the metrics. Readiness waits for the schema, so the database may start later.
+async fn refresh_metrics(database: database::Database, app: App, schema: Latch) {
     while let Err(error) = database.migrate(&MIGRATOR, NAME).await {
-        tracing::warn!(error = %problem::Chain(&error), "the schema cannot be brought up, trying again");
+        tracing::warn!(error = %problem::Chain(&error), "the schema cannot be migrated, trying again");
         sleep(MIGRATION_PAUSE).await;
     }
-    app.open();
+    app.set_ready();
     schema.open();
     loop {
-        app.keep_figures().await;
-        sleep(SHOW_INTERVAL).await;
+        app.refresh_metrics().await;
+        sleep(METRICS_INTERVAL).await;
     }
 }

@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 use crate::{
-    store::Recorded,
+    store::RecordResult,
     summary::{Summary, Targets},
 };
 
@@ -21,22 +21,22 @@ const CONSISTENCY_ERRORS_TOTAL: &str = "ml_sla_consistency_errors_total";
 /// The one window there is so far.
 const WINDOW: &str = "30d";
 
-/// What became of a reported minute.
+/// The outcomes of a reported minute.
 const WRITE_OUTCOMES: [&str; 4] = ["recorded", "known", "refused", "failed"];
 
-/// What was found not to add up.
+/// The checks of consistency.
 const CHECKS: [&str; 2] = ["contradiction", "damaged_row"];
 
-/// Describes every metric and shows what is known from the start: counters at zero, and the targets.
+/// Describes every metric and exports what is known from the start: counters at zero, and the targets.
 pub fn register(services: &[String], targets: Targets) {
     describe_gauge!(UPTIME_RATIO, Unit::Count, "Good of all requests in the window; NaN without any.");
     describe_gauge!(UPTIME_LOWER_RATIO, Unit::Count, "The same if every unknown minute was down.");
-    describe_gauge!(UNKNOWN_RATIO, Unit::Count, "Minutes of the window that nobody reported.");
+    describe_gauge!(UNKNOWN_RATIO, Unit::Count, "Minutes of the window without a report.");
     describe_gauge!(LATENCY_P95_SECONDS, Unit::Seconds, "95th percentile of the latency in the window.");
     describe_gauge!(LATENCY_GOOD_RATIO, Unit::Count, "Answers within the latency target.");
-    describe_gauge!(OBJECTIVE_UPTIME_RATIO, Unit::Count, "Uptime that was promised.");
-    describe_gauge!(OBJECTIVE_LATENCY_SECONDS, Unit::Seconds, "95th percentile that was promised.");
-    describe_counter!(LEDGER_WRITES_TOTAL, Unit::Count, "Reported minutes, by what became of them.");
+    describe_gauge!(OBJECTIVE_UPTIME_RATIO, Unit::Count, "Uptime target.");
+    describe_gauge!(OBJECTIVE_LATENCY_SECONDS, Unit::Seconds, "95th percentile target.");
+    describe_counter!(LEDGER_WRITES_TOTAL, Unit::Count, "Reported minutes, by outcome.");
     describe_counter!(LEDGER_READ_FAILURES_TOTAL, Unit::Count, "Figures that could not be computed from the ledger.");
     describe_counter!(CONSISTENCY_ERRORS_TOTAL, Unit::Count, "Figures that contradict others.");
     for outcome in WRITE_OUTCOMES {
@@ -52,8 +52,8 @@ pub fn register(services: &[String], targets: Targets) {
     }
 }
 
-/// Shows a summary. What is unknown is NaN: a gauge must not keep a figure that nothing supports any more.
-pub fn show(service: &str, summary: &Summary) {
+/// Exports a summary. What is unknown is NaN: a gauge must not keep an outdated figure.
+pub fn export(service: &str, summary: &Summary) {
     set(service, UPTIME_RATIO, summary.uptime_percentage.map(|percentage| percentage.as_ratio()));
     set(service, UPTIME_LOWER_RATIO, summary.uptime_percentage_lower.map(|percentage| percentage.as_ratio()));
     set(service, UNKNOWN_RATIO, summary.coverage_percentage.map(|percentage| 1.0 - percentage.as_ratio()));
@@ -61,8 +61,8 @@ pub fn show(service: &str, summary: &Summary) {
     set(service, LATENCY_GOOD_RATIO, summary.latency_good_percentage.map(|percentage| percentage.as_ratio()));
 }
 
-/// Shows that nothing is known, because the ledger cannot be read.
-pub fn show_unreadable(service: &str) {
+/// Exports that the figures are unknown, because the ledger cannot be read.
+pub fn export_unreadable(service: &str) {
     counter!(LEDGER_READ_FAILURES_TOTAL, "service" => service.to_owned()).increment(1);
     for name in [UPTIME_RATIO, UPTIME_LOWER_RATIO, UNKNOWN_RATIO, LATENCY_P95_SECONDS, LATENCY_GOOD_RATIO] {
         set(service, name, None);
@@ -74,7 +74,7 @@ fn set(service: &str, name: &'static str, value: Option<f64>) {
 }
 
 /// Counts the minutes of a report that was taken.
-pub fn count_recorded(recorded: &Recorded) {
+pub fn count_recorded(recorded: &RecordResult) {
     counter!(LEDGER_WRITES_TOTAL, "outcome" => "recorded").increment(count(recorded.changed));
     counter!(LEDGER_WRITES_TOTAL, "outcome" => "known").increment(count(recorded.known));
     let contradictions = count(recorded.contradictions.len());
@@ -92,7 +92,7 @@ pub fn count_failed(minutes: usize) {
     counter!(LEDGER_WRITES_TOTAL, "outcome" => "failed").increment(count(minutes));
 }
 
-/// Counts a row that is not as it was written.
+/// Counts a damaged row.
 pub fn count_damaged_row() {
     counter!(CONSISTENCY_ERRORS_TOTAL, "check" => "damaged_row").increment(1);
 }

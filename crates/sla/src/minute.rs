@@ -1,6 +1,6 @@
-//! A report of minutes, checked as a whole before any of it is kept.
+//! A report of minutes, validated as a whole before any of it is stored.
 //!
-//! Deliberately not here: which minutes are already known. That a count may only grow is the store's business.
+//! Not here: which minutes the ledger has, and that a count may only grow; the store checks that.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::latency::{Latencies, LatencyError};
 
 /// Minutes in one report.
 pub const MINUTES_MAX: usize = 120;
-/// How far a balancer's clock may run ahead of ours.
+/// How far a balancer's clock may run ahead of the tracker's.
 pub const AHEAD_MAX: Duration = Duration::minutes(2);
 /// How late a minute may be reported: longer than the longest window.
 pub const AGE_MAX: Duration = Duration::days(35);
@@ -28,9 +28,9 @@ pub struct Counts {
     pub good: u64,
     /// Answered with a server error, or not at all.
     pub bad: u64,
-    /// Refused for overload: as bad as bad for whoever called.
+    /// Refused for overload: for the caller the same as bad.
     pub shed: u64,
-    /// The client's own fault: outside the SLA.
+    /// A fault of the client: outside the SLA.
     pub client_error: u64,
     /// Of good and bad, those over the latency target.
     pub slow: u64,
@@ -88,7 +88,7 @@ pub enum ReportFault {
     /// Absent, or not at second 0.
     #[error("must be the start of a whole minute")]
     NotWhole,
-    /// Ahead of our clock.
+    /// Ahead of the tracker's clock.
     #[error("lies more than {} minutes in the future", AHEAD_MAX.whole_minutes())]
     Future,
     /// Behind every window.
@@ -111,7 +111,7 @@ pub enum ReportFault {
         /// By the counts.
         expected: u64,
     },
-    /// Not a histogram of ours.
+    /// Not a histogram of the one shape.
     #[error(transparent)]
     Latency(#[from] LatencyError),
 }
@@ -166,7 +166,7 @@ impl Report {
             }
             minutes.push(minute);
         }
-        // One order for everybody, so that two reports never wait for each other's rows in a circle.
+        // Every transaction locks rows in this order, so that two reports cannot deadlock.
         minutes.sort_by(|a, b| (&a.service, a.start).cmp(&(&b.service, b.start)));
         Ok(Self { source: request.source, boot_id, minutes })
     }

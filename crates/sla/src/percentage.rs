@@ -1,4 +1,4 @@
-//! Percentages that never flatter: exact fractions, floored to four decimals, compared before they are rounded.
+//! Percentages that are never too high: exact fractions, floored to four decimals, compared before they are rounded.
 
 use serde::{Serialize, Serializer};
 
@@ -26,7 +26,7 @@ impl Share {
         (whole > 0).then(|| Self { part: part.min(whole), whole })
     }
 
-    /// The share as people read it.
+    /// The share as a percentage.
     pub fn floor(self) -> Percentage {
         let parts = self.part.saturating_mul(PARTS_PER_WHOLE) / self.whole;
         Percentage { parts_per_million: u32::try_from(parts).expect("a share is at most one million parts") }

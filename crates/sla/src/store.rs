@@ -1,9 +1,10 @@
 //! All SQL of the ledger.
 //!
 //! Counts only grow: a report that repeats or trails a known minute changes nothing, and one that contradicts it neither.
-//! Whoever changes a minute unseals its hour in the same transaction.
+//! A change of a minute unseals its hour in the same transaction.
 
-mod rows;
+mod hours;
+mod minutes;
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,11 @@ use database::Database;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use self::rows::{Columns, SealedRow};
+use self::{hours::SealedRow, minutes::Columns};
 use crate::{
     latency::LatencyError,
     minute::{Minute, Report},
-    summary::{Hour, Ledger, hour_of},
+    totals::{HourTotals, WindowTotals, hour_of},
 };
 
 /// Hours sealed in one transaction: few enough to be done in the time of one.
@@ -27,21 +28,21 @@ pub struct Store {
     database: Database,
 }
 
-/// What became of a report.
+/// The result of recording a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recorded {
+pub struct RecordResult {
     /// Minutes that were new or grew.
     pub changed: usize,
     /// Minutes that were known already, as they are or further on.
     pub known: usize,
-    /// Services and minutes of which one count fell while another grew: neither report can be believed more, and the
+    /// Services and minutes of which one count fell while another grew: neither report is more reliable, and the
     /// known one stays.
     pub contradictions: Vec<(String, OffsetDateTime)>,
 }
 
 /// A run of a replica that reported lately.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceRun {
     /// The replica.
     pub source: String,
     /// Its run.
@@ -50,7 +51,7 @@ pub struct Source {
     pub first_minute: OffsetDateTime,
     /// Last minute of it.
     pub last_minute: OffsetDateTime,
-    /// When it last told something new.
+    /// When it last reported something new.
     pub reported_at: OffsetDateTime,
 }
 
@@ -67,7 +68,7 @@ pub enum StoreError {
         /// What is wrong with it.
         source: RowError,
     },
-    /// PostgreSQL did not do it.
+    /// The query failed.
     #[error("ledger query failed")]
     Database(#[from] sqlx::Error),
 }
@@ -95,39 +96,44 @@ impl Store {
     }
 
     /// Records a report: all of it that does not contradict what is known, in one transaction.
-    pub async fn record(&self, report: &Report, now: OffsetDateTime) -> Result<Recorded, StoreError> {
+    pub async fn record(&self, report: &Report, now: OffsetDateTime) -> Result<RecordResult, StoreError> {
         let columns = Columns::of(report)?;
         let work = async {
             let mut transaction = self.database.begin().await?;
-            let changed = rows::upsert(&mut transaction, report, &columns, now).await?;
+            let changed = minutes::upsert(&mut transaction, report, &columns, now).await?;
             let contradictions = if changed.len() < report.minutes.len() {
-                rows::contradictions(&mut transaction, report, &columns).await?
+                minutes::contradictions(&mut transaction, report, &columns).await?
             } else {
                 Vec::new()
             };
-            rows::unseal(&mut transaction, &changed).await?;
+            hours::unseal(&mut transaction, &changed).await?;
             transaction.commit().await?;
             let known = report.minutes.len() - changed.len() - contradictions.len();
-            Ok(Recorded { changed: changed.len(), known, contradictions })
+            Ok(RecordResult { changed: changed.len(), known, contradictions })
         };
         self.database.bounded("record_report", work).await
     }
 
     /// The first minute of a service's ledger.
     pub async fn first_minute(&self, service: &str) -> Result<Option<OffsetDateTime>, StoreError> {
-        let work = async { rows::first_minute(&mut *self.database.acquire().await?, service).await };
+        let work = async { minutes::first_minute(&mut *self.database.acquire().await?, service).await };
         self.database.bounded("first_minute", work).await
     }
 
     /// The hours from one on: sealed ones as they are, the open one and any that changed since from their minutes.
-    pub async fn ledger(&self, service: &str, from: OffsetDateTime, now: OffsetDateTime) -> Result<Ledger, StoreError> {
+    pub async fn ledger(
+        &self,
+        service: &str,
+        from: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<WindowTotals, StoreError> {
         while self.seal_some(service, hour_of(from), hour_of(now)).await? == SEALED_AT_ONCE {}
         let work = async {
             let mut transaction = self.database.begin().await?;
-            // Sealed hours and open minutes of one moment, or a minute could be in both or in neither.
-            rows::freeze(&mut transaction).await?;
-            let sealed = rows::sealed_hours(&mut transaction, service, hour_of(from)).await?;
-            let open = rows::open_hours(&mut transaction, service, hour_of(from)).await?;
+            // Sealed hours and open minutes of one snapshot, or a minute could be in both or in neither.
+            hours::freeze(&mut transaction).await?;
+            let sealed = hours::sealed_hours(&mut transaction, service, hour_of(from)).await?;
+            let open = hours::open_hours(&mut transaction, service, hour_of(from)).await?;
             transaction.commit().await?;
             Ok::<_, StoreError>((sealed, open))
         };
@@ -140,7 +146,7 @@ impl Store {
 
     /// The minutes from one on, in order, all sources together.
     pub async fn minutes(&self, service: &str, from: OffsetDateTime) -> Result<Vec<Minute>, StoreError> {
-        let work = async { rows::minutes_between(&mut *self.database.acquire().await?, service, from, None).await };
+        let work = async { minutes::minutes_between(&mut *self.database.acquire().await?, service, from, None).await };
         let mut merged: BTreeMap<OffsetDateTime, Minute> = BTreeMap::new();
         for minute in self.database.bounded("minutes", work).await? {
             match merged.get_mut(&minute.start) {
@@ -155,8 +161,8 @@ impl Store {
     }
 
     /// The runs of replicas that reported a minute from one on, the latest first, at most a hundred.
-    pub async fn sources(&self, service: &str, from: OffsetDateTime) -> Result<Vec<Source>, StoreError> {
-        let work = async { rows::sources(&mut *self.database.acquire().await?, service, from).await };
+    pub async fn sources(&self, service: &str, from: OffsetDateTime) -> Result<Vec<SourceRun>, StoreError> {
+        let work = async { minutes::sources(&mut *self.database.acquire().await?, service, from).await };
         self.database.bounded("sources", work).await
     }
 
@@ -169,9 +175,9 @@ impl Store {
     ) -> Result<usize, StoreError> {
         let work = async {
             let mut transaction = self.database.begin().await?;
-            let hours = rows::lock_unsealed(&mut transaction, service, from, before, SEALED_AT_ONCE).await?;
+            let hours = hours::lock_unsealed(&mut transaction, service, from, before, SEALED_AT_ONCE).await?;
             for hour in &hours {
-                rows::seal(&mut transaction, service, *hour).await?;
+                hours::seal(&mut transaction, service, *hour).await?;
             }
             transaction.commit().await?;
             Ok(hours.len())
@@ -181,8 +187,8 @@ impl Store {
 }
 
 /// Puts both kinds of hours in order and adds them up.
-fn merge(service: &str, sealed: Vec<SealedRow>, open: Vec<Hour>) -> Result<Ledger, StoreError> {
-    let mut ledger = Ledger::empty();
+fn merge(service: &str, sealed: Vec<SealedRow>, open: Vec<HourTotals>) -> Result<WindowTotals, StoreError> {
+    let mut ledger = WindowTotals::empty();
     let mut open = open.into_iter().peekable();
     for row in sealed {
         while let Some(earlier) = open.next_if(|hour| hour.start < row.hour) {

@@ -1,21 +1,26 @@
 //! The figures of small ledgers, and what holds for all of them: nothing unknown counts as up, nothing is rounded up.
 
 use proptest::{collection::vec, prelude::*};
-use time::macros::datetime;
+use time::{Duration, OffsetDateTime, macros::datetime};
 
 use super::*;
+use crate::{
+    latency::Latencies,
+    totals::{HourTotals, hour_of},
+    window::{REPORT_GRACE, WindowKind},
+};
 
 const START: OffsetDateTime = datetime!(2026-11-22 10:00 UTC);
 const TARGETS: Targets = Targets { uptime: Percentage::from_ten_thousandths(999_000).unwrap(), p95_ms: 100 };
 
 /// Hours from `START` with these minutes; each request takes 5 ms.
-fn hours(minutes: &[Option<Counts>]) -> Vec<Hour> {
-    let mut hours: Vec<Hour> = Vec::new();
+fn hours(minutes: &[Option<Counts>]) -> Vec<HourTotals> {
+    let mut hours: Vec<HourTotals> = Vec::new();
     for (index, counts) in minutes.iter().enumerate() {
         let Some(counts) = counts else { continue };
         let minute = START + Duration::minutes(i64::try_from(index).unwrap());
         if hours.last().is_none_or(|hour| hour.start != hour_of(minute)) {
-            hours.push(Hour::unknown(hour_of(minute)));
+            hours.push(HourTotals::unknown(hour_of(minute)));
         }
         let mut latencies = Latencies::empty();
         (0..counts.timed()).for_each(|_| latencies.record(5000));
@@ -24,8 +29,8 @@ fn hours(minutes: &[Option<Counts>]) -> Vec<Hour> {
     hours
 }
 
-fn ledger(minutes: &[Option<Counts>]) -> Ledger {
-    let mut ledger = Ledger::empty();
+fn ledger(minutes: &[Option<Counts>]) -> WindowTotals {
+    let mut ledger = WindowTotals::empty();
     hours(minutes).iter().for_each(|hour| ledger.push(hour));
     ledger
 }
@@ -46,8 +51,8 @@ fn percent(value: Option<Percentage>) -> f64 {
 
 #[test]
 fn empty_ledger_has_no_figures_but_a_reason() {
-    let empty = Summary::compute(&Ledger::empty(), None, TARGETS);
-    assert_eq!((empty.status, empty.compliant), (Status::NoData, None));
+    let empty = Summary::compute(&WindowTotals::empty(), None, TARGETS);
+    assert_eq!((empty.status, empty.compliant), (ComplianceStatus::NoData, None));
     assert!(empty.uptime_percentage.is_none() && empty.coverage_percentage.is_none() && empty.reason.is_some());
 }
 
@@ -55,18 +60,18 @@ fn empty_ledger_has_no_figures_but_a_reason() {
 fn idle_minutes_are_covered_but_prove_no_uptime() {
     let idle = summary(&[good(0), good(0)]);
     assert_eq!(percent(idle.coverage_percentage), 100.0);
-    assert_eq!((idle.uptime_percentage, idle.response_time_p95, idle.status), (None, None, Status::NoData));
+    assert_eq!((idle.uptime_percentage, idle.response_time_p95, idle.status), (None, None, ComplianceStatus::NoData));
 }
 
 #[test]
 fn missing_minutes_are_unknown_and_count_against_the_lower_bound() {
     let mut minutes = vec![good(10); 100];
     minutes[50] = None;
-    let told = summary(&minutes);
-    assert_eq!(percent(told.uptime_percentage), 100.0);
-    assert_eq!(percent(told.coverage_percentage), 99.0);
-    assert_eq!(percent(told.uptime_percentage_lower), 99.0);
-    assert_eq!((told.status, told.compliant), (Status::Violated, Some(false)));
+    let computed = summary(&minutes);
+    assert_eq!(percent(computed.uptime_percentage), 100.0);
+    assert_eq!(percent(computed.coverage_percentage), 99.0);
+    assert_eq!(percent(computed.uptime_percentage_lower), 99.0);
+    assert_eq!((computed.status, computed.compliant), (ComplianceStatus::Violated, Some(false)));
 }
 
 #[test]
@@ -74,38 +79,38 @@ fn too_few_known_minutes_are_insufficient() {
     let mut minutes = vec![good(10); 100];
     minutes[50] = None;
     minutes[51] = None;
-    let told = summary(&minutes);
-    assert_eq!((told.status, told.compliant), (Status::InsufficientData, None));
+    let computed = summary(&minutes);
+    assert_eq!((computed.status, computed.compliant), (ComplianceStatus::InsufficientData, None));
 }
 
 #[test]
-fn shed_is_bad_and_client_errors_are_nobodys() {
+fn shed_counts_as_bad_and_client_errors_do_not_count() {
     let counts = Counts { good: 97, bad: 1, shed: 2, client_error: 1000, slow: 49 };
-    let told = summary(&[Some(counts)]);
-    assert_eq!(percent(told.uptime_percentage), 97.0);
-    assert_eq!(percent(told.latency_good_percentage), 50.0);
+    let computed = summary(&[Some(counts)]);
+    assert_eq!(percent(computed.uptime_percentage), 97.0);
+    assert_eq!(percent(computed.latency_good_percentage), 50.0);
 }
 
 #[test]
-fn target_itself_is_not_enough() {
+fn the_target_itself_is_not_enough() {
     let exactly = Counts { good: 999, bad: 1, ..Counts::default() };
-    assert_eq!(summary(&[Some(exactly)]).status, Status::Violated);
+    assert_eq!(summary(&[Some(exactly)]).status, ComplianceStatus::Violated);
     let above = Counts { good: 9991, bad: 9, ..Counts::default() };
-    assert_eq!(summary(&[Some(above)]).status, Status::Compliant);
+    assert_eq!(summary(&[Some(above)]).status, ComplianceStatus::Compliant);
 }
 
 #[test]
 fn slow_answers_violate() {
-    let mut hour = Hour::unknown(START);
+    let mut hour = HourTotals::unknown(START);
     let mut latencies = Latencies::empty();
     (0..100).for_each(|_| latencies.record(150_000));
     hour.add(START, &Counts { good: 100, slow: 100, ..Counts::default() }, &latencies);
     let window = Window::rolling(START, START + Duration::seconds(10));
-    let mut ledger = Ledger::empty();
+    let mut ledger = WindowTotals::empty();
     ledger.push(&hour);
-    let told = Summary::compute(&ledger, Some(window), TARGETS);
-    assert_eq!(told.status, Status::Violated);
-    assert!((told.response_time_p95.unwrap() - 150.0).abs() <= 0.15);
+    let computed = Summary::compute(&ledger, Some(window), TARGETS);
+    assert_eq!(computed.status, ComplianceStatus::Violated);
+    assert!((computed.response_time_p95.unwrap() - 150.0).abs() <= 0.15);
 }
 
 #[test]
@@ -121,12 +126,12 @@ fn unknown_minute_has_the_traffic_of_the_same_minute_of_the_week() {
 #[test]
 fn open_minute_counts_and_is_not_missing() {
     let now = START + Duration::seconds(70);
-    let told = Summary::compute(&ledger(&[good(5), good(7)]), Some(Window::rolling(START, now)), TARGETS);
-    assert_eq!(told.totals.minutes_known, 2);
-    assert_eq!(told.totals.minutes_unknown, 0);
+    let computed = Summary::compute(&ledger(&[good(5), good(7)]), Some(Window::rolling(START, now)), TARGETS);
+    assert_eq!(computed.totals.minutes_known, 2);
+    assert_eq!(computed.totals.minutes_unknown, 0);
     // The same moment without the second report: the minute is open, so nothing is missing yet.
-    let told = Summary::compute(&ledger(&[good(5)]), Some(Window::rolling(START, now)), TARGETS);
-    assert_eq!((told.totals.minutes_known, told.totals.minutes_unknown), (1, 0));
+    let computed = Summary::compute(&ledger(&[good(5)]), Some(Window::rolling(START, now)), TARGETS);
+    assert_eq!((computed.totals.minutes_known, computed.totals.minutes_unknown), (1, 0));
 }
 
 #[test]
@@ -144,10 +149,10 @@ fn whole_hours_may_be_missing() {
     let mut minutes = vec![None; 180];
     minutes[0] = good(1);
     minutes[179] = good(1);
-    let told = summary(&minutes);
-    assert_eq!((told.totals.minutes_known, told.totals.minutes_unknown), (2, 178));
+    let computed = summary(&minutes);
+    assert_eq!((computed.totals.minutes_known, computed.totals.minutes_unknown), (2, 178));
     // Each unknown minute is taken to have had the mean of one request.
-    assert_eq!(percent(told.uptime_percentage_lower), 1.1111);
+    assert_eq!(percent(computed.uptime_percentage_lower), 1.1111);
 }
 
 fn any_minute() -> impl Strategy<Value = Option<Counts>> {
@@ -161,15 +166,15 @@ fn any_minute() -> impl Strategy<Value = Option<Counts>> {
 proptest! {
     #[test]
     fn lower_bound_is_a_lower_bound(minutes in vec(any_minute(), 1..200)) {
-        let told = summary(&minutes);
-        if let (Some(uptime), Some(lower)) = (told.uptime_percentage, told.uptime_percentage_lower) {
+        let computed = summary(&minutes);
+        if let (Some(uptime), Some(lower)) = (computed.uptime_percentage, computed.uptime_percentage_lower) {
             prop_assert!(lower <= uptime);
             let all_known = minutes.iter().all(Option::is_some);
             prop_assert!(!all_known || lower == uptime);
         }
         let known = minutes.iter().flatten().count();
-        prop_assert_eq!(told.totals.minutes_known + told.totals.minutes_unknown, minutes.len() as u64);
-        prop_assert_eq!(told.totals.minutes_known, known as u64);
+        prop_assert_eq!(computed.totals.minutes_known + computed.totals.minutes_unknown, minutes.len() as u64);
+        prop_assert_eq!(computed.totals.minutes_known, known as u64);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A ledger that cannot be read: nobody waits long, and nothing shows a figure of yesterday.
+//! A ledger that cannot be read: requests fail in time, and no metric shows an outdated figure.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn gauges_show_nothing_while_the_database_is_gone() {
     let caller = tracker.harness.client(&tracker.service, None);
     let path = format!("/api/sla/{SERVICE}/current");
     let is_away = async || caller.call(Method::GET, &path).await.status == 503;
-    poll_until("the last answer is forgotten", PATIENCE, is_away).await;
+    poll_until("the cached figures have expired", PATIENCE, is_away).await;
     let metrics = tracker.harness.metrics(&tracker.service).await;
     for name in ["uptime_ratio", "uptime_lower_ratio", "unknown_ratio", "latency_p95_seconds", "latency_good_ratio"] {
         assert!(metrics.contains(&gauge(&format!("ml_sla_{name}"), "NaN")), "{name}: {metrics}");
@@ -35,24 +35,23 @@ async fn gauges_show_nothing_while_the_database_is_gone() {
     assert!(!metrics.contains("ml_sla_ledger_read_failures_total{service=\"ml-services\"} 0\n"), "{metrics}");
 }
 
-/// Proves that a crowd without a token is answered in time while the ledger is locked, the late ones at once, and that the
-/// figures return.
+/// Proves that requests are answered in time while the ledger is locked, later ones at once, and that the figures return.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_waits_long_for_a_locked_ledger() {
+async fn requests_fail_in_time_while_the_ledger_is_locked() {
     let tracker = Tracker::start().await;
     let caller = tracker.harness.client(&tracker.service, None);
     let path = format!("/api/sla/{SERVICE}/current");
     let lock = tracker.postgres.lock(&tracker.database, "sla.minutes");
     let is_refused = async || caller.call(Method::GET, &path).await.status == 503;
-    poll_until("the last answer is forgotten", PATIENCE, is_refused).await;
+    poll_until("the cached figures have expired", PATIENCE, is_refused).await;
 
     let asked = Instant::now();
-    let crowd = (0..8).map(|_| caller.call(Method::GET, &path));
-    for answer in futures::future::join_all(crowd).await {
+    let requests = (0..8).map(|_| caller.call(Method::GET, &path));
+    for answer in futures::future::join_all(requests).await {
         assert_eq!(answer.status, 503);
         assert!(answer.headers.contains_key("retry-after"));
     }
-    assert!(asked.elapsed() < Duration::from_secs(4), "a crowd waited {:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(4), "the requests waited {:?}", asked.elapsed());
 
     drop(lock);
     let is_answered = async || caller.call(Method::GET, &path).await.status == 200;

@@ -1,4 +1,4 @@
-//! `ReportMinutes`: who may, what is taken, and that once more changes nothing.
+//! `ReportMinutes`: permissions, validation, idempotence.
 
 use proto::sla::v1::Minute;
 use serde_json::json;
@@ -29,9 +29,9 @@ async fn repeated_and_overtaken_reports_change_nothing() {
     assert_eq!(tracker.sql("SELECT count(*), sum(good) FROM sla.minutes").await, "3|6");
 }
 
-/// Proves that a minute which contradicts an earlier report of its source is kept out, counted, and holds up nothing else.
+/// Proves that a minute which contradicts an earlier report of its source is dropped, counted, and the others recorded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn contradiction_is_kept_out_and_holds_up_nothing() {
+async fn a_contradicting_minute_is_dropped_alone() {
     let tracker = Tracker::start().await;
     let first = tracker.minute(4, &[1000; 10]);
     tracker.report("balancer-1", BOOT, vec![first.clone()]).await.unwrap();
@@ -45,7 +45,7 @@ async fn contradiction_is_kept_out_and_holds_up_nothing() {
 
 /// Proves that one wrong field refuses the whole report, and that only a balancer may report, and for itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_reports_and_wrong_peers_leave_no_trace() {
+async fn wrong_reports_and_wrong_peers_record_nothing() {
     let tracker = Tracker::start().await;
     let good = tracker.minute(2, &[1000]);
     let wrong = [

@@ -1,4 +1,4 @@
-//! `GET /api/sla/{service}/current`: the figures are those of the requests, and never kinder.
+//! `GET /api/sla/{service}/current`: the figures are those of the requests, and never better.
 
 use axum::http::Method;
 use policy::Role;
@@ -23,7 +23,7 @@ async fn without_data_there_is_a_reason_and_no_figure() {
     assert_eq!((unknown.status, &unknown.headers["content-type"]), (404, &"application/problem+json".parse().unwrap()));
 }
 
-/// Proves uptime, coverage and p95 (within 0.1 %) over two balancers, a minute that nobody reported, and a restart.
+/// Proves uptime, coverage and p95 (within 0.1 %) over two balancers, a minute without a report, and a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn figures_are_those_of_the_requests() {
     let tracker = Tracker::start().await;
@@ -57,9 +57,9 @@ async fn figures_are_those_of_the_requests() {
     }
 }
 
-/// Proves that everybody sees the summary, that those with a role see what is behind it, and that metrics show the same.
+/// Proves that every caller sees the summary, that callers with a role see the details, and that metrics show the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn details_want_a_token() {
+async fn details_need_a_token() {
     let tracker = Tracker::start().await;
     let minutes =
         vec![tracker.minute(2, &[5000; 100]), tracker.minute(1, &[5000; 100]), tracker.minute(0, &[5000; 10])];
@@ -84,7 +84,7 @@ async fn details_want_a_token() {
 
 /// Proves that hours which are over are summed up once, and anew when a late report changes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn late_report_reaches_an_hour_that_was_summed_up() {
+async fn a_late_report_changes_an_hour_that_was_summed_up() {
     let tracker = Tracker::start().await;
     tracker.report("balancer-1", BOOT, vec![tracker.minute(300, &[5000; 10]), tracker.minute(0, &[])]).await.unwrap();
     let viewer = tracker.harness.client(&tracker.service, Some(&[Role::Viewer]));

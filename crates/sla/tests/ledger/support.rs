@@ -19,7 +19,7 @@ pub(crate) struct Tracker {
     pub(crate) service: RunningService,
     pub(crate) postgres: Postgres,
     pub(crate) database: String,
-    /// The minute in which the test began, counted from 1970: all its minutes are told from this one.
+    /// The minute in which the test began, counted from 1970: all its minutes are counted from this one.
     base: u64,
     config: String,
 }
@@ -83,7 +83,7 @@ impl Tracker {
         }
     }
 
-    /// What psql says of the ledger.
+    /// The output of psql for a query of the ledger.
     pub(crate) async fn sql(&self, sql: &str) -> String {
         self.postgres.sql(&self.database, sql).await
     }
