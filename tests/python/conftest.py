@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import grpc as grpc_library
 import httpx
 import pytest
 import tritonclient.grpc
 import tritonclient.http
 
+from infer_request import CALLER, INFER, good
 from running import Platform, running_platform
 
 
@@ -39,3 +41,19 @@ def rest(platform: Platform):
     """A general HTTP client, for what tritonclient would never send."""
     with httpx.Client(base_url=platform.front, verify=platform.ssl_context(), timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def channel(platform):
+    with open(platform.ca_file, "rb") as ca_file:
+        credentials = grpc_library.ssl_channel_credentials(ca_file.read())
+    with grpc_library.secure_channel(platform.authority, credentials) as channel:
+        yield channel
+
+
+@pytest.fixture
+def next_call_works(rest, platform):
+    """Whatever a test sent, the platform behind it goes on."""
+    yield
+    response = rest.post(INFER, json=good(), headers=platform.bearer(CALLER))
+    assert response.status_code == 200, response.text

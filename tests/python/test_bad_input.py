@@ -7,62 +7,29 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
 import re
 
-import grpc as grpc_library
 import numpy as np
 import pytest
-import tritonclient.grpc
 import tritonclient.http
-from tritonclient.grpc import service_pb2
-from tritonclient.utils import InferenceServerException
 
+from infer_request import (
+    CALLER,
+    FOREST,
+    HEADER_LENGTH,
+    INFER,
+    ROW,
+    WIDTH,
+    binary_request,
+    changed,
+    good,
+    refused,
+    without,
+)
 from truth import assert_equal, truth
 
-FOREST = "breast-cancer-forest"
-CALLER = "analyst"
-WIDTH = 30
-INFER = f"/v2/models/{FOREST}/infer"
 OFFSET = r"\b(byte|offset)\D{0,20}\d+"
-HEADER_LENGTH = "inference-header-content-length"
-
-
-def good() -> dict:
-    """A request that is answered; every case below changes one thing of it."""
-    row = [float(value) for value in truth(FOREST, "2").features[0]]
-    return {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, WIDTH], "data": row}]}
-
-
-def changed(**fields) -> dict:
-    request = good()
-    request["inputs"][0].update(fields)
-    return request
-
-
-def without(field: str) -> dict:
-    request = good()
-    del request["inputs"][0][field]
-    return request
-
-
-@pytest.fixture(autouse=True)
-def next_call_works(rest, platform):
-    """Whatever a test sent, the platform behind it goes on."""
-    yield
-    response = rest.post(INFER, json=good(), headers=platform.bearer(CALLER))
-    assert response.status_code == 200, response.text
-
-
-def refused(response, status: int) -> str:
-    """The message of an error in the protocol's own form."""
-    assert response.status_code == status, f"{response.status_code}: {response.text[:300]}"
-    assert response.headers["content-type"].split(";")[0] == "application/json"
-    body = response.json()
-    assert set(body) == {"error"}
-    assert body["error"]
-    return body["error"]
-
+pytestmark = pytest.mark.usefixtures("next_call_works")
 
 # === requests that are JSON ===
 
@@ -177,19 +144,6 @@ def test_bad_json_on_the_api_is_a_problem(rest, platform):
 # === binary tensors ===
 
 
-def binary_request(values: bytes, declared: int, shape=(1, WIDTH)) -> tuple[bytes, int]:
-    """A body, and the length of its JSON part."""
-    described = {
-        "name": "input",
-        "datatype": "FP32",
-        "shape": list(shape),
-        "parameters": {"binary_data_size": declared},
-    }
-    head = json.dumps({"inputs": [described]}).encode()
-    return head + values, len(head)
-
-
-ROW = np.zeros((1, WIDTH), np.float32).tobytes()
 WRONG_BINARY = {
     "fewer bytes than declared": binary_request(ROW[:-4], len(ROW)),
     "more bytes than declared": binary_request(ROW + b"\0\0\0\0", len(ROW)),
@@ -227,131 +181,7 @@ def test_wrong_content_encoding_is_refused(rest, platform, encoding, body):
     assert response.json()["error"]
 
 
-# === gRPC ===
-
-
-def grpc_request(**fields) -> service_pb2.ModelInferRequest:
-    """A good ModelInferRequest with fields of its only input changed."""
-    tensor = {"name": "input", "datatype": "FP32", "shape": [1, WIDTH], **fields}
-    raw = tensor.pop("raw", [ROW])
-    return service_pb2.ModelInferRequest(model_name=FOREST, inputs=[tensor], raw_input_contents=raw)
-
-
-WRONG_RPC = [
-    ("unknown name", grpc_request(name="inptu"), "inptu"),
-    ("unknown datatype", grpc_request(datatype="FP31"), "datatype"),
-    ("other datatype", grpc_request(datatype="INT32"), "datatype"),
-    ("too wide", grpc_request(shape=[1, WIDTH + 1]), "shape"),
-    ("wrong rank", grpc_request(shape=[WIDTH]), "shape"),
-    ("negative", grpc_request(shape=[-1, WIDTH]), "shape"),
-    ("product overflows", grpc_request(shape=[2**62, 2**62]), "shape"),
-    ("too few bytes", grpc_request(raw=[ROW[:-1]]), "inputs[0]"),
-    ("one raw too many", grpc_request(raw=[ROW, ROW]), "raw_input_contents"),
-    ("raw and typed", grpc_request(contents={"fp32_contents": [1.0] * WIDTH}), "contents"),
-    ("typed of another type", grpc_request(raw=[], contents={"int64_contents": [1] * WIDTH}), "contents"),
-    ("too few typed", grpc_request(raw=[], contents={"fp32_contents": [1.0]}), "contents"),
-    ("no inputs", service_pb2.ModelInferRequest(model_name=FOREST), "input"),
-]
-
-
-@pytest.fixture
-def channel(platform):
-    with open(platform.ca_file, "rb") as ca_file:
-        credentials = grpc_library.ssl_channel_credentials(ca_file.read())
-    with grpc_library.secure_channel(platform.authority, credentials) as channel:
-        yield channel
-
-
-def call(channel, platform, body: bytes, method: str = "inference.GRPCInferenceService/ModelInfer"):
-    """Sends bytes as they are, which a generated client would not."""
-    send = channel.unary_unary(f"/{method}", request_serializer=bytes, response_deserializer=bytes)
-    return send(body, metadata=list(platform.bearer(CALLER).items()), timeout=30)
-
-
-@pytest.mark.parametrize(("message", "named"), [case[1:] for case in WRONG_RPC], ids=[case[0] for case in WRONG_RPC])
-def test_wrong_field_of_an_rpc_is_named(channel, platform, message, named):
-    with pytest.raises(grpc_library.RpcError) as refusal:
-        call(channel, platform, message.SerializeToString())
-    assert refusal.value.code() == grpc_library.StatusCode.INVALID_ARGUMENT
-    assert named in refusal.value.details()
-
-
-@pytest.mark.parametrize(("name", "version"), [("no-such-model", ""), (FOREST, "99"), ("../../etc/passwd", "")])
-def test_unknown_model_or_version_is_not_found_by_rpc(grpc, platform, name, version):
-    tensor = tritonclient.grpc.InferInput("input", [1, WIDTH], "FP32")
-    tensor.set_data_from_numpy(np.zeros((1, WIDTH), np.float32))
-    with pytest.raises(InferenceServerException) as refusal:
-        grpc.infer(name, [tensor], model_version=version, headers=platform.bearer(CALLER))
-    assert refusal.value.status() == "StatusCode.NOT_FOUND"
-
-
-def test_message_beyond_the_limit_is_resource_exhausted(channel, platform):
-    with pytest.raises(grpc_library.RpcError) as refusal:
-        call(channel, platform, b"\0" * (17 * 2**20))
-    assert refusal.value.code() == grpc_library.StatusCode.RESOURCE_EXHAUSTED
-    assert "limit" in refusal.value.details()
-
-
-@pytest.mark.parametrize("method", ["inference.GRPCInferenceService/Nothing", "grpc.unknown.Service/Call"])
-def test_unknown_rpc_is_unimplemented(channel, platform, method):
-    with pytest.raises(grpc_library.RpcError) as refusal:
-        call(channel, platform, b"", method)
-    assert refusal.value.code() == grpc_library.StatusCode.UNIMPLEMENTED
-
-
-# === anything at all ===
-
-# What a server says when the fault is its own.
-SERVER_FAULTS = {
-    grpc_library.StatusCode.INTERNAL,
-    grpc_library.StatusCode.UNKNOWN,
-    grpc_library.StatusCode.DATA_LOSS,
-    grpc_library.StatusCode.UNAVAILABLE,
-    grpc_library.StatusCode.DEADLINE_EXCEEDED,
-}
-
-
-def mutations(body: bytes, count: int, seed: int):
-    """The body with some bytes changed, removed, doubled, or cut off: the same ones on every run."""
-    chance = random.Random(seed)
-    for _ in range(count):
-        mutant = bytearray(body)
-        for _ in range(chance.randint(1, 4)):
-            at = chance.randrange(len(mutant) or 1)
-            match chance.randrange(4):
-                case 0:
-                    mutant[at : at + 1] = bytes([chance.randrange(256)])
-                case 1:
-                    del mutant[at : at + chance.randint(1, 8)]
-                case 2:
-                    mutant[at:at] = mutant[at : at + chance.randint(1, 8)]
-                case 3:
-                    mutant[at : at + 1] = chance.choice([b"-", b"0", b"{", b"]", b'"', b"\x00", b"e9", b"\xff"])
-        yield bytes(mutant)
-
-
-def test_mutated_json_never_is_a_server_error(rest, platform):
-    for mutant in mutations(json.dumps(good()).encode(), count=300, seed=3):
-        response = rest.post(INFER, content=mutant, headers=platform.bearer(CALLER))
-        assert response.status_code in (200, 400), f"{response.status_code} {response.text[:200]} for {mutant!r}"
-        if response.status_code == 400:
-            refused(response, 400)
-
-
-def test_mutated_binary_request_never_is_a_server_error(rest, platform):
-    body, head_length = binary_request(ROW, len(ROW))
-    for mutant in mutations(body, count=300, seed=4):
-        headers = {**platform.bearer(CALLER), HEADER_LENGTH: str(head_length)}
-        response = rest.post(INFER, content=mutant, headers=headers)
-        assert response.status_code in (200, 400), f"{response.status_code} {response.text[:200]} for {mutant!r}"
-
-
-def test_mutated_rpc_never_is_a_server_error(channel, platform):
-    for mutant in mutations(grpc_request().SerializeToString(), count=300, seed=5):
-        try:
-            call(channel, platform, mutant)
-        except grpc_library.RpcError as error:
-            assert error.code() not in SERVER_FAULTS, f"{error.code()} {error.details()} for {mutant!r}"
+# === unusual, not bad ===
 
 
 def test_no_rows_have_no_answers(http, platform):
