@@ -19,6 +19,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// All of it is one machine.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// PROXY protocol 2: signature, version 2 with the command LOCAL, no addresses.
+const PROXY_V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+
 /// Bytes that are sent before TLS begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preamble {
@@ -165,7 +168,7 @@ impl Preamble {
     async fn send(self, tcp: &mut TcpStream) -> anyhow::Result<()> {
         match self {
             Self::None => {}
-            Self::Proxy => tcp.write_all(b"PROXY UNKNOWN\r\n").await?,
+            Self::Proxy => tcp.write_all(PROXY_V2_LOCAL).await?,
             Self::Postgres => {
                 tcp.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
                 ensure!(tcp.read_u8().await? == b'S', "PostgreSQL speaks no TLS");
