@@ -28,7 +28,7 @@ fn traced(flags: &str) -> HeaderMap {
 }
 
 #[tokio::test]
-async fn the_log_names_the_trace_although_nobody_collects() {
+async fn the_log_names_the_trace_without_a_collector() {
     let world = World::new();
     let process = world.start();
     let client = world.client("balancer", process.address("smallest").await);
