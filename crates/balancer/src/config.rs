@@ -1,16 +1,17 @@
 //! The configuration, and everything that can be wrong with it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use service::{Configuration, Fault};
+use topology::BALANCER;
 
 use crate::{
     access::AccessConfig,
     front::FrontConfig,
     pool::{HealthSettings, PeerSettings, REPLICAS_MAX, ReplicaConfig},
     proxy::ProxyConfig,
-    routes::{PoolName, RouteLimits},
+    routes::RouteLimits,
     sla::SlaConfig,
 };
 
@@ -26,6 +27,7 @@ pub struct Config {
     /// Limits by kind of route.
     pub routes: RouteLimits,
     /// The replicas.
+    #[serde(default)]
     pub pools: PoolsConfig,
     /// Connections to them.
     pub peers: PeerSettings,
@@ -39,17 +41,9 @@ pub struct Config {
     pub sla: SlaConfig,
 }
 
-/// The `[pools]` section: one pool for each service behind the balancer.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoolsConfig {
-    serving: PoolConfig,
-    gateway: PoolConfig,
-    sla: PoolConfig,
-    backup: PoolConfig,
-    /// The one that need not be there: without replicas there is no registry.
-    mlflow: PoolConfig,
-}
+/// The `[pools]` section: the replicas of each service that the map has behind the balancer. One that is not named has none.
+#[derive(Debug, Default, Deserialize)]
+pub struct PoolsConfig(BTreeMap<String, PoolConfig>);
 
 /// One pool.
 #[derive(Debug, Deserialize)]
@@ -61,23 +55,21 @@ struct PoolConfig {
 // === impl PoolsConfig ===
 
 impl PoolsConfig {
-    /// The replicas of a pool.
-    pub fn replicas(&self, pool: PoolName) -> &[ReplicaConfig] {
-        let pool = match pool {
-            PoolName::Serving => &self.serving,
-            PoolName::Gateway => &self.gateway,
-            PoolName::Sla => &self.sla,
-            PoolName::Backup => &self.backup,
-            PoolName::Mlflow => &self.mlflow,
-        };
-        &pool.replicas
+    /// The replicas of a service.
+    pub fn replicas(&self, service: &str) -> &[ReplicaConfig] {
+        self.0.get(service).map_or(&[], |pool| &pool.replicas)
     }
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        for pool in PoolName::ALL {
-            let replicas = self.replicas(pool);
-            let path = format!("pools.{}.replicas", pool.as_str());
+        for (name, PoolConfig { replicas }) in &self.0 {
+            let path = format!("pools.{name}.replicas");
+            if !BALANCER.upstreams.contains(&name.as_str()) {
+                faults.push(Fault::new(
+                    &path,
+                    format!("no pool is called so; there are {}", BALANCER.upstreams.join(", ")),
+                ));
+            }
             if replicas.len() > REPLICAS_MAX {
                 faults.push(Fault::new(&path, format!("are more than {REPLICAS_MAX}")));
             }
@@ -146,6 +138,8 @@ fn has_host_and_port(address: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use topology::name::SERVING;
+
     use super::*;
 
     fn load(file: &str) -> Result<Config, String> {
@@ -159,14 +153,14 @@ mod tests {
     #[test]
     fn the_defaults_are_a_configuration() {
         let config = load("").unwrap();
-        assert!(config.pools.replicas(PoolName::Serving).is_empty());
+        assert!(config.pools.replicas(SERVING).is_empty());
         assert_eq!(config.front.limits.header_bytes_max, 32 * 1024);
     }
 
     #[test]
     fn replicas_have_names_and_addresses() {
         let config = load(r#"pools.serving.replicas = [{ name = "serving-1", address = "127.0.0.1:8001" }]"#).unwrap();
-        assert_eq!(config.pools.replicas(PoolName::Serving)[0].name, "serving-1");
+        assert_eq!(config.pools.replicas(SERVING)[0].name, "serving-1");
     }
 
     #[test]
@@ -187,5 +181,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused() {
         assert!(load("[front]\nadress = \"127.0.0.1:1\"").unwrap_err().contains("front.adress"));
+        assert!(load("pools.severing.replicas = []").unwrap_err().contains("pools.severing"));
+        assert!(load("pools.serving.replica = []").unwrap_err().contains("pools.serving.replica"));
     }
 }

@@ -18,15 +18,16 @@ use authz::{Clock, Guard, PassportKeys};
 use policy::Policy;
 use service::{BoxError, Lifecycle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use topology::name;
 
 pub use config::{Config, DEFAULTS};
 pub use status::declared_routes;
 
 use access::{Access, Gateways};
 use front::{Front, StopSignals};
-use pool::Pool;
+use pool::{Pool, Pools};
 use proxy::{Broadcast, Shared};
-use routes::{PoolName, Routes};
+use routes::Routes;
 use sla::MinuteBuffer;
 use status::StatusPage;
 
@@ -40,10 +41,10 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let until_drained = drained.clone().drop_guard();
 
     // Pools: peers kept current, replicas checked.
-    let pools = PoolName::ALL.map(|name| Pool::new(name, config.pools.replicas(name), config.peers.in_flight_max));
-    let peers = pool::maintain(pools.to_vec(), Arc::clone(&identity), config.peers, drained.clone());
+    let pools = Pools::new(&config.pools, config.peers.in_flight_max);
+    let peers = pool::maintain(pools.all().to_vec(), Arc::clone(&identity), config.peers, drained.clone());
     lifecycle.spawn("peers", peers);
-    for pool in &pools {
+    for pool in pools.all() {
         for replica in &pool.replicas {
             let (pool, replica) = (Arc::clone(pool), Arc::clone(replica));
             let settings = config.health.of(pool.name);
@@ -51,7 +52,9 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
             lifecycle.spawn("health checks", watched);
         }
     }
-    let [serving_pool, gateway_pool, sla_pool, _, _] = &pools;
+    let pool_of = |service| pools.of(service).ok_or_else(|| format!("the map has no pool of {service}"));
+    let (serving_pool, gateway_pool, sla_pool) =
+        (pool_of(name::SERVING)?, pool_of(name::GATEWAY)?, pool_of(name::SLA)?);
 
     // Access: tokens to passports, revocations followed, and the keys for the balancer's own routes.
     let calls = TaskTracker::new();
@@ -100,5 +103,5 @@ fn describe(status: &tonic::Status) -> String {
 
 fn channel_to(pool: &Pool, identity: &Arc<identity::Identity>) -> transport::Channel {
     let addresses: Vec<String> = pool.replicas.iter().map(|replica| replica.address.clone()).collect();
-    transport::channel(identity, pool.name.as_str(), &addresses)
+    transport::channel(identity, pool.name, &addresses)
 }

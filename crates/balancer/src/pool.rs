@@ -21,7 +21,9 @@ pub use replica::{Lease, Replica, ReplicaConfig, ReplicaStatus};
 
 use replica::CONNECTION_FAILURES_MAX;
 
-use crate::{metrics::PoolMetrics, routes::PoolName};
+use topology::BALANCER;
+
+use crate::{config::PoolsConfig, metrics::PoolMetrics};
 
 /// The retry budget is about the requests of so long.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
@@ -34,8 +36,8 @@ pub const REPLICAS_MAX: usize = 64;
 
 /// Replicas of one service.
 pub struct Pool {
-    /// Which service.
-    pub name: PoolName,
+    /// Which service: the name in its certificates, the audience of passports for it, a label of metrics.
+    pub name: &'static str,
     /// All of them, whatever their state.
     pub replicas: Vec<Arc<Replica>>,
     /// What may be spent on retries.
@@ -45,6 +47,9 @@ pub struct Pool {
     in_flight_max: usize,
     random: AtomicU64,
 }
+
+/// A pool for each service that the map has behind the balancer.
+pub struct Pools(Vec<Arc<Pool>>);
 
 /// The replicas that a request was sent to already.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,17 +64,36 @@ pub enum NoReplica {
     Saturated,
 }
 
+// === impl Pools ===
+
+impl Pools {
+    /// Pools of replicas of which nothing is known yet.
+    pub fn new(config: &PoolsConfig, in_flight_max: usize) -> Self {
+        Self(BALANCER.upstreams.iter().map(|name| Pool::new(name, config.replicas(name), in_flight_max)).collect())
+    }
+
+    /// The pool of this service.
+    pub fn of(&self, service: &str) -> Option<&Arc<Pool>> {
+        self.0.iter().find(|pool| pool.name == service)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Arc<Pool>] {
+        &self.0
+    }
+}
+
 // === impl Pool ===
 
 impl Pool {
     /// A pool of replicas that were never checked.
-    pub fn new(name: PoolName, replicas: &[ReplicaConfig], in_flight_max: usize) -> Arc<Self> {
+    pub fn new(name: &'static str, replicas: &[ReplicaConfig], in_flight_max: usize) -> Arc<Self> {
         let replicas = replicas.iter().take(REPLICAS_MAX).enumerate();
         Arc::new(Self {
             name,
-            replicas: replicas.map(|(index, config)| Replica::new(name.as_str(), index, config)).collect(),
+            replicas: replicas.map(|(index, config)| Replica::new(name, index, config)).collect(),
             retry_budget: TpsBudget::new(BUDGET_WINDOW, RETRIES_PER_SECOND, RETRY_SHARE),
-            metrics: PoolMetrics::new(name.as_str()),
+            metrics: PoolMetrics::new(name),
             in_flight_max,
             random: AtomicU64::new(0),
         })
@@ -192,7 +216,7 @@ mod tests {
     fn pool(count: usize, in_flight_max: usize) -> Arc<Pool> {
         let config = |n: usize| ReplicaConfig { name: format!("serving-{n}"), address: format!("127.0.0.1:{n}") };
         let replicas: Vec<ReplicaConfig> = (1..=count).map(config).collect();
-        let pool = Pool::new(PoolName::Serving, &replicas, in_flight_max);
+        let pool = Pool::new(topology::name::SERVING, &replicas, in_flight_max);
         pool.replicas.iter().for_each(|replica| replica.check_passed(2));
         pool
     }

@@ -35,8 +35,8 @@ use crate::{
     access::Access,
     connection::CONNECTION,
     metrics::{PoolMetrics, RetryReason},
-    pool::Pool,
-    routes::{PoolName, Routes},
+    pool::Pools,
+    routes::Routes,
     sla::MinuteBuffer,
     status::StatusPage,
 };
@@ -55,8 +55,8 @@ pub struct ProxyConfig {
 pub struct Shared {
     /// The routes.
     pub routes: Arc<Routes>,
-    /// The pools, in the order of `PoolName::ALL`.
-    pub pools: [Arc<Pool>; 5],
+    /// The pools.
+    pub pools: Pools,
     /// Every replica of the serving pool at once.
     pub broadcast: Broadcast,
     /// Passports.
@@ -85,21 +85,6 @@ pub struct RequestState {
 pub fn engine(shared: Arc<Shared>, ca_file: String) -> Arc<HttpProxy<Edge>> {
     let conf = ServerConf { max_retries: shared.config.attempts_max, ca_file: Some(ca_file), ..ServerConf::default() };
     Arc::new(http_proxy(&Arc::new(conf), Edge(shared)))
-}
-
-// === impl Shared ===
-
-impl Shared {
-    fn pool(&self, name: PoolName) -> &Arc<Pool> {
-        let [serving, gateway, sla, backup, mlflow] = &self.pools;
-        match name {
-            PoolName::Serving => serving,
-            PoolName::Gateway => gateway,
-            PoolName::Sla => sla,
-            PoolName::Backup => backup,
-            PoolName::Mlflow => mlflow,
-        }
-    }
 }
 
 // === impl RequestState ===

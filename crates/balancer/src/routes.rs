@@ -11,27 +11,13 @@ use std::time::Duration;
 
 use http::Method;
 use serde::Deserialize;
-
-/// A group of equal replicas of one service. The name is also the passport's audience.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PoolName {
-    /// Inference.
-    Serving,
-    /// Authentication, users, keys.
-    Gateway,
-    /// Availability ledger.
-    Sla,
-    /// Backups.
-    Backup,
-    /// Model registry. A third party: it checks no passports, and need not be there.
-    Mlflow,
-}
+use topology::name;
 
 /// What answers a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A replica of this pool.
-    Pool(PoolName),
+    /// A replica of the service of this name.
+    Pool(&'static str),
     /// The balancer itself: `GET /health`.
     Health,
     /// The balancer itself: `GET /api/loadbalancer/status`.
@@ -64,7 +50,8 @@ enum Repeatable {
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    prefix: &'static str,
+    /// Whole segments that its paths begin with.
+    pub prefix: &'static str,
     /// What answers.
     pub target: Target,
     /// What a gateway is asked.
@@ -111,30 +98,11 @@ const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
 const INFERENCE_RPCS: &[&str] =
     &["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "RepositoryIndex"];
 
-// === impl PoolName ===
-
-impl PoolName {
-    /// Every pool.
-    pub const ALL: [Self; 5] = [Self::Serving, Self::Gateway, Self::Sla, Self::Backup, Self::Mlflow];
-
-    /// The service's name: SPIFFE service, audience, metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Gateway => "gateway",
-            Self::Sla => "sla",
-            Self::Backup => "backup",
-            Self::Mlflow => policy::mlflow_routes::AUDIENCE,
-        }
-    }
-}
-
 // === impl Routes ===
 
 impl Routes {
     /// The table with its limits filled in.
     pub fn new(limits: &RouteLimits) -> Self {
-        use PoolName::{Backup, Gateway, Mlflow, Serving, Sla};
         use Repeatable::{Inference, Rpc, SafeMethods};
         use Target::{Health, Pool, Status};
         let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
@@ -159,34 +127,39 @@ impl Routes {
         let counted = |row: Route| Route { is_counted: true, ..row };
         Self(vec![
             // The first line that matches decides.
-            public(row("/v2/health", Pool(Serving), Inference, nothing)),
-            counted(broadcast(row("/v2/repository/models", Pool(Serving), SafeMethods, control))),
-            counted(row("/v2", Pool(Serving), Inference, inference)),
+            public(row("/v2/health", Pool(name::SERVING), Inference, nothing)),
+            counted(broadcast(row("/v2/repository/models", Pool(name::SERVING), SafeMethods, control))),
+            counted(row("/v2", Pool(name::SERVING), Inference, inference)),
             counted(broadcast(row(
                 "/inference.GRPCInferenceService/RepositoryModelLoad",
-                Pool(Serving),
+                Pool(name::SERVING),
                 SafeMethods,
                 control,
             ))),
             counted(broadcast(row(
                 "/inference.GRPCInferenceService/RepositoryModelUnload",
-                Pool(Serving),
+                Pool(name::SERVING),
                 SafeMethods,
                 control,
             ))),
-            counted(row("/inference.GRPCInferenceService", Pool(Serving), Rpc(INFERENCE_RPCS), inference)),
-            public(row("/api/auth/token", Pool(Gateway), SafeMethods, api)),
-            row("/api/auth", Pool(Gateway), SafeMethods, api),
-            row("/api/admin", Pool(Gateway), SafeMethods, api),
-            public(row("/.well-known/jwks.json", Pool(Gateway), SafeMethods, nothing)),
-            public(row("/api/openapi.json", Pool(Gateway), SafeMethods, nothing)),
-            row("/api/sla", Pool(Sla), SafeMethods, api),
-            row("/api/backups", Pool(Backup), SafeMethods, api),
-            per_request(row("/api/2.0/mlflow", Pool(Mlflow), SafeMethods, registry)),
-            per_request(row("/api/2.0/mlflow-artifacts", Pool(Mlflow), SafeMethods, artifact)),
+            counted(row("/inference.GRPCInferenceService", Pool(name::SERVING), Rpc(INFERENCE_RPCS), inference)),
+            public(row("/api/auth/token", Pool(name::GATEWAY), SafeMethods, api)),
+            row("/api/auth", Pool(name::GATEWAY), SafeMethods, api),
+            row("/api/admin", Pool(name::GATEWAY), SafeMethods, api),
+            public(row("/.well-known/jwks.json", Pool(name::GATEWAY), SafeMethods, nothing)),
+            public(row("/api/openapi.json", Pool(name::GATEWAY), SafeMethods, nothing)),
+            row("/api/sla", Pool(name::SLA), SafeMethods, api),
+            row("/api/backups", Pool(name::BACKUP), SafeMethods, api),
+            per_request(row("/api/2.0/mlflow", Pool(name::MLFLOW), SafeMethods, registry)),
+            per_request(row("/api/2.0/mlflow-artifacts", Pool(name::MLFLOW), SafeMethods, artifact)),
             row("/api/loadbalancer/status", Status, SafeMethods, nothing),
             public(row("/health", Health, SafeMethods, nothing)),
         ])
+    }
+
+    /// Every line, in order.
+    pub fn all(&self) -> &[Route] {
+        &self.0
     }
 
     /// The route of a path, if it has one. Paths that two parties could read differently have none.
@@ -222,8 +195,8 @@ impl Route {
     /// The pool's name, or the balancer's own, for metrics.
     pub fn pool_label(&self) -> &'static str {
         match self.target {
-            Target::Pool(pool) => pool.as_str(),
-            Target::Health | Target::Status => "balancer",
+            Target::Pool(pool) => pool,
+            Target::Health | Target::Status => name::BALANCER,
         }
     }
 }
@@ -250,19 +223,19 @@ mod tests {
         let routes = routes();
         let target = |path: &str| routes.find(path).map(|route| route.target);
         for (path, pool) in [
-            ("/v2", PoolName::Serving),
-            ("/v2/", PoolName::Serving),
-            ("/v2/models/m/infer", PoolName::Serving),
-            ("/v2/repository/models/m/load", PoolName::Serving),
-            ("/inference.GRPCInferenceService/ModelInfer", PoolName::Serving),
-            ("/api/auth/token", PoolName::Gateway),
-            ("/api/admin/users", PoolName::Gateway),
-            ("/.well-known/jwks.json", PoolName::Gateway),
-            ("/api/openapi.json", PoolName::Gateway),
-            ("/api/sla/ml-services/current", PoolName::Sla),
-            ("/api/backups", PoolName::Backup),
-            ("/api/2.0/mlflow/model-versions/search", PoolName::Mlflow),
-            ("/api/2.0/mlflow-artifacts/artifacts/1/model.onnx", PoolName::Mlflow),
+            ("/v2", name::SERVING),
+            ("/v2/", name::SERVING),
+            ("/v2/models/m/infer", name::SERVING),
+            ("/v2/repository/models/m/load", name::SERVING),
+            ("/inference.GRPCInferenceService/ModelInfer", name::SERVING),
+            ("/api/auth/token", name::GATEWAY),
+            ("/api/admin/users", name::GATEWAY),
+            ("/.well-known/jwks.json", name::GATEWAY),
+            ("/api/openapi.json", name::GATEWAY),
+            ("/api/sla/ml-services/current", name::SLA),
+            ("/api/backups", name::BACKUP),
+            ("/api/2.0/mlflow/model-versions/search", name::MLFLOW),
+            ("/api/2.0/mlflow-artifacts/artifacts/1/model.onnx", name::MLFLOW),
         ] {
             assert_eq!(target(path), Some(Target::Pool(pool)), "{path}");
         }
@@ -297,7 +270,7 @@ mod tests {
     #[test]
     fn every_registry_route_needs_permission_per_request() {
         for route in routes().0 {
-            let is_registry = route.target == Target::Pool(PoolName::Mlflow);
+            let is_registry = route.target == Target::Pool(name::MLFLOW);
             assert_eq!(route.auth_mode == AuthMode::PerRequest, is_registry, "{}", route.prefix);
         }
     }

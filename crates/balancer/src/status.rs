@@ -101,8 +101,8 @@ impl StatusPage {
                 true
             }
         };
-        let serving = pools.iter().find(|pool| pool.name == crate::routes::PoolName::Serving);
-        let describe = |pool: &Arc<Pool>| Some((pool.name.as_str().to_owned(), describe_pool(pool, with_details)?));
+        let serving = pools.iter().find(|pool| pool.name == topology::name::SERVING);
+        let describe = |pool: &Arc<Pool>| Some((pool.name.to_owned(), describe_pool(pool, with_details)?));
         let body = Body {
             healthy_backends: serving.map_or(0, |pool| pool.healthy_count()),
             pools: pools.iter().filter_map(describe).collect(),

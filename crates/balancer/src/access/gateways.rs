@@ -66,7 +66,7 @@ impl Gateways {
     pub fn new(pool: &Pool, identity: &Arc<Identity>) -> Arc<Self> {
         let client = |replica: &Arc<Replica>| {
             let address = std::slice::from_ref(&replica.address);
-            (Arc::clone(replica), Client::new(transport::channel(identity, pool.name.as_str(), address)))
+            (Arc::clone(replica), Client::new(transport::channel(identity, pool.name, address)))
         };
         Arc::new(Self { gateways: pool.replicas.iter().map(client).collect(), next_first: AtomicUsize::new(0) })
     }

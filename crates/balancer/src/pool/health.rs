@@ -20,10 +20,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, codegen::Service};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use topology::name;
 use transport::Channel;
 
 use super::{Pool, Replica};
-use crate::{metrics::CheckOutcome, routes::PoolName};
+use crate::metrics::CheckOutcome;
 
 /// A check that ended this much later than its time-out says something about the balancer, not about the replica.
 const OWN_DELAY_MAX: Duration = Duration::from_millis(150);
@@ -88,9 +89,9 @@ pub async fn watch(
     settings: HealthSettings,
     stop: CancellationToken,
 ) {
-    let channel = transport::channel(&identity, pool.name.as_str(), std::slice::from_ref(&replica.address));
+    let channel = transport::channel(&identity, pool.name, std::slice::from_ref(&replica.address));
     let probe = match pool.name {
-        PoolName::Mlflow => Probe::Http(channel),
+        name::MLFLOW => Probe::Http(channel),
         _ => Probe::Grpc(HealthClient::new(channel)),
     };
     let timeout = Duration::from_millis(settings.timeout_ms);
@@ -124,9 +125,9 @@ async fn check(probe: Probe, timeout: Duration) -> CheckResult {
 
 impl HealthSettings {
     /// Those for a pool.
-    pub fn of(&self, pool: PoolName) -> Self {
+    pub fn of(&self, pool: &str) -> Self {
         match pool {
-            PoolName::Mlflow => Self {
+            name::MLFLOW => Self {
                 interval_ms: self.interval_ms.max(REGISTRY_INTERVAL_MS),
                 timeout_ms: self.timeout_ms.max(REGISTRY_TIMEOUT_MS),
                 good_checks: self.good_checks,
@@ -229,7 +230,7 @@ mod tests {
 
     fn pool(count: usize) -> Arc<Pool> {
         let config = |n: usize| ReplicaConfig { name: format!("serving-{n}"), address: format!("127.0.0.1:{n}") };
-        let pool = Pool::new(PoolName::Serving, &(1..=count).map(config).collect::<Vec<_>>(), 100);
+        let pool = Pool::new(name::SERVING, &(1..=count).map(config).collect::<Vec<_>>(), 100);
         pool.replicas.iter().for_each(|replica| replica.check_passed(2));
         pool
     }

@@ -84,7 +84,7 @@ async fn refresh(pool: &Pool, replica: &Replica, material: &TlsMaterial, setting
     }
     // pingora's pool ignores the CA and the set of sockets when it reuses a connection; the group keeps them apart.
     let group = material.generation * 2;
-    let make = |group, sockets| Arc::new(make_peer(pool.name.as_str(), address, group, sockets, material, settings));
+    let make = |group, sockets| Arc::new(make_peer(pool.name, address, group, sockets, material, settings));
     replica.set_peers(Peers {
         address,
         generation: material.generation,

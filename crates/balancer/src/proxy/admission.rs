@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     access::AccessError,
-    routes::{AuthMode, PoolName, Route, Target},
+    routes::{AuthMode, Route, Target},
     status,
 };
 
@@ -80,7 +80,7 @@ async fn own_status(session: &Session, context: &RequestContext) -> Result<Respo
         }
         None => None,
     };
-    context.shared.status.answer(&context.shared.pools, passport.as_ref())
+    context.shared.status.answer(context.shared.pools.all(), passport.as_ref())
 }
 
 fn check_own_method(session: &Session) -> Result<(), Problem> {
@@ -95,13 +95,13 @@ async fn authenticate(
     session: &Session,
     context: &mut RequestContext,
     mode: AuthMode,
-    pool: PoolName,
+    pool: &'static str,
 ) -> Result<(), Problem> {
     match mode {
         AuthMode::Public => Ok(()),
         AuthMode::Passport => {
             if let Some(token) = bearer_token(session)? {
-                let passport = context.shared.access.passport(&token, pool.as_str(), context.origin()).await;
+                let passport = context.shared.access.passport(&token, pool, context.origin()).await;
                 context.passport = Some(passport.map_err(problem_of_access)?);
             }
             Ok(())
@@ -111,12 +111,12 @@ async fn authenticate(
 }
 
 /// What is behind this route checks no passports: without permission for this very request nothing goes on.
-async fn authorize_request(session: &Session, context: &RequestContext, pool: PoolName) -> Result<(), Problem> {
+async fn authorize_request(session: &Session, context: &RequestContext, pool: &'static str) -> Result<(), Problem> {
     let unauthenticated = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
     let token = bearer_token(session)?.ok_or_else(unauthenticated)?;
     let request = session.req_header();
     let access = &context.shared.access;
-    let permitted = access.permission(&token, pool.as_str(), &request.method, request.uri.path(), context.origin());
+    let permitted = access.permission(&token, pool, &request.method, request.uri.path(), context.origin());
     permitted.await.map_err(problem_of_access)?;
     if context.pool().is_some_and(|pool| pool.replicas.is_empty()) {
         return Err(Problem::new(Kind::NotFound, "this installation has no model registry"));

@@ -38,11 +38,11 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
     let lease = match pool.choose(attempts.tried) {
         Ok(lease) => lease,
         Err(NoReplica::Unhealthy) => {
-            return outcome.fail(Problem::unavailable(format!("no replica of {} is healthy", pool.name.as_str())));
+            return outcome.fail(Problem::unavailable(format!("no replica of {} is healthy", pool.name)));
         }
         Err(NoReplica::Saturated) => {
             outcome.is_shed = true;
-            return outcome.fail(Problem::unavailable(format!("{} has as much as it can do", pool.name.as_str())));
+            return outcome.fail(Problem::unavailable(format!("{} has as much as it can do", pool.name)));
         }
     };
     let Some(peer) = lease.replica().peer(context.is_repeatable) else {

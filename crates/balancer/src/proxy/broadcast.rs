@@ -51,7 +51,7 @@ impl Broadcast {
     pub fn new(pool: &Pool, identity: &Arc<Identity>) -> Self {
         let channel = |replica: &Arc<Replica>| {
             let address = std::slice::from_ref(&replica.address);
-            (Arc::clone(replica), transport::channel(identity, pool.name.as_str(), address))
+            (Arc::clone(replica), transport::channel(identity, pool.name, address))
         };
         Self(pool.replicas.iter().map(channel).collect())
     }

@@ -75,7 +75,7 @@ impl RequestContext {
 
     pub(super) fn pool(&self) -> Option<&Arc<Pool>> {
         match self.route?.target {
-            Target::Pool(name) => Some(self.shared.pool(name)),
+            Target::Pool(name) => self.shared.pools.of(name),
             Target::Health | Target::Status => None,
         }
     }

@@ -5,9 +5,9 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
+use topology::name;
 
 use super::context::RequestContext;
-use crate::routes::PoolName;
 
 pub(super) const PASSPORT: HeaderName = HeaderName::from_static(authz::PASSPORT_HEADER);
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -39,9 +39,9 @@ pub(super) fn to_upstream(request: &mut RequestHeader, context: &RequestContext)
         passport.set_sensitive(false);
         request.insert_header(PASSPORT, passport)?;
     }
-    if context.pool().is_some_and(|pool| pool.name == PoolName::Mlflow) {
+    if context.pool().is_some_and(|pool| pool.name == name::MLFLOW) {
         // It answers to its own names only, and not to the one that the client called the balancer by.
-        request.insert_header(HOST, identity::dns_name(PoolName::Mlflow.as_str()))?;
+        request.insert_header(HOST, identity::dns_name(name::MLFLOW))?;
     }
     for name in ["traceparent", "tracestate"] {
         request.remove_header(name);
