@@ -77,8 +77,8 @@ impl Configuration for Config {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("database", self.database.faults());
         for (index, audience) in self.tokens.audiences.iter().enumerate() {
-            if !policy::SERVICES.contains(&audience.as_str()) {
-                let why = format!("no service is called {audience:?}; there are {}", policy::SERVICES.join(", "));
+            if !topology::CALLERS.contains(&audience.as_str()) {
+                let why = format!("no service is called {audience:?}; there are {}", topology::CALLERS.join(", "));
                 faults.push(Fault::new(format!("tokens.audiences[{index}]"), why));
             }
         }

@@ -11,11 +11,9 @@ use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
     RestrictedExpression, Schema, ValidationMode, Validator,
 };
+use topology::CALLERS;
 
 use crate::{Action, Roles};
-
-/// The services that policies name. Others have no rights.
-pub const SERVICES: [&str; 8] = ["balancer", "edge", "gateway", "serving", "sla", "backup", "operator", "prometheus"];
 
 const SCHEMA: &str = include_str!("../../../security/rbac-policies/rampart.cedarschema");
 const POLICIES: [(&str, &str); 3] = [
@@ -263,15 +261,13 @@ impl EntityNames {
 
 impl Subject<'_> {
     /// Rows of the table: anonymous, the services, and every set of roles with an old and with a fresh login.
-    const COUNT: usize = 1 + SERVICES.len() + 2 * Roles::COUNT;
+    const COUNT: usize = 1 + CALLERS.len() + 2 * Roles::COUNT;
 
     fn index(self) -> Option<usize> {
         match self {
             Self::Anonymous => Some(0),
-            Self::Service(name) => SERVICES.iter().position(|known| *known == name).map(|at| 1 + at),
-            Self::User { roles, fresh_login } => {
-                Some(1 + SERVICES.len() + 2 * roles.index() + usize::from(fresh_login))
-            }
+            Self::Service(name) => CALLERS.iter().position(|known| *known == name).map(|at| 1 + at),
+            Self::User { roles, fresh_login } => Some(1 + CALLERS.len() + 2 * roles.index() + usize::from(fresh_login)),
         }
     }
 }

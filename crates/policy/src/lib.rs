@@ -8,7 +8,7 @@ mod role;
 mod route;
 
 pub use action::Action;
-pub use cedar::{Policy, PolicyDecision, PolicyError, SERVICES, Subject};
+pub use cedar::{Policy, PolicyDecision, PolicyError, Subject};
 pub use matrix::render_matrix;
 pub use role::{Role, Roles, UnknownRole};
 pub use route::{Caller, DeclaredRoute};

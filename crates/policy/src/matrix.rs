@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::{Action, Caller, DeclaredRoute, Policy, Role, Roles, SERVICES, Subject};
+use topology::CALLERS;
+
+use crate::{Action, Caller, DeclaredRoute, Policy, Role, Roles, Subject};
 
 /// The decision for every route of every service and every caller: `yes`, `fresh` (only after a fresh login) or `-`.
 ///
@@ -20,7 +22,7 @@ pub fn render_matrix(tables: &[(&str, Vec<DeclaredRoute>)], policy: &Policy) -> 
 fn header() -> Vec<String> {
     let fixed = ["service", "method", "path", "caller", "action", "anonymous"].map(str::to_owned);
     let roles = Role::ALL.iter().map(Role::to_string);
-    let services = SERVICES.map(|service| format!("service:{service}"));
+    let services = CALLERS.map(|service| format!("service:{service}"));
     fixed.into_iter().chain(roles).chain(services).collect()
 }
 
@@ -46,7 +48,7 @@ fn answers(caller: Caller, action: Action, policy: &Policy) -> Vec<String> {
     };
     let anonymous = plain(is(Caller::User, Subject::Anonymous));
     let roles = Role::ALL.iter().copied().map(of_role);
-    let services = SERVICES.iter().map(|service| plain(is(Caller::Peer, Subject::Service(service))));
+    let services = CALLERS.iter().map(|service| plain(is(Caller::Peer, Subject::Service(service))));
     std::iter::once(anonymous).chain(roles).chain(services).map(str::to_owned).collect()
 }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// MLflow's name where a service has its own: as an audience, and as a pool.
-pub const AUDIENCE: &str = "mlflow";
+pub const AUDIENCE: &str = topology::name::MLFLOW;
 
 /// A longer path is no route.
 pub const PATH_BYTES_MAX: usize = 4096;
