@@ -64,9 +64,9 @@ fn every_crate_that_declares_routes_is_in_the_matrix() {
 fn an_edge_reaches_the_routes_of_clients_and_its_own_calls() {
     let is_service = |name: &&(&str, Vec<DeclaredRoute>)| !["admin", "balancer", REGISTRY.0].contains(&name.0);
     for (service, declared) in tables().iter().filter(is_service) {
-        let path = repository().join(format!("crates/{service}/config/default.toml"));
-        let config: toml::Value = toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-        let peers: PeerList = config["listen"]["peers"].clone().try_into().unwrap();
+        let rules = topology::service(service).unwrap().peers.iter();
+        let owned = |callers: &[&str]| callers.iter().map(ToString::to_string).collect();
+        let peers = PeerList::new(rules.map(|(path, callers)| (path.to_string(), owned(callers))).collect()).unwrap();
         let reaches = |name: &str, path: &str| {
             peers.allows(path, &PeerName { service: name.to_owned(), instance: format!("{name}-1") })
         };

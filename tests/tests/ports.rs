@@ -28,6 +28,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
+use topology::name;
 
 const PERMISSION_DENIED: i32 = 7;
 
@@ -138,8 +139,9 @@ async fn refuses_unlisted_clients(
         (Some(identities.join("postgres-1")), AlertDescription::AccessDenied),
     ];
     if listener.is_admin {
-        // A peer of the service is not on the list of the admin port.
-        tries.push((Some(identities.join("backup-1")), AlertDescription::AccessDenied));
+        // A peer of the service is not on the list of the admin port; each is on its own, to ask whether it is ready.
+        let peer = if listener.service == name::BACKUP { "sla-1" } else { "backup-1" };
+        tries.push((Some(identities.join(peer)), AlertDescription::AccessDenied));
     }
     // Reading the counters of an admin port is a request that it counts.
     let question = u64::from(listener.is_admin);

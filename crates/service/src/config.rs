@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use figment::error::Kind;
-use figment::providers::{Env, Format, Toml};
+use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 use identity::IdentityConfig;
@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 use vault::VaultConfig;
+
+use crate::peers;
 
 /// The defaults of the sections that every service has.
 const COMMON_DEFAULTS: &str = include_str!("../config/default.toml");
@@ -76,7 +78,7 @@ struct Half<P> {
     is_common: bool,
 }
 
-/// Reads the configuration of the service `name`: the defaults of every service, then `defaults` (TOML), then `file`, then
+/// Reads the configuration of the service `name`: the defaults of every service, its peers by the map, `defaults` (TOML), then `file`, then
 /// the environment, where `RAMPART_<NAME>__SECTION__KEY` is the key `section.key`.
 pub fn load<Own: Configuration>(
     name: &str,
@@ -86,7 +88,9 @@ pub fn load<Own: Configuration>(
     let prefix = format!("RAMPART_{}__", name.to_uppercase());
     let half = |is_common| {
         let common_defaults = Half { layer: Toml::string(COMMON_DEFAULTS), is_common };
-        let mut layers = Figment::from(common_defaults).merge(Half { layer: Toml::string(defaults), is_common });
+        let map = Half { layer: Serialized::defaults(peers::of(name)), is_common };
+        let mut layers = Figment::from(common_defaults).merge(map);
+        layers = layers.merge(Half { layer: Toml::string(defaults), is_common });
         if let Some(file) = file {
             layers = layers.merge(Half { layer: Toml::file_exact(file), is_common });
         }

@@ -5,6 +5,7 @@ mod config;
 mod health;
 mod lifecycle;
 pub mod passport_keys;
+mod peers;
 mod readiness;
 mod run;
 mod signals;
