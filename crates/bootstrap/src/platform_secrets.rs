@@ -7,25 +7,22 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use topology::{Secret, SecretKind};
 
-/// Services that log in to the database, each as its own role.
-pub const DATABASE_ROLES: [&str; 3] = ["gateway", "sla", "backup"];
-
-/// Makes what is missing; leaves what is there.
-pub fn ensure(folder: &Path) -> anyhow::Result<()> {
-    let path = |service: &str, name: &str| folder.join(service).join(name);
-    for service in DATABASE_ROLES {
-        ensure_random(&path(service, "database-password"))?;
+/// Makes those that are missing; leaves those that are there.
+pub fn ensure(folder: &Path, wanted: impl IntoIterator<Item = Secret>) -> anyhow::Result<()> {
+    for secret in wanted {
+        let path = folder.join(secret.path);
+        ensure_with(&path, || match secret.kind {
+            SecretKind::Random => random(),
+            SecretKind::Named(name) => Ok(format!("{name}-{}", random()?)),
+            SecretKind::KmsKey => Ok(format!("rampart:{}", STANDARD.encode(random_bytes()?))),
+            SecretKind::SigningKey => signing_key(),
+            SecretKind::AgeIdentity => Ok(age_identity()),
+            SecretKind::AgeRecipient => age_recipient(&path.with_file_name("age-identity")),
+        })?;
     }
-    for name in ["access-signing-key.pem", "passport-signing-key.pem"] {
-        ensure_with(&path("gateway", name), signing_key)?;
-    }
-    ensure_random(&path("gateway", "bootstrap-token"))?;
-    ensure_with(&path("backup", "manifest-signing-key.pem"), signing_key)?;
-    let identity = path("backup", "age-identity");
-    ensure_with(&identity, || Ok(age_identity()))?;
-    ensure_with(&path("backup", "age-recipient"), || age_recipient(&identity))?;
-    ensure_random(&path("operator", "admin-password"))
+    Ok(())
 }
 
 fn random_bytes() -> anyhow::Result<[u8; 32]> {
@@ -36,21 +33,6 @@ fn random_bytes() -> anyhow::Result<[u8; 32]> {
 
 fn random() -> anyhow::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(random_bytes()?))
-}
-
-/// Makes the file with 256 random bits, base64url, unless it is there.
-pub fn ensure_random(path: &Path) -> anyhow::Result<()> {
-    ensure_with(path, random)
-}
-
-/// The same behind `<name>-`, so that a line of a log tells which key it was.
-pub fn ensure_named(path: &Path, name: &str) -> anyhow::Result<()> {
-    ensure_with(path, || Ok(format!("{name}-{}", random()?)))
-}
-
-/// A key that MinIO encrypts with, in MinIO's own form.
-pub fn ensure_kms_key(path: &Path, name: &str) -> anyhow::Result<()> {
-    ensure_with(path, || Ok(format!("{name}:{}", STANDARD.encode(random_bytes()?))))
 }
 
 fn ensure_with(path: &Path, make_secret: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {

@@ -6,21 +6,9 @@ use anyhow::Context as _;
 use authority::{Authority, Leaf};
 use identity::PeerName;
 use time::OffsetDateTime;
+use topology::PLATFORM;
 
 use super::layout::Layout;
-
-/// Every identity: service and instance. `postgres` is PostgreSQL's, `operator` is for people and scrapes.
-pub(super) const IDENTITIES: [(&str, &str); 9] = [
-    ("balancer", "balancer-1"),
-    ("gateway", "gateway-1"),
-    ("serving", "serving-1"),
-    ("serving", "serving-2"),
-    ("serving", "serving-3"),
-    ("sla", "sla-1"),
-    ("backup", "backup-1"),
-    ("operator", "operator-1"),
-    ("postgres", "postgres-1"),
-];
 
 /// Signs the certificates of all identities.
 pub(super) struct Certificates {
@@ -43,13 +31,13 @@ impl Certificates {
     /// Signs a new certificate for each.
     pub(super) fn issue_all(&self, layout: &Layout) -> anyhow::Result<()> {
         let now = OffsetDateTime::now_utc();
-        for (service, instance) in IDENTITIES {
-            let name = PeerName { service: service.into(), instance: instance.into() };
+        let workloads = PLATFORM.workloads();
+        for (workload, instance) in
+            workloads.flat_map(|it| it.dev_instances.iter().map(move |instance| (it, *instance)))
+        {
+            let name = PeerName { service: workload.name.into(), instance: instance.into() };
             let lifetime = time::Duration::try_from(self.lifetime).context("certificate lifetime")?;
-            let mut leaf = Leaf::new(name, now, lifetime);
-            if matches!(service, "balancer" | "postgres") {
-                leaf = leaf.with_names(&["localhost", "nebula", "127.0.0.1"]);
-            }
+            let leaf = Leaf::new(name, now, lifetime).with_names(workload.dns_names);
             self.authority
                 .issue(&leaf, &layout.identity(instance))
                 .with_context(|| format!("cannot sign a certificate for {instance}"))?;

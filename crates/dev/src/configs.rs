@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use topology::{SERVICES, Service, name};
 
-use super::{Arguments, certificates::IDENTITIES, layout::Layout, ports::Ports};
+use super::{Arguments, layout::Layout, ports::Ports};
 
 /// The addresses of all listeners.
 pub(super) struct Addresses {
@@ -29,23 +30,27 @@ pub(super) struct Options {
     onnxruntime_sha256: String,
 }
 
-/// Whether the identity belongs to a service of the platform.
-pub(super) fn is_service(service: &str) -> bool {
-    !matches!(service, "operator" | "postgres")
-}
-
 /// Writes `config/<instance>.toml` for each instance of a service.
 pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Options) -> anyhow::Result<()> {
-    for (service, instance) in IDENTITIES.iter().filter(|(service, _)| is_service(service)) {
+    for (service, instance) in instances() {
         let listeners = addresses.of(instance)?;
         let mut config = json!({
             "admin": { "address": listeners.admin },
             "identity": { "directory": layout.identity(instance) },
         });
-        if *service != "balancer" {
+        if service.workload.name == name::BALANCER {
+            set(&mut config, "front", json!({ "address": addresses.front }));
+            set(&mut config, "pools", addresses.pools(service));
+        } else {
             set(&mut config, "listen", json!({ "address": listeners.main }));
+            if service.upstreams.contains(&name::GATEWAY) {
+                set(&mut config, "gateway", json!({ "addresses": addresses.all(name::GATEWAY) }));
+            }
         }
-        for (key, value) in own_sections(service, layout, addresses, options) {
+        if let Some(place) = service.database {
+            set(&mut config, "database", database(service.workload.name, place.role, layout, addresses));
+        }
+        for (key, value) in own_sections(service.workload.name, layout, options) {
             set(&mut config, key, value);
         }
         let path = layout.config(instance);
@@ -55,68 +60,49 @@ pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Option
     Ok(())
 }
 
-fn own_sections(
-    service: &str,
-    layout: &Layout,
-    addresses: &Addresses,
-    options: &Options,
-) -> Vec<(&'static str, Value)> {
-    let authority = json!({ "addresses": addresses.all("gateway") });
-    let database = database(service, layout, addresses);
+/// The services of the map, with each instance that runs here.
+pub(super) fn instances() -> impl Iterator<Item = (&'static Service, &'static str)> {
+    SERVICES.iter().flat_map(|service| service.workload.dev_instances.iter().map(move |instance| (service, *instance)))
+}
+
+fn own_sections(service: &str, layout: &Layout, options: &Options) -> Vec<(&'static str, Value)> {
+    let secret = |file: &str| layout.access.secret(service, file);
     match service {
-        "balancer" => vec![
-            ("front", json!({ "address": addresses.front })),
-            (
-                "pools",
-                json!({
-                    "serving": { "replicas": addresses.replicas("serving") },
-                    "gateway": { "replicas": addresses.replicas("gateway") },
-                    "sla": { "replicas": addresses.replicas("sla") },
-                    "backup": { "replicas": addresses.replicas("backup") },
-                }),
-            ),
-        ],
-        "gateway" => vec![
-            ("database", database),
+        name::GATEWAY => vec![
             (
                 "tokens",
                 json!({
-                    "access_signing_key_file": layout.access.secret("gateway", "access-signing-key.pem"),
-                    "passport_signing_key_file": layout.access.secret("gateway", "passport-signing-key.pem"),
+                    "access_signing_key_file": secret("access-signing-key.pem"),
+                    "passport_signing_key_file": secret("passport-signing-key.pem"),
                 }),
             ),
-            ("bootstrap", json!({ "token_file": layout.access.secret("gateway", "bootstrap-token") })),
+            ("bootstrap", json!({ "token_file": secret("bootstrap-token") })),
         ],
-        "serving" => vec![
-            ("gateway", authority),
+        name::SERVING => vec![
             ("models", json!({ "directory": options.models })),
             ("onnxruntime", json!({ "library": options.onnxruntime, "sha256": options.onnxruntime_sha256 })),
         ],
-        "sla" => vec![("gateway", authority), ("database", database)],
-        _ => vec![
-            ("gateway", authority),
-            ("database", database),
-            (
-                "backup",
-                json!({
-                    "directory": layout.root().join("backups"),
-                    "models": options.models,
-                    "age_recipient_file": layout.access.secret("backup", "age-recipient"),
-                    "age_identity_file": layout.access.secret("backup", "age-identity"),
-                    "signing_key_file": layout.access.secret("backup", "manifest-signing-key.pem"),
-                }),
-            ),
-        ],
+        name::BACKUP => vec![(
+            "backup",
+            json!({
+                "directory": layout.root().join("backups"),
+                "models": options.models,
+                "age_recipient_file": secret("age-recipient"),
+                "age_identity_file": secret("age-identity"),
+                "signing_key_file": secret("manifest-signing-key.pem"),
+            }),
+        )],
+        _ => Vec::new(),
     }
 }
 
-fn database(service: &str, layout: &Layout, addresses: &Addresses) -> Value {
+fn database(service: &str, role: &str, layout: &Layout, addresses: &Addresses) -> Value {
     let identity = layout.identity(&format!("{service}-1"));
     json!({
         "host": "localhost",
         "port": addresses.database.port(),
         "name": "detektor",
-        "user": service,
+        "user": role,
         "password_file": layout.access.secret(service, "database-password"),
         "ca_file": layout.ca_file(),
         "certificate_file": identity.join("certificate.pem"),
@@ -138,8 +124,8 @@ impl Addresses {
         let front = ports.requested(front)?;
         let database = ports.next()?;
         let mut listeners = BTreeMap::new();
-        for (_, instance) in IDENTITIES.iter().filter(|(service, _)| is_service(service)) {
-            listeners.insert(*instance, Listeners { main: ports.next()?, admin: ports.next()? });
+        for (_, instance) in instances() {
+            listeners.insert(instance, Listeners { main: ports.next()?, admin: ports.next()? });
         }
         Ok(Self { front, database, listeners })
     }
@@ -155,13 +141,19 @@ impl Addresses {
 
     /// Instances of a service with their addresses.
     fn replicas(&self, service: &str) -> Vec<Value> {
-        let instances = IDENTITIES.iter().filter(|(of, _)| *of == service);
-        instances
+        instances()
+            .filter(|(of, _)| of.workload.name == service)
             .filter_map(|(_, instance)| {
                 let listeners = self.listeners.get(instance)?;
                 Some(json!({ "name": instance, "address": listeners.main }))
             })
             .collect()
+    }
+
+    /// The pools of the balancer; a third party does not run here.
+    fn pools(&self, balancer: &Service) -> Value {
+        let services = balancer.upstreams.iter().filter(|name| topology::service(name).is_some());
+        services.map(|name| ((*name).to_owned(), json!({ "replicas": self.replicas(name) }))).collect()
     }
 
     fn all(&self, service: &str) -> Vec<Value> {

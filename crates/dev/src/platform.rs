@@ -8,10 +8,11 @@ use pg_sandbox::{Cluster, Tcp};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::sleep;
+use topology::{Database, PLATFORM, SERVICES, Secret, name};
 
 use super::{
     Arguments,
-    certificates::{Certificates, IDENTITIES},
+    certificates::Certificates,
     configs::{self, Addresses},
     layout::Layout,
     ports::Ports,
@@ -36,7 +37,10 @@ impl Platform {
     /// Makes keys and certificates, chooses ports. Starts nothing yet.
     pub(super) fn prepare(arguments: &Arguments, layout: &Layout) -> anyhow::Result<Self> {
         let options = configs::Options::new(arguments)?;
-        platform_secrets::ensure(&layout.access.secrets())?;
+        // Those of the services and of the operator; third parties do not run here.
+        let is_ours = |secret: &Secret| secret.owner() == name::OPERATOR || topology::service(secret.owner()).is_some();
+        let secrets = PLATFORM.workloads().flat_map(|workload| workload.secrets.iter().map(|(secret, _)| *secret));
+        platform_secrets::ensure(&layout.access.secrets(), secrets.filter(is_ours))?;
         let lifetime = Duration::from_secs(arguments.certificate_lifetime_s.into());
         let certificates = Certificates::open(layout, lifetime)?;
         let addresses = Addresses::choose(&mut Ports::default(), arguments.port)?;
@@ -51,11 +55,11 @@ impl Platform {
         say("starting balancer, gateway, three serving replicas, SLA tracker, backup worker");
         configs::write_all(layout, &self.addresses, &self.options)?;
         let directory = binaries()?;
-        for (service, instance) in IDENTITIES.iter().filter(|(service, _)| configs::is_service(service)) {
+        for (service, instance) in configs::instances() {
             let config = layout.config(instance).display().to_string();
             self.processes.push(SupervisedProcess::start(Program {
-                name: (*instance).to_owned(),
-                executable: directory.join(format!("rampart-{service}")),
+                name: instance.to_owned(),
+                executable: directory.join(service.binary()),
                 arguments: vec!["serve".into(), "--config".into(), config],
                 stop_signal: Signal::TERM,
                 run_as: None,
@@ -160,18 +164,19 @@ async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
     }
     let mut sql =
         String::from("REVOKE ALL ON DATABASE detektor FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;\n");
-    for role in platform_secrets::DATABASE_ROLES {
-        let password =
-            std::fs::read_to_string(layout.access.secret(role, "database-password")).context("database password")?;
+    for (service, Database { role, schema, member_of }) in SERVICES.iter().filter_map(|it| Some((it, it.database?))) {
+        let file = layout.access.secret(service.workload.name, "database-password");
+        let password = std::fs::read_to_string(file).context("database password")?;
         sql.push_str(&format!(
             "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role} LOGIN; END IF; END $$;
              ALTER ROLE {role} PASSWORD '{password}';
              GRANT CONNECT ON DATABASE detektor TO {role};
-             CREATE SCHEMA IF NOT EXISTS {role} AUTHORIZATION {role};\n"
+             CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role};\n"
         ));
+        for group in member_of {
+            sql.push_str(&format!("GRANT {group} TO {role};\n"));
+        }
     }
-    // A dump needs to read everything, and nothing more.
-    sql.push_str("GRANT pg_read_all_data TO backup;\n");
     cluster.sql("detektor", &sql).await.map(drop).context("cannot make the database roles")
 }
 
@@ -179,8 +184,8 @@ async fn make_roles(cluster: &Cluster, layout: &Layout) -> anyhow::Result<()> {
 fn binaries() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this binary")?;
     let directory = own.parent().context("this binary has no directory")?;
-    for (service, _) in IDENTITIES.iter().filter(|(service, _)| configs::is_service(service)) {
-        let path = directory.join(format!("rampart-{service}"));
+    for service in SERVICES {
+        let path = directory.join(service.binary());
         if !path.exists() {
             bail!("{} is missing: build the whole workspace (cargo build --workspace)", path.display());
         }

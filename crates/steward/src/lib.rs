@@ -11,12 +11,13 @@ use std::{
 
 use anyhow::Context as _;
 use authority::{Authority, Leaf};
-use bootstrap::{say, say_error};
+use bootstrap::{platform_secrets, say, say_error};
 use secrets::{make_folder, replace_file};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
+use topology::PLATFORM;
 
-use containers::{ALL, Access, Container};
+use containers::{Access, Container};
 use vault::{Reconciler, Settings};
 
 /// How often certificates are checked for renewal.
@@ -55,17 +56,18 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     identity::install_crypto_providers().context("cannot choose the cryptography")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let own_folder = arguments.state.join("steward");
-    containers::ensure_secrets(&own_folder)?;
+    let own_folder = arguments.state.join(topology::name::STEWARD);
+    ensure_secrets(&own_folder)?;
+    let containers = containers::all();
     let authority =
         Authority::open_or_create(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
-    for container in &ALL {
+    for container in &containers {
         write_secrets(container, &own_folder, &arguments.state)?;
         write_ca(container, &authority, &arguments.state)?;
         issue_certificate(container, &authority, &arguments.state)?;
     }
     fs::write(&arguments.ready, "").with_context(|| format!("cannot write {}", arguments.ready.display()))?;
-    say(&format!("{} containers have their certificates and secrets", ALL.len()));
+    say(&format!("{} containers have their certificates and secrets", containers.len()));
     let settings = Settings {
         address: arguments.vault,
         certs: arguments.certs,
@@ -75,22 +77,22 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         rotation_period: Duration::from_secs(arguments.database_rotation_s.into()),
         plugin_digest: arguments.vault_plugin_digest,
     };
-    let mut reconciler = Reconciler::new(&settings, &authority, &ALL);
+    let mut reconciler = Reconciler::new(&settings, &authority, &containers);
     tokio::select! {
         () = reconciler.run() => {}
-        () = renew_certificates(&authority, &arguments.state) => {}
+        () = renew_certificates(&authority, &containers, &arguments.state) => {}
         _ = terminate.recv() => {}
     }
     reconciler.stop().await
 }
 
 /// Renews at half of its life what the steward has signed; third parties reload it by themselves.
-async fn renew_certificates(authority: &Authority, state: &Path) {
-    let mut signed = [OffsetDateTime::now_utc(); ALL.len()];
+async fn renew_certificates(authority: &Authority, containers: &[Container], state: &Path) {
+    let mut signed = vec![OffsetDateTime::now_utc(); containers.len()];
     loop {
         tokio::time::sleep(CERTIFICATE_PERIOD).await;
         let now = OffsetDateTime::now_utc();
-        for (container, signed) in ALL.iter().zip(&mut signed) {
+        for (container, signed) in containers.iter().zip(&mut signed) {
             if now - *signed < container.lifetime / 2 {
                 continue;
             }
@@ -102,9 +104,15 @@ async fn renew_certificates(authority: &Authority, state: &Path) {
     }
 }
 
+/// Makes every secret of the map that is missing in the steward's own folder.
+fn ensure_secrets(folder: &Path) -> anyhow::Result<()> {
+    let wanted = PLATFORM.workloads().flat_map(|workload| workload.secrets.iter().map(|(secret, _)| *secret));
+    platform_secrets::ensure(folder, wanted)
+}
+
 fn write_secrets(container: &Container, own_folder: &Path, state: &Path) -> anyhow::Result<()> {
     for (from, to) in container.secrets {
-        let (from, to) = (own_folder.join(from), state.join(container.name).join("secrets").join(to));
+        let (from, to) = (own_folder.join(from.path), state.join(container.name).join("secrets").join(to));
         let secret = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
         if let Some(folder) = to.parent() {
             // The volume belongs to this container alone, so its processes may list the folder.
@@ -157,11 +165,11 @@ mod tests {
         identity::install_crypto_providers().unwrap();
         let state = tempfile::tempdir().unwrap();
         let own_folder = state.path().join("steward");
-        containers::ensure_secrets(&own_folder).unwrap();
+        ensure_secrets(&own_folder).unwrap();
         let authority = Authority::generate(OffsetDateTime::now_utc()).unwrap();
         // Only root may give a file to a group that it is not in.
         let group = fs::metadata(state.path()).unwrap().gid();
-        for container in ALL {
+        for container in containers::all() {
             let container = Container { group, ..container };
             write_secrets(&container, &own_folder, state.path()).unwrap();
             write_ca(&container, &authority, state.path()).unwrap();
@@ -191,24 +199,5 @@ mod tests {
             password("minio/secrets/users/serving/secret-key")
         );
         assert!(!state.path().join("front/secrets").exists());
-    }
-
-    /// The compose file and the image must name exactly the containers that the steward has.
-    #[test]
-    fn every_container_has_a_volume_of_its_own() {
-        let compose = include_str!("../../../docker-compose.yml");
-        let image = include_str!("../../../docker/rampart/Dockerfile");
-        for container in &ALL {
-            let (written, read) =
-                (format!("state-{0}:/state/{0}\n", container.name), format!("\"state-{}:/state:ro\"", container.name));
-            assert_eq!(compose.matches(&written).count(), 1, "{written}");
-            assert_eq!(compose.matches(&read).count(), 1, "{read}");
-            assert!(image.contains(&format!(" {}", container.name)), "{} has no folder in the image", container.name);
-        }
-        assert_eq!(
-            compose.matches(":/state:ro\"").count(),
-            ALL.len(),
-            "a container mounts a volume that the steward does not write"
-        );
     }
 }

@@ -8,9 +8,10 @@ use reqwest::Method;
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use topology::{PEOPLES_DATABASE, PEOPLES_ROLE, PLATFORM};
 
 use super::{Settings, logins};
-use crate::containers::{Container, DATABASE_ROLES, DETEKTOR_ROLE, PSQL_CONTAINER};
+use crate::containers::Container;
 
 const PLUGIN: &str = "postgresql-database-plugin";
 /// The version of Vault whose source the plugin was built from.
@@ -30,7 +31,7 @@ pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> a
     let password = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut connection = json!({
         "plugin_name": PLUGIN,
-        "allowed_roles": DATABASE_ROLES,
+        "allowed_roles": PLATFORM.rotated_roles().collect::<Vec<_>>(),
         "connection_url": CONNECTION_URL,
         "username": "vault",
         "password": password.trim(),
@@ -41,7 +42,7 @@ pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> a
         fields.insert("plugin_version".to_owned(), version.into());
     }
     vault.post(token, &format!("database/config/{CONNECTION}"), &connection).await?;
-    for role in DATABASE_ROLES {
+    for role in PLATFORM.rotated_roles() {
         ensure_static_role(vault, token, role, settings.rotation_period).await?;
     }
     Ok(())
@@ -107,16 +108,16 @@ impl DetektorPassword {
             return Ok(());
         }
         let token = logins::log_in_as_steward(vault, &settings.state).await?;
-        let path = format!("database/static-creds/{DETEKTOR_ROLE}");
+        let path = format!("database/static-creds/{PEOPLES_ROLE}");
         let answer = vault.get(&token, &path).await?;
         let text = |name: &str| answer.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
         let (Some(password), Some(rotated_at)) = (text("password"), text("last_vault_rotation")) else {
             bail!("Vault's answer to {path} holds no password")
         };
         if self.rotated_at.as_deref() != Some(rotated_at) {
-            let secret = json!({ "data": { "username": DETEKTOR_ROLE, "password": password } });
+            let secret = json!({ "data": { "username": PEOPLES_ROLE, "password": password } });
             vault.post(&token, "secret/data/ml/database", &secret).await.context("cannot write secret/ml/database")?;
-            for container in containers.iter().filter(|container| container.name == PSQL_CONTAINER) {
+            for container in containers.iter().filter(|container| container.name == PEOPLES_DATABASE) {
                 let folder = settings.state.join(container.name).join("secrets");
                 make_folder(&folder, 0o755)?;
                 let file = folder.join("detektor-password");

@@ -11,11 +11,12 @@ use ::vault::{Login, Vault};
 use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
+use topology::PLATFORM;
 
-use crate::containers::{Access, Container, DATABASE_ROLES};
+use crate::containers::{Access, Container};
 
 /// The `AppRole` and the folder of the steward itself.
-const STEWARD_ROLE: &str = "steward";
+const STEWARD_ROLE: &str = topology::name::STEWARD;
 const STEWARD_POLICY: &str = r#"
 path "database/static-creds/detektor" { capabilities = ["read"] }
 path "secret/data/ml/database" { capabilities = ["create", "update"] }
@@ -44,7 +45,7 @@ pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Conta
 
 fn policy(service: &str) -> String {
     let mut policy = format!("path \"pki/sign/{service}\" {{ capabilities = [\"update\"] }}\n");
-    if DATABASE_ROLES.contains(&service) {
+    if PLATFORM.rotated_roles().any(|role| role == service) {
         policy += &format!("path \"database/static-creds/{service}\" {{ capabilities = [\"read\"] }}\n");
     }
     policy
