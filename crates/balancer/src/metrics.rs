@@ -5,27 +5,13 @@ use std::time::Duration;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use slo::{Outcome, PerOutcome};
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::replica_state::ReplicaState;
 
 /// The label of the one public listener.
 const LISTENER: &str = "front";
-
-/// How a request ended, as the balancer counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Answered.
-    Ok,
-    /// Answered with a server error, or not at all.
-    Error,
-    /// The client's own fault.
-    ClientError,
-    /// Refused for overload.
-    Shed,
-    /// Not answered in time.
-    Timeout,
-}
 
 /// How a TCP connection began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -75,7 +61,7 @@ pub enum RetryReason {
 
 /// Metrics of one pool.
 pub struct PoolMetrics {
-    requests: [Counter; 5],
+    requests: PerOutcome<Counter>,
     duration: Histogram,
     request_size: Histogram,
     response_size: Histogram,
@@ -137,31 +123,15 @@ impl<L: VariantArray + Copy + PartialEq + Into<&'static str>> Counters<L> {
     }
 }
 
-// === impl Outcome ===
-
-impl Outcome {
-    const ALL: [Self; 5] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-            Self::ClientError => "client_error",
-            Self::Shed => "shed",
-            Self::Timeout => "timeout",
-        }
-    }
-}
-
 // === impl PoolMetrics ===
 
 impl PoolMetrics {
     /// Registers the pool's label sets.
     pub fn new(pool: &'static str) -> Self {
         Self {
-            requests: Outcome::ALL
-                .map(|outcome| counter!("ml_balancer_requests_total", "pool" => pool, "outcome" => outcome.as_str())),
+            requests: PerOutcome::new(
+                |outcome| counter!("ml_balancer_requests_total", "pool" => pool, "outcome" => outcome.as_str()),
+            ),
             duration: histogram!("ml_balancer_request_duration_seconds", "pool" => pool),
             request_size: histogram!("ml_balancer_request_size_bytes", "pool" => pool),
             response_size: histogram!("ml_balancer_response_size_bytes", "pool" => pool),
@@ -174,15 +144,7 @@ impl PoolMetrics {
 
     /// Counts one request that has ended.
     pub fn record(&self, outcome: Outcome, elapsed: Duration, request_bytes: usize, response_bytes: usize) {
-        let [ok, error, client_error, shed, timeout] = &self.requests;
-        match outcome {
-            Outcome::Ok => ok,
-            Outcome::Error => error,
-            Outcome::ClientError => client_error,
-            Outcome::Shed => shed,
-            Outcome::Timeout => timeout,
-        }
-        .increment(1);
+        self.requests.get(outcome).increment(1);
         self.duration.record(elapsed);
         self.request_size.record(bytes_as_f64(request_bytes));
         self.response_size.record(bytes_as_f64(response_bytes));

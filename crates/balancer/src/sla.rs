@@ -7,28 +7,20 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use hdrhistogram::{
-    Histogram,
-    serialization::{Serializer, V2DeflateSerializer},
-};
 use metrics::Counter;
 use parking_lot::Mutex;
 use proto::sla::v1::{Minute as Report, ReportMinutesRequest, ledger_client::LedgerClient};
 use serde::Deserialize;
+use slo::{Counts, Latencies, Outcome};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use transport::Channel;
 use uuid::Uuid;
 
-use crate::metrics::{Outcome, sla_minutes_dropped};
+use crate::metrics::sla_minutes_dropped;
 
 /// The service that the SLA is about.
 const SERVICE: &str = "ml-services";
-/// The latency target: a slower answer counts as slow.
-const SLOW_ABOVE: Duration = Duration::from_millis(100);
-const LATENCY_MIN_US: u64 = 1;
-const LATENCY_MAX_US: u64 = 60_000_000;
-const SIGNIFICANT_DIGITS: u8 = 3;
 /// Unacknowledged minutes that are buffered: two hours.
 const BUFFERED_MINUTES_MAX: usize = 120;
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,12 +42,8 @@ pub struct MinuteBuffer {
 }
 
 struct Minute {
-    good: u64,
-    bad: u64,
-    shed: u64,
-    client_error: u64,
-    slow: u64,
-    latency: Histogram<u64>,
+    counts: Counts,
+    latencies: Latencies,
 }
 
 // === impl MinuteBuffer ===
@@ -95,7 +83,7 @@ impl MinuteBuffer {
 
     /// The last unacknowledged minutes up to now, as the tracker wants them.
     fn report(&self) -> Vec<Report> {
-        self.minutes.lock().iter().filter_map(|(minute, counts)| counts.report(*minute)).collect()
+        self.minutes.lock().iter().map(|(minute, counts)| counts.report(*minute)).collect()
     }
 
     /// Everything before this minute is recorded and finished.
@@ -211,36 +199,20 @@ impl ObservedWindow {
 
 impl Minute {
     fn new() -> Self {
-        let latency = Histogram::new_with_bounds(LATENCY_MIN_US, LATENCY_MAX_US, SIGNIFICANT_DIGITS)
-            .expect("the bounds are constants that fit");
-        Self { good: 0, bad: 0, shed: 0, client_error: 0, slow: 0, latency }
+        Self { counts: Counts::default(), latencies: Latencies::empty() }
     }
 
     fn record(&mut self, outcome: Outcome, elapsed: Duration) {
-        match outcome {
-            Outcome::Ok => self.good += 1,
-            Outcome::Error | Outcome::Timeout => self.bad += 1,
-            Outcome::Shed => return self.shed += 1,
-            Outcome::ClientError => return self.client_error += 1,
+        if self.counts.record(outcome, elapsed) {
+            self.latencies.record(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
         }
-        self.slow += u64::from(elapsed > SLOW_ABOVE);
-        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        self.latency.saturating_record(elapsed_us.clamp(LATENCY_MIN_US, LATENCY_MAX_US));
     }
 
-    fn report(&self, minute: u64) -> Option<Report> {
-        let mut latency_histogram = Vec::new();
-        V2DeflateSerializer::new().serialize(&self.latency, &mut latency_histogram).ok()?;
-        Some(Report {
-            service: SERVICE.into(),
-            minute: Some((UNIX_EPOCH + Duration::from_secs(minute * 60)).into()),
-            good: self.good,
-            bad: self.bad,
-            shed: self.shed,
-            client_error: self.client_error,
-            slow: self.slow,
-            latency_histogram,
-        })
+    fn report(&self, minute: u64) -> Report {
+        let Counts { good, bad, shed, client_error, slow } = self.counts;
+        let (service, latency_histogram) = (SERVICE.to_owned(), self.latencies.encode());
+        let minute = Some((UNIX_EPOCH + Duration::from_secs(minute * 60)).into());
+        Report { service, minute, good, bad, shed, client_error, slow, latency_histogram }
     }
 }
 
@@ -251,8 +223,6 @@ fn current_minute() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use hdrhistogram::serialization::Deserializer;
-
     use super::*;
 
     #[test]
@@ -274,10 +244,9 @@ mod tests {
         let [minute] = &report[..] else { panic!("one minute") };
         assert_eq!((minute.good, minute.bad, minute.shed, minute.client_error, minute.slow), (3, 2, 1, 1, 2));
         assert_eq!(minute.minute.as_ref().unwrap().seconds, 420);
-        let latency: Histogram<u64> =
-            Deserializer::new().deserialize(&mut minute.latency_histogram.as_slice()).unwrap();
-        assert_eq!(latency.len(), 5);
-        assert!(latency.max() >= LATENCY_MAX_US && latency.max() < LATENCY_MAX_US * 1001 / 1000);
+        let latencies = Latencies::decode(&minute.latency_histogram).unwrap();
+        assert_eq!(latencies.count(), 5);
+        assert_eq!(latencies.p95_us(), Some(60_000_000), "the longest that is told apart");
     }
 
     /// Neither the minute in which it began nor one that is not over, nor one in which it was not running.

@@ -10,7 +10,7 @@ mod repository;
 mod snapshot;
 
 pub use loader::Loader;
-pub use metrics::{ModelMetrics, PredictionOutcome, Stage, describe as describe_metrics};
+pub use metrics::{ModelMetrics, Stage, describe as describe_metrics};
 pub use model::{Durations, Model, ModelIdentity, Statistics};
 pub use names::{ModelName, Version};
 pub use repository::{ChangeLock, Repository};

@@ -9,7 +9,7 @@ use engine::Reason;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use problem::Kind;
+use slo::{Outcome, PerOutcome};
 
 use crate::names::{ModelName, Version};
 
@@ -32,23 +32,6 @@ const LOAD_FAILURES: &str = "ml_model_load_failures_total";
 const REGISTRY_UP: &str = "ml_model_registry_up";
 const REGISTRY_REFRESHED_AT: &str = "ml_model_registry_last_refresh_timestamp_seconds";
 const REGISTRY_REFRESHES: &str = "ml_model_registry_refreshes_total";
-
-/// How a prediction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PredictionOutcome {
-    /// Answered.
-    Ok,
-    /// Failed by a fault of the replica.
-    Error,
-    /// Refused for what the caller sent.
-    ClientError,
-    /// Refused for want of room.
-    Shed,
-    /// Not in time.
-    Timeout,
-    /// The caller went away.
-    Cancelled,
-}
 
 /// Where the time of a prediction goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +60,8 @@ pub struct ModelMetrics {
     pub(crate) queue_depth: Gauge,
     pub(crate) executions: Counter,
     pub(crate) panics: Counter,
-    outcomes: [Counter; PredictionOutcome::ALL.len()],
+    outcomes: PerOutcome<Counter>,
+    cancelled: Counter,
     duration: Histogram,
     stages: [Histogram; Stage::ALL.len()],
     expired: [Counter; 2],
@@ -180,20 +164,26 @@ impl ModelMetrics {
         for reason in Reason::ALL {
             counter!(LOAD_FAILURES, "model" => model.clone(), "reason" => reason.as_str()).increment(0);
         }
-        let outcome = |outcome: PredictionOutcome| counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome.as_str());
+        let ended = |outcome: &'static str| {
+            let counter =
+                counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome);
+            counter.increment(0);
+            counter
+        };
         let stage = |stage: Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => stage.as_str());
         let expired = |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => stage.as_str());
         let metrics = Self {
             queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
             executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
             panics: counter!(PANICS),
-            outcomes: PredictionOutcome::ALL.map(outcome),
+            outcomes: PerOutcome::new(|outcome| ended(outcome.as_str())),
+            cancelled: ended("cancelled"),
             duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
             stages: Stage::ALL.map(stage),
             expired: [Stage::Queue, Stage::Compute].map(expired),
             batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
         };
-        metrics.outcomes.iter().chain(&metrics.expired).for_each(|counter| counter.increment(0));
+        metrics.expired.iter().for_each(|counter| counter.increment(0));
         metrics.executions.increment(0);
         metrics.queue_depth.increment(0.0);
         metrics
@@ -211,12 +201,9 @@ impl ModelMetrics {
         histogram.record(took);
     }
 
-    /// A prediction ended.
-    pub fn record(&self, outcome: PredictionOutcome, took: Duration) {
-        let position = PredictionOutcome::ALL.iter().position(|each| *each == outcome).unwrap_or_default();
-        if let Some(counter) = self.outcomes.get(position) {
-            counter.increment(1);
-        }
+    /// Counts a prediction that has ended; without an outcome because its caller left.
+    pub fn record(&self, outcome: Option<Outcome>, took: Duration) {
+        outcome.map_or(&self.cancelled, |outcome| self.outcomes.get(outcome)).increment(1);
         self.duration.record(took);
     }
 
@@ -229,33 +216,6 @@ impl ModelMetrics {
     pub(crate) fn count_expired(&self, stage: Stage) {
         let [queue, compute] = &self.expired;
         if stage == Stage::Queue { queue } else { compute }.increment(1);
-    }
-}
-
-// === impl PredictionOutcome ===
-
-impl PredictionOutcome {
-    const ALL: [Self; 6] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout, Self::Cancelled];
-
-    /// The outcome that a problem is.
-    pub fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Internal => Self::Error,
-            Kind::Unavailable | Kind::ResourceExhausted => Self::Shed,
-            Kind::DeadlineExceeded => Self::Timeout,
-            _ => Self::ClientError,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-            Self::ClientError => "client_error",
-            Self::Shed => "shed",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-        }
     }
 }
 

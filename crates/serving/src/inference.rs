@@ -7,8 +7,9 @@ use std::{
 };
 
 use engine::{Signature, TensorSpec, tensor::Tensor};
-use model_repository::{Model, PredictionOutcome, Stage};
+use model_repository::{Model, Stage};
 use problem::{Kind, Problem};
+use slo::Outcome;
 
 /// What a caller wants computed, checked against the signature.
 #[derive(Debug)]
@@ -36,7 +37,8 @@ pub(crate) struct MeasuredPrediction {
     model: Arc<Model>,
     arrived: Instant,
     mark: Instant,
-    outcome: PredictionOutcome,
+    /// None until there is an answer: if the caller leaves before, it stays so.
+    outcome: Option<Outcome>,
 }
 
 // === impl Place ===
@@ -99,7 +101,7 @@ fn unknown(name: &str, what: &str, specs: &[TensorSpec], place: Place) -> Proble
 impl MeasuredPrediction {
     /// A prediction arrived; its body is there and nothing was read of it yet.
     pub(crate) fn start(model: Arc<Model>, arrived: Instant) -> Self {
-        Self { model, arrived, mark: Instant::now(), outcome: PredictionOutcome::Cancelled }
+        Self { model, arrived, mark: Instant::now(), outcome: None }
     }
 
     /// Reading the request is done: computes it before the deadline, which is at most `timeout_max` after the arrival.
@@ -124,15 +126,15 @@ impl MeasuredPrediction {
 
     /// The answer is written, or what is wrong.
     pub(crate) fn finish<T>(mut self, answer: Result<T, Problem>) -> Result<T, Problem> {
-        self.outcome = match &answer {
+        self.outcome = Some(match &answer {
             Ok(_) => {
                 let encode = self.mark.elapsed();
                 self.model.metrics.record_stage(Stage::Encode, encode);
                 self.model.statistics.compute_output.add(encode);
-                PredictionOutcome::Ok
+                Outcome::Ok
             }
-            Err(problem) => PredictionOutcome::of(problem.kind()),
-        };
+            Err(problem) => Outcome::of_http(problem.kind().http_status().as_u16()),
+        });
         answer
     }
 }
@@ -142,6 +144,6 @@ impl Drop for MeasuredPrediction {
         let took = self.arrived.elapsed();
         self.model.metrics.record(self.outcome, took);
         let statistics = &self.model.statistics;
-        if self.outcome == PredictionOutcome::Ok { &statistics.success } else { &statistics.fail }.add(took);
+        if self.outcome == Some(Outcome::Ok) { &statistics.success } else { &statistics.fail }.add(took);
     }
 }

@@ -34,7 +34,6 @@ pub struct LedgerConfig {
     /// The services that have a ledger.
     pub services: Vec<String>,
     uptime_percentage: f64,
-    p95_ms: u32,
 }
 
 // === impl Config ===
@@ -60,7 +59,6 @@ impl Configuration for Config {
             "ledger.uptime_percentage",
             "must be from 0 to 100 with at most four decimals",
         );
-        demand(ledger.p95_ms > 0, "ledger.p95_ms", "must be at least 1");
         faults
     }
 }
@@ -70,7 +68,7 @@ impl Configuration for Config {
 impl LedgerConfig {
     /// The targets. `None` only for a configuration that was not validated.
     pub fn targets(&self) -> Option<Targets> {
-        Some(Targets { uptime: self.uptime()?, p95_ms: self.p95_ms })
+        Some(Targets { uptime: self.uptime()?, p95_ms: slo::LATENCY_TARGET_MS })
     }
 
     fn uptime(&self) -> Option<Percentage> {

@@ -8,12 +8,13 @@ use axum::{
 use policy::Action;
 use problem::Api;
 use serde::Serialize;
+use slo::Counts;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     app::{App, Detail, Figures},
-    minute::{Counts, Minute},
+    minute::Minute,
     store::SourceRun,
     summary::{Summary, milliseconds},
     totals::HourFigures,

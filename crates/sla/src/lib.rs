@@ -5,7 +5,6 @@ pub mod config;
 mod coverage;
 pub mod grpc;
 pub mod http;
-pub mod latency;
 pub mod metrics;
 pub mod minute;
 pub mod percentage;
@@ -21,7 +20,7 @@ use axum::http::Method;
 use policy::{Action, Caller, DeclaredRoute, Policy};
 use proto::sla::v1::ledger_server::{LedgerServer, SERVICE_NAME};
 use service::{BoxError, Latch, Lifecycle};
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use tokio::time::sleep;
 use transport::{Limits, Server};
 
@@ -32,8 +31,6 @@ pub const NAME: &str = "sla";
 
 /// A report of 120 of the fullest minutes is far smaller.
 const BODY_BYTES_MAX: usize = 4 << 20;
-/// The pause between two attempts to reach the database.
-const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
 /// How often the figures are computed for the metrics.
 const METRICS_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -62,8 +59,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let server = Server::bind(&config.listen, identity, limits).await?;
     lifecycle.listening("service", server.local_addr());
     let stop = lifecycle.soft_stop();
-    lifecycle.spawn("figures", async move {
-        let _stopped = stop.run_until_cancelled(refresh_metrics(database, app, schema)).await;
+    lifecycle.spawn_critical("figures", async move {
+        stop.run_until_cancelled(refresh_metrics(database, app, schema)).await.unwrap_or(Ok(()))
     });
     lifecycle.spawn_critical("listener", server.serve(router, lifecycle.soft_stop()));
     Ok(())
@@ -85,11 +82,8 @@ pub fn declared_routes() -> Vec<DeclaredRoute> {
 }
 
 /// Migrates the schema, then refreshes the metrics. Readiness waits for the schema, so the database may start later.
-async fn refresh_metrics(database: database::Database, app: App, schema: Latch) {
-    while let Err(error) = database.migrate(&MIGRATOR, NAME).await {
-        tracing::warn!(error = %problem::Chain(&error), "the schema cannot be migrated, trying again");
-        sleep(MIGRATION_PAUSE).await;
-    }
+async fn refresh_metrics(database: database::Database, app: App, schema: Latch) -> Result<(), MigrateError> {
+    database.migrate(&MIGRATOR, NAME).await?;
     app.set_ready();
     schema.open();
     loop {

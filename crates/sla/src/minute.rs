@@ -5,10 +5,9 @@
 use std::collections::HashSet;
 
 use proto::sla::v1 as wire;
+use slo::{Counts, Latencies, LatencyError};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
-
-use crate::latency::{Latencies, LatencyError};
 
 /// Minutes in one report.
 pub const MINUTES_MAX: usize = 120;
@@ -20,21 +19,6 @@ pub const AGE_MAX: Duration = Duration::days(35);
 const COUNT_MAX: u64 = 1_000_000_000_000;
 /// Bytes of a source's name.
 const SOURCE_BYTES_MAX: usize = 63;
-
-/// Requests by how they ended. Each is in exactly one of good, bad, shed and client error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Answered as they should be.
-    pub good: u64,
-    /// Answered with a server error, or not at all.
-    pub bad: u64,
-    /// Refused for overload: for the caller the same as bad.
-    pub shed: u64,
-    /// A fault of the client: outside the SLA.
-    pub client_error: u64,
-    /// Of good and bad, those over the latency target.
-    pub slow: u64,
-}
 
 /// One service's minute as one balancer saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,29 +98,6 @@ pub enum ReportFault {
     /// Not a histogram of the one shape.
     #[error(transparent)]
     Latency(#[from] LatencyError),
-}
-
-// === impl Counts ===
-
-impl Counts {
-    /// The requests that count for uptime.
-    pub fn in_sla(&self) -> u64 {
-        self.good + self.bad + self.shed
-    }
-
-    /// The requests that have a latency.
-    pub fn timed(&self) -> u64 {
-        self.good + self.bad
-    }
-
-    /// Adds other requests to these.
-    pub fn add(&mut self, other: &Self) {
-        self.good += other.good;
-        self.bad += other.bad;
-        self.shed += other.shed;
-        self.client_error += other.client_error;
-        self.slow += other.slow;
-    }
 }
 
 // === impl Report ===

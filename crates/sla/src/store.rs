@@ -9,12 +9,12 @@ mod minutes;
 use std::collections::BTreeMap;
 
 use database::Database;
+use slo::LatencyError;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use self::{hours::SealedRow, minutes::Columns};
 use crate::{
-    latency::LatencyError,
     minute::{Minute, Report},
     totals::{HourTotals, WindowTotals, hour_of},
 };

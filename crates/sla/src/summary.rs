@@ -4,10 +4,10 @@
 //! Not here: maintenance windows and monthly reports.
 
 use serde::Serialize;
+use slo::Counts;
 
 use crate::{
     coverage::Coverage,
-    minute::Counts,
     percentage::{Percentage, Share},
     totals::WindowTotals,
     window::Window,

@@ -1,8 +1,7 @@
 //! Where minutes are added up: minutes into hours, hours into a window.
 
+use slo::{Counts, Latencies};
 use time::{Duration, OffsetDateTime};
-
-use crate::{latency::Latencies, minute::Counts};
 
 /// Minutes of an hour.
 pub const MINUTES_PER_HOUR: usize = 60;

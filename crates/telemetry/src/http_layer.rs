@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::extract::MatchedPath;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use parking_lot::RwLock;
 use pin_project_lite::pin_project;
+use slo::{Outcome, PerOutcome};
 use tower::{Layer, Service};
 use tracing::Level;
 
@@ -22,16 +23,6 @@ use crate::trace::Trace;
 
 /// Route of the requests that no route matched.
 const UNMATCHED: &str = "unmatched";
-
-/// How a request ended. The words are the same in every request metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Ok,
-    Error,
-    ClientError,
-    Shed,
-    Timeout,
-}
 
 /// Measures and traces every request of the router it is laid on: `router.layer(telemetry::http_layer())`.
 ///
@@ -76,7 +67,7 @@ struct Names {
 
 #[derive(Debug)]
 struct Route {
-    outcomes: [Counter; Outcome::ALL.len()],
+    outcomes: PerOutcome<Counter>,
     duration: Histogram,
 }
 
@@ -108,47 +99,11 @@ pub fn http_layer() -> HttpLayer {
     HttpLayer { routes: Arc::new(routes) }
 }
 
-// === impl Outcome ===
-
-impl Outcome {
-    const ALL: [Self; 5] = [Self::Ok, Self::Error, Self::ClientError, Self::Shed, Self::Timeout];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-            Self::ClientError => "client_error",
-            Self::Shed => "shed",
-            Self::Timeout => "timeout",
-        }
-    }
-
-    /// By the HTTP status, or the gRPC status where the head has it. tonic puts the status of a failed unary call there; one
-    /// that comes in the trailers of a stream is not seen.
-    fn of<B>(response: &Response<B>) -> Self {
-        match grpc_status(response.headers()) {
-            Some(0) => Self::Ok,
-            Some(4) => Self::Timeout,
-            Some(8) => Self::Shed,
-            Some(2 | 13 | 14 | 15) => Self::Error,
-            Some(_) => Self::ClientError,
-            None => Self::of_status(response.status()),
-        }
-    }
-
-    fn of_status(status: StatusCode) -> Self {
-        match status {
-            StatusCode::TOO_MANY_REQUESTS => Self::Shed,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Self::Timeout,
-            status if status.is_client_error() => Self::ClientError,
-            status if status.is_server_error() => Self::Error,
-            _ => Self::Ok,
-        }
-    }
-}
-
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+/// By the HTTP status, or the gRPC status where the head has it. tonic puts the status of a failed unary call there; one that
+/// comes in the trailers of a stream is not seen.
+fn outcome_of<B>(response: &Response<B>) -> Outcome {
+    let grpc_status = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok());
+    grpc_status.map_or_else(|| Outcome::of_http(response.status().as_u16()), Outcome::of_grpc)
 }
 
 // === impl HttpLayer ===
@@ -232,7 +187,7 @@ where
         match &result {
             Ok(response) => {
                 this.trace.span().record("http.response.status_code", response.status().as_u16());
-                this.measured.count(Outcome::of(response));
+                this.measured.count(outcome_of(response));
             }
             Err(_) => this.measured.count(Outcome::Error),
         }
@@ -256,7 +211,7 @@ impl Routes {
 
 impl Route {
     fn new(names: &Names, template: &str) -> Self {
-        let outcomes = Outcome::ALL.map(|outcome| {
+        let outcomes = PerOutcome::new(|outcome| {
             let counter =
                 counter!(names.requests.clone(), "route" => template.to_owned(), "outcome" => outcome.as_str());
             counter.increment(0);
@@ -280,9 +235,7 @@ impl MeasuredRequest {
         }
         self.in_flight.decrement(1.0);
         self.route.duration.record(self.started.elapsed());
-        if let Some(counter) = self.route.outcomes.get(outcome as usize) {
-            counter.increment(1);
-        }
+        self.route.outcomes.get(outcome).increment(1);
     }
 }
 
@@ -298,7 +251,7 @@ mod tests {
     use axum::body::Body;
     use axum::extract::Path;
     use axum::routing::get;
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue, StatusCode};
     use tower::ServiceExt;
 
     use super::*;
@@ -350,12 +303,12 @@ mod tests {
             for code in [200, 302, 400, 404, 408, 429, 500, 503, 504] {
                 call(&router, &format!("/status/{code}")).await;
             }
-            for code in [0, 4, 5, 8, 14] {
+            for code in [0, 4, 5, 8, 13, 14] {
                 call(&router, &format!("/grpc/{code}")).await;
             }
             call(&router, "/nowhere").await;
         });
-        let expected = [("ok", 2, 1), ("client_error", 2, 1), ("timeout", 2, 1), ("shed", 1, 1), ("error", 2, 1)];
+        let expected = [("ok", 2, 1), ("client_error", 3, 1), ("timeout", 1, 1), ("shed", 2, 2), ("error", 1, 1)];
         for (outcome, by_status, by_grpc) in expected {
             assert_counted(&text, "/status/{code}", outcome, by_status);
             assert_counted(&text, "/grpc/{code}", outcome, by_grpc);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader, proxy::Session};
 use problem::{Kind, Problem};
+use slo::Outcome;
 use telemetry::Trace;
-use tonic::Code;
 
 use super::{RequestState, context::RequestContext, headers};
-use crate::{metrics::Outcome, routes::Route};
+use crate::routes::Route;
 
 /// A client that left after having waited this long was not answered in time. Before, it changed its mind.
 const CLIENT_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -71,10 +71,10 @@ impl RequestOutcome {
             _ if is_cut_short && is_by_client && has_waited => Outcome::Timeout,
             _ if is_cut_short && is_by_client => Outcome::ClientError,
             _ if is_cut_short => Outcome::Error,
-            (Some(kind), _) => outcome_of_status(kind.http_status()),
+            (Some(kind), _) => Outcome::of_http(kind.http_status().as_u16()),
             (None, Some(status)) => match self.grpc_status {
-                Some(code) => outcome_of_code(Code::from(i32::from(code))),
-                None => outcome_of_status(status),
+                Some(code) => Outcome::of_grpc(code.into()),
+                None => Outcome::of_http(status.as_u16()),
             },
             (None, None) => Outcome::Error,
         }
@@ -128,24 +128,4 @@ fn log(state: &RequestState, session: &Session, status: Option<StatusCode>, outc
         trace = context.trace.as_ref().map(Trace::id),
         "request"
     );
-}
-
-fn outcome_of_status(status: StatusCode) -> Outcome {
-    match status {
-        StatusCode::TOO_MANY_REQUESTS => Outcome::Shed,
-        StatusCode::GATEWAY_TIMEOUT => Outcome::Timeout,
-        status if status.is_server_error() => Outcome::Error,
-        status if status.is_client_error() => Outcome::ClientError,
-        _ => Outcome::Ok,
-    }
-}
-
-fn outcome_of_code(code: Code) -> Outcome {
-    match code {
-        Code::Ok => Outcome::Ok,
-        Code::ResourceExhausted => Outcome::Shed,
-        Code::DeadlineExceeded => Outcome::Timeout,
-        Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss => Outcome::Error,
-        _ => Outcome::ClientError,
-    }
 }

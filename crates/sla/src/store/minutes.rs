@@ -1,12 +1,12 @@
 //! Rows of `sla.minutes`: reports upserted, minutes read.
 
+use slo::{Counts, Latencies};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{RowError, SourceRun, StoreError};
 use crate::{
-    latency::Latencies,
-    minute::{Counts, Minute, Report},
+    minute::{Minute, Report},
 };
 
 /// A report turned into the arrays that one statement takes.

@@ -1,11 +1,11 @@
 //! The figures of small ledgers, and what holds for all of them: nothing unknown counts as up, nothing is rounded up.
 
 use proptest::{collection::vec, prelude::*};
+use slo::Latencies;
 use time::{Duration, OffsetDateTime, macros::datetime};
 
 use super::*;
 use crate::{
-    latency::Latencies,
     totals::{HourTotals, hour_of},
     window::{REPORT_GRACE, WindowKind},
 };

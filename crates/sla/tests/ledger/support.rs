@@ -6,7 +6,7 @@ use axum::http::Method;
 use prost_types::Timestamp;
 use proto::sla::v1::{Minute, ReportMinutesRequest, ledger_client::LedgerClient};
 use serde_json::Value;
-use sla::latency::Latencies;
+use slo::Latencies;
 use testkit::Postgres;
 use testkit::{Harness, PeerClient, RunningService};
 use tonic::Code;
