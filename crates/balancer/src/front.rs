@@ -24,6 +24,7 @@ use std::{
 use pingora::proxy::HttpProxy;
 use rustls::ServerConfig;
 use serde::Deserialize;
+use telemetry::FailureLog;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, watch},
@@ -184,7 +185,7 @@ impl Front {
 }
 
 async fn accept_until_stopped(listener: &TcpListener, handler: &Arc<ConnectionHandler>) {
-    let mut is_failing = false;
+    let mut failures = FailureLog::once();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -193,11 +194,11 @@ async fn accept_until_stopped(listener: &TcpListener, handler: &Arc<ConnectionHa
         };
         match accepted {
             Ok((tcp, source)) => {
-                is_failing = false;
+                failures.recovered();
                 handler.spawn_handler(tcp, source);
             }
             Err(error) => {
-                if !std::mem::replace(&mut is_failing, true) {
+                if failures.failed() {
                     tracing::warn!(%error, "clients' connections cannot be accepted");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

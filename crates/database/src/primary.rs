@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
+use telemetry::FailureLog;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, timeout};
 
@@ -25,7 +26,7 @@ pub(crate) async fn follow(shared: Arc<SharedPool>) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut primary = None;
-    let mut is_reported = false;
+    let mut outages = FailureLog::once();
     loop {
         tick.tick().await;
         primary = match primary {
@@ -37,16 +38,15 @@ pub(crate) async fn follow(shared: Arc<SharedPool>) {
         }
         match find(&shared).await {
             Ok(connection) => {
-                if is_reported {
+                if outages.recovered() {
                     tracing::info!("the database has a primary again");
                 }
-                (primary, is_reported) = (Some(connection), false);
+                primary = Some(connection);
             }
             Err(why) => {
-                if !is_reported {
+                if outages.failed() {
                     tracing::warn!(why, "no server of the database is its primary; all are asked again until one is");
                 }
-                is_reported = true;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod config;
 mod export;
+mod failure_log;
 mod http_layer;
 mod log_line;
 mod process;
@@ -11,6 +12,7 @@ mod trace;
 
 pub use config::{LogFormat, TelemetryConfig};
 pub use export::Collector;
+pub use failure_log::FailureLog;
 pub use http_layer::{HttpLayer, HttpService, ResponseFuture, http_layer};
 pub use prometheus::{LATENCY_BUCKETS_S, MetricsHandle};
 pub use setup::{Telemetry, TelemetryError, init, install_recorder};

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use telemetry::FailureLog;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -33,14 +34,14 @@ struct Follower {
     clock: WallClock,
     /// The last entry applied, if there was any.
     seen: Option<FeedEntry>,
-    is_failing: bool,
+    failures: FailureLog,
     expired_removed_at: Instant,
 }
 
 /// Follows the feed until stopped.
 pub async fn follow(auth_state: Arc<AuthState>, store: Store, clock: WallClock, stop: CancellationToken) {
     let mut follower =
-        Follower { auth_state, store, clock, seen: None, is_failing: false, expired_removed_at: Instant::now() };
+        Follower { auth_state, store, clock, seen: None, failures: FailureLog::once(), expired_removed_at: Instant::now() };
     let mut ticks = interval(POLL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -93,12 +94,12 @@ impl Follower {
             Ok(seen) => {
                 self.seen = seen;
                 self.auth_state.end_poll(number, seen.map_or(0, |entry| entry.seq));
-                if std::mem::take(&mut self.is_failing) {
+                if self.failures.recovered() {
                     tracing::info!("users and revocations are up to date again");
                 }
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.is_failing, true) {
+                if self.failures.failed() {
                     tracing::warn!(
                         error = %problem::Chain(&error),
                         "users and revocations cannot be followed; tokens are checked by what was last read"
