@@ -24,11 +24,12 @@ use std::{sync::Arc, time::Duration};
 
 use authz::{Clock, Guard, PassportKeys, Routes};
 use axum::http::Method;
+use backon::{ConstantBuilder, Retryable};
 use database::Database;
 use policy::{Action, DeclaredRoute, Policy};
 use service::{BoxError, Latch, Lifecycle};
 use sqlx::migrate::Migrator;
-use tokio::time::sleep;
+use telemetry::FailureLog;
 use transport::{Limits, Server};
 
 use crate::{
@@ -46,8 +47,8 @@ pub const NAME: &str = "backup";
 
 /// No route reads a body.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// The pause between two attempts to reach the database.
-const PREPARE_PAUSE: Duration = Duration::from_secs(1);
+/// For a database that cannot be reached: another attempt each second.
+const RETRIES: ConstantBuilder = ConstantBuilder::new().with_delay(Duration::from_secs(1)).without_max_times();
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -72,8 +73,10 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let server = Server::bind(&config.listen, identity, limits).await?;
     lifecycle.listening("service", server.local_addr());
     let stop = lifecycle.soft_stop();
-    lifecycle.spawn("prepare", async move {
-        let _stopped = stop.run_until_cancelled(prepare(database, worker, runs)).await;
+    lifecycle.spawn_critical("prepare", async move {
+        stop.run_until_cancelled(prepare(database, worker, runs)).await.unwrap_or(Ok(()))?;
+        stop.cancelled().await;
+        Ok::<(), BoxError>(())
     });
     lifecycle.spawn_critical("listener", server.serve(router, lifecycle.soft_stop()));
     Ok(())
@@ -121,20 +124,15 @@ fn worker(config: &Config, database: Database, lifecycle: &Lifecycle) -> Result<
 }
 
 /// Migrates the schema and fails the runs that an earlier process left running; until then no run can be begun.
-async fn prepare(database: Database, worker: Worker, runs: Latch) {
-    loop {
-        let prepared: Result<(), BoxError> = async {
-            database.migrate(&MIGRATOR, NAME).await?;
-            worker.prepare().await?;
-            Ok(())
+async fn prepare(database: Database, worker: Worker, runs: Latch) -> Result<(), BoxError> {
+    database.migrate(&MIGRATOR, NAME).await?;
+    let mut failures = FailureLog::once();
+    let retried = (|| worker.prepare()).retry(RETRIES).notify(|error, _| {
+        if failures.failed() {
+            tracing::warn!(error = %problem::Chain(error), "the runs cannot be prepared yet, trying again");
         }
-        .await;
-        match prepared {
-            Ok(()) => return runs.open(),
-            Err(error) => {
-                tracing::warn!(error = %problem::Chain(error.as_ref()), "the runs cannot be prepared, trying again");
-            }
-        }
-        sleep(PREPARE_PAUSE).await;
-    }
+    });
+    retried.await?;
+    runs.open();
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use problem::Problem;
 use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
 
 /// The sentence for callers while the database cannot be reached.
 const UNREACHABLE: &str = "the database cannot be reached now";
@@ -35,6 +36,14 @@ pub fn on_constraint(error: sqlx::Error, name_to_problem: impl FnOnce(&str) -> O
 /// Whether the server refused the password.
 pub(crate) fn is_password_refused(error: &sqlx::Error) -> bool {
     code_of(error).is_some_and(|code| code == "28P01")
+}
+
+/// Whether another attempt to migrate may succeed.
+pub(crate) fn is_transient_migration_error(error: &MigrateError) -> bool {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => is_transient(error),
+        _ => false,
+    }
 }
 
 fn is_transient(error: &sqlx::Error) -> bool {

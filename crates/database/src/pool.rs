@@ -4,22 +4,28 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::{ConstantBuilder, Retryable};
 use problem::Problem;
 use secrets::Secret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
+use telemetry::FailureLog;
 use tokio::time::timeout;
 
 use crate::config::{DatabaseConfig, DatabaseError};
-use crate::errors::{is_password_refused, map_error};
+use crate::errors::{is_password_refused, is_transient_migration_error, map_error};
 use crate::pool_manager::PoolManager;
 use crate::pool_options::{refuse_wrong_server, timed_out};
 use crate::primary;
 
 /// A migration may take longer than any query of a request, but not for ever.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// For a database that is away, or not made yet.
+const MIGRATION_RETRIES: ConstantBuilder =
+    ConstantBuilder::new().with_delay(Duration::from_secs(1)).without_max_times();
 
 /// Duration of each `bounded` operation, by operation and outcome.
 const OPERATION_DURATION: &str = "ml_db_query_duration_seconds";
@@ -109,9 +115,24 @@ impl Database {
 
     /// Brings `schema` to the state of this binary, on a connection of its own with time for long statements.
     ///
+    /// Goes on until the database is there: what passes by itself is tried again every second. An error is what does not
+    /// pass, such as a schema that was changed by hand or a migration that fails, and needs a person.
+    ///
     /// The table of applied migrations lies in the same schema. Migrations that this binary does not know are left alone:
     /// the release before runs on this release's schema.
     pub async fn migrate(&self, migrator: &Migrator, schema: &str) -> Result<(), MigrateError> {
+        let mut failures = FailureLog::once();
+        let retried =
+            (|| self.migrate_once(migrator, schema)).retry(MIGRATION_RETRIES).when(is_transient_migration_error);
+        let reported = retried.notify(|error, _| {
+            if failures.failed() {
+                tracing::warn!(schema, error = %problem::Chain(error), "the schema cannot be brought up yet, trying again");
+            }
+        });
+        reported.await
+    }
+
+    async fn migrate_once(&self, migrator: &Migrator, schema: &str) -> Result<(), MigrateError> {
         let mut migrator = Migrator::with_migrations(migrator.iter().cloned().collect());
         migrator.set_ignore_missing(true);
         migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));

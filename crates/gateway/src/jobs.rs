@@ -38,9 +38,9 @@ pub(crate) async fn run(
     readiness: Readiness,
     stop: CancellationToken,
 ) -> Result<(), MigrateError> {
-    match migrate(&app, &stop).await {
-        Err(_) if stop.is_cancelled() => return Ok(()),
-        migrated => migrated?,
+    match stop.run_until_cancelled(app.store.migrate()).await {
+        Some(migrated) => migrated?,
+        None => return Ok(()),
     }
     let auth_state = Arc::clone(&app.auth_state);
     let open = async {
@@ -165,37 +165,5 @@ async fn verify(app: &App, mut proven: (i64, Hash)) -> (i64, Hash) {
         if i64::try_from(records.len()) != Ok(VERIFY_BATCH) {
             return proven;
         }
-    }
-}
-
-/// Brings the schema to our state, however long the database takes to come.
-async fn migrate(app: &App, stop: &CancellationToken) -> Result<(), MigrateError> {
-    let mut is_reported = false;
-    loop {
-        let error = match app.store.migrate().await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if !is_away(&error) {
-            return Err(error);
-        }
-        if !std::mem::replace(&mut is_reported, true) {
-            tracing::warn!(error = %problem::Chain(&error), "the database cannot be reached yet");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Err(error),
-            () = tokio::time::sleep(GATHER) => {}
-        }
-    }
-}
-
-/// Whether waiting helps. A newer schema or a failing migration needs an operator.
-fn is_away(error: &MigrateError) -> bool {
-    match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-            let code = error.as_database_error().and_then(|error| error.code());
-            code.is_none_or(|code| ["28P01", "53300"].contains(&code.as_ref()) || code.starts_with("57"))
-        }
-        _ => false,
     }
 }
