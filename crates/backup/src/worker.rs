@@ -10,17 +10,17 @@ use std::{
 };
 
 use authz::Clock;
+use backon::Retryable;
 use parking_lot::Mutex;
 use problem::{Chain, Kind, Problem};
 use service::Lifecycle;
+use telemetry::FailureLog;
 use time::OffsetDateTime;
-use tokio::{
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
 use crate::{
+    RETRIES,
     metrics,
     run::{Run, RunKind, RunOutcome, RunState, Verdict},
     set_builder::SetBuilder,
@@ -28,9 +28,6 @@ use crate::{
     store::{Store, StoreError},
     verify::Verifier,
 };
-
-/// The pause between two attempts to store how a run ended.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The worker. Cheap to clone.
 #[derive(Clone)]
@@ -197,14 +194,13 @@ impl Worker {
     /// Stores how a run ended. It would block every other run until then, so this goes on until the database is back.
     /// If the process ends before, the next one marks the run as interrupted.
     async fn store_outcome(&self, id: Uuid, outcome: &RunOutcome) {
-        let mut is_first = true;
-        while let Err(error) = self.0.store.finish(id, outcome, self.now()).await {
-            if is_first {
-                tracing::warn!(run = %id, error = %Chain(&error), "the outcome of a run cannot be stored yet, trying again");
-                is_first = false;
+        let mut failures = FailureLog::once();
+        let retried = (|| self.0.store.finish(id, outcome, self.now())).retry(RETRIES).notify(|error, _| {
+            if failures.failed() {
+                tracing::warn!(run = %id, error = %Chain(error), "the outcome of a run cannot be stored yet, trying again");
             }
-            sleep(STORE_PAUSE).await;
-        }
+        });
+        let _retried_until_stored = retried.await;
     }
 
     fn now(&self) -> OffsetDateTime {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use authz::PassportKeys;
+use backon::{ConstantBuilder, Retryable};
 use problem::Chain;
 use proto::auth::v1::PassportKeysRequest;
 use proto::auth::v1::authorization_client::AuthorizationClient;
@@ -20,8 +21,9 @@ const ASK_INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// A minute's worth of them.
 const FAILURES_TO_WARN: u32 = 12;
 
-/// While there is no key at all, and so nobody can be served.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// While there is no key at all, no caller can be identified.
+const FIRST_RETRIES: ConstantBuilder =
+    ConstantBuilder::new().with_delay(Duration::from_millis(200)).without_max_times();
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,12 +38,12 @@ pub fn follow(gateway: Channel, keys: Arc<PassportKeys>, lifecycle: &Lifecycle) 
 }
 
 async fn refresh(gateway: Channel, keys: &PassportKeys, latch: Latch) {
-    let mut client = AuthorizationClient::new(gateway);
-    while let Err(error) = fetch(&mut client, keys).await {
-        // Expected while the gateway is starting too; readiness says that we wait for it.
+    let client = AuthorizationClient::new(gateway);
+    let first = (|| fetch(&client, keys)).retry(FIRST_RETRIES).notify(|error, _| {
+        // Expected while the gateway is starting too; readiness names what is waited for.
         tracing::debug!(error = %Chain(error.as_ref()), "no passport keys yet");
-        sleep(FIRST_RETRY).await;
-    }
+    });
+    let _retried_until_there = first.await;
     tracing::info!("passport keys are here");
     latch.open();
     let mut failures = 0_u32;
@@ -51,7 +53,7 @@ async fn refresh(gateway: Channel, keys: &PassportKeys, latch: Latch) {
             // Whichever comes first; what showed during the sleep above is not lost.
             let _unknown_or_time = timeout(REFRESH_INTERVAL - ASK_INTERVAL_MIN, keys.unknown_kid()).await;
         }
-        failures = match fetch(&mut client, keys).await {
+        failures = match fetch(&client, keys).await {
             Ok(()) => 0,
             Err(error) => {
                 report(failures + 1, error.as_ref());
@@ -71,7 +73,8 @@ fn report(failures: u32, error: &(dyn std::error::Error + 'static)) {
     }
 }
 
-async fn fetch(client: &mut AuthorizationClient<Channel>, keys: &PassportKeys) -> Result<(), BoxError> {
+async fn fetch(client: &AuthorizationClient<Channel>, keys: &PassportKeys) -> Result<(), BoxError> {
+    let mut client = client.clone();
     let answer = timeout(CALL_TIMEOUT, client.passport_keys(PassportKeysRequest {})).await??;
     keys.replace(&answer.into_inner().jwks)?;
     Ok(())

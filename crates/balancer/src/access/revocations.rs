@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
+
 use super::{Access, gateways::Client, revocation_log::Revocation};
 use crate::metrics::revocation_stream_up;
 use proto::auth::v1::{WatchRevocationsRequest, WatchRevocationsResponse, watch_revocations_response::Event};
@@ -9,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Gateways send something every second; a stream that is silent for longer is dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// 100 ms at first, doubled up to 2 s.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(2))
+    .without_max_times();
 
 /// Follows every gateway's stream until stopped.
 pub async fn watch(access: Arc<Access>, stop: CancellationToken) {
@@ -25,7 +30,7 @@ pub async fn watch(access: Arc<Access>, stop: CancellationToken) {
 async fn follow_gateway(access: &Access, gateway: String, mut client: Client) {
     let up = revocation_stream_up(&gateway);
     up.set(0.0);
-    let mut backoff = BACKOFF_MIN;
+    let mut delays = BACKOFF.build();
     loop {
         let mut has_started = false;
         let ended = follow_stream(access, &mut client, || {
@@ -37,12 +42,11 @@ async fn follow_gateway(access: &Access, gateway: String, mut client: Client) {
         up.set(0.0);
         if has_started {
             tracing::info!(%gateway, why, "the gateway's revocation stream ended; cached passports expire within a minute at most");
-            backoff = BACKOFF_MIN;
+            delays = BACKOFF.build();
         } else {
             tracing::debug!(%gateway, why, "no revocation stream");
         }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::time::sleep(delays.next().unwrap_or(SILENCE_TIMEOUT)).await;
     }
 }
 

@@ -1,9 +1,11 @@
 //! Keeps the mirror what the registry is, for the life of the process.
 
-use std::{cmp::min, time::Duration};
+use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use problem::Chain;
 use service::Latch;
+use telemetry::FailureLog;
 use tokio::time::sleep;
 
 use super::{RefreshError, Registry};
@@ -14,27 +16,29 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// Looks at the registry again and again. The latch is opened when the mirror has been what the registry is once.
 pub async fn follow(registry: &Registry, repository: &Repository, mut latch: Option<Latch>) {
-    let mut failures = 0_u32;
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(FIRST_RETRY.min(registry.poll_interval))
+        .with_max_delay(registry.poll_interval)
+        .without_max_times();
+    let (mut failures, mut delays) = (FailureLog::once(), backoff.build());
     loop {
         let outcome = refresh(registry, repository).await;
         metrics::record_refresh(outcome.as_ref().map_or_else(RefreshError::outcome, |()| metrics::RefreshOutcome::Ok));
         let pause = match outcome {
             Ok(()) => {
-                if failures > 0 {
-                    tracing::info!(failures, "the model registry is followed again");
+                if failures.recovered() {
+                    tracing::info!("the model registry is followed again");
                 }
-                failures = 0;
+                delays = backoff.build();
                 drop(latch.take());
-                registry.poll_interval
+                None
             }
             Err(outage) => {
-                report(failures, &outage, latch.is_some());
-                let pause = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(min(failures, 16)));
-                failures = failures.saturating_add(1);
-                min(pause, registry.poll_interval)
+                report(failures.failed(), &outage, latch.is_some());
+                delays.next()
             }
         };
-        sleep(pause).await;
+        sleep(pause.unwrap_or(registry.poll_interval)).await;
     }
 }
 
@@ -44,15 +48,15 @@ async fn refresh(registry: &Registry, repository: &Repository) -> Result<(), Ref
 }
 
 /// One line for each outage, whatever it becomes while it lasts.
-fn report(failures: u32, outage: &RefreshError, is_waited_for: bool) {
+fn report(begins: bool, outage: &RefreshError, is_waited_for: bool) {
     let error = Chain(outage);
-    match (failures, is_waited_for) {
-        (0, true) => {
+    match (begins, is_waited_for) {
+        (true, true) => {
             tracing::warn!(%error, "the model registry cannot be followed, and there are no models yet; it is tried again")
         }
-        (0, false) => {
+        (true, false) => {
             tracing::warn!(%error, "the model registry cannot be followed; what was mirrored serves on, and it is tried again")
         }
-        _ => tracing::debug!(%error, failures, "the model registry cannot be followed"),
+        (false, _) => tracing::debug!(%error, "the model registry cannot be followed"),
     }
 }
