@@ -20,8 +20,7 @@ use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
 use crate::{
-    RETRIES,
-    metrics,
+    RETRIES, metrics,
     run::{Run, RunKind, RunOutcome, RunState, Verdict},
     set_builder::SetBuilder,
     set_name::SetName,

@@ -40,8 +40,14 @@ struct Follower {
 
 /// Follows the feed until stopped.
 pub async fn follow(auth_state: Arc<AuthState>, store: Store, clock: WallClock, stop: CancellationToken) {
-    let mut follower =
-        Follower { auth_state, store, clock, seen: None, failures: FailureLog::once(), expired_removed_at: Instant::now() };
+    let mut follower = Follower {
+        auth_state,
+        store,
+        clock,
+        seen: None,
+        failures: FailureLog::once(),
+        expired_removed_at: Instant::now(),
+    };
     let mut ticks = interval(POLL_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -5,9 +5,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{RowError, SourceRun, StoreError};
-use crate::{
-    minute::{Minute, Report},
-};
+use crate::minute::{Minute, Report};
 
 /// A report turned into the arrays that one statement takes.
 pub(super) struct Columns {
