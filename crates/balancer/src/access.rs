@@ -26,7 +26,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use telemetry::Trace;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     time::{Instant as Deadline, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -38,7 +38,7 @@ pub use revocations::watch;
 use self::{
     gateways::AuthorizeCall,
     grant::{GrantKey, GrantRequest, GrantResult},
-    grant_cache::{GrantCache, Lookup},
+    grant_cache::{CallReceiver, GrantCache, Lookup},
     revocation_log::Revocation,
 };
 use crate::metrics::AccessMetrics;
@@ -161,16 +161,9 @@ impl Access {
     }
 
     /// Joins the call in flight for this key, or begins one.
-    fn call(
-        self: &Arc<Self>,
-        key: &GrantKey,
-        request: GrantRequest<'_>,
-        origin: Origin<'_>,
-    ) -> watch::Receiver<Option<GrantResult>> {
-        let (sender, receiver) = match self.cache.join_call(key) {
-            Ok(receiver) => return receiver,
-            Err(begun) => begun,
-        };
+    fn call(self: &Arc<Self>, key: &GrantKey, request: GrantRequest<'_>, origin: Origin<'_>) -> CallReceiver {
+        let (receiver, sender) = self.cache.join_call(key);
+        let Some(sender) = sender else { return receiver };
         let call = AuthorizeCall::new(request, origin.headers());
         let (access, key) = (Arc::clone(self), key.clone());
         self.tracker.spawn(async move {
@@ -178,7 +171,7 @@ impl Access {
             let answer = loop {
                 let began = access.cache.mark();
                 let answer = access.authorize(&call, began.epoch, deadline).await;
-                // A revocation that came while the call was under way may be newer than its answer: ask again.
+                // A revocation that came while the call was in flight may be newer than its answer: ask again.
                 if access.cache.finish_call(&key, &answer, &began, Instant::now()) {
                     break answer;
                 }

@@ -216,7 +216,8 @@ impl ConnectionHandler {
         };
         let handler = Arc::clone(self);
         self.tracker.spawn(async move {
-            let _active = ActiveConnection::new(&handler.metrics);
+            handler.metrics.active.increment(1.0);
+            let _active = ActiveConnection(&handler.metrics);
             tokio::select! {
                 () = handler.abort.cancelled() => {}
                 () = handler.handle_connection(tcp, source, slot) => {}
@@ -303,13 +304,6 @@ impl ConnectionHandler {
 }
 
 // === impl ActiveConnection ===
-
-impl<'a> ActiveConnection<'a> {
-    fn new(metrics: &'a FrontMetrics) -> Self {
-        metrics.active.increment(1.0);
-        Self(metrics)
-    }
-}
 
 impl Drop for ActiveConnection<'_> {
     fn drop(&mut self) {

@@ -65,7 +65,8 @@ pub struct PoolMetrics {
     duration: Histogram,
     request_size: Histogram,
     response_size: Histogram,
-    retries: Counters<RetryReason>,
+    /// Requests sent to another replica.
+    pub retries: Counters<RetryReason>,
     /// Requests that left a replica because it was lost.
     pub failovers: Counter,
 }
@@ -77,7 +78,8 @@ pub struct ReplicaMetrics {
     up: Gauge,
     circuit: Gauge,
     transitions: Counters<ReplicaState>,
-    checks: Counters<CheckOutcome>,
+    /// Health checks.
+    pub checks: Counters<CheckOutcome>,
 }
 
 /// Metrics of the listener.
@@ -107,7 +109,7 @@ pub struct AccessMetrics {
 }
 
 /// A counter for each value of a label.
-struct Counters<L>(Vec<(L, Counter)>);
+pub struct Counters<L>(Vec<(L, Counter)>);
 
 // === impl Counters ===
 
@@ -116,7 +118,8 @@ impl<L: VariantArray + Copy + PartialEq + Into<&'static str>> Counters<L> {
         Self(L::VARIANTS.iter().map(|label| (*label, counter((*label).into()))).collect())
     }
 
-    fn increment(&self, label: L) {
+    /// Counts one.
+    pub fn increment(&self, label: L) {
         if let Some((_, counter)) = self.0.iter().find(|(its, _)| *its == label) {
             counter.increment(1);
         }
@@ -149,11 +152,6 @@ impl PoolMetrics {
         self.request_size.record(bytes_as_f64(request_bytes));
         self.response_size.record(bytes_as_f64(response_bytes));
     }
-
-    /// Counts a request that goes to another replica.
-    pub fn retry(&self, reason: RetryReason) {
-        self.retries.increment(reason);
-    }
 }
 
 // === impl ReplicaMetrics ===
@@ -185,11 +183,6 @@ impl ReplicaMetrics {
         self.transitions.increment(to);
         self.up.set(up);
         self.circuit.set(circuit);
-    }
-
-    /// Counts a health check.
-    pub fn check(&self, outcome: CheckOutcome) {
-        self.checks.increment(outcome);
     }
 }
 

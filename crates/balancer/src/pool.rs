@@ -102,15 +102,10 @@ impl Pool {
     /// Two of the healthy replicas at random, and of these the one with fewer requests in flight: the power of two choices.
     /// A replica that the request has tried is the last choice.
     pub fn choose(&self, tried: TriedReplicas) -> Result<Lease, NoReplica> {
-        let untried = self.candidates(|replica| !tried.contains(replica));
-        if let Some(replica) = self.better_of_two(&untried) {
-            return Ok(replica.lease());
-        }
-        let all = self.candidates(|_| true);
-        if let Some(replica) = self.better_of_two(&all) {
-            return Ok(replica.lease());
-        }
-        Err(if self.healthy_count() > 0 { NoReplica::Saturated } else { NoReplica::Unhealthy })
+        let candidates = self.candidates();
+        let chosen = self.better_of_two(candidates & !tried.0).or_else(|| self.better_of_two(candidates));
+        let shortage = || if self.healthy_count() > 0 { NoReplica::Saturated } else { NoReplica::Unhealthy };
+        chosen.map(Replica::lease).ok_or_else(shortage)
     }
 
     /// Whether there is a healthy replica that the request was not sent to yet.
@@ -132,30 +127,24 @@ impl Pool {
         }
     }
 
-    fn candidates(&self, is_wanted: impl Fn(&Replica) -> bool) -> Candidates<'_> {
-        let mut candidates = Candidates { replicas: [None; REPLICAS_MAX], count: 0 };
-        for replica in &self.replicas {
-            if replica.is_available() && replica.in_flight() < self.in_flight_max && is_wanted(replica) {
-                candidates.push(replica);
-            }
-        }
-        candidates
+    /// The replicas that may get a request, as bits: the choice is made for every request, without an allocation.
+    fn candidates(&self) -> u64 {
+        let may = |replica: &&Arc<Replica>| replica.is_available() && replica.in_flight() < self.in_flight_max;
+        self.replicas.iter().filter(may).fold(0, |bits, replica| bits | bit(replica))
     }
 
-    fn better_of_two<'a>(&self, candidates: &Candidates<'a>) -> Option<&'a Arc<Replica>> {
-        let count = candidates.count;
-        match count {
-            0 => None,
-            1 => candidates.get(0),
-            _ => {
-                let random = self.next_random();
-                let first = below(random, count);
-                // Any of the others, each as likely.
-                let second = (first + 1 + below(random.rotate_left(32), count - 1)) % count;
-                let (first, second) = (candidates.get(first)?, candidates.get(second)?);
-                Some(if second.in_flight() < first.in_flight() { second } else { first })
-            }
+    fn better_of_two(&self, candidates: u64) -> Option<&Arc<Replica>> {
+        let nth = |n| self.replicas.get(nth_bit(candidates, n));
+        let count = candidates.count_ones() as usize;
+        if count < 2 {
+            return nth(0);
         }
+        let random = self.next_random();
+        let first = below(random, count);
+        // Any of the others, each as likely.
+        let second = (first + 1 + below(random.rotate_left(32), count - 1)) % count;
+        let (first, second) = (nth(first)?, nth(second)?);
+        Some(if second.in_flight() < first.in_flight() { second } else { first })
     }
 
     /// SplitMix64 over a shared counter: even and cheap. It spreads load; nothing secret depends on it.
@@ -167,36 +156,26 @@ impl Pool {
     }
 }
 
-/// A list without an allocation, since the choice is made for every request.
-struct Candidates<'a> {
-    replicas: [Option<&'a Arc<Replica>>; REPLICAS_MAX],
-    count: usize,
-}
-
-impl<'a> Candidates<'a> {
-    fn push(&mut self, replica: &'a Arc<Replica>) {
-        if let Some(slot) = self.replicas.get_mut(self.count) {
-            *slot = Some(replica);
-            self.count += 1;
-        }
-    }
-
-    fn get(&self, index: usize) -> Option<&'a Arc<Replica>> {
-        self.replicas.get(index).copied().flatten()
-    }
-}
-
 // === impl TriedReplicas ===
 
 impl TriedReplicas {
     /// Adds one.
     pub fn insert(&mut self, replica: &Replica) {
-        self.0 |= 1 << (replica.index % REPLICAS_MAX);
+        self.0 |= bit(replica);
     }
 
     fn contains(self, replica: &Replica) -> bool {
-        self.0 & 1 << (replica.index % REPLICAS_MAX) != 0
+        self.0 & bit(replica) != 0
     }
+}
+
+fn bit(replica: &Replica) -> u64 {
+    1 << (replica.index % REPLICAS_MAX)
+}
+
+/// The index of the n-th bit that is set, counted from 0; past all replicas if there is none.
+fn nth_bit(bits: u64, n: usize) -> usize {
+    (0..n).fold(bits, |rest, _| rest & rest.wrapping_sub(1)).trailing_zeros() as usize
 }
 
 /// The low 32 bits scaled to `0..count`.

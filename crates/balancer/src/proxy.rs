@@ -168,7 +168,7 @@ impl ProxyHttp for Edge {
         state.outcome.record_response(response);
         state.attempts.record_response();
         if retry::is_granted_after(response, session, state) {
-            state.attempts.grant_retry(RetryReason::Unavailable);
+            state.attempts.granted_retry = Some(RetryReason::Unavailable);
             return Err(Error::new_up(ErrorType::HTTPStatus(503)));
         }
         Ok(())

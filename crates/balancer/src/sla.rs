@@ -128,15 +128,12 @@ pub async fn report_until_stopped(
         match &reported {
             // Whole platforms stop at once, the tracker with them: no WARN for that.
             Err(why) if is_last => {
-                tracing::info!(
-                    why,
-                    "the last minutes could not be reported to the SLA tracker and end with this process"
-                );
+                tracing::info!(why, "the last minutes were not reported to the SLA tracker, and are lost")
             }
             Err(why) if is_connected => {
                 tracing::warn!(
                     why,
-                    "minutes could not be reported to the SLA tracker; they are kept for two hours and reported again"
+                    "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
                 );
             }
             Ok(()) if !is_connected => tracing::info!("minutes are reported to the SLA tracker again"),

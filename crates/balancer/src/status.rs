@@ -11,13 +11,11 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use policy::{Action, Caller, DeclaredRoute};
 use problem::{Kind, Problem};
 use serde::Serialize;
+use serde_json::{Value, json};
 use service::Readiness;
 use time::format_description::well_known::Rfc3339;
 
-use crate::{
-    pool::{Pool, Replica},
-    replica_state::ReplicaState,
-};
+use crate::pool::{Pool, Replica};
 
 /// The audience of passports for the balancer's own routes.
 pub const AUDIENCE: &str = "balancer";
@@ -32,33 +30,9 @@ pub struct StatusPage {
 struct Body<'a> {
     /// Of the serving pool: what clients of models depend on.
     healthy_backends: usize,
-    pools: serde_json::Map<String, serde_json::Value>,
+    pools: serde_json::Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct PoolBody<'a> {
-    healthy: usize,
-    total: usize,
-    replicas: Vec<ReplicaBody<'a>>,
-}
-
-#[derive(Serialize)]
-struct ReplicaBody<'a> {
-    name: &'a str,
-    state: &'static str,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    details: Option<Details<'a>>,
-}
-
-#[derive(Serialize)]
-struct Details<'a> {
-    since: String,
-    why: String,
-    address: &'a str,
-    in_flight: usize,
-    connections: usize,
 }
 
 /// The routes that the balancer answers itself, for the matrix of who may do what.
@@ -102,10 +76,10 @@ impl StatusPage {
             }
         };
         let serving = pools.iter().find(|pool| pool.name == topology::name::SERVING);
-        let describe = |pool: &Arc<Pool>| Some((pool.name.to_owned(), describe_pool(pool, with_details)?));
+        let describe = |pool: &Arc<Pool>| (pool.name.to_owned(), describe_pool(pool, with_details));
         let body = Body {
             healthy_backends: serving.map_or(0, |pool| pool.healthy_count()),
-            pools: pools.iter().filter_map(describe).collect(),
+            pools: pools.iter().map(describe).collect(),
             version: with_details.then_some(env!("CARGO_PKG_VERSION")),
         };
         let body = serde_json::to_vec(&body).map_err(Problem::internal)?;
@@ -126,24 +100,24 @@ impl StatusPage {
     }
 }
 
-fn describe_pool(pool: &Pool, with_details: bool) -> Option<serde_json::Value> {
-    let body = PoolBody {
-        healthy: pool.healthy_count(),
-        total: pool.replicas.len(),
-        replicas: pool.replicas.iter().map(|replica| describe_replica(replica, with_details)).collect(),
-    };
-    serde_json::to_value(body).ok()
+fn describe_pool(pool: &Pool, with_details: bool) -> Value {
+    let replicas: Vec<Value> = pool.replicas.iter().map(|replica| describe_replica(replica, with_details)).collect();
+    json!({ "healthy": pool.healthy_count(), "total": pool.replicas.len(), "replicas": replicas })
 }
 
-fn describe_replica(replica: &Replica, with_details: bool) -> ReplicaBody<'_> {
+fn describe_replica(replica: &Replica, with_details: bool) -> Value {
     let status = replica.status();
-    let state: ReplicaState = status.state;
-    let details = with_details.then(|| Details {
-        since: status.since.format(&Rfc3339).unwrap_or_default(),
-        why: status.why,
-        address: &replica.address,
-        in_flight: replica.in_flight(),
-        connections: replica.connections(),
-    });
-    ReplicaBody { name: &replica.name, state: state.into(), details }
+    let state: &str = status.state.into();
+    if !with_details {
+        return json!({ "name": replica.name, "state": state });
+    }
+    json!({
+        "name": replica.name,
+        "state": state,
+        "since": status.since.format(&Rfc3339).unwrap_or_default(),
+        "why": status.why,
+        "address": replica.address,
+        "in_flight": replica.in_flight(),
+        "connections": replica.connections(),
+    })
 }

@@ -36,10 +36,13 @@ pub(super) struct GrantCache {
     revocations: Mutex<RevocationLog>,
 }
 
+/// Gets the result of a call in flight.
+pub(super) type CallReceiver = watch::Receiver<Option<GrantResult>>;
+
 #[derive(Default)]
 struct Shard {
     entries: HashMap<GrantKey, Entry>,
-    calls: HashMap<GrantKey, watch::Receiver<Option<GrantResult>>>,
+    calls: HashMap<GrantKey, CallReceiver>,
 }
 
 enum Entry {
@@ -100,22 +103,15 @@ impl GrantCache {
         }
     }
 
-    /// The call in flight for this key, or the sending end of a new one.
-    #[expect(clippy::type_complexity, reason = "the two ends of one channel, named where they are used")]
-    pub(super) fn join_call(
-        &self,
-        key: &GrantKey,
-    ) -> Result<
-        watch::Receiver<Option<GrantResult>>,
-        (watch::Sender<Option<GrantResult>>, watch::Receiver<Option<GrantResult>>),
-    > {
+    /// The call in flight for this key, with the sending end if it is a new one.
+    pub(super) fn join_call(&self, key: &GrantKey) -> (CallReceiver, Option<watch::Sender<Option<GrantResult>>>) {
         let mut shard = self.shard(key).lock();
         if let Some(receiver) = shard.calls.get(key) {
-            return Ok(receiver.clone());
+            return (receiver.clone(), None);
         }
         let (sender, receiver) = watch::channel(None);
         shard.calls.insert(key.clone(), receiver.clone());
-        Err((sender, receiver))
+        (receiver, Some(sender))
     }
 
     /// Stores the answer and takes the call off the list; or does neither, if a revocation since the call began may be
@@ -169,7 +165,7 @@ impl GrantCache {
 
     /// The present moment in the order of revocations.
     pub(super) fn mark(&self) -> RevocationMark {
-        RevocationMark { epoch: self.epoch.load(Ordering::Acquire), revocations: self.revocations.lock().count() }
+        RevocationMark { epoch: self.epoch.load(Ordering::Acquire), revocations: self.revocations.lock().count }
     }
 
     /// Whether a revocation since then names this grant, or may have.

@@ -22,7 +22,7 @@ pub(super) enum Revocation {
 #[derive(Default)]
 pub(super) struct RevocationLog {
     /// How many there have been in all.
-    count: u64,
+    pub(super) count: u64,
     last: VecDeque<Revocation>,
 }
 
@@ -41,10 +41,6 @@ impl Revocation {
 // === impl RevocationLog ===
 
 impl RevocationLog {
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
     pub(super) fn push(&mut self, revocation: Revocation) {
         self.count += 1;
         self.last.push_back(revocation);

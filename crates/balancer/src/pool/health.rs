@@ -105,7 +105,7 @@ pub async fn watch(
             _ = ticks.tick() => checks.push(check(probe.clone(), timeout)),
             Some(result) = checks.next() => {
                 let outcome = history.apply(&pool, &replica, result, &settings);
-                replica.metrics.check(outcome);
+                replica.metrics.checks.increment(outcome);
             }
         }
     }

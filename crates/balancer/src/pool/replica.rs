@@ -110,7 +110,7 @@ impl Replica {
             last_failure_ns: AtomicU64::new(0),
             epoch: Instant::now(),
             last_response_ns: AtomicU64::new(0),
-            health: Mutex::new(Health::new(status)),
+            health: Mutex::new(Health { status, good_checks: 0, unresponsive_since: None, drain_deadline: None }),
         })
     }
 

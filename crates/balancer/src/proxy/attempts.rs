@@ -23,7 +23,7 @@ pub(super) struct Attempts {
     began: Instant,
     lease: Option<Lease>,
     /// Another attempt was granted before pingora reports the error that leads to it.
-    granted_retry: Option<RetryReason>,
+    pub(super) granted_retry: Option<RetryReason>,
 }
 
 /// Chooses a replica, and says how pingora connects to it. Called once for each attempt.
@@ -49,7 +49,8 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
         return outcome.fail(Problem::unavailable("the replica's address is not known yet"));
     };
     attempts.start(&pool, lease);
-    context.restart_body();
+    // Another attempt sends the body again from its start.
+    context.body_bytes = 0;
     // The body filter is not called for a request without a body.
     if session.is_body_empty() {
         context.is_received = true;
@@ -96,18 +97,10 @@ impl Attempts {
         }
     }
 
-    pub(super) fn grant_retry(&mut self, reason: RetryReason) {
-        self.granted_retry = Some(reason);
-    }
-
-    pub(super) fn take_granted_retry(&mut self) -> Option<RetryReason> {
-        self.granted_retry.take()
-    }
-
     /// Counts that the request leaves its replica for another one.
     pub(super) fn count_retry(&self, pool: Option<&Arc<Pool>>, reason: RetryReason) {
         let Some(pool) = pool else { return };
-        pool.metrics.retry(reason);
+        pool.metrics.retries.increment(reason);
         let is_lost = self.replica().is_some_and(|replica| replica.status().state == ReplicaState::Unhealthy);
         if is_lost && reason == RetryReason::Broken {
             pool.metrics.failovers.increment(1);

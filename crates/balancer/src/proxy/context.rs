@@ -33,7 +33,8 @@ pub(super) struct RequestContext {
     pub(super) passport: Option<HeaderValue>,
     /// The client has sent all of it.
     pub(super) is_received: bool,
-    body_bytes: u64,
+    /// Of the attempt under way.
+    pub(super) body_bytes: u64,
 }
 
 // === impl RequestContext ===
@@ -94,11 +95,6 @@ impl RequestContext {
         let Some(route) = self.route else { return Ok(()) };
         self.body_bytes = self.body_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         if self.body_bytes > route.body_bytes_max { Err(too_large(&route)) } else { Ok(()) }
-    }
-
-    /// Another attempt sends the body again from its start.
-    pub(super) fn restart_body(&mut self) {
-        self.body_bytes = 0;
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
     if session.response_written().is_some_and(|head| !head.status.is_informational()) {
         return None;
     }
-    if let Some(problem) = state.outcome.take_problem() {
+    if let Some(problem) = state.outcome.problem.take() {
         return Some(problem);
     }
     match error.esource() {

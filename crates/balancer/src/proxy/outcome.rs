@@ -18,7 +18,7 @@ const CLIENT_WAIT_MAX: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct RequestOutcome {
     /// What the client is to be told, when pingora has taken note of the failure.
-    problem: Option<Problem>,
+    pub(super) problem: Option<Problem>,
     /// The kind of problem that the balancer answered with.
     pub(super) answered_kind: Option<Kind>,
     pub(super) grpc_status: Option<u16>,
@@ -42,14 +42,6 @@ impl RequestOutcome {
         let status = problem.kind().http_status().as_u16();
         self.problem = Some(problem);
         Error::new_down(ErrorType::HTTPStatus(status))
-    }
-
-    pub(super) fn has_problem(&self) -> bool {
-        self.problem.is_some()
-    }
-
-    pub(super) fn take_problem(&mut self) -> Option<Problem> {
-        self.problem.take()
     }
 
     pub(super) fn record_response(&mut self, response: &ResponseHeader) {

@@ -35,7 +35,7 @@ pub(super) fn after_connect_error(session: &Session, state: &mut RequestState, m
 
 /// The request was sent, or a part of it.
 pub(super) fn after_request_error(session: &Session, state: &mut RequestState, mut error: BError) -> BError {
-    if let Some(reason) = state.attempts.take_granted_retry() {
+    if let Some(reason) = state.attempts.granted_retry.take() {
         state.attempts.count_retry(state.context.pool(), reason);
         error.set_retry(true);
         return error;
@@ -50,7 +50,7 @@ pub(super) fn after_request_error(session: &Session, state: &mut RequestState, m
     // RFC 9113, 8.7: a refused stream was not looked at, so even a request that changes something may be sent again.
     let is_refused = stream_error(&error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM));
     let is_of_replica = error.esource == Upstream && !matches!(error.etype, ErrorType::InvalidHTTPHeader);
-    let again = is_of_replica && !outcome.has_problem() && may_send_again(session, state, is_refused);
+    let again = is_of_replica && outcome.problem.is_none() && may_send_again(session, state, is_refused);
     if again {
         attempts.count_retry(context.pool(), RetryReason::Broken);
     }

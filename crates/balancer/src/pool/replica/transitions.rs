@@ -20,19 +20,11 @@ const UNRESPONSIVE_MAX: Duration = Duration::from_secs(2);
 /// The state, and what the next change depends on.
 pub(super) struct Health {
     pub(super) status: ReplicaStatus,
-    good_checks: u32,
+    pub(super) good_checks: u32,
     /// The first of the failed checks in a row, unless it drained before.
-    unresponsive_since: Option<Instant>,
+    pub(super) unresponsive_since: Option<Instant>,
     /// It drained before it was down: its sockets stay until then.
-    drain_deadline: Option<Instant>,
-}
-
-// === impl Health ===
-
-impl Health {
-    pub(super) fn new(status: ReplicaStatus) -> Self {
-        Self { status, good_checks: 0, unresponsive_since: None, drain_deadline: None }
-    }
+    pub(super) drain_deadline: Option<Instant>,
 }
 
 // === impl Replica ===
