@@ -68,11 +68,11 @@ def test_model_metadata_describes_the_tensors(http, grpc, platform, recipe):
         {"name": "label", "datatype": "INT64", "shape": [-1]},
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
     ]
-    for ours, theirs in zip(
+    for from_http, from_grpc in zip(
         by_http["inputs"] + by_http["outputs"], by_grpc["inputs"] + by_grpc["outputs"], strict=True
     ):
         # protobuf's JSON spells 64-bit integers as strings
-        assert ours == {**theirs, "shape": [int(size) for size in theirs["shape"]]}
+        assert from_http == {**from_grpc, "shape": [int(size) for size in from_grpc["shape"]]}
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -82,7 +82,7 @@ pub async fn expect_alert(
     Ok(())
 }
 
-/// The port speaks TLS 1.3 with a certificate that the CA `ours` has signed for one of these names; it refuses TLS 1.2; and a
+/// The port speaks TLS 1.3 with a certificate that the CA `platform_ca` has signed for one of these names; it refuses TLS 1.2; and a
 /// client that trusts only `foreign` stops.
 ///
 /// # Errors
@@ -91,13 +91,13 @@ pub async fn expect_only_tls_1_3(
     address: SocketAddr,
     preamble: Preamble,
     names: &[String],
-    ours: &Path,
+    platform_ca: &Path,
     foreign: &Path,
 ) -> anyhow::Result<()> {
     let mut reason_of_last = anyhow::anyhow!("no name was given");
     let mut right = None;
     for name in names {
-        match handshake(address, preamble, name, &[&TLS13], ours).await {
+        match handshake(address, preamble, name, &[&TLS13], platform_ca).await {
             Ok(_) => right = Some(name),
             Err(error) => reason_of_last = error.context(format!("as {name}")),
         }
@@ -105,7 +105,7 @@ pub async fn expect_only_tls_1_3(
     let Some(name) = right else {
         return Err(reason_of_last.context("TLS 1.3 with a certificate of the platform's CA"));
     };
-    let old = handshake(address, preamble, name, &[&TLS12], ours).await.err().context("it speaks TLS 1.2")?;
+    let old = handshake(address, preamble, name, &[&TLS12], platform_ca).await.err().context("it speaks TLS 1.2")?;
     let refusal = rustls::Error::AlertReceived(AlertDescription::ProtocolVersion);
     ensure!(tls_error(&old) == Some(&refusal), "TLS 1.2 ended otherwise than by its version: {old:#}");
     let unknown = handshake(address, preamble, name, &[&TLS13], foreign).await.err();

@@ -258,12 +258,12 @@ fn bad_tokens(platform: &Platform) -> anyhow::Result<BTreeMap<&'static str, Stri
     };
     let (header, payload) = (part()?, part()?);
     let mut claims: AccessTokenClaims = serde_json::from_value(payload.clone())?;
-    let ours = SigningKey::from_pkcs8_pem(&platform.secret("gateway", "access-signing-key.pem")?)?;
+    let platform_key = SigningKey::from_pkcs8_pem(&platform.secret("gateway", "access-signing-key.pem")?)?;
     let foreign = SigningKey::from_pkcs8_pem(&authz::generate_pkcs8_pem()?)?.sign(&claims)?;
     claims.iat -= 3600;
     claims.nbf -= 3600;
     claims.exp -= 3600;
-    let expired = ours.sign(&claims)?;
+    let expired = platform_key.sign(&claims)?;
     let none = json!({ "alg": "none", "typ": header.get("typ"), "kid": header.get("kid") });
     let unsigned = [none, payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".") + ".";
     let (start, signature) = good.rsplit_once('.').context("three parts")?;

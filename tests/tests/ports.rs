@@ -275,8 +275,8 @@ fn only_tls_1_3(address: SocketAddr, preamble: Preamble) -> anyhow::Result<()> {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-brief", "-connect", &address.to_string(), version]).args(openssl);
         let output = command.stdin(Stdio::null()).output().expect("openssl is installed");
-        let said = [output.stdout, output.stderr].concat();
-        String::from_utf8_lossy(&said).contains("Protocol version: TLSv1")
+        let printed = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&printed).contains("Protocol version: TLSv1")
     };
     ensure!(speaks("-tls1_3"), "it does not speak TLS 1.3");
     ensure!(!speaks("-tls1_2"), "it speaks TLS 1.2");
@@ -308,7 +308,10 @@ async fn refuses_plain_postgres(address: SocketAddr) -> anyhow::Result<()> {
     tcp.write_all(parameters).await?;
     let mut answer = Vec::new();
     tcp.read_to_end(&mut answer).await?;
-    let said = String::from_utf8_lossy(&answer);
-    ensure!(said.starts_with('E') && said.contains("no encryption"), "a plain connection was answered with {said:?}");
+    let error = String::from_utf8_lossy(&answer);
+    ensure!(
+        error.starts_with('E') && error.contains("no encryption"),
+        "a plain connection was answered with {error:?}"
+    );
     Ok(())
 }
