@@ -287,8 +287,8 @@ pub fn describe() {
     describe_histogram!("ml_balancer_request_size_bytes", Unit::Bytes, "Body of requests.");
     describe_histogram!("ml_balancer_response_size_bytes", Unit::Bytes, "Body of answers.");
     describe_counter!("ml_balancer_authorize_total", "Tokens brought to a gateway, by result.");
-    describe_counter!("ml_balancer_passports_revoked_total", "Remembered passports thrown away by a revocation.");
-    describe_gauge!("ml_balancer_revocation_stream_up", "1 while the gateway's revocations are being heard.");
+    describe_counter!("ml_balancer_passports_revoked_total", "Cached passports removed by a revocation.");
+    describe_gauge!("ml_balancer_revocation_stream_up", "1 while the gateway's revocations are followed.");
     describe_counter!("ml_balancer_sla_minutes_dropped_total", "Minutes of the SLA ledger dropped unacknowledged.");
 }
 

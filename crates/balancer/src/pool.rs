@@ -67,7 +67,7 @@ pub enum NoReplica {
 // === impl Pools ===
 
 impl Pools {
-    /// Pools of replicas of which nothing is known yet.
+    /// Pools of replicas that were never checked.
     pub fn new(config: &PoolsConfig, in_flight_max: usize) -> Self {
         Self(BALANCER.upstreams.iter().map(|name| Pool::new(name, config.replicas(name), in_flight_max)).collect())
     }

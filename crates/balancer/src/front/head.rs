@@ -78,7 +78,7 @@ pub fn scan(buffer: &[u8], scanned: &mut usize, bytes_max: usize) -> Result<Opti
     parse(buffer.get(..length).unwrap_or_default()).map(Some)
 }
 
-/// The form of an unfinished or refused head's route, as far as it can be told.
+/// The form of an unfinished or refused head's route, as far as it is known.
 pub fn path_of_unfinished(buffer: &[u8]) -> &str {
     let line = buffer.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
     let target = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();

@@ -91,7 +91,7 @@ async fn a_lost_gateway_stops_no_cached_caller() {
         assert_eq!(status_of(&platform, token).await, StatusCode::OK);
     }
     platform.gateway.kill();
-    poll_until("the gateway is noticed to be down", SOON, async || {
+    poll_until("the gateway is unhealthy", SOON, async || {
         platform.status().await["pools"]["gateway"]["replicas"][0]["state"] == "unhealthy"
     })
     .await;
@@ -183,7 +183,7 @@ async fn a_stale_gateway_is_the_second_choice() {
     }
     assert!(old.calls() > 0, "each is asked first now and then");
     fresh.kill();
-    poll_until("the fresh one is noticed to be down", SOON, async || states().await == [1, 1]).await;
+    poll_until("the fresh one is unhealthy", SOON, async || states().await == [1, 1]).await;
     old.grant("alone", Role::Analyst);
     assert_eq!(status_of("alone").await, StatusCode::OK, "better than nothing");
 }
@@ -195,7 +195,7 @@ async fn cached_callers_do_not_wait_for_a_slow_gateway() {
     platform.gateway.grant("cached", Role::Analyst);
     assert_eq!(status_of(&platform, "cached").await, StatusCode::OK);
     platform.gateway.state.is_hung.send_replace(true);
-    poll_until("it is asked about anew", SOON, async || {
+    poll_until("a gateway is asked again", SOON, async || {
         platform.gateway.resnapshot();
         let began = Instant::now();
         assert_eq!(status_of(&platform, "cached").await, StatusCode::OK);
