@@ -1,15 +1,12 @@
 //! The configuration, and everything that can be wrong with it.
 
-use std::collections::{BTreeMap, HashSet};
-
 use serde::Deserialize;
 use service::{Configuration, Fault};
-use topology::BALANCER;
 
 use crate::{
     access::AccessConfig,
     front::FrontConfig,
-    pool::{HealthSettings, PeerSettings, REPLICAS_MAX, ReplicaConfig},
+    pool::{HealthSettings, PeerSettings, PoolsConfig},
     proxy::ProxyConfig,
     routes::RouteLimits,
     sla::SlaConfig,
@@ -39,52 +36,6 @@ pub struct Config {
     pub access: AccessConfig,
     /// Reports to the SLA tracker.
     pub sla: SlaConfig,
-}
-
-/// The `[pools]` section: the replicas of each service that the map has behind the balancer. One that is not named has none.
-#[derive(Debug, Default, Deserialize)]
-pub struct PoolsConfig(BTreeMap<String, PoolConfig>);
-
-/// One pool.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PoolConfig {
-    replicas: Vec<ReplicaConfig>,
-}
-
-// === impl PoolsConfig ===
-
-impl PoolsConfig {
-    /// The replicas of a service.
-    pub fn replicas(&self, service: &str) -> &[ReplicaConfig] {
-        self.0.get(service).map_or(&[], |pool| &pool.replicas)
-    }
-
-    fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        for (name, PoolConfig { replicas }) in &self.0 {
-            let path = format!("pools.{name}.replicas");
-            if !BALANCER.upstreams.contains(&name.as_str()) {
-                faults.push(Fault::new(
-                    &path,
-                    format!("no pool is called so; there are {}", BALANCER.upstreams.join(", ")),
-                ));
-            }
-            if replicas.len() > REPLICAS_MAX {
-                faults.push(Fault::new(&path, format!("are more than {REPLICAS_MAX}")));
-            }
-            let mut names = HashSet::new();
-            for replica in replicas {
-                if replica.name.is_empty() || !names.insert(&replica.name) {
-                    faults.push(Fault::new(&path, format!("{:?} is empty or twice there", replica.name)));
-                }
-                if !has_host_and_port(&replica.address) {
-                    faults.push(Fault::new(&path, format!("{:?} is not host:port", replica.address)));
-                }
-            }
-        }
-        faults
-    }
 }
 
 // === impl Config ===
@@ -128,12 +79,6 @@ impl Configuration for Config {
         faults.extend(self.pools.faults());
         faults
     }
-}
-
-fn has_host_and_port(address: &str) -> bool {
-    address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Pools of equal replicas, and the choice among them.
 
+mod config;
 mod health;
 mod peers;
 mod replica;
@@ -13,17 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use topology::BALANCER;
 use tower::retry::budget::TpsBudget;
 
+pub use config::{PoolsConfig, ReplicaConfig};
 pub use health::{HealthSettings, watch};
 pub use peers::{PeerSettings, maintain};
-pub use replica::{Lease, Replica, ReplicaConfig, ReplicaStatus};
+pub use replica::{Lease, Replica, ReplicaStatus};
 
-use replica::CONNECTION_FAILURES_MAX;
-
-use topology::BALANCER;
-
-use crate::{config::PoolsConfig, metrics::PoolMetrics};
+use self::replica::CONNECTION_FAILURES_MAX;
+use crate::metrics::PoolMetrics;
 
 /// The retry budget is about the requests of so long.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);

@@ -14,25 +14,14 @@ use std::{
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use pingora::upstreams::peer::HttpPeer;
-use serde::Deserialize;
 use time::OffsetDateTime;
 
 use self::transitions::Health;
-use super::sockets::Sockets;
+use super::{config::ReplicaConfig, sockets::Sockets};
 use crate::{metrics::ReplicaMetrics, replica_state::ReplicaState};
 
 /// Connections that break in a row before the replica counts as down without waiting for a health check.
 pub(super) const CONNECTION_FAILURES_MAX: u32 = 2;
-/// Where a replica is.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplicaConfig {
-    /// What the status page and the metrics call it.
-    pub name: String,
-    /// `host:port`.
-    pub address: String,
-}
-
 /// The state of a replica with its reason.
 #[derive(Clone, Debug)]
 pub struct ReplicaStatus {

@@ -119,7 +119,8 @@ impl Replica {
 mod tests {
     use std::sync::Arc;
 
-    use super::{super::ReplicaConfig, *};
+    use super::*;
+    use crate::pool::ReplicaConfig;
 
     fn replica() -> Arc<Replica> {
         Replica::new("serving", 0, &ReplicaConfig { name: "serving-1".into(), address: "127.0.0.1:1".into() })
