@@ -18,17 +18,10 @@ use end_to_end::{
     sockets::listening,
     tls_probe::{Preamble, client_config, expect_alert, expect_only_tls_1_3, sslscan_finds_only_1_3},
 };
-use identity::PeerName;
+use identity::{PeerName, dns_name};
 use rustls::AlertDescription;
+use topology::{BALANCER, name};
 
-/// Our services and their containers.
-const OURS: &[(&str, &[&str])] = &[
-    ("balancer", &["balancer-a", "balancer-b"]),
-    ("gateway", &["gateway-a", "gateway-b"]),
-    ("serving", &["ml-serving-primary", "ml-serving-secondary", "ml-serving-tertiary"]),
-    ("sla", &["sla-tracker"]),
-    ("backup", &["backup-worker"]),
-];
 /// A container whose certificate is of our CA, and whose name is on no list of ours.
 const NOT_ON_A_LIST: &str = "detektor-postgres";
 
@@ -82,19 +75,17 @@ async fn our_servers_refuse_who_is_not_on_their_lists() {
     ];
     let mut faults = Vec::new();
     let mut count = 0;
-    for (service, containers) in OURS {
-        for container in *containers {
-            // The balancers' other port is the front door, which asks for no client certificate.
-            let ports = if *service == "balancer" { &[9464][..] } else { &[8443, 9464] };
-            for port in ports {
-                let address = address(&platform, container, *port).await.unwrap();
-                for (who, identity, alert) in &tries {
-                    let client = client_config(&platform.front.ca_file, identity.map(PathBuf::as_path)).unwrap();
-                    let name = format!("{service}.rampart.internal");
-                    let outcome = expect_alert(address, &name, "/", client, *alert).await;
-                    faults.extend(outcome.err().map(|error| format!("{container} {port}, {who}: {error:#}")));
-                    count += 1;
-                }
+    for service in topology::SERVICES {
+        let name = dns_name(service.workload.name);
+        // The balancers' other port is the front door, which is for clients.
+        let ports = service.workload.sockets.iter().map(|socket| socket.port).filter(|port| *port != BALANCER.port());
+        for (container, port) in ports.flat_map(|port| service.workload.instances.iter().map(move |it| (*it, port))) {
+            let address = address(&platform, container, port).await.unwrap();
+            for (who, identity, alert) in &tries {
+                let client = client_config(&platform.front.ca_file, identity.map(PathBuf::as_path)).unwrap();
+                let outcome = expect_alert(address, &name, "/", client, *alert).await;
+                faults.extend(outcome.err().map(|error| format!("{container} {port}, {who}: {error:#}")));
+                count += 1;
             }
         }
     }
@@ -150,14 +141,13 @@ impl Strangers {
 
 /// By which a container may be known: its own name, and its service's.
 fn names(container: &str) -> Vec<String> {
-    let service = OURS.iter().find(|(_, containers)| containers.contains(&container)).map(|(service, _)| *service);
-    // These two pass TLS through to a balancer, whose certificate it is.
-    let behind = match container {
-        "front" | "edge" => Some("balancer"),
-        _ => None,
+    let service = topology::SERVICES.iter().find(|service| service.workload.instances.contains(&container));
+    let of_service = match container {
+        // Behind the front is a balancer, whose certificate it is; the second edge has the name, too.
+        "front" | "edge" => Some(name::BALANCER),
+        _ => service.map(|service| service.workload.name),
     };
-    let of_service = service.or(behind).map(|service| format!("{service}.rampart.internal"));
-    [container.to_owned()].into_iter().chain(of_service).collect()
+    [container.to_owned()].into_iter().chain(of_service.map(dns_name)).collect()
 }
 
 async fn address(platform: &Containers, container: &str, port: u16) -> anyhow::Result<SocketAddr> {
