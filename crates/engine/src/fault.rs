@@ -1,6 +1,6 @@
 //! Why a model does not serve: what its file, its declaration or its origin must be, and is not.
 
-use std::fmt;
+use strum::{IntoStaticStr, VariantArray};
 
 /// Why a model or a version of it does not serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -14,8 +14,9 @@ pub struct LoadFault {
 }
 
 /// The kinds of [`LoadFault`], as metrics and logs know them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Reason {
     /// `model.toml` is missing or wrong.
     Manifest,
@@ -48,36 +49,10 @@ impl LoadFault {
 
 impl Reason {
     /// Every reason, for metrics that exist before they are needed.
-    pub const ALL: [Self; 9] = [
-        Self::Manifest,
-        Self::Artifact,
-        Self::Format,
-        Self::Digest,
-        Self::Engine,
-        Self::Signature,
-        Self::Golden,
-        Self::Limits,
-        Self::Internal,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The name in metrics and logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Manifest => "manifest",
-            Self::Artifact => "artifact",
-            Self::Format => "format",
-            Self::Digest => "digest",
-            Self::Engine => "engine",
-            Self::Signature => "signature",
-            Self::Golden => "golden",
-            Self::Limits => "limits",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }

@@ -5,15 +5,28 @@
 
 mod binary;
 
-use std::fmt;
-
 use bytes::Bytes;
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 pub use binary::{BinaryFault, decode_binary, encode_binary, encoded_len, is_text};
 
 /// A datatype of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Deserialize,
+    Serialize,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum Datatype {
     /// One byte, 0 or 1.
     Bool,
@@ -111,47 +124,9 @@ pub(crate) use for_data;
 // === impl Datatype ===
 
 impl Datatype {
-    /// Every datatype of the protocol.
-    pub const ALL: [Self; 14] = [
-        Self::Bool,
-        Self::Uint8,
-        Self::Uint16,
-        Self::Uint32,
-        Self::Uint64,
-        Self::Int8,
-        Self::Int16,
-        Self::Int32,
-        Self::Int64,
-        Self::Fp16,
-        Self::Fp32,
-        Self::Fp64,
-        Self::Bytes,
-        Self::Bf16,
-    ];
-
-    /// The name on the wire.
+    /// The name on the wire; names are upper case, as the protocol spells them.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bool => "BOOL",
-            Self::Uint8 => "UINT8",
-            Self::Uint16 => "UINT16",
-            Self::Uint32 => "UINT32",
-            Self::Uint64 => "UINT64",
-            Self::Int8 => "INT8",
-            Self::Int16 => "INT16",
-            Self::Int32 => "INT32",
-            Self::Int64 => "INT64",
-            Self::Fp16 => "FP16",
-            Self::Fp32 => "FP32",
-            Self::Fp64 => "FP64",
-            Self::Bytes => "BYTES",
-            Self::Bf16 => "BF16",
-        }
-    }
-
-    /// The datatype of a name on the wire; names are upper case, as the protocol spells them.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|datatype| datatype.as_str() == name)
+        self.into()
     }
 
     /// Bytes of one element; none for [`Datatype::Bytes`], whose elements differ in length.
@@ -168,26 +143,6 @@ impl Datatype {
     /// Whether the protocol has a JSON form for it.
     pub fn has_json_form(self) -> bool {
         !matches!(self, Self::Fp16 | Self::Bf16)
-    }
-}
-
-impl fmt::Display for Datatype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Datatype {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::parse(&name)
-            .ok_or_else(|| serde::de::Error::custom(format!("{name:?} is not a datatype of the protocol")))
-    }
-}
-
-impl serde::Serialize for Datatype {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -264,15 +219,20 @@ pub fn element_count(shape: &[i64]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     #[test]
     fn names_round_trip_and_are_case_sensitive() {
-        for datatype in Datatype::ALL {
-            assert_eq!(Datatype::parse(datatype.as_str()), Some(datatype));
+        let json = serde_json::to_string(Datatype::VARIANTS).unwrap();
+        let names = "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES BF16";
+        assert_eq!(json, format!("[\"{}\"]", names.replace(' ', "\",\"")));
+        for datatype in Datatype::VARIANTS {
+            assert_eq!(datatype.as_str().parse(), Ok(*datatype));
         }
-        assert_eq!(Datatype::parse("fp32"), None);
-        assert_eq!(Datatype::parse("STRING"), None);
+        assert!("fp32".parse::<Datatype>().is_err());
+        assert!("STRING".parse::<Datatype>().is_err());
     }
 
     #[test]

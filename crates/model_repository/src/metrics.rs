@@ -10,6 +10,7 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use slo::{Outcome, PerOutcome};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::names::{ModelName, Version};
 
@@ -34,7 +35,8 @@ const REGISTRY_REFRESHED_AT: &str = "ml_model_registry_last_refresh_timestamp_se
 const REGISTRY_REFRESHES: &str = "ml_model_registry_refreshes_total";
 
 /// Where the time of a prediction goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Stage {
     /// Reading the request.
     Decode,
@@ -47,7 +49,8 @@ pub enum Stage {
 }
 
 /// How a look at the model registry ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum RefreshOutcome {
     Ok,
     RegistryAway,
@@ -63,7 +66,7 @@ pub struct ModelMetrics {
     outcomes: PerOutcome<Counter>,
     cancelled: Counter,
     duration: Histogram,
-    stages: [Histogram; Stage::ALL.len()],
+    stages: Vec<Histogram>,
     expired: [Counter; 2],
     batch_size: Histogram,
 }
@@ -109,14 +112,14 @@ pub(crate) fn describe_registry() {
     describe_counter!(REGISTRY_REFRESHES, Unit::Count, "Looks at the model registry, by outcome.");
     gauge!(REGISTRY_UP).set(0.0);
     gauge!(REGISTRY_REFRESHED_AT).set(0.0);
-    for outcome in RefreshOutcome::ALL {
-        counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(0);
+    for outcome in RefreshOutcome::VARIANTS {
+        counter!(REGISTRY_REFRESHES, "outcome" => <&str>::from(outcome)).increment(0);
     }
 }
 
 /// A look at the model registry ended.
 pub(crate) fn record_refresh(outcome: RefreshOutcome) {
-    counter!(REGISTRY_REFRESHES, "outcome" => outcome.as_str()).increment(1);
+    counter!(REGISTRY_REFRESHES, "outcome" => <&str>::from(outcome)).increment(1);
     gauge!(REGISTRY_UP).set(f64::from(u8::from(outcome == RefreshOutcome::Ok)));
     if outcome == RefreshOutcome::Ok {
         gauge!(REGISTRY_REFRESHED_AT)
@@ -145,7 +148,7 @@ pub(crate) fn record_load(name: &ModelName, took: Duration) {
 pub(crate) fn count_load_failure(name: &ModelName, reason: Reason) {
     for each in Reason::ALL {
         counter!(LOAD_FAILURES, "model" => name.to_string(), "reason" => each.as_str())
-            .increment(u64::from(each == reason));
+            .increment(u64::from(*each == reason));
     }
 }
 
@@ -170,8 +173,10 @@ impl ModelMetrics {
             counter.increment(0);
             counter
         };
-        let stage = |stage: Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => stage.as_str());
-        let expired = |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => stage.as_str());
+        let stage =
+            |stage: &Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => <&str>::from(stage));
+        let expired =
+            |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => <&str>::from(stage));
         let metrics = Self {
             queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
             executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
@@ -179,7 +184,7 @@ impl ModelMetrics {
             outcomes: PerOutcome::new(|outcome| ended(outcome.as_str())),
             cancelled: ended("cancelled"),
             duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
-            stages: Stage::ALL.map(stage),
+            stages: Stage::VARIANTS.iter().map(stage).collect(),
             expired: [Stage::Queue, Stage::Compute].map(expired),
             batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
         };
@@ -191,14 +196,9 @@ impl ModelMetrics {
 
     /// A stage of a prediction ended.
     pub fn record_stage(&self, stage: Stage, took: Duration) {
-        let [decode, queue, compute, encode] = &self.stages;
-        let histogram = match stage {
-            Stage::Decode => decode,
-            Stage::Queue => queue,
-            Stage::Compute => compute,
-            Stage::Encode => encode,
-        };
-        histogram.record(took);
+        if let Some(histogram) = self.stages.get(stage as usize) {
+            histogram.record(took);
+        }
     }
 
     /// Counts a prediction that has ended; without an outcome because its caller left.
@@ -216,35 +216,5 @@ impl ModelMetrics {
     pub(crate) fn count_expired(&self, stage: Stage) {
         let [queue, compute] = &self.expired;
         if stage == Stage::Queue { queue } else { compute }.increment(1);
-    }
-}
-
-// === impl RefreshOutcome ===
-
-impl RefreshOutcome {
-    const ALL: [Self; 4] = [Self::Ok, Self::RegistryAway, Self::StorageAway, Self::MirrorFailed];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::RegistryAway => "registry_away",
-            Self::StorageAway => "storage_away",
-            Self::MirrorFailed => "mirror_failed",
-        }
-    }
-}
-
-// === impl Stage ===
-
-impl Stage {
-    const ALL: [Self; 4] = [Self::Decode, Self::Queue, Self::Compute, Self::Encode];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::Queue => "queue",
-            Self::Compute => "compute",
-            Self::Encode => "encode",
-        }
     }
 }

@@ -53,7 +53,8 @@ pub struct IndexRow {
 }
 
 /// What the index says of a version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum ServingState {
     /// It serves as declared.
     Ready,
@@ -264,10 +265,7 @@ impl ModelEntry {
 impl ServingState {
     /// As the protocol writes it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "READY",
-            Self::Unavailable => "UNAVAILABLE",
-        }
+        self.into()
     }
 }
 

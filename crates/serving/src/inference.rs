@@ -60,7 +60,7 @@ impl<'s> Inputs<'s> {
     pub(crate) fn put(&mut self, name: &str, tensor: Tensor, place: Place) -> Result<(), Problem> {
         let unknown = || unknown(name, "input", &self.signature.inputs, place);
         let (position, spec) = self.signature.input(name).ok_or_else(unknown)?;
-        spec.admit(tensor.datatype().as_str(), tensor.shape()).map_err(|mismatch| {
+        spec.admit(tensor.datatype(), tensor.shape()).map_err(|mismatch| {
             Problem::new(Kind::InvalidArgument, mismatch.detail).field(format!("{place}.{}", mismatch.field))
         })?;
         let slot = self.slots.get_mut(position).ok_or_else(unknown)?;

@@ -81,7 +81,7 @@ pub(super) fn tensors(field: &str, sent: &[GoldenTensor<'_>], specs: &[TensorSpe
         let fault = |detail: String| format!("{field}[{index}]: {detail}");
         let slot = specs.iter().zip(&mut found).find(|(spec, slot)| spec.name == tensor.name && slot.is_none());
         let (spec, slot) = slot.ok_or_else(|| fault("is unknown or given twice".to_owned()))?;
-        spec.admit(tensor.datatype.as_str(), &tensor.shape).map_err(|mismatch| fault(mismatch.detail))?;
+        spec.admit(tensor.datatype, &tensor.shape).map_err(|mismatch| fault(mismatch.detail))?;
         *slot = Some(tensor.tensor().map_err(fault)?);
     }
     let complete: Option<Vec<Tensor>> = found.into_iter().collect();

@@ -133,7 +133,7 @@ fn datatype(dtype: &str) -> Option<Datatype> {
         _ if dtype.starts_with("<U") => "BYTES",
         _ => return None,
     };
-    Datatype::parse(name)
+    name.parse().ok()
 }
 
 #[cfg(test)]

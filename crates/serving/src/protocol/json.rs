@@ -39,13 +39,19 @@ enum Step {
 }
 
 /// What kind of value comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
 pub(crate) enum ValueKind {
+    #[strum(to_string = "an object")]
     Object,
+    #[strum(to_string = "an array")]
     Array,
+    #[strum(to_string = "a string")]
     String,
+    #[strum(to_string = "a number")]
     Number,
+    #[strum(to_string = "true or false")]
     Bool,
+    #[strum(to_string = "null")]
     Null,
 }
 
@@ -363,19 +369,6 @@ impl From<Fault> for Problem {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field(), self.message)
-    }
-}
-
-impl fmt::Display for ValueKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Object => "an object",
-            Self::Array => "an array",
-            Self::String => "a string",
-            Self::Number => "a number",
-            Self::Bool => "true or false",
-            Self::Null => "null",
-        })
     }
 }
 

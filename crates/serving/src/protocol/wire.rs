@@ -124,7 +124,7 @@ impl<'a> Fields<'a> {
 
 fn read_datatype(reader: &mut Reader<'_>) -> Result<Datatype, Fault> {
     let name = reader.string()?;
-    Datatype::parse(&name).ok_or_else(|| Fault::value("not a datatype of the protocol, e.g. \"FP32\""))
+    name.parse().map_err(|_| Fault::value("not a datatype of the protocol, e.g. \"FP32\""))
 }
 
 fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<i64>, Fault> {
