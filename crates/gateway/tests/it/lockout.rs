@@ -75,7 +75,7 @@ async fn a_flood_of_refresh_tokens_leaves_the_database_to_revocations() {
     let token = here.sign_in("admin", ADMIN_PASSWORD).await.text("access_token");
     assert!(there.is_valid(&token).await);
 
-    world.lock("gateway.refresh_tokens").await;
+    let lock = world.lock("gateway.refresh_tokens");
     let unknown = format!("rampart_rt_{}", "A".repeat(43));
     let grant = json!({ "grant_type": "refresh_token", "refresh_token": unknown });
     let ebb = CancellationToken::new();
@@ -102,18 +102,18 @@ async fn a_flood_of_refresh_tokens_leaves_the_database_to_revocations() {
     there.call(Method::GET, "/api/admin/users", Some(&admin), None).await.expect_status(StatusCode::OK);
     ebb.cancel();
     flood.await.unwrap();
-    world.unlock().await;
+    drop(lock);
 }
 
 /// A text that cannot be a refresh token is refused without the database.
 #[tokio::test]
 async fn malformed_refresh_tokens_do_not_reach_the_database() {
     let (world, _gateway, client, _admin) = World::begin().await;
-    world.lock("gateway.refresh_tokens").await;
+    let lock = world.lock("gateway.refresh_tokens");
     for nonsense in ["", "x", "rampart_rt_", "rampart_rt_short"] {
         let grant = json!({ "grant_type": "refresh_token", "refresh_token": nonsense });
         client.token(&grant).await.expect_status(StatusCode::UNAUTHORIZED);
     }
-    world.unlock().await;
+    drop(lock);
     world.wait_for_record("token.refresh", "failure", Some("malformed")).await;
 }

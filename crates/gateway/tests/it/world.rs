@@ -15,7 +15,7 @@ use database::DatabaseConfig;
 use identity::{Identity, IdentityConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Postgres, ca::Ca, poll_until};
+use testkit::{Postgres, TableLock, ca::Ca, poll_until};
 
 use crate::client::Client;
 
@@ -119,12 +119,9 @@ impl World {
         found.unwrap()
     }
 
-    /// Locks a table against all access, until [`unlock`](Self::unlock).
-    pub(crate) async fn lock(&self, table: &str) {
-        let (postgres, name) = (Arc::clone(&self.postgres), self.database.name.clone());
-        let hold = format!("BEGIN; LOCK TABLE {table}; SELECT pg_sleep(60)");
-        tokio::spawn(async move { postgres.cluster().sql(&name, &hold).await });
-        self.wait_for_lock(table, "granted AND mode = 'AccessExclusiveLock'").await;
+    /// Locks a table against all access until the value is dropped.
+    pub(crate) fn lock(&self, table: &str) -> TableLock {
+        self.postgres.lock(&self.database.name, table)
     }
 
     /// Waits until there is a lock on a table of which the condition is true.
@@ -137,13 +134,6 @@ impl World {
             self.postgres.sql(&self.database.name, &sql).await.trim() == "t"
         })
         .await;
-    }
-
-    /// Ends what [`lock`](Self::lock) began.
-    pub(crate) async fn unlock(&self) {
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        self.postgres.sql(&self.database.name, sql).await;
     }
 
     fn config(&self, identity: &Path) -> Value {
