@@ -93,18 +93,18 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// `UPDATE=1 cargo test -p end-to-end --test matrix` writes it.
+/// `RAMPART_UPDATE=1 cargo test -p end-to-end --test matrix` writes it.
 #[test]
 fn the_committed_matrix_is_what_the_code_declares() {
     let path = repository().join("security/rbac-policies/matrix.txt");
     let now = render_matrix(&tables(), &Policy::embedded().unwrap());
-    if std::env::var_os("UPDATE").is_some() {
+    if std::env::var_os("RAMPART_UPDATE").is_some() {
         fs::write(&path, &now).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == now,
-        "a route or a right changed: look at it, then UPDATE=1 cargo test -p end-to-end --test matrix"
+        "a route or a right changed: look at it, then RAMPART_UPDATE=1 cargo test -p end-to-end --test matrix"
     );
 }
 

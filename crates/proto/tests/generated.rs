@@ -21,11 +21,11 @@ fn generated_code_is_current() {
     names.sort();
     for name in &names {
         let new = fs::read(fresh.path().join(name)).unwrap();
-        if std::env::var_os("UPDATE").is_some() {
+        if std::env::var_os("RAMPART_UPDATE").is_some() {
             fs::write(committed.join(name), &new).unwrap();
         }
         let old = fs::read(committed.join(name)).unwrap_or_default();
-        assert!(old == new, "{name:?} is not what proto/ says: run `UPDATE=1 cargo test -p proto` and commit");
+        assert!(old == new, "{name:?} is not what proto/ says: run `RAMPART_UPDATE=1 cargo test -p proto` and commit");
     }
     assert_eq!(names.len(), fs::read_dir(&committed).unwrap().count(), "a stale file lies in src/generated");
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 const COMMITTED: &str = "../../docs/api/gateway.openapi.json";
 
 /// Set to 1, the committed copy is written instead of compared.
-const UPDATE: &str = "UPDATE_OPENAPI";
+const UPDATE: &str = "RAMPART_UPDATE";
 
 #[test]
 fn the_committed_description_is_current() {
