@@ -14,6 +14,8 @@ use topology::{
     Speaks, THIRD_PARTIES, Workload, name,
 };
 
+use Edit::{Behind, Generated, New};
+
 use crate::{
     checkout::{Checkout, between},
     generated, stale, update_if_asked,
@@ -81,8 +83,7 @@ enum Edit {
 fn the_guide_names_every_file_that_a_new_service_makes_stale_and_mends_each() {
     let guide = fs::read_to_string(repository().join(GUIDE)).unwrap();
     let steps = steps(&guide);
-    let edits = edits();
-    let edited: BTreeSet<&str> = edits.iter().map(|(file, _)| *file).collect();
+    let edited: BTreeSet<&str> = EDITS.iter().map(|(file, _)| *file).collect();
     assert_eq!(
         steps.iter().copied().collect::<BTreeSet<_>>(),
         edited,
@@ -90,7 +91,7 @@ fn the_guide_names_every_file_that_a_new_service_makes_stale_and_mends_each() {
     );
 
     let scratch = tempfile::tempdir().unwrap();
-    copy(&edits, scratch.path());
+    copy(scratch.path());
     let example = between(&guide, "```rust\n", "```");
     let compared = |file: &str| !file.starts_with(SOURCE);
     assert_eq!(
@@ -99,7 +100,7 @@ fn the_guide_names_every_file_that_a_new_service_makes_stale_and_mends_each() {
     );
 
     for file in steps {
-        let (_, edit) = edits.iter().find(|(edited, _)| *edited == file).unwrap();
+        let (_, edit) = EDITS.iter().find(|(edited, _)| *edited == file).unwrap();
         follow(scratch.path(), file, edit, example);
         assert!(!faulty(scratch.path()).contains(Path::new(file)), "{file} is edited, and still stale");
     }
@@ -124,12 +125,12 @@ fn faulty(scratch: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// Every file that is compared, and the source of the map.
-fn copy(edits: &[(&str, Edit)], scratch: &Path) {
+fn copy(scratch: &Path) {
     update_if_asked();
     let mut checkout = Checkout::at(repository());
     stale(&topology::PLATFORM, &mut checkout);
     assert!(checkout.faults.is_empty(), "{}", checkout.faults.join("\n"));
-    let sources = edits.iter().map(|(file, _)| (*file).to_owned()).filter(|file| file.starts_with(SOURCE));
+    let sources = EDITS.iter().map(|(file, _)| (*file).to_owned()).filter(|file| file.starts_with(SOURCE));
     let rest = [format!("{SOURCE}third_parties.rs"), "crates/topology/README.md".to_owned()];
     for file in checkout.read.into_iter().chain(sources).chain(rest) {
         fs::create_dir_all(scratch.join(&file).parent().unwrap()).unwrap();
@@ -170,81 +171,76 @@ fn compiled(scratch: &Path) -> String {
 }
 
 /// What the guide says, done.
-fn edits() -> Vec<(&'static str, Edit)> {
-    use Edit::{Behind, Generated, New};
-    vec![
-        (
-            "crates/topology/src/name.rs",
-            Behind(&[(
-                "pub const BACKUP: &str = \"backup\";\n",
-                "/// Features.\npub const FEATURES: &str = \"features\";\n",
-            )]),
-        ),
-        (
-            "crates/topology/src/services.rs",
-            Behind(&[
-                ("SLA, BACKUP", ", FEATURES"),
-                ("name::BACKUP, name::MLFLOW", ", name::FEATURES"),
-                ("name::GATEWAY, name::SERVING, name::SLA, name::BACKUP", ", name::FEATURES"),
-                ("member_of: &[\"pg_read_all_data\"] }),\n};\n", "\nEXAMPLE"),
-            ]),
-        ),
-        (
-            "crates/topology/src/secrets.rs",
-            Behind(&[(
-                "    (PROMETHEUS_PASSWORD, \"roles/prometheus\"),\n",
-                "    (random(\"features/database-password\"), \"roles/features\"),\n",
-            )]),
-        ),
-        (
-            "crates/topology/src/lib.rs",
-            Behind(&[
-                ("pub use services::{BACKUP, BALANCER, ", "FEATURES, "),
-                ("pub const CALLERS: [&str; 8", " + 1"),
-                ("    name::PROMETHEUS,\n", "    name::FEATURES,\n"),
-            ]),
-        ),
-        (
-            "crates/features/Cargo.toml",
-            New("[package]\nname = \"features\"\n[[bin]]\nname = \"rampart-features\"\npath = \"src/main.rs\"\n"),
-        ),
-        ("crates/features/config/default.toml", New("[database]\nuser = \"features\"\n")),
-        (
-            "Cargo.toml",
-            Behind(&[("backup = { path = \"crates/backup\" }\n", "features = { path = \"crates/features\" }\n")]),
-        ),
-        (
-            "docs/ARCHITECTURE.md",
-            Behind(&[(
-                "| `crates/backup` | backup sets, and restores that prove them |\n",
-                "| `crates/features` | features of the models |\n",
-            )]),
-        ),
-        ("scripts/check-tidy", Behind(&[("\nSERVICES = {", "\"features\", ")])),
-        ("security/rbac-policies/rampart.cedarschema", Behind(&[("\nentity Service enum [", "\"features\", ")])),
-        (
-            "security/rbac-policies/services.cedar",
-            Behind(&[("    [Service::\"balancer\", ", "Service::\"features\", ")]),
-        ),
-        ("crates/gateway/config/default.toml", Behind(&[("\naudiences = [", "\"features\", ")])),
-        ("tests/Cargo.toml", Behind(&[("backup = { workspace = true }\n", "features = { workspace = true }\n")])),
-        (
-            "tests/tests/matrix.rs",
-            Behind(&[("backup::declared_routes()),\n", "(\"features\", features::declared_routes()),\n")]),
-        ),
-        ("security/rbac-policies/matrix.txt", Behind(&[("service:prometheus", "  service:features")])),
-        (
-            "crates/balancer/src/routes.rs",
-            Behind(&[(
-                "row(\"/api/backups\", Pool(name::BACKUP), SafeMethods, api),\n",
-                "row(\"/api/features\", Pool(name::FEATURES), SafeMethods, api),\n",
-            )]),
-        ),
-        (
-            "nginx/nginx.conf",
-            Behind(&[(
-                "proxy_pass https://backup.rampart.internal;\n        }\n",
-                "
+const EDITS: &[(&str, Edit)] = &[
+    (
+        "crates/topology/src/name.rs",
+        Behind(&[(
+            "pub const BACKUP: &str = \"backup\";\n",
+            "/// Features.\npub const FEATURES: &str = \"features\";\n",
+        )]),
+    ),
+    (
+        "crates/topology/src/services.rs",
+        Behind(&[
+            ("SLA, BACKUP", ", FEATURES"),
+            ("name::BACKUP, name::MLFLOW", ", name::FEATURES"),
+            ("name::GATEWAY, name::SERVING, name::SLA, name::BACKUP", ", name::FEATURES"),
+            ("member_of: &[\"pg_read_all_data\"] }),\n};\n", "\nEXAMPLE"),
+        ]),
+    ),
+    (
+        "crates/topology/src/secrets.rs",
+        Behind(&[(
+            "    (PROMETHEUS_PASSWORD, \"roles/prometheus\"),\n",
+            "    (random(\"features/database-password\"), \"roles/features\"),\n",
+        )]),
+    ),
+    (
+        "crates/topology/src/lib.rs",
+        Behind(&[
+            ("pub use services::{BACKUP, BALANCER, ", "FEATURES, "),
+            ("pub const CALLERS: [&str; 8", " + 1"),
+            ("    name::PROMETHEUS,\n", "    name::FEATURES,\n"),
+        ]),
+    ),
+    (
+        "crates/features/Cargo.toml",
+        New("[package]\nname = \"features\"\n[[bin]]\nname = \"rampart-features\"\npath = \"src/main.rs\"\n"),
+    ),
+    ("crates/features/config/default.toml", New("[database]\nuser = \"features\"\n")),
+    (
+        "Cargo.toml",
+        Behind(&[("backup = { path = \"crates/backup\" }\n", "features = { path = \"crates/features\" }\n")]),
+    ),
+    (
+        "docs/ARCHITECTURE.md",
+        Behind(&[(
+            "| `crates/backup` | backup sets, and restores that prove them |\n",
+            "| `crates/features` | features of the models |\n",
+        )]),
+    ),
+    ("scripts/check-tidy", Behind(&[("\nSERVICES = {", "\"features\", ")])),
+    ("security/rbac-policies/rampart.cedarschema", Behind(&[("\nentity Service enum [", "\"features\", ")])),
+    ("security/rbac-policies/services.cedar", Behind(&[("    [Service::\"balancer\", ", "Service::\"features\", ")])),
+    ("crates/gateway/config/default.toml", Behind(&[("\naudiences = [", "\"features\", ")])),
+    ("tests/Cargo.toml", Behind(&[("backup = { workspace = true }\n", "features = { workspace = true }\n")])),
+    (
+        "tests/tests/matrix.rs",
+        Behind(&[("backup::declared_routes()),\n", "(\"features\", features::declared_routes()),\n")]),
+    ),
+    ("security/rbac-policies/matrix.txt", Behind(&[("service:prometheus", "  service:features")])),
+    (
+        "crates/balancer/src/routes.rs",
+        Behind(&[(
+            "row(\"/api/backups\", Pool(name::BACKUP), SafeMethods, api),\n",
+            "row(\"/api/features\", Pool(name::FEATURES), SafeMethods, api),\n",
+        )]),
+    ),
+    (
+        "nginx/nginx.conf",
+        Behind(&[(
+            "proxy_pass https://backup.rampart.internal;\n        }\n",
+            "
         location ~ ^/api/features(/|$) {
             set $audience features;
             auth_request /.authorize;
@@ -252,23 +248,23 @@ fn edits() -> Vec<(&'static str, Edit)> {
             proxy_pass https://features.rampart.internal;
         }
 ",
-            )]),
-        ),
-        (
-            "nginx/entrypoint",
-            Behind(&[
-                (": \"${BACKUP:=backup-worker:8443}\"\n", ": \"${FEATURES:=feature-store:8443}\"\n"),
-                ("upstream backup.rampart.internal $BACKUP\n", "upstream features.rampart.internal $FEATURES\n"),
-            ]),
-        ),
-        (
-            "docker-compose.yml",
-            Behind(&[
-                ("\"10106\"", ", \"10107\""),
-                ("- state-sla-tracker:/state/sla-tracker\n", "      - state-feature-store:/state/feature-store\n"),
-                (
-                    "volumes: [\"state-sla-tracker:/state:ro\"]\n",
-                    "
+        )]),
+    ),
+    (
+        "nginx/entrypoint",
+        Behind(&[
+            (": \"${BACKUP:=backup-worker:8443}\"\n", ": \"${FEATURES:=feature-store:8443}\"\n"),
+            ("upstream backup.rampart.internal $BACKUP\n", "upstream features.rampart.internal $FEATURES\n"),
+        ]),
+    ),
+    (
+        "docker-compose.yml",
+        Behind(&[
+            ("\"10106\"", ", \"10107\""),
+            ("- state-sla-tracker:/state/sla-tracker\n", "      - state-feature-store:/state/feature-store\n"),
+            (
+                "volumes: [\"state-sla-tracker:/state:ro\"]\n",
+                "
   feature-store:
     <<: *service
     image: rampart/features
@@ -277,30 +273,30 @@ fn edits() -> Vec<(&'static str, Edit)> {
     tmpfs: [/tmp, \"/run:uid=10107,gid=10107,mode=0700\"]
     volumes: [\"state-feature-store:/state:ro\"]
 ",
-                ),
-                ("\nvolumes:\n", "  state-feature-store:\n"),
-            ]),
-        ),
-        (
-            "docker/rampart/Dockerfile",
-            Behind(&[
-                ("for name in rampart rampart-balancer", " rampart-features"),
-                (
-                    "CMD [\"rampart-sla\", \"serve\", \"--config\", \"/etc/rampart/sla.toml\"]\n",
-                    "
+            ),
+            ("\nvolumes:\n", "  state-feature-store:\n"),
+        ]),
+    ),
+    (
+        "docker/rampart/Dockerfile",
+        Behind(&[
+            ("for name in rampart rampart-balancer", " rampart-features"),
+            (
+                "CMD [\"rampart-sla\", \"serve\", \"--config\", \"/etc/rampart/sla.toml\"]\n",
+                "
 FROM runtime AS features
 COPY --from=build /out/rampart-features /usr/local/bin/
 COPY docker/rampart/config/features.toml /etc/rampart/
 USER 10107:10107
 CMD [\"rampart-features\", \"serve\", \"--config\", \"/etc/rampart/features.toml\"]
 ",
-                ),
-                ("sla-tracker", " feature-store"),
-            ]),
-        ),
-        (
-            "docker/rampart/config/features.toml",
-            New("[listen]
+            ),
+            ("sla-tracker", " feature-store"),
+        ]),
+    ),
+    (
+        "docker/rampart/config/features.toml",
+        New("[listen]
 address = \"0.0.0.0:8443\"
 [admin]
 address = \"0.0.0.0:9464\"
@@ -309,27 +305,26 @@ database_role = \"features\"
 [gateway]
 addresses = [\"gateway-a:8443\", \"gateway-b:8443\"]
 "),
-        ),
-        (
-            "docker/rampart/config/balancer.toml",
-            Behind(&[(
-                "address = \"0.0.0.0:8095\"\n",
-                "[pools.features]\nreplicas = [{ name = \"feature-store\", address = \"feature-store:8443\" }]\n",
-            )]),
-        ),
-        ("docker/postgres/make-roles", Behind(&[("for role in \"$admin\"", " features")])),
-        (
-            "monitoring/prometheus/prometheus.yml",
-            Behind(&[(
-                "\nscrape_configs:\n",
-                "  - job_name: feature-store
+    ),
+    (
+        "docker/rampart/config/balancer.toml",
+        Behind(&[(
+            "address = \"0.0.0.0:8095\"\n",
+            "[pools.features]\nreplicas = [{ name = \"feature-store\", address = \"feature-store:8443\" }]\n",
+        )]),
+    ),
+    ("docker/postgres/make-roles", Behind(&[("for role in \"$admin\"", " features")])),
+    (
+        "monitoring/prometheus/prometheus.yml",
+        Behind(&[(
+            "\nscrape_configs:\n",
+            "  - job_name: feature-store
     scheme: https
     tls_config: { <<: *peer, server_name: features.rampart.internal }
     file_sd_configs: [{ files: [targets/feature-store.yml] }]
 ",
-            )]),
-        ),
-        ("tests/data/sockets.txt", Generated),
-        ("monitoring/prometheus/targets/feature-store.yml", Generated),
-    ]
-}
+        )]),
+    ),
+    ("tests/data/sockets.txt", Generated),
+    ("monitoring/prometheus/targets/feature-store.yml", Generated),
+];
