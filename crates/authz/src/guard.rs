@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use policy::{Action, Policy, Subject};
 use problem::{Kind, Problem};
+use sha256::Sha256Digest;
 
 use crate::{
     Clock, PassportClaims, PassportKeys, Principal, TokenError, UnixTime,
     metrics::{Counters, Decision},
     token::{LEEWAY_S, TOKEN_BYTES_MAX},
-    verified_cache::{PassportDigest, VerifiedCache},
+    verified_cache::VerifiedCache,
 };
 
 /// How old a login may be and still count as fresh.
@@ -48,7 +48,7 @@ impl Guard {
             return Err(TokenError::TooLong);
         }
         let now = self.clock.now();
-        let digest = sha256(passport);
+        let digest = Sha256Digest::of(passport.as_bytes());
         // Read before verifying: if a key is removed meanwhile, the entry is out of date already.
         let generation = self.keys.generation();
         if let Some(claims) = self.verified.get(&digest, generation, now) {
@@ -114,10 +114,4 @@ impl Guard {
 /// A login in the future is a fault or a lie, and not fresh.
 fn is_fresh(claims: &PassportClaims, now: UnixTime) -> bool {
     claims.auth_time <= now.saturating_add(LEEWAY_S) && now.saturating_sub(claims.auth_time) <= FRESH_LOGIN_S
-}
-
-fn sha256(text: &str) -> PassportDigest {
-    let mut out = PassportDigest::default();
-    out.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    out
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::{
-    digest::{SHA256, digest},
     encoding::{AsDer, Pkcs8V1Der},
     signature::{Ed25519KeyPair, KeyPair},
 };
@@ -14,6 +13,7 @@ use base64::{
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
+use sha256::Sha256Digest;
 use zeroize::Zeroizing;
 
 use crate::{Claims, ISSUER};
@@ -150,7 +150,7 @@ impl PublicKey {
     fn new(x: &[u8]) -> Option<Self> {
         let x: [u8; PUBLIC_KEY_BYTES] = x.try_into().ok()?;
         let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(x));
-        Some(Self { kid: URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes())), x })
+        Some(Self { kid: URL_SAFE_NO_PAD.encode(Sha256Digest::of(members.as_bytes()).as_bytes()), x })
     }
 
     /// Its RFC 7638 thumbprint.

@@ -10,17 +10,15 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use sha256::Sha256Digest;
 
 use crate::{PassportClaims, UnixTime, token};
 
 const SHARDS: usize = 16;
 const SHARD_ENTRIES_MAX: usize = 625;
 
-/// SHA-256 of a passport.
-pub(crate) type PassportDigest = [u8; 32];
-
 pub(crate) struct VerifiedCache {
-    shards: [RwLock<HashMap<PassportDigest, VerifiedPassport>>; SHARDS],
+    shards: [RwLock<HashMap<Sha256Digest, VerifiedPassport>>; SHARDS],
     shard_of: RandomState,
 }
 
@@ -43,7 +41,7 @@ impl VerifiedCache {
     /// The claims, if this passport was verified with keys that are still in use, and is valid at `now`.
     pub(crate) fn get(
         &self,
-        digest: &PassportDigest,
+        digest: &Sha256Digest,
         keys_generation: u64,
         now: UnixTime,
     ) -> Option<Arc<PassportClaims>> {
@@ -57,7 +55,7 @@ impl VerifiedCache {
     /// Adds a passport that was just verified. A full shard drops what has expired, else what expires first.
     pub(crate) fn insert(
         &self,
-        digest: PassportDigest,
+        digest: Sha256Digest,
         keys_generation: u64,
         claims: Arc<PassportClaims>,
         now: UnixTime,
@@ -79,7 +77,7 @@ impl VerifiedCache {
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "the remainder is a shard's index")]
-    fn shard(&self, digest: &PassportDigest) -> &RwLock<HashMap<PassportDigest, VerifiedPassport>> {
+    fn shard(&self, digest: &Sha256Digest) -> &RwLock<HashMap<Sha256Digest, VerifiedPassport>> {
         &self.shards[self.shard_of.hash_one(digest) as usize % SHARDS]
     }
 }
@@ -108,10 +106,8 @@ mod tests {
         })
     }
 
-    fn digest(number: usize) -> PassportDigest {
-        let mut digest = PassportDigest::default();
-        digest[..8].copy_from_slice(&number.to_be_bytes());
-        digest
+    fn digest(number: usize) -> Sha256Digest {
+        Sha256Digest::of(&number.to_be_bytes())
     }
 
     #[test]

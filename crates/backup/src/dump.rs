@@ -9,11 +9,11 @@ use std::{
 use database::{DatabaseConfig, DatabaseError};
 use pg_sandbox::{Binaries, ClusterError};
 use secrets::{SecretError, SecretFile};
+use sha256::Measured;
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    digest::Measured,
     encrypted_file::EncryptedWriter,
     keys::Recipient,
     manifest::{Content, Object},

@@ -8,29 +8,27 @@ use std::{
 };
 
 use age::stream::{StreamReader, StreamWriter};
+use sha256::{Measured, Measuring};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    digest::{Measure, Measured},
-    keys::{DecryptionKey, Recipient},
-};
+use crate::keys::{DecryptionKey, Recipient};
 
 /// Bytes handed on at once.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 /// Faster than a disk, with most of the compression of higher levels.
 const COMPRESSION_LEVEL: i32 = 3;
 
-type Cipher = StreamWriter<Measure<BufWriter<File>>>;
+type Cipher = StreamWriter<Measuring<BufWriter<File>>>;
 
 /// Compresses and encrypts into one file.
 pub struct EncryptedWriter {
-    compressed: Measure<zstd::Encoder<'static, Cipher>>,
+    compressed: Measuring<zstd::Encoder<'static, Cipher>>,
     stop: CancellationToken,
 }
 
 /// Decrypts and decompresses one file, measuring the plaintext.
 pub struct DecryptedReader {
-    plain: Measure<zstd::Decoder<'static, BufReader<StreamReader<BufReader<File>>>>>,
+    plain: Measuring<zstd::Decoder<'static, BufReader<StreamReader<BufReader<File>>>>>,
 }
 
 // === impl EncryptedWriter ===
@@ -41,8 +39,8 @@ impl EncryptedWriter {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let encryptor =
             age::Encryptor::with_recipients(std::iter::once(recipient.as_age())).map_err(io::Error::other)?;
-        let cipher = encryptor.wrap_output(Measure::new(BufWriter::new(file)))?;
-        Ok(Self { compressed: Measure::new(zstd::Encoder::new(cipher, COMPRESSION_LEVEL)?), stop })
+        let cipher = encryptor.wrap_output(Measuring::new(BufWriter::new(file)))?;
+        Ok(Self { compressed: Measuring::new(zstd::Encoder::new(cipher, COMPRESSION_LEVEL)?), stop })
     }
 
     /// Ends the file and syncs it to disk; answers its encrypted and its plain measure.
@@ -77,7 +75,7 @@ impl DecryptedReader {
         let file = BufReader::with_capacity(CHUNK_BYTES, File::open(path)?);
         let decryptor = age::Decryptor::new_buffered(file).map_err(io::Error::other)?;
         let cipher = decryptor.decrypt(std::iter::once(key.as_age())).map_err(io::Error::other)?;
-        Ok(Self { plain: Measure::new(zstd::Decoder::new(cipher)?) })
+        Ok(Self { plain: Measuring::new(zstd::Decoder::new(cipher)?) })
     }
 
     /// Reads the rest, so that the authentication of the last chunk is checked, and answers the measure of the whole.
@@ -95,7 +93,7 @@ impl Read for DecryptedReader {
 
 /// Digest and length of a file as it is stored.
 pub fn measure_file(path: &Path) -> io::Result<Measured> {
-    let mut file = Measure::new(File::open(path)?);
+    let mut file = Measuring::new(File::open(path)?);
     io::copy(&mut file, &mut io::sink())?;
     Ok(file.finish().0)
 }

@@ -3,13 +3,12 @@
 //! Building a set needs the recipient (public) and the signing key. Only verifying or restoring one needs the decryption
 //! key, so it can be stored elsewhere.
 
+use sha256::Sha256Digest;
 use std::{fmt, path::Path, str::FromStr};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, ParsedPublicKey};
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
 use secrets::{SecretError, SecretFile};
-
-use crate::digest::Sha256;
 
 /// Bytes of a signature.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -30,7 +29,7 @@ pub struct SigningKey(Ed25519KeyPair);
 #[derive(Clone)]
 pub struct VerifyingKey {
     key: ParsedPublicKey,
-    id: Sha256,
+    id: Sha256Digest,
 }
 
 /// Why a key cannot be used.
@@ -161,7 +160,7 @@ impl VerifyingKey {
     }
 
     /// A name for the key: the sum of its 32 bytes.
-    pub fn id(&self) -> Sha256 {
+    pub fn id(&self) -> Sha256Digest {
         self.id
     }
 
@@ -169,7 +168,7 @@ impl VerifyingKey {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let key = ParsedPublicKey::new(&ED25519, bytes).ok()?;
         let raw = bytes.last_chunk::<32>()?;
-        Some(Self { id: Sha256::of(raw), key })
+        Some(Self { id: Sha256Digest::of(raw), key })
     }
 }
 

@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 pub mod config;
-pub mod digest;
 pub mod dump;
 pub mod encrypted_file;
 pub mod http;

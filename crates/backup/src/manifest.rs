@@ -10,10 +10,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sha256::{Measured, Sha256Digest};
 use time::OffsetDateTime;
 
 use crate::{
-    digest::{Measured, Sha256},
     keys::{SIGNATURE_BYTES, SigningKey, VerifyingKey},
     set_name::SetName,
 };
@@ -41,7 +41,7 @@ pub struct Manifest {
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     /// The key that signed it.
-    pub signed_by: Sha256,
+    pub signed_by: Sha256Digest,
     /// The set before it; absent for the first one.
     pub previous: Option<Link>,
     /// Its files.
@@ -55,7 +55,7 @@ pub struct Link {
     /// The set.
     pub name: SetName,
     /// The sum of its `manifest.json`.
-    pub manifest_sha256: Sha256,
+    pub manifest_sha256: Sha256Digest,
 }
 
 /// One encrypted file.
@@ -67,11 +67,11 @@ pub struct Object {
     /// Bytes of the file.
     pub size: u64,
     /// Sum of the file.
-    pub sha256: Sha256,
+    pub sha256: Sha256Digest,
     /// Bytes once decrypted and decompressed.
     pub plain_size: u64,
     /// Sum once decrypted and decompressed.
-    pub plain_sha256: Sha256,
+    pub plain_sha256: Sha256Digest,
     /// What it holds.
     pub content: Content,
 }
@@ -105,7 +105,7 @@ pub struct ModelFile {
     /// Bytes.
     pub size: u64,
     /// Sum.
-    pub sha256: Sha256,
+    pub sha256: Sha256Digest,
 }
 
 /// A manifest whose signature was verified.
@@ -114,7 +114,7 @@ pub struct Verified {
     /// What it says.
     pub manifest: Manifest,
     /// The sum of its bytes.
-    pub sha256: Sha256,
+    pub sha256: Sha256Digest,
 }
 
 /// Why a manifest is not valid.
@@ -183,8 +183,8 @@ impl Manifest {
     }
 
     /// The digest by which the next set links to a manifest.
-    pub fn sum_of(bytes: &[u8]) -> Sha256 {
-        Sha256::of(bytes)
+    pub fn sum_of(bytes: &[u8]) -> Sha256Digest {
+        Sha256Digest::of(bytes)
     }
 
     /// Bytes of all objects.
@@ -246,7 +246,7 @@ mod tests {
     fn written(change: impl FnOnce(&mut Manifest)) -> (tempfile::TempDir, VerifyingKey) {
         let (_, key) = generate();
         let created_at = datetime!(2026-11-22 02:00 UTC);
-        let measured = Measured { size: 3, sha256: Sha256::of(b"abc") };
+        let measured = Measured { size: 3, sha256: Sha256Digest::of(b"abc") };
         let object = Object::new("a.age".into(), measured, measured, Content::Models { files: vec![] });
         let name = SetName::of_day(created_at);
         let mut manifest = Manifest::new(name, created_at, &key.verifying_key(), None, vec![object]);

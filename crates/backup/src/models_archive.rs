@@ -2,6 +2,7 @@
 //!
 //! Only regular files in directories: a link or a device in a models folder is refused.
 
+use sha256::{Measured, Measuring};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -9,10 +10,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::{
-    digest::{Measure, Measured},
-    manifest::ModelFile,
-};
+use crate::manifest::ModelFile;
 
 /// Files of one folder.
 const FILES_MAX: usize = 100_000;
@@ -70,7 +68,7 @@ pub fn measure(archive: impl Read) -> io::Result<BTreeMap<String, Measured>> {
         let path = entry.path()?.to_str().map(str::to_owned);
         let path = path.filter(|_| entry.header().entry_type().is_file());
         let path = path.ok_or_else(|| io::Error::other("the archive holds something that is no plain file"))?;
-        let mut measured = Measure::new(&mut entry);
+        let mut measured = Measuring::new(&mut entry);
         io::copy(&mut measured, &mut io::sink())?;
         if files.insert(path, measured.finish().0).is_some() {
             return Err(io::Error::other("the archive holds a file twice"));
@@ -113,7 +111,7 @@ fn append(builder: &mut tar::Builder<impl Write>, folder: &Path, relative: &Path
     let mut header = tar::Header::new_gnu();
     header.set_size(metadata.len());
     header.set_mode(0o644);
-    let mut content = Measure::new(file.take(metadata.len()));
+    let mut content = Measuring::new(file.take(metadata.len()));
     builder.append_data(&mut header, relative, &mut content).map_err(ModelsError::Write)?;
     let (Measured { size, sha256 }, _) = content.finish();
     if size != metadata.len() {
@@ -139,7 +137,7 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> ModelsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Sha256;
+    use sha256::Sha256Digest;
 
     #[test]
     fn an_archive_has_the_files_of_the_folder() {
@@ -157,7 +155,7 @@ mod tests {
         for file in files {
             assert_eq!(found[&file.path], Measured { size: file.size, sha256: file.sha256 });
         }
-        assert_eq!(found["forest/model.toml"].sha256, Sha256::of(b"name"));
+        assert_eq!(found["forest/model.toml"].sha256, Sha256Digest::of(b"name"));
         // Same folder, same bytes: the archive has neither times nor owners.
         let mut again = Vec::new();
         archive(folder.path(), &mut again).unwrap();

@@ -3,13 +3,13 @@
 mod tables;
 
 use database::Database;
+use sha256::Sha256Digest;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use tables::{Rows, Snapshot, count_rows};
 
 use crate::{
-    digest::Sha256,
     manifest::Link,
     run::{Run, RunOutcome, RunState, Verdict},
 };
@@ -184,14 +184,15 @@ impl Store {
             let Some(row) = row else { return Ok(None) };
             let damaged = |what| StoreError::Damaged { id: row.id, what };
             let name = row.set_name.parse().map_err(|_| damaged("set_name"))?;
-            let manifest_sha256 = Sha256::from_bytes(&row.manifest_sha256).map_err(|_| damaged("manifest_sha256"))?;
+            let manifest_sha256 =
+                Sha256Digest::try_from(row.manifest_sha256.as_slice()).map_err(|_| damaged("manifest_sha256"))?;
             Ok(Some((Link { name, manifest_sha256 }, row.started_at)))
         };
         self.database.bounded("last_made_set", work).await
     }
 
     /// The digest of a set's manifest, if this database has the run that built it.
-    pub async fn manifest_of(&self, set_name: &str) -> Result<Option<Sha256>, StoreError> {
+    pub async fn manifest_of(&self, set_name: &str) -> Result<Option<Sha256Digest>, StoreError> {
         let work = async {
             let mut connection = self.database.acquire().await?;
             let row = sqlx::query!(
@@ -204,7 +205,7 @@ impl Store {
             .await?;
             let Some(row) = row else { return Ok(None) };
             let damaged = StoreError::Damaged { id: row.id, what: "manifest_sha256" };
-            Sha256::from_bytes(&row.manifest_sha256).map(Some).map_err(|_| damaged)
+            Sha256Digest::try_from(row.manifest_sha256.as_slice()).map(Some).map_err(|_| damaged)
         };
         self.database.bounded("manifest_of_set", work).await
     }

@@ -13,12 +13,12 @@ use std::{
 
 use pg_sandbox::ClusterError;
 use problem::Chain;
+use sha256::{Measured, Sha256Digest};
 
 use self::restore::ScratchCluster;
 pub(crate) use self::restore::remove_orphaned;
 
 use crate::{
-    digest::{Measured, Sha256},
     encrypted_file::{self, DecryptedReader},
     keys::{DecryptionKey, VerifyingKey},
     manifest::{Content, Link, MANIFEST_FILE, Manifest, ManifestError, ModelFile, Object, SIGNATURE_FILE, Verified},
@@ -77,7 +77,7 @@ impl Verifier {
     /// Verifies a set. `recorded` is the digest of its manifest, if the worker's database has it.
     ///
     /// Dropping this future leaves nothing behind.
-    pub async fn verify(&self, name: &SetName, recorded: Option<Sha256>) -> Result<Verdict, VerifyError> {
+    pub async fn verify(&self, name: &SetName, recorded: Option<Sha256Digest>) -> Result<Verdict, VerifyError> {
         let (this, set) = (self.clone(), name.clone());
         let checked = tokio::task::spawn_blocking(move || this.check_files(&set, recorded));
         let manifest = match checked.await.expect("checking files does not panic") {
@@ -91,7 +91,7 @@ impl Verifier {
     }
 
     /// Signature, chain, and every file against its sum.
-    fn check_files(&self, name: &SetName, recorded: Option<Sha256>) -> Result<Manifest, Vec<String>> {
+    fn check_files(&self, name: &SetName, recorded: Option<Sha256Digest>) -> Result<Manifest, Vec<String>> {
         let directory = name.directory(&self.root);
         let Verified { manifest, sha256 } =
             Manifest::read(&directory, name, &self.verifying_key).map_err(|error| vec![Chain(&error).to_string()])?;

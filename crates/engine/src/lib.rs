@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod digest;
 mod fault;
 mod golden;
 mod library;
@@ -12,7 +11,6 @@ mod signature;
 pub mod telemetry;
 pub mod tensor;
 
-pub use digest::{Digest, Hasher};
 pub use fault::{LoadFault, Reason};
 pub use golden::GOLDEN_BYTES_MAX;
 pub use library::{Engine, EngineConfig, EngineError};

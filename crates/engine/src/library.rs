@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,11 +16,9 @@ use std::{
 use ort::{environment::Environment, logging::LogLevel};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha256::{Measured, Measuring, Sha256Digest};
 
-use crate::{
-    digest::{Digest, Hasher},
-    telemetry,
-};
+use crate::telemetry;
 
 /// Where ONNX Runtime is, and what it must be.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -29,7 +27,8 @@ pub struct EngineConfig {
     /// The shared library, e.g. `libonnxruntime.so.1.31.1` out of the official Python wheel.
     pub library: PathBuf,
     /// SHA-256 of that file, in hex.
-    pub sha256: Digest,
+    #[serde(deserialize_with = "sha256::any_case")]
+    pub sha256: Sha256Digest,
 }
 
 /// The loaded library.
@@ -55,9 +54,9 @@ pub enum EngineError {
         /// As configured.
         path: PathBuf,
         /// Of the file.
-        found: Digest,
+        found: Sha256Digest,
         /// As configured.
-        pinned: Digest,
+        pinned: Sha256Digest,
     },
     /// The dynamic linker or the version check refused it.
     #[error("onnxruntime.library {}: {reason}", path.display())]
@@ -82,7 +81,7 @@ pub enum EngineError {
 }
 
 /// The library of this process, once opened: a dynamic library is global to its process.
-static OPENED: Mutex<Option<(Digest, Engine)>> = Mutex::new(None);
+static OPENED: Mutex<Option<(Sha256Digest, Engine)>> = Mutex::new(None);
 
 // === impl Engine ===
 
@@ -113,17 +112,9 @@ impl Engine {
 
 fn check(config: &EngineConfig) -> Result<File, EngineError> {
     let unreadable = |source| EngineError::Unreadable { path: config.library.clone(), source };
-    let mut file = File::open(&config.library).map_err(unreadable)?;
-    let mut hasher = Hasher::new();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        let length = file.read(&mut block).map_err(unreadable)?;
-        if length == 0 {
-            break;
-        }
-        hasher.update(block.get(..length).unwrap_or_default());
-    }
-    let found = hasher.finish();
+    let mut library = Measuring::new(File::open(&config.library).map_err(unreadable)?);
+    io::copy(&mut library, &mut io::sink()).map_err(unreadable)?;
+    let (Measured { sha256: found, .. }, file) = library.finish();
     if found != config.sha256 {
         return Err(EngineError::Digest { path: config.library.clone(), found, pinned: config.sha256 });
     }

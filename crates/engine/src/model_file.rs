@@ -2,16 +2,14 @@
 
 mod format;
 
+use sha256::Sha256Digest;
 use std::{fs::File, io::Read, path::Path};
 
-use crate::{
-    digest::Digest,
-    fault::{LoadFault, Reason},
-};
+use crate::fault::{LoadFault, Reason};
 use format::check_onnx;
 
 /// Reads `model.onnx` of a version folder: not too large, ONNX by its bytes, and the file that was declared.
-pub fn read(folder: &Path, declared: Digest, bytes_max: u64) -> Result<Vec<u8>, LoadFault> {
+pub fn read(folder: &Path, declared: Sha256Digest, bytes_max: u64) -> Result<Vec<u8>, LoadFault> {
     let unreadable = |error: std::io::Error| LoadFault::new(Reason::Artifact, format!("model.onnx: {error}"));
     let file = File::open(folder.join("model.onnx")).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
@@ -26,7 +24,7 @@ pub fn read(folder: &Path, declared: Digest, bytes_max: u64) -> Result<Vec<u8>, 
     }
     // What kind of file it is says more than that its digest is wrong.
     check_onnx(&bytes).map_err(|detail| LoadFault::new(Reason::Format, format!("model.onnx: {detail}")))?;
-    let found = Digest::of(&bytes);
+    let found = Sha256Digest::of(&bytes);
     if found != declared {
         return Err(LoadFault::new(
             Reason::Digest,

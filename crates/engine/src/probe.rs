@@ -14,6 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sha256::Sha256Digest;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     process::Command,
@@ -22,7 +23,6 @@ use tokio::{
 pub use child::run as run_probe;
 
 use crate::{
-    digest::Digest,
     fault::{LoadFault, Reason},
     library::EngineConfig,
     signature::Signature,
@@ -70,7 +70,7 @@ pub struct ProbeJob {
     /// The folder of the model version.
     pub folder: PathBuf,
     /// What the model file must be.
-    pub digest: Digest,
+    pub digest: Sha256Digest,
     /// What the model must take and give.
     pub signature: Signature,
     /// The longest model file.

@@ -2,11 +2,9 @@
 //!
 //! They cannot be guessed, so a plain SHA-256 of them is enough to store.
 
-use aws_lc_rs::{
-    digest::{SHA256, digest},
-    rand,
-};
+use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha256::Sha256Digest;
 use subtle::ConstantTimeEq as _;
 
 /// The digest under which a secret is stored.
@@ -38,14 +36,12 @@ pub fn has_form(text: &str, prefix: &str) -> bool {
 
 /// The SHA-256 of a secret.
 pub fn sha256(secret: &str) -> Digest {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, secret.as_bytes()).as_ref());
-    bytes
+    *Sha256Digest::of(secret.as_bytes()).as_bytes()
 }
 
 /// What the `credential` of a machine is for this client secret.
 pub fn credential(secret: &str) -> String {
-    format!("{CREDENTIAL_PREFIX}{}", hex::encode(sha256(secret)))
+    format!("{CREDENTIAL_PREFIX}{}", Sha256Digest::of(secret.as_bytes()))
 }
 
 /// Whether `secret` is the one `credential` was made of, in time that does not depend on it.

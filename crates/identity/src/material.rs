@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::digest;
 use rustls::{
     RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -16,6 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use secrets::{Secret, SecretFile};
+use sha256::{Hasher, Sha256Digest};
 use time::OffsetDateTime;
 
 use crate::{IdentityError, PeerName, crypto_provider, name};
@@ -42,11 +42,8 @@ pub(crate) struct VerifiedFiles {
     pub(crate) name: PeerName,
     pub(crate) not_before: OffsetDateTime,
     pub(crate) not_after: OffsetDateTime,
-    pub(crate) digest: FilesDigest,
+    pub(crate) digest: Sha256Digest,
 }
-
-/// Tells whether files have changed, by content: editors, symlinks and copies keep odd times.
-pub(crate) type FilesDigest = [u8; 32];
 
 // === impl IdentityFiles ===
 
@@ -59,15 +56,13 @@ impl IdentityFiles {
         })
     }
 
-    pub(crate) fn digest(&self) -> FilesDigest {
-        let mut context = digest::Context::new(&digest::SHA256);
+    pub(crate) fn digest(&self) -> Sha256Digest {
+        let mut hasher = Hasher::new();
         for part in [self.certificate.as_slice(), self.key.expose(), &self.ca] {
-            context.update(&part.len().to_be_bytes());
-            context.update(part);
+            hasher.update(&part.len().to_be_bytes());
+            hasher.update(part);
         }
-        let mut digest = FilesDigest::default();
-        digest.copy_from_slice(context.finish().as_ref());
-        digest
+        hasher.finish()
     }
 }
 

@@ -6,12 +6,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use rustls_pki_types::CertificateDer;
+use sha256::Sha256Digest;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Identity, IdentityError,
-    material::{FilesDigest, IdentityFiles, VerifiedFiles},
+    material::{IdentityFiles, VerifiedFiles},
     metrics,
 };
 
@@ -19,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Files that did not pass, and whether that was reported.
 struct RefusedFiles {
-    digest: Option<FilesDigest>,
+    digest: Option<Sha256Digest>,
     reported: bool,
 }
 
@@ -80,7 +81,7 @@ impl Identity {
 
     fn report_refusal(
         &self,
-        digest: Option<FilesDigest>,
+        digest: Option<Sha256Digest>,
         error: &IdentityError,
         before: Option<RefusedFiles>,
     ) -> RefusedFiles {
@@ -99,8 +100,8 @@ impl Identity {
 /// `Ok(None)` if the files are those in use. The digest is missing if they could not be read.
 fn read_and_verify(
     directory: &Path,
-    current: &FilesDigest,
-) -> (Option<FilesDigest>, Result<Option<VerifiedFiles>, IdentityError>) {
+    current: &Sha256Digest,
+) -> (Option<Sha256Digest>, Result<Option<VerifiedFiles>, IdentityError>) {
     let files = match IdentityFiles::read(directory) {
         Ok(files) => files,
         Err(error) => return (None, Err(error)),

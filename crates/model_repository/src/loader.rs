@@ -6,7 +6,8 @@ use std::{
     time::Instant,
 };
 
-use engine::{Digest, Engine, LoadFault, Pool, PoolLimits, ProbeJob, Prober, Reason, Session, Signature};
+use engine::{Engine, LoadFault, Pool, PoolLimits, ProbeJob, Prober, Reason, Session, Signature};
+use sha256::Sha256Digest;
 
 use crate::{
     manifest::{Declared, Manifest},
@@ -90,7 +91,7 @@ impl Loader {
         Err(LoadFault::new(Reason::Limits, detail))
     }
 
-    fn job(&self, digest: Digest, signature: &Signature, folder: &Path) -> ProbeJob {
+    fn job(&self, digest: Sha256Digest, signature: &Signature, folder: &Path) -> ProbeJob {
         ProbeJob {
             library: self.prober.engine.clone(),
             folder: folder.to_owned(),

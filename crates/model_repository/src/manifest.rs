@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use engine::{Digest, LoadFault, Reason, Signature, TensorSpec};
+use engine::{LoadFault, Reason, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
+use sha256::Sha256Digest;
 
 use crate::names::{ModelName, NAME_LENGTH_MAX, Version, is_alias};
 
@@ -30,7 +31,7 @@ pub(crate) struct Manifest {
 #[derive(Clone, Debug)]
 pub(crate) enum Declared {
     /// A file with this digest, which takes and gives this.
-    File(Digest, Signature),
+    File(Sha256Digest, Signature),
     /// It was judged before it came here.
     Refused(LoadFault),
 }
@@ -58,7 +59,8 @@ pub(crate) struct ManifestFile {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VersionFile {
-    pub(crate) sha256: Option<Digest>,
+    #[serde(default, deserialize_with = "sha256::any_case")]
+    pub(crate) sha256: Option<Sha256Digest>,
     /// What the registry calls the origin of its files: another one is another version, whatever its number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,

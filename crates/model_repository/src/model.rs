@@ -4,8 +4,9 @@ mod statistics;
 
 use std::time::Instant;
 
-use engine::{Digest, Pool, PoolError, RunFault, Signature, Timings, tensor::Tensor};
+use engine::{Pool, PoolError, RunFault, Signature, Timings, tensor::Tensor};
 use problem::{Kind, Problem};
+use sha256::Sha256Digest;
 
 pub use statistics::{Durations, Statistics};
 
@@ -21,7 +22,7 @@ pub struct ModelIdentity {
     /// The version of it.
     pub version: Version,
     /// Of the model file.
-    pub digest: Digest,
+    pub digest: Sha256Digest,
     /// Length of the model file.
     pub file_bytes: u64,
 }
@@ -50,7 +51,7 @@ impl Model {
     }
 
     /// Whether a load of this file with this declaration would give the very same.
-    pub fn is_same(&self, digest: Digest, declared: &Signature) -> bool {
+    pub fn is_same(&self, digest: Sha256Digest, declared: &Signature) -> bool {
         self.identity.digest == digest
             && declared.in_order_of(&self.signature).is_ok_and(|signature| signature == self.signature)
     }

@@ -6,11 +6,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use aws_lc_rs::digest::{Context as Hash, SHA256};
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
     RestrictedExpression, Schema, ValidationMode, Validator,
 };
+use sha256::Hasher;
 use topology::CALLERS;
 
 use crate::{Action, Roles};
@@ -229,13 +229,13 @@ fn action_names(schema: &Schema) -> Result<Vec<EntityUid>, PolicyError> {
 }
 
 fn hash(schema: &str, files: &[(&str, &str)]) -> String {
-    let mut hash = Hash::new(&SHA256);
+    let mut hasher = Hasher::new();
     for text in std::iter::once(&schema).chain(files.iter().map(|(_, text)| text)) {
         // The length first, so that no byte can move from one file to the next unseen.
-        hash.update(&(text.len() as u64).to_be_bytes());
-        hash.update(text.as_bytes());
+        hasher.update(&(text.len() as u64).to_be_bytes());
+        hasher.update(text.as_bytes());
     }
-    hex::encode(hash.finish())
+    hasher.finish().to_string()
 }
 
 fn uid(kind: &EntityTypeName, name: &str) -> EntityUid {

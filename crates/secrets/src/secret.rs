@@ -3,13 +3,14 @@
 use std::fmt;
 use std::str::Utf8Error;
 
+use sha256::Hasher;
 use zeroize::Zeroizing;
 
 /// Separates fingerprints from every other use of SHA-256 in the system.
 const FINGERPRINT_DOMAIN: &[u8] = b"rampart secret fingerprint v1\0";
 
-/// How many bytes of the digest a fingerprint shows: enough to tell two secrets apart, not to stand in for one.
-const FINGERPRINT_BYTES: usize = 8;
+/// How many digits of the digest a fingerprint shows: enough to tell two secrets apart, not to stand in for one.
+const FINGERPRINT_DIGITS: usize = 16;
 
 /// Bytes that are wiped on drop and never printed.
 #[derive(Clone)]
@@ -37,11 +38,10 @@ impl Secret {
     ///
     /// Only for secrets made by a machine (128 bits or more): that of a guessable one can be guessed too.
     pub fn fingerprint(&self) -> String {
-        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        context.update(FINGERPRINT_DOMAIN);
-        context.update(&self.0);
-        let digest = context.finish();
-        hex::encode(digest.as_ref().iter().take(FINGERPRINT_BYTES).copied().collect::<Vec<u8>>())
+        let mut hasher = Hasher::new();
+        hasher.update(FINGERPRINT_DOMAIN);
+        hasher.update(&self.0);
+        hasher.finish().to_string().chars().take(FINGERPRINT_DIGITS).collect()
     }
 }
 

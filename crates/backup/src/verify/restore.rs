@@ -10,12 +10,12 @@ use std::{
 };
 
 use pg_sandbox::{Cluster, RunningCluster, SUPERUSER, end_orphan};
+use sha256::Measured;
 use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
 use tempfile::TempDir;
 
 use super::VerifyError;
 use crate::{
-    digest::Measured,
     encrypted_file::DecryptedReader,
     keys::DecryptionKey,
     pg_program::{self, ProgramError},

@@ -3,10 +3,10 @@
 use std::fs;
 
 use backup::{
-    digest::Sha256,
     manifest::{Content, MANIFEST_FILE, Manifest, SIGNATURE_FILE},
     run::Verdict,
 };
+use sha256::Sha256Digest;
 use time::macros::datetime;
 
 use crate::support::{CANARY, TestSite, build, files, reasons};
@@ -77,7 +77,7 @@ async fn every_damage_is_invalid() {
     reasons(site.verify(&name).await);
     fs::write(one, &first).unwrap();
     fs::write(two, &second).unwrap();
-    let other = Some(Sha256::of(b"another manifest"));
+    let other = Some(Sha256Digest::of(b"another manifest"));
     assert!(reasons(site.verifier().verify(&name, other).await.unwrap()).contains("recorded"));
 }
 
@@ -160,7 +160,7 @@ async fn a_signed_manifest_with_wrong_figures_is_found_by_the_restore() {
     let mut altered = signed.clone();
     for object in &mut altered.objects {
         match &mut object.content {
-            Content::Models { files } => files[0].sha256 = Sha256::of(b"another model"),
+            Content::Models { files } => files[0].sha256 = Sha256Digest::of(b"another model"),
             Content::Database { rows, .. } => {
                 assert_eq!((rows["gateway.users"], rows["gateway.empty"], rows["gateway.Odd \"name"]), (5000, 0, 1));
                 rows.insert("gateway.users".to_owned(), 4999);
@@ -173,7 +173,7 @@ async fn a_signed_manifest_with_wrong_figures_is_found_by_the_restore() {
     assert!(found.contains("gateway.users has 5000 rows after the restore, 4999 rows in the dump"), "{found}");
 
     let mut altered = signed.clone();
-    altered.objects.iter_mut().for_each(|object| object.plain_sha256 = Sha256::of(b""));
+    altered.objects.iter_mut().for_each(|object| object.plain_sha256 = Sha256Digest::of(b""));
     write(&altered);
     let found = reasons(site.verify(&name).await);
     assert!(found.contains("than was archived") && found.contains("than was dumped"), "{found}");

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderValue, Method};
+use sha256::Sha256Digest;
 
 /// What a gateway granted.
 #[derive(Debug)]
@@ -50,9 +50,9 @@ pub(super) struct GrantRequest<'a> {
 /// client chooses how long they are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct GrantKey {
-    pub(super) token: [u8; 32],
+    pub(super) token: Sha256Digest,
     audience: &'static str,
-    request: Option<[u8; 32]>,
+    request: Option<Sha256Digest>,
 }
 
 // === impl Grant ===
@@ -70,13 +70,7 @@ impl GrantKey {
     pub(super) fn new(request: GrantRequest<'_>) -> Self {
         let GrantRequest { token, audience, request } = request;
         // No method contains a space, so no other method and path make the same text.
-        let request = request.map(|(method, path)| sha256(&format!("{method} {path}")));
-        Self { token: sha256(token), audience, request }
+        let request = request.map(|(method, path)| Sha256Digest::of(format!("{method} {path}").as_bytes()));
+        Self { token: Sha256Digest::of(token.as_bytes()), audience, request }
     }
-}
-
-fn sha256(text: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    hash
 }

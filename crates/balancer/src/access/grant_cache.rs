@@ -199,7 +199,7 @@ impl GrantCache {
 
     fn shard(&self, key: &GrantKey) -> &Mutex<Shard> {
         // The key is a hash already.
-        let index = usize::from(key.token.first().copied().unwrap_or_default()) % SHARDS;
+        let index = usize::from(key.token.as_bytes().first().copied().unwrap_or_default()) % SHARDS;
         self.shards.get(index).expect("an index modulo the length is within it")
     }
 }

@@ -3,8 +3,8 @@
 //! An edited, removed or reordered record is found. Records cut off at the end are not: that needs a checkpoint stored
 //! elsewhere.
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
 use serde_json::Value;
+use sha256::{Hasher, Sha256Digest};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The hash that ends a chain so far.
@@ -47,13 +47,11 @@ pub struct BrokenChain {
 
 /// The hash of a record that follows `previous`.
 pub fn chain_hash(previous: &Hash, record: &str) -> Hash {
-    let mut context = Context::new(&SHA256);
-    context.update(&RECORD_PREFIX);
-    context.update(previous);
-    context.update(digest(&SHA256, record.as_bytes()).as_ref());
-    let mut hash = GENESIS;
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
+    let mut hasher = Hasher::new();
+    hasher.update(&RECORD_PREFIX);
+    hasher.update(previous);
+    hasher.update(Sha256Digest::of(record.as_bytes()).as_bytes());
+    *hasher.finish().as_bytes()
 }
 
 /// Verifies that `records`, in their order, are the chain of one writer after record `seq` with hash `head`; from the

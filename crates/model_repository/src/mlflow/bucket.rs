@@ -2,9 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use engine::Digest;
 use reqwest::StatusCode;
 use rusty_s3::{Bucket, Credentials, S3Action};
+use sha256::Sha256Digest;
 use url::Url;
 
 use super::http::{Http, HttpError};
@@ -64,7 +64,7 @@ impl Storage<'_> {
         file: &str,
         path: &Path,
         bytes_max: u64,
-    ) -> Result<Option<Digest>, HttpError> {
+    ) -> Result<Option<Sha256Digest>, HttpError> {
         self.http.download(self.signed(folder, file), path, bytes_max).await
     }
 

@@ -3,9 +3,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use engine::{Digest, Hasher};
 use identity::Identity;
 use reqwest::{Client, Response, StatusCode, redirect};
+use sha256::{Hasher, Sha256Digest};
 use tokio::{fs::File, io::AsyncWriteExt};
 use url::Url;
 
@@ -85,7 +85,12 @@ impl Http {
     }
 
     /// Writes the answer into a file and returns its digest; none if there is no such thing.
-    pub(super) async fn download(&self, url: Url, path: &Path, bytes_max: u64) -> Result<Option<Digest>, HttpError> {
+    pub(super) async fn download(
+        &self,
+        url: Url,
+        path: &Path,
+        bytes_max: u64,
+    ) -> Result<Option<Sha256Digest>, HttpError> {
         let request = self.0.get(url).timeout(DOWNLOAD_TIMEOUT);
         let mut response = request.send().await.map_err(|error| HttpError::Silent(error.without_url()))?;
         match response.status() {

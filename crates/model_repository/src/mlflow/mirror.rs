@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::{Digest, Hasher};
+use sha256::{Measuring, Sha256Digest};
 use tempfile::TempDir;
 
 use crate::{
@@ -140,21 +140,10 @@ fn read_folder(model: &Path) -> Option<ManifestFile> {
     Some(file)
 }
 
-fn digest(path: &Path) -> Option<Digest> {
-    /// Hands on to a digest what is copied into it.
-    struct Hashed(Hasher);
-    impl Write for Hashed {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut hashed = Hashed(Hasher::new());
-    io::copy(&mut fs::File::open(path).ok()?, &mut hashed).ok()?;
-    Some(hashed.0.finish())
+fn digest(path: &Path) -> Option<Sha256Digest> {
+    let mut file = Measuring::new(fs::File::open(path).ok()?);
+    io::copy(&mut file, &mut io::sink()).ok()?;
+    Some(file.finish().0.sha256)
 }
 
 #[cfg(test)]
@@ -178,7 +167,7 @@ mod tests {
         for (number, bytes) in versions {
             text.push_str(&format!(
                 "[versions.{number}]\nsha256 = \"{}\"\nsource = \"models:/m-{number}\"\n",
-                Digest::of(bytes)
+                Sha256Digest::of(bytes)
             ));
         }
         toml::from_str(&text).unwrap()

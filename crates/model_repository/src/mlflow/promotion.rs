@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::{Digest, GOLDEN_BYTES_MAX, LoadFault, Reason, Signature};
+use engine::{GOLDEN_BYTES_MAX, LoadFault, Reason, Signature};
+use sha256::Sha256Digest;
 use tempfile::TempDir;
 use tokio::fs;
 
@@ -35,7 +36,7 @@ struct Plan {
     aliases: BTreeMap<String, Version>,
     last_good: BTreeMap<String, Version>,
     versions: BTreeMap<Version, VersionFile>,
-    missing: Vec<(ModelVersion, Digest)>,
+    missing: Vec<(ModelVersion, Sha256Digest)>,
 }
 
 /// Why the files of a version are not here.
@@ -249,7 +250,7 @@ impl RefreshSession<'_> {
         &self,
         name: &ModelName,
         version: &ModelVersion,
-        digest: Digest,
+        digest: Sha256Digest,
         staged: &TempDir,
     ) -> Result<Signature, FetchError> {
         let artifacts = self.mlflow().artifacts(name, version.number).await;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::{Digest, LoadFault, Reason};
+use engine::{LoadFault, Reason};
+use sha256::Sha256Digest;
 
 use super::rest_api::{ModelVersion, RegisteredModel};
 use crate::{
@@ -20,7 +21,7 @@ pub(super) enum VersionDecision {
     /// It is refused by what the registry says of it.
     Refused(VersionFile),
     /// Its files must be fetched; the model file must have this digest.
-    Fetch(Digest),
+    Fetch(Sha256Digest),
 }
 
 /// The aliases that can be declared, with what they mean.
@@ -56,7 +57,8 @@ pub(super) fn wanted(
 
 /// What can be said of a version without fetching it. `again`: what was refused may be mended by now.
 pub(super) fn decide(version: &ModelVersion, mirrored: Option<&ManifestFile>, again: bool) -> VersionDecision {
-    let Some(digest) = version.digest.as_deref().and_then(Digest::parse) else {
+    let Some(digest) = version.digest.as_deref().and_then(|tag| tag.to_ascii_lowercase().parse::<Sha256Digest>().ok())
+    else {
         let detail = match &version.digest {
             None => "the version has no tag sha256 in the registry; set it to the SHA-256 of the model file in hex",
             Some(_) => "the tag sha256 of the version is no SHA-256; set it to that of the model file, 64 hex digits",
@@ -71,7 +73,7 @@ pub(super) fn decide(version: &ModelVersion, mirrored: Option<&ManifestFile>, ag
 }
 
 /// What is declared of a version that was refused.
-pub(super) fn refused(version: &ModelVersion, digest: Option<Digest>, fault: LoadFault) -> VersionFile {
+pub(super) fn refused(version: &ModelVersion, digest: Option<Sha256Digest>, fault: LoadFault) -> VersionFile {
     VersionFile { sha256: digest, source: Some(version.source.clone()), refused: Some(fault), ..VersionFile::default() }
 }
 
@@ -133,13 +135,13 @@ mod tests {
     /// Fetched once: as long as source and digest stay, a version is what it was, also when it was refused.
     #[test]
     fn a_version_is_fetched_once() {
-        let good = VersionFile { sha256: Digest::parse(SHA256), source: Some("a".into()), ..VersionFile::default() };
+        let good = VersionFile { sha256: SHA256.parse().ok(), source: Some("a".into()), ..VersionFile::default() };
         let bad = VersionFile { refused: Some(LoadFault::new(Reason::Golden, "none")), ..good.clone() };
         let file = |known: &VersionFile| {
             let versions = BTreeMap::from([(number(1), known.clone())]);
             manifest(&registered(r#"{"name": "m"}"#), versions, BTreeMap::new(), BTreeMap::new())
         };
-        let missing = || VersionDecision::Fetch(Digest::parse(SHA256).unwrap());
+        let missing = || VersionDecision::Fetch(SHA256.parse().unwrap());
         let same = version("a", Some(SHA256));
         assert_eq!(decide(&same, None, false), missing());
         assert_eq!(decide(&same, Some(&file(&good)), true), VersionDecision::Unchanged(good.clone()));
