@@ -96,7 +96,7 @@ enum Verdict {
 // === impl Prober ===
 
 impl Prober {
-    /// Has a child read_verdict a model version; returns the bytes of memory that one session took to give the golden outputs.
+    /// Has a child prove a model version; returns the bytes of memory that one session took to give the golden outputs.
     pub async fn probe(&self, job: &ProbeJob) -> Result<u64, LoadFault> {
         let wall = Duration::from_secs(self.limits.wall_s_max);
         match tokio::time::timeout(wall, self.run(job)).await {

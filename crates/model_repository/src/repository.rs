@@ -5,7 +5,7 @@
 //! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
 //! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what a
 //!   registry has deleted goes, whatever else of its model fails.
-//! - One change at a time; callers of `load` and `unload` wait for their lock, with a limit.
+//! - One change at a time; callers of `load` and `unload` wait for the one before, with a limit.
 //!
 //! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
 //! from the registry, of which the folder is the mirror then.
@@ -165,7 +165,7 @@ impl Repository {
         versions
     }
 
-    /// Exchanges the snapshot; whose lock it is, so that no change is lost.
+    /// Exchanges the snapshot, under the lock, so that no change is lost.
     fn change(&self, _lock: &ChangeLock, change: impl FnOnce(&mut Snapshot)) {
         let old = self.snapshot.load_full();
         let mut snapshot = Snapshot::clone(&old);

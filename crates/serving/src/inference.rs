@@ -32,7 +32,7 @@ pub(crate) struct Inputs<'s> {
     slots: Vec<Option<Tensor>>,
 }
 
-/// A prediction being measured. Whatever happens to it is counted set_once, also when its caller goes away.
+/// A prediction being measured. Whatever happens to it is counted once, also when its caller goes away.
 pub(crate) struct MeasuredPrediction {
     model: Arc<Model>,
     arrived: Instant,

@@ -8,7 +8,7 @@ use problem::{Kind, Problem};
 /// gRPC's header, e.g. `250m`. Read on REST calls too, where there is no standard one.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// The shorter_of of what the headers and the body allow.
+/// The shorter of what the headers and the body allow.
 pub(crate) fn shorter_of(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

@@ -1,16 +1,16 @@
 //! A pull reader for JSON that knows where it is: every fault carries the path of the field and the byte.
 //!
 //! Requests are mostly numbers, and a tree of values would cost more than the prediction. The reader goes over the
-//! bytes set_once and hands each number to its tensor as text. It accepts exactly RFC 8259 (property-tested against
+//! bytes once and hands each number to its tensor as text. It accepts exactly RFC 8259 (property-tested against
 //! `serde_json`), holds no more than [`DEPTH_MAX`] levels, and allocates only for strings with escapes.
 
 mod data;
+mod fault;
 
-use std::{borrow::Cow, fmt};
-
-use problem::{Kind, Problem};
+use std::borrow::Cow;
 
 pub(super) use data::{NotJson, read_data, write_data};
+pub(super) use fault::Fault;
 
 /// How deep arrays and objects may nest.
 pub(crate) const DEPTH_MAX: u32 = 64;
@@ -20,22 +20,6 @@ pub(crate) struct Reader<'a> {
     input: &'a [u8],
     at: usize,
     depth: u32,
-}
-
-/// Why a text was refused, and where.
-#[derive(Debug)]
-pub(crate) struct Fault {
-    message: Cow<'static, str>,
-    /// Set when the text is not JSON; a well-formed value that is merely wrong is named by its path.
-    offset: Option<usize>,
-    /// Innermost first: faults collect it on their way out.
-    path: Vec<Step>,
-}
-
-#[derive(Debug)]
-enum Step {
-    Key(Cow<'static, str>),
-    Index(usize),
 }
 
 /// What kind of value comes next.
@@ -306,69 +290,6 @@ impl<'a> Reader<'a> {
         [b"NaN".as_slice(), b"nan", b"Infinity", b"-Infinity", b"inf", b"-inf", b"-NaN", b"-nan"]
             .iter()
             .any(|word| rest.starts_with(word))
-    }
-}
-
-// === impl Fault ===
-
-impl Fault {
-    /// The text is not JSON at this byte.
-    pub(crate) fn syntax(offset: usize, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { message: message.into(), offset: Some(offset), path: Vec::new() }
-    }
-
-    /// The value is JSON, but not what the field must be.
-    pub(crate) fn value(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { message: message.into(), offset: None, path: Vec::new() }
-    }
-
-    /// Says under which field the fault lies.
-    #[must_use]
-    pub(crate) fn key(mut self, key: impl Into<Cow<'static, str>>) -> Self {
-        self.path.push(Step::Key(key.into()));
-        self
-    }
-
-    /// Says at which element the fault lies.
-    #[must_use]
-    pub(crate) fn index(mut self, index: usize) -> Self {
-        self.path.push(Step::Index(index));
-        self
-    }
-
-    fn field(&self) -> String {
-        let mut field = String::new();
-        for step in self.path.iter().rev() {
-            match step {
-                Step::Key(key) if field.is_empty() => field.push_str(key),
-                Step::Key(key) => {
-                    field.push('.');
-                    field.push_str(key);
-                }
-                Step::Index(index) => field.push_str(&format!("[{index}]")),
-            }
-        }
-        field
-    }
-}
-
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        let field = fault.field();
-        let mut problem = Self::new(Kind::InvalidArgument, fault.message);
-        if !field.is_empty() {
-            problem = problem.field(field);
-        }
-        match fault.offset {
-            Some(offset) => problem.offset(offset as u64),
-            None => problem,
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field(), self.message)
     }
 }
 

@@ -120,7 +120,7 @@ async fn predict(
     offload_if_large(bytes, move || reply.write(&model, &outputs)).await
 }
 
-/// Does the work at set_once if it is small, else on a thread where it may take its time.
+/// Does the work at once if it is small, else on a thread where it may take its time.
 async fn offload_if_large<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,

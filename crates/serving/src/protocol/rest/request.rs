@@ -1,6 +1,8 @@
 //! An inference request of the REST protocol, read into tensors in one pass.
 
-use std::{borrow::Cow, time::Duration};
+mod json;
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use engine::{
@@ -11,12 +13,9 @@ use problem::{Kind, Problem};
 
 use crate::{
     inference::{Call, Inputs, Place, wanted_output},
-    protocol::{
-        binary_problem,
-        json::{Fault, NotJson, Reader},
-        wire::{Contents, Parameter, TensorObject, read_parameters, read_tensor, set_once},
-    },
+    protocol::{binary_problem, json::NotJson, wire::Contents},
 };
+use json::{JsonPart, OutputObject, read_json};
 
 /// The header that says where the JSON of a body ends and its binary tensors begin.
 pub(crate) const JSON_LENGTH_HEADER: &str = "inference-header-content-length";
@@ -29,21 +28,6 @@ pub(crate) struct InferRequest {
     pub(crate) call: Call,
     /// For each wanted output whether it goes out in binary.
     pub(crate) binary: Vec<bool>,
-}
-
-/// The JSON part as it was sent.
-#[derive(Default)]
-struct Body<'a> {
-    id: Option<Cow<'a, str>>,
-    inputs: Option<Vec<TensorObject<'a>>>,
-    outputs: Option<Vec<OutputObject<'a>>>,
-    binary_output: bool,
-    timeout: Option<Duration>,
-}
-
-struct OutputObject<'a> {
-    name: Cow<'a, str>,
-    binary: Option<bool>,
 }
 
 // === impl InferRequest ===
@@ -65,7 +49,7 @@ impl InferRequest {
         Self::assemble(read_json(&json)?, Some(body), signature)
     }
 
-    fn assemble(body: Body<'_>, mut binary: Option<Bytes>, signature: &Signature) -> Result<Self, Problem> {
+    fn assemble(body: JsonPart<'_>, mut binary: Option<Bytes>, signature: &Signature) -> Result<Self, Problem> {
         let sent = body.inputs.ok_or_else(|| Problem::new(Kind::InvalidArgument, "is missing").field("inputs"))?;
         let mut inputs = Inputs::new(signature);
         for (index, tensor) in sent.into_iter().enumerate() {
@@ -114,81 +98,6 @@ impl InferRequest {
         let binary = vec![true; wanted.len()];
         Ok(Self { id: None, call: Call { inputs: vec![tensor], wanted, timeout: None }, binary })
     }
-}
-
-fn read_json(json: &[u8]) -> Result<Body<'_>, Problem> {
-    let mut body = Body::default();
-    let mut reader = Reader::new(json);
-    read_body(&mut reader, &mut body)?;
-    Ok(body)
-}
-
-fn read_body<'a>(reader: &mut Reader<'a>, body: &mut Body<'a>) -> Result<(), Fault> {
-    reader.object(|reader, key| match &*key {
-        "id" => set_once(&mut body.id, "id", || reader.string()),
-        "inputs" => set_once(&mut body.inputs, "inputs", || {
-            let mut inputs = Vec::with_capacity(4);
-            reader.array(|reader, index| {
-                inputs.push(read_tensor(reader).map_err(|fault| fault.index(index))?);
-                Ok(())
-            })?;
-            Ok(inputs)
-        }),
-        "outputs" => set_once(&mut body.outputs, "outputs", || {
-            let mut outputs = Vec::with_capacity(4);
-            reader.array(|reader, index| {
-                outputs.push(read_output(reader).map_err(|fault| fault.index(index))?);
-                Ok(())
-            })?;
-            Ok(outputs)
-        }),
-        "parameters" => read_request_parameters(reader, &mut body.timeout, &mut body.binary_output)
-            .map_err(|fault| fault.key("parameters")),
-        _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
-    })?;
-    reader.end()
-}
-
-fn read_output<'a>(reader: &mut Reader<'a>) -> Result<OutputObject<'a>, Fault> {
-    let (mut name, mut binary) = (None, None);
-    reader.object(|reader, key| match &*key {
-        "name" => set_once(&mut name, "name", || reader.string()),
-        "parameters" => read_parameters(reader, |key, value| match (key, value) {
-            ("binary_data", Parameter::Bool(value)) => {
-                binary = Some(value);
-                Ok(())
-            }
-            ("binary_data", _) => Err(Fault::value("must be true or false")),
-            ("classification", _) => Err(Fault::value("classification is not offered")),
-            ("shared_memory_region", _) => Err(Fault::value("shared memory is not offered")),
-            _ => Ok(()),
-        })
-        .map_err(|fault| fault.key("parameters")),
-        _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
-    })?;
-    Ok(OutputObject { name: name.ok_or_else(|| Fault::value("is missing").key("name"))?, binary })
-}
-
-fn read_request_parameters(
-    reader: &mut Reader<'_>,
-    timeout: &mut Option<Duration>,
-    binary_output: &mut bool,
-) -> Result<(), Fault> {
-    read_parameters(reader, |key, value| match (key, value) {
-        ("binary_data_output", Parameter::Bool(value)) => {
-            *binary_output = value;
-            Ok(())
-        }
-        ("binary_data_output", _) => Err(Fault::value("must be true or false")),
-        ("timeout", Parameter::Number(text)) => {
-            let us: u64 = text.parse().map_err(|_| Fault::value("must be a whole number of microseconds"))?;
-            // As Triton has it, 0 is no timeout.
-            *timeout = (us > 0).then(|| Duration::from_micros(us));
-            Ok(())
-        }
-        ("timeout", _) => Err(Fault::value("must be a whole number of microseconds")),
-        _ => Ok(()),
-    })
 }
 
 /// Which outputs to compute, and which of them go out in binary.
@@ -242,6 +151,8 @@ fn take_binary(binary: Option<&mut Bytes>, size: usize, place: Place) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine::{TensorSpec, tensor::Data};
     use proptest::prelude::*;
 

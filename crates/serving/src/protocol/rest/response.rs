@@ -80,7 +80,7 @@ fn write_number_list(numbers: &[i64], body: &mut Vec<u8>) {
     serde_json::to_writer(body, numbers).expect("numbers always serialise into memory");
 }
 
-/// The part of a request that its answer needs, set_once its inputs were given away.
+/// The part of a request that its answer needs, once its inputs were given away.
 pub(crate) struct Reply {
     id: Option<String>,
     wanted: Vec<usize>,
