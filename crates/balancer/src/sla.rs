@@ -125,24 +125,29 @@ pub async fn report_until_stopped(
         let current = current_minute();
         buffer.record_idle_minutes(window.idle_minutes(current, Instant::now()));
         let reported = send(&buffer, current, &mut client, &source, &boot_id).await;
-        match &reported {
-            // Whole platforms stop at once, the tracker with them: no WARN for that.
-            Err(why) if is_last => {
-                tracing::info!(why, "the last minutes were not reported to the SLA tracker, and are lost")
-            }
-            Err(why) if is_connected => {
-                tracing::warn!(
-                    why,
-                    "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
-                );
-            }
-            Ok(()) if !is_connected => tracing::info!("minutes are reported to the SLA tracker again"),
-            _ => {}
-        }
+        log_change(&reported, is_connected, is_last);
         is_connected = reported.is_ok();
         if is_last {
             return;
         }
+    }
+}
+
+/// Logs a failure once until a report is acknowledged, and then that.
+fn log_change(reported: &Result<(), String>, was_connected: bool, is_last: bool) {
+    match reported {
+        // A platform stops as a whole, the tracker perhaps first: no WARN for that.
+        Err(why) if is_last => {
+            tracing::info!(why, "the last minutes were not reported to the SLA tracker, and are lost")
+        }
+        Err(why) if was_connected => {
+            tracing::warn!(
+                why,
+                "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
+            );
+        }
+        Ok(()) if !was_connected => tracing::info!("minutes are reported to the SLA tracker again"),
+        _ => {}
     }
 }
 

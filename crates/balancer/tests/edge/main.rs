@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::print_stderr,
+    clippy::print_stdout,
     unreachable_pub,
     reason = "tests fail by panicking"
 )]
