@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// The service's name: in certificates, passports, metrics; also its database role and schema.
-pub const NAME: &str = "backup";
+pub const NAME: &str = topology::name::BACKUP;
 
 /// No route reads a body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -60,7 +60,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let worker = worker(&config, database.clone(), &lifecycle)?;
     let runs = lifecycle.latch("runs");
     let keys = Arc::new(PassportKeys::default());
-    let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
+    let gateways = transport::channel(&identity, topology::name::GATEWAY, &config.gateway.addresses);
     service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
 

@@ -75,7 +75,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         access,
         status: StatusPage::new(guard, lifecycle.readiness()),
         sla_minutes: Arc::clone(&sla_minutes),
-        own_metrics: metrics::PoolMetrics::new("balancer"),
+        own_metrics: metrics::PoolMetrics::new(name::BALANCER),
         config: config.proxy,
     };
     let engine = proxy::engine(Arc::new(shared), ca_file);

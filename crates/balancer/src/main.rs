@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service::run("balancer", balancer::DEFAULTS, balancer::start)
+    service::run(topology::name::BALANCER, balancer::DEFAULTS, balancer::start)
 }

@@ -18,7 +18,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::pool::{Pool, Replica};
 
 /// The audience of passports for the balancer's own routes.
-pub const AUDIENCE: &str = "balancer";
+pub const AUDIENCE: &str = topology::name::BALANCER;
 
 /// Answers both, with details for callers that may read them.
 pub struct StatusPage {

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
+use topology::name;
 
 use crate::{access_folder::AccessFolder, client::Client, say};
 
@@ -28,7 +29,7 @@ pub struct Accounts {
 impl Accounts {
     /// Makes the accounts at the first start, finds them at later ones, and writes a token for each.
     pub async fn open(folder: &AccessFolder, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
-        let password = read(&folder.secret("operator", "admin-password"))?;
+        let password = read(&folder.secret(name::OPERATOR, "admin-password"))?;
         let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
         if roles.iter().any(|role| !client_secret(folder, role).exists()) {
             bootstrap(folder, client, &password, roles).await?;
@@ -73,14 +74,14 @@ impl Accounts {
 
 /// Exchanges the one-time token for the first admin, which then makes an account for each role.
 async fn bootstrap(folder: &AccessFolder, client: &Client, password: &str, roles: &[&str]) -> anyhow::Result<()> {
-    let bootstrap_token = read(&folder.secret("gateway", "bootstrap-token"))?;
+    let bootstrap_token = read(&folder.secret(name::GATEWAY, "bootstrap-token"))?;
     let grant = json!({ "grant_type": "bootstrap", "bootstrap_token": bootstrap_token, "username": ADMIN, "password": password });
     let admin = match client.token(&grant).await {
         Ok(token) => token,
         // An earlier start was interrupted after it had made the first admin, with the same password.
         Err(_) => client.token(&json!({ "grant_type": "password", "username": ADMIN, "password": password })).await?,
     };
-    make_folder(&folder.secrets().join("operator"), 0o700)?;
+    make_folder(&folder.secrets().join(name::OPERATOR), 0o700)?;
     for role in roles {
         let body = open_account(client, &admin, role).await?;
         let secret = body.get("client_secret").and_then(Value::as_str).context("the answer has no client_secret")?;
@@ -107,7 +108,7 @@ async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Resul
 }
 
 fn client_secret(folder: &AccessFolder, role: &str) -> PathBuf {
-    folder.secret("operator", &format!("{role}-client-secret"))
+    folder.secret(name::OPERATOR, &format!("{role}-client-secret"))
 }
 
 fn account(role: &str) -> String {

@@ -36,7 +36,8 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let started = tokio::time::Instant::now();
     let folder = AccessFolder::open(&arguments.access)?;
-    for (name, service) in [("bootstrap-token", "gateway"), ("admin-password", "operator")] {
+    for (name, service) in [("bootstrap-token", topology::name::GATEWAY), ("admin-password", topology::name::OPERATOR)]
+    {
         let (from, to) = (arguments.secrets.join(name), folder.secret(service, name));
         let secret = fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
         secrets::make_folder(to.parent().context("a secret lies in a folder")?, 0o700)?;
@@ -47,7 +48,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     say(&format!("everything is healthy after {:.1} s", started.elapsed().as_secs_f64()));
     Accounts::open(&folder, &client, &ROLES).await?;
     let notes = [
-        ("admin", format!("password in {}", folder.secret("operator", "admin-password").display())),
+        ("admin", format!("password in {}", folder.secret(topology::name::OPERATOR, "admin-password").display())),
         ("tokens", format!("{} (good for 10 min; scripts/up writes new ones)", folder.root().join("tokens").display())),
         ("logs", "docker compose logs".to_owned()),
     ];

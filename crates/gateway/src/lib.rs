@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// The service's name, and the audience of its passports.
-const NAME: &str = "gateway";
+const NAME: &str = topology::name::GATEWAY;
 
 /// One that listens, one that polls, and one in place of one that hangs.
 const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service::run::<gateway::config::Config>("gateway", gateway::config::DEFAULT_TOML, gateway::start)
+    service::run::<gateway::config::Config>(topology::name::GATEWAY, gateway::config::DEFAULT_TOML, gateway::start)
 }

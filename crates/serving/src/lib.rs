@@ -25,7 +25,7 @@ pub use routes::declared_routes;
 use app::App;
 
 /// The service's name: in certificates, passports, metrics.
-pub const NAME: &str = "serving";
+pub const NAME: &str = topology::name::SERVING;
 
 /// Wires the service and returns; what it spawned goes on until the lifecycle ends it.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
@@ -43,7 +43,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     lifecycle.spawn("models", load_and_follow(app.clone(), latch, lifecycle.clone()));
 
     let keys = Arc::new(PassportKeys::default());
-    let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
+    let gateways = transport::channel(&identity, topology::name::GATEWAY, &config.gateway.addresses);
     service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
 
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));

@@ -27,7 +27,7 @@ use transport::{Limits, Server};
 use crate::{app::App, config::Config, store::Store};
 
 /// The service's name: in certificates, passports, metrics; also its database role and schema.
-pub const NAME: &str = "sla";
+pub const NAME: &str = topology::name::SLA;
 
 /// A report of 120 of the fullest minutes is far smaller.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -45,7 +45,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let database = database::connect(&config.database)?;
     let schema = lifecycle.latch("schema");
     let keys = Arc::new(PassportKeys::default());
-    let gateways = transport::channel(&identity, "gateway", &config.gateway.addresses);
+    let gateways = transport::channel(&identity, topology::name::GATEWAY, &config.gateway.addresses);
     service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
 

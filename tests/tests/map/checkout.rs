@@ -90,7 +90,7 @@ pub(crate) fn workload(map: &Map, name: &str) -> &'static Workload {
 /// `instance:port` of every instance, by the port on which it is called.
 pub(crate) fn addresses(map: &Map, name: &str) -> Vec<String> {
     let workload = workload(map, name);
-    let port = workload.sockets[0].port;
+    let port = workload.sockets.first().unwrap().port;
     workload.instances.iter().map(|instance| format!("{instance}:{port}")).collect()
 }
 

@@ -142,12 +142,14 @@ fn follow(scratch: &Path, file: &str, edit: &Edit, example: &str) {
     let path = scratch.join(file);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let text = match edit {
-        Edit::New(text) => (*text).to_owned(),
-        Edit::Generated => generated::files(&six())[file].clone(),
-        Edit::Behind(places) => {
+        New(text) => (*text).to_owned(),
+        Generated => generated::files(&six())[file].clone(),
+        Behind(places) => {
             let mut text = fs::read_to_string(&path).unwrap();
             for (place, more) in *places {
-                let at = text.find(place).unwrap_or_else(|| panic!("{file} has no {place:?}")) + place.len();
+                let at = text.find(place);
+                assert!(at.is_some(), "{file} has no {place:?}");
+                let at = at.unwrap() + place.len();
                 text.insert_str(at, &more.replace("EXAMPLE", example));
             }
             text
