@@ -15,7 +15,8 @@ use crate::{access_folder::AccessFolder, client::Client, say};
 
 /// Every role but the admin's: each gets an account of `rampart dev`.
 pub const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
-const ADMIN: &str = "admin";
+/// The name of the first admin, and its role.
+pub const ADMIN: &str = "admin";
 const TOKEN_PERIOD: Duration = Duration::from_secs(4 * 60);
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
 

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use bootstrap::{client::Client, platform_secrets, say};
+use bootstrap::{
+    accounts::{ADMIN, ALL_ROLES},
+    client::Client,
+    platform_secrets, say,
+};
 use pg_sandbox::{Cluster, Tcp};
 use rustix::process::Signal;
 use serde_json::json;
@@ -92,9 +96,9 @@ impl Platform {
 
     /// Writes `state.json` for scripts and tests: addresses and paths, never secrets.
     pub(super) fn write_state(&self, layout: &Layout) -> anyhow::Result<()> {
-        let roles = ["admin", "viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
+        let roles = [ADMIN].into_iter().chain(ALL_ROLES);
         let tokens: serde_json::Map<_, _> =
-            roles.iter().map(|role| ((*role).to_owned(), json!(layout.access.token(role)))).collect();
+            roles.map(|role| (role.to_owned(), json!(layout.access.token(role)))).collect();
         let pids: serde_json::Map<_, _> =
             self.processes.iter().map(|process| (process.name().to_owned(), json!(process.pid()))).collect();
         let state = json!({
