@@ -6,7 +6,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use reqwest::{Method, StatusCode};
+use http::{Method, StatusCode};
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use topology::name;

@@ -3,16 +3,18 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use reqwest::{Certificate, Method, StatusCode};
+use http::{Method, Request, StatusCode, header};
+use https_client::{Bounds, HttpsClient, Timeouts};
 use serde_json::Value;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(3), silence: Duration::from_secs(30) };
+/// The longest answers are pages of the audit log.
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 16 << 20 };
 
 /// A client of one platform. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    http: HttpsClient,
     front: String,
 }
 
@@ -30,14 +32,8 @@ impl Client {
     /// A client that trusts exactly the CA in `ca_file`.
     pub fn new(front: &str, ca_file: &Path) -> anyhow::Result<Self> {
         let pem = std::fs::read(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
-        let ca = Certificate::from_pem(&pem).with_context(|| format!("{} is no PEM certificate", ca_file.display()))?;
-        let http = reqwest::Client::builder()
-            .tls_certs_only([ca])
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .https_only(true)
-            .build()
-            .context("cannot make an HTTPS client")?;
+        let http =
+            HttpsClient::trusting(&pem, TIMEOUTS).with_context(|| format!("cannot use {}", ca_file.display()))?;
         Ok(Self { http, front: front.trim_end_matches('/').to_owned() })
     }
 
@@ -50,16 +46,17 @@ impl Client {
         body: Option<&Value>,
     ) -> anyhow::Result<ApiResponse> {
         let url = format!("{}{path}", self.front);
-        let mut request = self.http.request(method, &url);
+        let mut request = Request::builder().method(method).uri(&url);
         if let Some(token) = token {
-            request = request.bearer_auth(token);
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        if let Some(body) = body {
-            request = request.json(body);
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let response = request.send().await.with_context(|| format!("no answer from {url}"))?;
+        let request = request.body(body.map(Value::to_string).unwrap_or_default().into_bytes())?;
+        let response = self.http.send(request, BOUNDS).await.with_context(|| format!("no answer from {url}"))?;
         let status = response.status();
-        let bytes = response.bytes().await.with_context(|| format!("the answer of {url} broke off"))?;
+        let bytes = response.into_body().collect().await.with_context(|| format!("no whole answer from {url}"))?;
         Ok(ApiResponse { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 

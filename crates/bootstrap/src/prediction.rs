@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{access_folder::AccessFolder, client::Client, readiness::wait_for_model, say};

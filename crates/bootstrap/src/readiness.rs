@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use reqwest::Method;
+use http::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 

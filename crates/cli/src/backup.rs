@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use bootstrap::say;
-use reqwest::Method;
+use http::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bootstrap::client::Client;
-use reqwest::Method;
+use http::Method;
 use serde_json::Value;
 
 /// The front door and a token.

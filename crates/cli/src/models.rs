@@ -1,7 +1,7 @@
 //! `rampart models`: what is served, and taking models into service and out of it.
 
 use bootstrap::say;
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::connection::{Connection, text};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bootstrap::say;
-use reqwest::Method;
+use http::Method;
 use serde_json::Value;
 
 use crate::connection::{Connection, list, text};

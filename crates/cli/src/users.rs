@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use bootstrap::say;
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::connection::{Connection, list, text};

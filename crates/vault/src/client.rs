@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Certificate, Method, StatusCode};
+use http::{Method, Request, StatusCode, header};
+use https_client::{Bounds, HttpsClient, HttpsError, Timeouts};
+use problem::Chain;
 use secrets::SecretError;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(2), silence: Duration::from_secs(10) };
 /// Answers are small; more than this is not Vault.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), body_bytes_max: 1 << 20 };
 
 /// A client of one Vault. Trusts exactly the CA file, as it was when the client was made.
 #[derive(Clone, Debug)]
 pub struct Vault {
-    http: reqwest::Client,
+    http: HttpsClient,
     address: String,
 }
 
@@ -45,7 +47,7 @@ pub enum VaultError {
         /// Method and path.
         call: String,
         /// Why.
-        source: reqwest::Error,
+        source: HttpsError,
     },
     /// Vault refuses the call.
     #[error("Vault refuses {call} with {status}: {reason}")]
@@ -83,14 +85,7 @@ impl Vault {
     pub fn new(address: &str, ca_file: &Path) -> Result<Self, VaultError> {
         let unusable = |reason: String| VaultError::Ca { path: ca_file.to_owned(), reason };
         let pem = std::fs::read(ca_file).map_err(|error| unusable(error.to_string()))?;
-        let roots = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
-        let http = reqwest::Client::builder()
-            .tls_certs_only(roots)
-            .https_only(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .build()
-            .map_err(|error| unusable(error.to_string()))?;
+        let http = HttpsClient::trusting(&pem, TIMEOUTS).map_err(|error| unusable(Chain(&error).to_string()))?;
         Ok(Self { http, address: address.trim_end_matches('/').to_owned() })
     }
 
@@ -123,22 +118,18 @@ impl Vault {
     ) -> Result<Value, VaultError> {
         let call = format!("{method} {path}");
         let unreachable = |source| VaultError::Unreachable { call: call.clone(), source };
-        let mut request = self.http.request(method, format!("{}/v1/{path}", self.address));
+        let mut request = Request::builder().method(method).uri(format!("{}/v1/{path}", self.address));
         if !token.is_empty() {
             request = request.header("X-Vault-Token", token);
         }
-        if let Some(body) = body {
-            request = request.json(body);
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let mut response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(VaultError::Incomplete { call, what: "end within 1 MiB" });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(body.into_bytes()).map_err(|error| unreachable(error.into()))?;
+        let answer = self.http.send(request, BOUNDS).await.map_err(unreachable)?;
+        let status = answer.status();
+        let bytes = Zeroizing::new(answer.into_body().collect().await.map_err(unreachable)?);
         let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if status.is_success() { Ok(answer) } else { Err(refused(call, status, &answer)) }
     }

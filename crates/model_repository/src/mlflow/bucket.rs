@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use reqwest::StatusCode;
+use http::StatusCode;
 use rusty_s3::{Bucket, Credentials, S3Action};
 use sha256::Sha256Digest;
 use url::Url;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{GOLDEN_BYTES_MAX, LoadFault, Reason, Signature};
+use https_client::HttpsError;
 use sha256::Sha256Digest;
 use tempfile::TempDir;
 use tokio::fs;
@@ -295,7 +296,7 @@ impl RefreshSession<'_> {
     /// A file that is too long refuses the version; every other error is tried again.
     fn storage_error(&self, file: &str, reason: Reason, error: HttpError) -> FetchError {
         match error {
-            HttpError::TooLong(max) => FetchError::Refused(LoadFault::new(
+            HttpError::Https(HttpsError::TooLong(max)) => FetchError::Refused(LoadFault::new(
                 reason,
                 format!("{file}: more than the {max} bytes that are allowed"),
             )),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reqwest::StatusCode;
+use http::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use ::vault::{Vault, VaultError};
 use anyhow::{Context as _, bail};
-use reqwest::Method;
+use http::Method;
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use tokio::time::Instant;

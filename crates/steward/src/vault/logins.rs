@@ -9,7 +9,7 @@ use std::{
 use ::secrets::{make_folder, replace_file};
 use ::vault::{Login, Vault};
 use anyhow::Context as _;
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 use topology::PLATFORM;
 

@@ -1,7 +1,7 @@
 //! Vault's engines, the login by `AppRole`, and the audit log.
 
 use ::vault::{Vault, VaultError};
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 
 /// Mounts what is missing.

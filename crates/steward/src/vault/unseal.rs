@@ -6,7 +6,7 @@ use ::vault::Vault;
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bootstrap::say;
-use reqwest::Method;
+use http::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
