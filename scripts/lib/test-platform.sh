@@ -31,7 +31,7 @@ start_bystander() {
     unlock_cache
     remove_bystander
     quietly "the bystander does not start" "see what Docker says: docker ps --all" \
-        docker run --detach --init --network none --name "$RAMPART_TEST_BYSTANDER" "$debian_base" sleep infinity
+        docker run --detach --network none --name "$RAMPART_TEST_BYSTANDER" "$debian_base" sleep infinity
     bystander_before=$(describe_bystander)
 }
 
