@@ -33,7 +33,7 @@ pub async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
 
 /// Waits until every replica has the model. Which one answers is the balancer's choice, so the question is repeated: the chance
 /// that a replica without the model is never chosen is one in thousands.
-pub async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
+pub(crate) async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let path = format!("/v2/models/{model}/ready");
     let mut in_a_row = 0;
