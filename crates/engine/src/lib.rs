@@ -16,6 +16,6 @@ pub use golden::GOLDEN_BYTES_MAX;
 pub use library::{Engine, EngineConfig, EngineError};
 pub use model_file::read as read_model_file;
 pub use pool::{Pool, PoolError, PoolLimits, Timings};
-pub use probe::{PROBE_SUBCOMMAND, ProbeJob, ProbeLimits, Prober, run_probe};
+pub use probe::{PROBE_SUBCOMMAND, ProbeLimits, Prober, run_probe};
 pub use session::{RunFault, Session};
 pub use signature::{Signature, TensorMismatch, TensorSpec};

@@ -60,23 +60,19 @@ pub struct Prober {
     pub engine: EngineConfig,
     /// What the child may take.
     pub limits: ProbeLimits,
-}
-
-/// What a child is told on its standard input: a signature may be longer than an argument can be.
-#[derive(Debug, Deserialize, Serialize)]
-pub struct ProbeJob {
-    /// The library to load.
-    pub library: EngineConfig,
-    /// The folder of the model version.
-    pub folder: PathBuf,
-    /// What the model file must be.
-    pub digest: Sha256Digest,
-    /// What the model must take and give.
-    pub signature: Signature,
     /// The longest model file.
     pub file_bytes_max: u64,
-    /// What the child may take.
-    pub limits: ProbeLimits,
+}
+
+/// What a child reads on its standard input: a signature may be longer than an argument can be.
+#[derive(Debug, Deserialize, Serialize)]
+struct ProbeJob {
+    library: EngineConfig,
+    folder: PathBuf,
+    digest: Sha256Digest,
+    signature: Signature,
+    file_bytes_max: u64,
+    limits: ProbeLimits,
 }
 
 /// What a child says.
@@ -96,10 +92,14 @@ enum Verdict {
 // === impl Prober ===
 
 impl Prober {
-    /// Has a child prove a model version; returns the bytes of memory that one session took to give the golden outputs.
-    pub async fn probe(&self, job: &ProbeJob) -> Result<u64, LoadFault> {
+    /// Has a child prove the model version of a folder, whose file must have this digest and signature; returns the bytes
+    /// of memory that one session took to give the golden outputs.
+    pub async fn probe(&self, folder: PathBuf, digest: Sha256Digest, signature: &Signature) -> Result<u64, LoadFault> {
+        let (library, limits) = (self.engine.clone(), self.limits.clone());
+        let (signature, file_bytes_max) = (signature.clone(), self.file_bytes_max);
+        let job = ProbeJob { library, folder, digest, signature, file_bytes_max, limits };
         let wall = Duration::from_secs(self.limits.wall_s_max);
-        match tokio::time::timeout(wall, self.run(job)).await {
+        match tokio::time::timeout(wall, self.run(&job)).await {
             Ok(verdict) => verdict,
             // Dropping the future killed the child.
             Err(_) => Err(LoadFault::new(
@@ -115,9 +115,8 @@ impl Prober {
         let mut child = Command::new(&self.program)
             .arg(PROBE_SUBCOMMAND)
             .env_clear()
+            // Else the library writes files, which the child must not, and reports to its maker.
             .env(telemetry::SWITCH.0, telemetry::SWITCH.1)
-            // See main.rs: else the library writes files, which the child must not, and calls home.
-            .env("ORT_DISABLE_TELEMETRY", "1")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,13 +1,8 @@
 //! From a folder to a model that serves: read, probe in a child process, then build the sessions.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use engine::{Engine, LoadFault, Pool, PoolLimits, ProbeJob, Prober, Reason, Session, Signature};
-use sha256::Sha256Digest;
+use engine::{Engine, LoadFault, Pool, PoolLimits, Prober, Reason, Session, Signature};
 
 use crate::{
     manifest::{Declared, Manifest},
@@ -31,8 +26,6 @@ pub struct Loader {
     pub queue_max: usize,
     /// What their inputs may take together.
     pub queue_bytes_max: usize,
-    /// The longest model file.
-    pub file_bytes_max: u64,
 }
 
 // === impl Loader ===
@@ -57,7 +50,7 @@ impl Loader {
             Declared::Refused(fault) => return Err(fault.clone()),
         };
         let started = Instant::now();
-        let bytes_max = self.file_bytes_max;
+        let bytes_max = self.prober.file_bytes_max;
         let read = {
             let folder = folder.clone();
             blocking(move || engine::read_model_file(&folder, digest, bytes_max))
@@ -68,7 +61,7 @@ impl Loader {
         {
             return Ok(Arc::clone(serving));
         }
-        let session_bytes = self.prober.probe(&self.job(digest, signature, &folder)).await?;
+        let session_bytes = self.prober.probe(folder, digest, signature).await?;
         self.admit(session_bytes)?;
         let identity = ModelIdentity { name: name.clone(), version, digest, file_bytes: bytes.len() as u64 };
         let (loader, signature) = (self.clone(), signature.clone());
@@ -89,17 +82,6 @@ impl Loader {
             "one session took {session_bytes} bytes of memory, and {workers} may take {max} (inference.memory_bytes_max)"
         );
         Err(LoadFault::new(Reason::Limits, detail))
-    }
-
-    fn job(&self, digest: Sha256Digest, signature: &Signature, folder: &Path) -> ProbeJob {
-        ProbeJob {
-            library: self.prober.engine.clone(),
-            folder: folder.to_owned(),
-            digest,
-            signature: signature.clone(),
-            file_bytes_max: self.file_bytes_max,
-            limits: self.prober.limits.clone(),
-        }
     }
 
     fn build(&self, identity: ModelIdentity, declared: &Signature, bytes: &[u8]) -> Result<Model, LoadFault> {

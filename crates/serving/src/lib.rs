@@ -62,8 +62,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 async fn repository(config: &Config, folder: PathBuf, readiness: Readiness) -> Result<Repository, BoxError> {
     let library = config.onnxruntime.clone();
     let engine = tokio::task::spawn_blocking(move || Engine::open(&library)).await??;
-    let prober =
-        Prober { program: std::env::current_exe()?, engine: config.onnxruntime.clone(), limits: config.probe.clone() };
+    let prober = Prober {
+        program: std::env::current_exe()?,
+        engine: config.onnxruntime.clone(),
+        limits: config.probe.clone(),
+        file_bytes_max: config.models.file_bytes_max,
+    };
     let loader = Loader {
         engine,
         prober,
@@ -71,7 +75,6 @@ async fn repository(config: &Config, folder: PathBuf, readiness: Readiness) -> R
         memory_bytes_max: config.inference.memory_bytes_max,
         queue_max: config.inference.queue_max,
         queue_bytes_max: config.inference.queue_bytes_max,
-        file_bytes_max: config.models.file_bytes_max,
     };
     Ok(Repository::new(folder, config.models.registry.is_some(), loader, readiness))
 }
