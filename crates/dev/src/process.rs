@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{Child, Command},
@@ -19,8 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 /// A service drains within 10 s; past this it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
+/// 100 ms at first, doubled up to the maximum while the process ends at once.
+const RESTARTS: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(RESTART_DELAY_MAX)
+    .without_max_times();
 
 /// How to start a process.
 pub(super) struct Program {
@@ -75,7 +80,7 @@ impl SupervisedProcess {
 
 async fn supervise(program: Program, first: Child, pid: watch::Sender<Option<u32>>, stop: CancellationToken) {
     let mut child = first;
-    let mut delay = RESTART_DELAY_MIN;
+    let mut delays = RESTARTS.build();
     loop {
         let started = tokio::time::Instant::now();
         tokio::select! {
@@ -83,8 +88,10 @@ async fn supervise(program: Program, first: Child, pid: watch::Sender<Option<u32
             status = child.wait() => report_exit(&program, status),
         }
         pid.send_replace(None);
-        delay =
-            if started.elapsed() > RESTART_DELAY_MAX { RESTART_DELAY_MIN } else { (delay * 2).min(RESTART_DELAY_MAX) };
+        if started.elapsed() > RESTART_DELAY_MAX {
+            delays = RESTARTS.build();
+        }
+        let delay = delays.next().unwrap_or(RESTART_DELAY_MAX);
         child = loop {
             tokio::select! {
                 () = stop.cancelled() => return,

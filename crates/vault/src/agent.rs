@@ -6,6 +6,7 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter};
 use problem::Chain;
 use serde_json::{Value, json};
+use telemetry::FailureLog;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,11 +77,10 @@ impl Agent {
 
     /// Tries until every file is written, and calls `report` with the cause of a failure, at most once a minute.
     pub async fn fetch_all(&mut self, mut report: impl FnMut(&VaultError)) {
-        let mut reported: Option<Instant> = None;
+        let mut failures = FailureLog::repeating(REPORT_PERIOD);
         while let Err(error) = self.renew_due().await {
-            if reported.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
+            if failures.failed() {
                 report(&error);
-                reported = Some(Instant::now());
             }
             self.session = None;
             tokio::time::sleep(RETRY_AFTER).await;
@@ -89,7 +89,7 @@ impl Agent {
 
     /// Renews until stopped.
     pub async fn renew_until(mut self, stop: CancellationToken) {
-        let mut reported: Option<Instant> = None;
+        let mut failures = FailureLog::repeating(REPORT_PERIOD);
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
@@ -99,16 +99,15 @@ impl Agent {
             }
             pause = match self.renew_due().await {
                 Ok(pause) => {
-                    if reported.take().is_some() {
+                    if failures.recovered() {
                         tracing::info!("Vault answers again");
                     }
                     pause
                 }
                 Err(error) => {
                     self.session = None;
-                    if reported.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
+                    if failures.failed() {
                         tracing::warn!(error = %Chain(&error), "nothing can be renewed from Vault; the certificate and the password in use stay");
-                        reported = Some(Instant::now());
                     }
                     RETRY_AFTER
                 }
