@@ -45,7 +45,7 @@ pub enum EngineError {
     Unreadable {
         /// As configured.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The file is not the one that was pinned.
@@ -63,7 +63,7 @@ pub enum EngineError {
     Load {
         /// As configured.
         path: PathBuf,
-        /// What the loader said.
+        /// The error of the loader.
         reason: String,
     },
     /// This process runs on another library already.

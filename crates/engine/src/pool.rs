@@ -1,7 +1,7 @@
 //! Worker threads that compute one model version, and the bounded queue before them.
 //!
 //! A call that expired or whose caller went away is dropped before it runs, at the latest when another needs its place;
-//! one that runs is told to stop at its next node. Dropping the pool lets the workers finish what was accepted and end; each takes its session with it.
+//! one that runs is cancelled at its next node. Dropping the pool lets the workers finish what was accepted and end; each takes its session with it.
 
 mod queue;
 
@@ -179,7 +179,7 @@ impl Drop for CancelOnDrop {
         if let Some(run) = &self.0
             && let Err(error) = run.options.terminate()
         {
-            tracing::debug!(%error, "a run could not be told to stop");
+            tracing::debug!(%error, "a run could not be cancelled");
         }
     }
 }

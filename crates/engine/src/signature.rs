@@ -110,10 +110,10 @@ fn align(
     real: &[TensorSpec],
     is_output: bool,
 ) -> Result<Vec<TensorSpec>, SignatureMismatch> {
-    if let Some(stray) = declared.iter().find(|spec| position(real, &spec.name).is_none()) {
+    if let Some(unknown) = declared.iter().find(|spec| position(real, &spec.name).is_none()) {
         return Err(SignatureMismatch(format!(
             "model.toml declares the {what} {:?}, which the model has not",
-            stray.name
+            unknown.name
         )));
     }
     real.iter()

@@ -114,7 +114,7 @@ pub(crate) enum RefreshError {
     #[error("there is no key to the bucket")]
     Key(#[from] SecretError),
     /// The folder.
-    #[error("the mirror of the registry in models.directory cannot be kept")]
+    #[error("the mirror of the registry in models.directory cannot be written")]
     Mirror(#[source] std::io::Error),
     /// The repository.
     #[error("the models cannot be changed now: {0}")]

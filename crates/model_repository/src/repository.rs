@@ -66,7 +66,7 @@ impl Repository {
         self.snapshot.load().resolve(name, version)
     }
 
-    /// Loads every model of the folder; what does not load is told in the index. Fails when there is no folder.
+    /// Loads every model of the folder; the index has what does not load, with its reason. Fails when there is no folder.
     pub async fn load_all(&self) -> Result<(), Problem> {
         let lock = self.lock().await?;
         let names = self.folders().map_err(|error| {

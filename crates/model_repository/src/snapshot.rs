@@ -242,8 +242,8 @@ impl ModelEntry {
     fn index(&self, name: &ModelName) -> Vec<IndexRow> {
         let row = |version: String, state, reason| IndexRow { name: name.to_string(), version, state, reason };
         let unavailable = |version: String, serving: bool, fault: &LoadFault| {
-            let kept = if serving { "an earlier load serves on: " } else { "" };
-            row(version, ServingState::Unavailable, format!("{kept}{fault}"))
+            let prefix = if serving { "an earlier load serves on: " } else { "" };
+            row(version, ServingState::Unavailable, format!("{prefix}{fault}"))
         };
         if self.versions.is_empty() {
             return self.manifest_fault.iter().map(|fault| unavailable(String::new(), false, fault)).collect();

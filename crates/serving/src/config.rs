@@ -127,7 +127,7 @@ mod tests {
         assert!(faults[0].starts_with("gateway.addresses:") && faults[1].starts_with("onnxruntime.library:"));
     }
 
-    /// The platform's own section is sound, and each fault is told by its key.
+    /// The platform's own section is sound, and each fault names its key.
     #[test]
     fn the_registry_of_the_platform_is_sound() {
         let shipped: toml::Table = toml::from_str(include_str!("../../../docker/rampart/config/serving.toml")).unwrap();

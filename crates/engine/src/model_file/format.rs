@@ -4,7 +4,7 @@
 //! the first byte to the last, a `ModelProto`: known fields, right wire types, no field that ends beyond the file.
 //! This is no validation of the graph, which ONNX Runtime does; it makes truncation and foreign files clear faults.
 
-/// What a file that is no ONNX model is, if it can be told, by its first bytes.
+/// What a file that is no ONNX model is, by its first bytes.
 const FOREIGN: &[(&[u8], &str)] = &[
     (b"\x80\x02", "a pickle, which runs code when loaded"),
     (b"\x80\x03", "a pickle, which runs code when loaded"),

@@ -53,10 +53,10 @@ impl<T> Queue<T> {
     /// Takes out the items that are stale.
     pub(crate) fn remove_stale(&self, is_stale: impl Fn(&T) -> bool) -> Vec<T> {
         let mut state = self.state.lock();
-        let (stale, kept): (VecDeque<_>, _) =
+        let (stale, fresh): (VecDeque<_>, _) =
             std::mem::take(&mut state.items).into_iter().partition(|(item, _)| is_stale(item));
-        state.bytes = kept.iter().map(|(_, bytes)| bytes).sum();
-        state.items = kept;
+        state.bytes = fresh.iter().map(|(_, bytes)| bytes).sum();
+        state.items = fresh;
         stale.into_iter().map(|(item, _)| item).collect()
     }
 

@@ -55,7 +55,7 @@ pub(super) fn wanted(
     wanted
 }
 
-/// What can be said of a version without fetching it. `again`: what was refused may be mended by now.
+/// What becomes of a version, without fetching it. `again`: what was refused may be mended by now.
 pub(super) fn decide(version: &ModelVersion, mirrored: Option<&ManifestFile>, again: bool) -> VersionDecision {
     let Some(digest) = version.digest.as_deref().and_then(|tag| tag.to_ascii_lowercase().parse::<Sha256Digest>().ok())
     else {

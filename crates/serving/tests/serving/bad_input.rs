@@ -1,4 +1,4 @@
-//! Whatever is wrong with a request is told by field or by byte, in the form of the route, and is never a 500.
+//! An error names the field or the byte that is wrong, in the form of the route, and is never a 500.
 
 use bytes::Bytes;
 use http::Method;
@@ -65,7 +65,7 @@ async fn wrong_fields_are_named() {
     }
 }
 
-/// A body that is not JSON is 400 and says at which byte; NaN is told what it is.
+/// A body that is not JSON is 400 and says at which byte; NaN is named.
 #[tokio::test]
 async fn broken_json_has_an_offset() {
     let (_serving, client) = replica().await;

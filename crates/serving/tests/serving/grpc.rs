@@ -197,8 +197,8 @@ async fn unreadable_messages_are_never_our_fault() {
         let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-encoding", encoding)];
         let path = "/inference.GRPCInferenceService/ModelInfer";
         let answer = client.call(http::Method::POST, path, &headers, Bytes::from(body)).await;
-        let said = answer.headers.get("grpc-status").map_or("0", |status| status.to_str().unwrap());
-        assert_eq!(said, code, "{what}: {:?}", answer.headers);
+        let status = answer.headers.get("grpc-status").map_or("0", |status| status.to_str().unwrap());
+        assert_eq!(status, code, "{what}: {:?}", answer.headers);
     }
 }
 

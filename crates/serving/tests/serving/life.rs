@@ -1,4 +1,4 @@
-//! Start and stop: what must be refused, what must be finished, and to whom nothing is said.
+//! Start and stop: what must be refused, what must be finished, and what ONNX Runtime must not send.
 
 use std::{process::Command, time::Duration};
 
@@ -58,8 +58,8 @@ async fn an_engine_with_another_digest_is_refused() {
             .arg(&file)
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(words), "{words}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(words), "{words}: {stderr}");
     }
 }
 

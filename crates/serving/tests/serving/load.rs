@@ -87,7 +87,7 @@ async fn loading_under_traffic_fails_no_call() {
     assert!(seen.calls > 100, "{}", seen.calls);
 }
 
-/// Unloading and loading again: a call is answered or told that the model is unloaded, nothing else.
+/// Unloading and loading again: a call is answered, or refused because the model is unloaded, nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_under_traffic_breaks_no_call() {
     let serving = Serving::start(|models| write_steps(models, 1)).await;

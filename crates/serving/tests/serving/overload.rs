@@ -34,7 +34,7 @@ fn square(size: i64) -> Value {
     json!({ "inputs": [tensor("size", "INT64", &[2], json!([size, size]))] })
 }
 
-/// One is computed, two wait, the others are told to come again; none of them waits for that.
+/// One is computed, two wait, the others are refused at once with Retry-After.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_503_with_retry_after() {
     let (serving, client) = replica().await;

@@ -133,7 +133,7 @@ async fn outputs_are_chosen_one_by_one() {
     assert_eq!(client.infer(FOREST, &one).await.json()["outputs"].as_array().unwrap().len(), 1);
 }
 
-/// JSON cannot carry NaN: the caller is told which output and what to do, and binary carries it.
+/// JSON cannot carry NaN: the error names the output and the remedy, and binary carries it.
 #[tokio::test]
 async fn an_output_with_nan_is_for_binary_only() {
     let (_serving, client) = replica().await;
