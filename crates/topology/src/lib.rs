@@ -9,8 +9,10 @@ pub use secrets::{Secret, SecretKind};
 pub use services::{BACKUP, BALANCER, GATEWAY, SERVICES, SERVING, SLA};
 pub use third_parties::{PEOPLES_DATABASE, PEOPLES_ROLE, STEWARD, THIRD_PARTIES};
 
+/// A list of names.
+pub type Names = &'static [&'static str];
 /// Path prefix (whole segments) → who may call below it. The longest prefix decides alone.
-pub type Peers = &'static [(&'static str, &'static [&'static str])];
+pub type Peers = &'static [(&'static str, Names)];
 
 /// Who can call a service at all, by the name in its certificate: the principals of the policies, in the order of their matrix.
 pub const CALLERS: [&str; 8] = [
@@ -35,7 +37,7 @@ pub struct Map {
     /// [`THIRD_PARTIES`].
     pub third_parties: &'static [ThirdParty],
     /// [`CALLERS`].
-    pub callers: &'static [&'static str],
+    pub callers: Names,
 }
 
 /// A service of this workspace. Its certificates come from Vault.
@@ -46,7 +48,7 @@ pub struct Service {
     /// Who may call what of its own listener; the front door is for clients and has no list.
     pub peers: Peers,
     /// Whose replicas it calls, by name.
-    pub upstreams: &'static [&'static str],
+    pub upstreams: Names,
     /// Its place in the database, if it has one. Vault changes the password.
     pub database: Option<Database>,
 }
@@ -76,15 +78,15 @@ pub struct Workload {
     /// User and group of the process.
     pub user: u32,
     /// The containers, by their names in the compose file; also the instances in their certificates.
-    pub instances: &'static [&'static str],
+    pub instances: Names,
     /// The instances that `rampart dev` makes a certificate for.
-    pub dev_instances: &'static [&'static str],
+    pub dev_instances: Names,
     /// Networks of the containers.
     pub networks: &'static [Network],
     /// What listens in each of them.
     pub sockets: &'static [Socket],
     /// Names and addresses by which clients know it, besides those of service and container.
-    pub dns_names: &'static [&'static str],
+    pub dns_names: Names,
     /// Secrets, and the file that each is in the container's `/state/secrets`.
     pub secrets: &'static [(Secret, &'static str)],
     /// Prometheus' jobs, and the port that each asks.
@@ -117,7 +119,7 @@ pub struct Database {
     /// The schema that it owns.
     pub schema: &'static str,
     /// Roles of PostgreSQL's own that it is a member of.
-    pub member_of: &'static [&'static str],
+    pub member_of: Names,
 }
 
 /// A socket that listens. What speaks no TLS listens on loopback, and everything else on every address.
@@ -132,7 +134,7 @@ pub struct Socket {
 }
 
 /// What is spoken at a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
     /// TLS 1.3.
     Tls,
@@ -145,7 +147,7 @@ pub enum Speaks {
 }
 
 /// A network of the compose file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// What clients reach.
     Edge,

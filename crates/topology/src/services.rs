@@ -1,6 +1,6 @@
 //! The services of this workspace.
 
-use crate::{Database, Network, Service, Socket, Speaks, Workload, name, secrets};
+use crate::{Database, Names, Network, Service, Socket, Speaks, Workload, name, secrets};
 
 /// All of them.
 pub const SERVICES: &[Service] = &[BALANCER, GATEWAY, SERVING, SLA, BACKUP];
@@ -26,13 +26,9 @@ pub const BALANCER: Service = Service {
 /// Authentication and authorization.
 pub const GATEWAY: Service = Service {
     workload: Workload {
-        name: name::GATEWAY,
-        user: 10_102,
-        instances: &["gateway-a", "gateway-b"],
-        dev_instances: &["gateway-1"],
         secrets: secrets::GATEWAY,
         scrapes: &[("gateway", ADMIN_PORT)],
-        ..INNER
+        ..inner(name::GATEWAY, 10_102, &["gateway-a", "gateway-b"], &["gateway-1"])
     },
     peers: &[
         ("/api", EDGES),
@@ -52,13 +48,14 @@ pub const GATEWAY: Service = Service {
 /// Inference.
 pub const SERVING: Service = Service {
     workload: Workload {
-        name: name::SERVING,
-        user: 10_103,
-        instances: &["ml-serving-primary", "ml-serving-secondary", "ml-serving-tertiary"],
-        dev_instances: &["serving-1", "serving-2", "serving-3"],
         secrets: secrets::SERVING,
         scrapes: &[("ml-serving", ADMIN_PORT)],
-        ..INNER
+        ..inner(
+            name::SERVING,
+            10_103,
+            &["ml-serving-primary", "ml-serving-secondary", "ml-serving-tertiary"],
+            &["serving-1", "serving-2", "serving-3"],
+        )
     },
     peers: &[("/v2", EDGES), ("/inference.GRPCInferenceService", EDGES), HEALTH],
     upstreams: &[name::GATEWAY, name::MLFLOW],
@@ -68,12 +65,8 @@ pub const SERVING: Service = Service {
 /// The ledger of minutes.
 pub const SLA: Service = Service {
     workload: Workload {
-        name: name::SLA,
-        user: 10_105,
-        instances: &["sla-tracker"],
-        dev_instances: &["sla-1"],
         scrapes: &[("sla-tracker", ADMIN_PORT)],
-        ..INNER
+        ..inner(name::SLA, 10_105, &["sla-tracker"], &["sla-1"])
     },
     peers: &[("/api/sla", EDGES), ("/rampart.sla.v1.Ledger", &[name::BALANCER]), HEALTH],
     upstreams: &[name::GATEWAY],
@@ -83,13 +76,9 @@ pub const SLA: Service = Service {
 /// Backup sets.
 pub const BACKUP: Service = Service {
     workload: Workload {
-        name: name::BACKUP,
-        user: 10_104,
-        instances: &["backup-worker"],
-        dev_instances: &["backup-1"],
         secrets: secrets::BACKUP,
         scrapes: &[("backup-worker", ADMIN_PORT)],
-        ..INNER
+        ..inner(name::BACKUP, 10_104, &["backup-worker"], &["backup-1"])
     },
     peers: &[("/api/backups", EDGES), HEALTH],
     upstreams: &[name::GATEWAY],
@@ -104,17 +93,11 @@ const EDGES: &[&str] = &[name::BALANCER, name::EDGE];
 const HEALTH: (&str, &[&str]) = ("/grpc.health.v1.Health", &[name::BALANCER, name::OPERATOR]);
 
 /// What all services have in common that are behind an edge.
-const INNER: Workload = Workload {
-    name: "",
-    user: 0,
-    instances: &[],
-    dev_instances: &[],
-    networks: &[Network::Internal],
-    sockets: &[socket(8443, "the service"), socket(ADMIN_PORT, ADMIN)],
-    dns_names: &[],
-    secrets: &[],
-    scrapes: &[],
-};
+const fn inner(name: &'static str, user: u32, instances: Names, dev_instances: Names) -> Workload {
+    const SOCKETS: &[Socket] = &[socket(8443, "the service"), socket(ADMIN_PORT, ADMIN)];
+    let (networks, sockets) = (&[Network::Internal], SOCKETS);
+    Workload { name, user, instances, dev_instances, networks, sockets, dns_names: &[], secrets: &[], scrapes: &[] }
+}
 
 const fn socket(port: u16, about: &'static str) -> Socket {
     Socket { port, speaks: Speaks::Tls, about }

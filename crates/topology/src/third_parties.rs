@@ -1,7 +1,8 @@
 //! Everything else that runs in a container.
 
 use crate::{
-    Network::{Consensus, Edge, Host, Internal, Metrics, People},
+    Names,
+    Network::{self, Consensus, Edge, Host, Internal, Metrics, People},
     Peers, Socket,
     Speaks::{self, Plain, PostgresTls, ProxyTls, Tls},
     ThirdParty, Workload, name, secrets,
@@ -13,8 +14,7 @@ pub const PEOPLES_DATABASE: &str = "detektor-postgres";
 pub const PEOPLES_ROLE: &str = "detektor";
 
 /// What makes certificates and secrets for the containers. It has no port, and a login to Vault of its own.
-pub const STEWARD: Workload =
-    Workload { name: name::STEWARD, user: 10_002, instances: &["steward"], networks: &[Internal], ..ALONE };
+pub const STEWARD: Workload = alone(name::STEWARD, 10_002, &["steward"]);
 
 /// All of them but the steward, which signs their certificates.
 pub const THIRD_PARTIES: &[ThirdParty] = &[
@@ -22,48 +22,37 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
         // For people and their tools: renewed like a service's.
         certificate_days: 1,
         ..of(Workload {
-            name: name::OPERATOR,
-            user: 10_106,
-            instances: &["operator"],
             dev_instances: &["operator-1"],
             networks: &[Host],
             secrets: secrets::OPERATOR,
-            ..ALONE
+            ..alone(name::OPERATOR, 10_106, &["operator"])
         })
     },
     ThirdParty {
         // A node replicates as the user that its common name says.
         common_name: Some("replicator"),
         ..of(Workload {
-            name: name::POSTGRES,
-            user: 10_010,
-            instances: &["detektor-postgres-master", "detektor-postgres-slave"],
             dev_instances: &["postgres-1"],
             networks: &[Internal, Consensus],
             sockets: &[socket(5432, PostgresTls, "PostgreSQL"), socket(8008, Tls, "Patroni")],
             dns_names: &[PEOPLES_DATABASE, "etcd-client", "localhost", "127.0.0.1"],
             secrets: secrets::POSTGRES,
             scrapes: &[("patroni", 8008)],
+            ..alone(name::POSTGRES, 10_010, &["detektor-postgres-master", "detektor-postgres-slave"])
         })
     },
     ThirdParty {
         peers: SCRAPERS,
         ..of(Workload {
-            name: "postgres-proxy",
-            user: 10_012,
-            instances: &[PEOPLES_DATABASE],
             sockets: &[socket(5432, PostgresTls, "the primary"), METRICS],
             scrapes: HAPROXY,
-            ..ALONE
+            ..alone("postgres-proxy", 10_012, &[PEOPLES_DATABASE])
         })
     },
     ThirdParty {
         published: &[8095, 8093, 8096, 8097, 5000],
         peers: SCRAPERS,
         ..of(Workload {
-            name: "front",
-            user: 10_012,
-            instances: &["front"],
             networks: &[Edge, Metrics],
             sockets: &[
                 socket(5000, Tls, "the front door, as the registry"),
@@ -74,13 +63,10 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
                 METRICS,
             ],
             scrapes: HAPROXY,
-            ..ALONE
+            ..alone("front", 10_012, &["front"])
         })
     },
     of(Workload {
-        name: name::EDGE,
-        user: 10_016,
-        instances: &["edge"],
         networks: &[Edge, Internal],
         sockets: &[
             socket(5000, ProxyTls, "the front door, as the registry (second edge)"),
@@ -91,14 +77,11 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
         ],
         // The standby of the balancers is one of them for clients.
         dns_names: &["balancer.rampart.internal", "localhost", "nebula", "127.0.0.1", "front"],
-        ..ALONE
+        ..alone(name::EDGE, 10_016, &["edge"])
     }),
     ThirdParty {
         published: &[8200],
         ..of(Workload {
-            name: "vault",
-            user: 10_020,
-            instances: &["vault"],
             networks: &[Internal, People],
             sockets: &[
                 socket(8200, Tls, "Vault"),
@@ -106,16 +89,13 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
             ],
             dns_names: LOCAL,
             scrapes: &[("vault", 8200)],
-            ..ALONE
+            ..alone("vault", 10_020, &["vault"])
         })
     },
     ThirdParty {
         published: &[9000],
         peers: SCRAPERS,
         ..of(Workload {
-            name: "minio",
-            user: 10_021,
-            instances: &["minio"],
             networks: &[Internal, People],
             sockets: &[
                 socket(9000, Tls, "S3"),
@@ -125,7 +105,7 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
             dns_names: LOCAL,
             secrets: secrets::MINIO,
             scrapes: &[("haproxy", 9464), ("minio", 9464)],
-            ..ALONE
+            ..alone("minio", 10_021, &["minio"])
         })
     },
     ThirdParty {
@@ -135,9 +115,6 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
             ("/metrics", &[name::PROMETHEUS, name::OPERATOR]),
         ],
         ..of(Workload {
-            name: name::MLFLOW,
-            user: 10_030,
-            instances: &["mlflow"],
             sockets: &[
                 socket(5000, Tls, "MLflow"),
                 METRICS,
@@ -145,62 +122,50 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
             ],
             secrets: secrets::MLFLOW,
             scrapes: HAPROXY,
-            ..ALONE
+            ..alone(name::MLFLOW, 10_030, &["mlflow"])
         })
     },
-    of(Workload { name: name::PUBLISHER, user: 10_030, instances: &["example-models"], ..ALONE }),
+    of(alone(name::PUBLISHER, 10_030, &["example-models"])),
     ThirdParty {
         reads_secrets: true,
-        ..of(Workload { name: "tools", user: 10_022, instances: &["tools"], secrets: secrets::TOOLS, ..ALONE })
+        ..of(Workload { secrets: secrets::TOOLS, ..alone("tools", 10_022, &["tools"]) })
     },
     ThirdParty {
         published: &[9090],
         ..of(Workload {
-            name: name::PROMETHEUS,
-            user: 10_040,
-            instances: &["prometheus"],
             networks: &[Internal, People, Metrics],
             sockets: &[socket(9090, Tls, "Prometheus")],
             dns_names: LOCAL,
             scrapes: &[("prometheus", 9090)],
-            ..ALONE
+            ..alone(name::PROMETHEUS, 10_040, &["prometheus"])
         })
     },
     ThirdParty {
         published: &[9093],
         peers: MONITORS,
         ..of(Workload {
-            name: name::ALERTMANAGER,
-            user: 10_040,
-            instances: &["alertmanager"],
             networks: &[Internal, People],
             sockets: &[socket(9093, Tls, "Alertmanager")],
             dns_names: LOCAL,
             scrapes: &[("alertmanager", 9093)],
-            ..ALONE
+            ..alone(name::ALERTMANAGER, 10_040, &["alertmanager"])
         })
     },
     ThirdParty {
         peers: MONITORS,
         ..of(Workload {
-            name: name::POSTGRES_EXPORTER,
-            user: 10_040,
-            instances: &["postgres-exporter"],
             sockets: &[socket(9187, Tls, "metrics of PostgreSQL")],
             secrets: secrets::POSTGRES_EXPORTER,
             scrapes: &[("postgres", 9187)],
-            ..ALONE
+            ..alone(name::POSTGRES_EXPORTER, 10_040, &["postgres-exporter"])
         })
     },
     of(Workload {
-        name: "etcd",
-        user: 10_011,
-        instances: &["etcd-1", "etcd-2", "etcd-3"],
         networks: &[Consensus],
         sockets: &[socket(2379, Tls, "Patroni"), socket(2380, Tls, "the other members")],
         // It lets in whose certificate has one of these.
         dns_names: &["etcd", "etcd-client", "localhost", "127.0.0.1"],
-        ..ALONE
+        ..alone("etcd", 10_011, &["etcd-1", "etcd-2", "etcd-3"])
     }),
 ];
 
@@ -211,18 +176,21 @@ const SCRAPERS: Peers = &[("/metrics", &[name::PROMETHEUS, name::OPERATOR])];
 /// A container checks its own health, hence its own name.
 const MONITORS: Peers = &[("/", &[name::PROMETHEUS, name::OPERATOR, name::ALERTMANAGER, name::POSTGRES_EXPORTER])];
 
-/// A container that only asks others.
-const ALONE: Workload = Workload {
-    name: "",
-    user: 0,
-    instances: &[],
-    dev_instances: &[],
-    networks: &[Internal],
-    sockets: &[],
-    dns_names: &[],
-    secrets: &[],
-    scrapes: &[],
-};
+/// Containers that only ask others.
+const fn alone(name: &'static str, user: u32, instances: Names) -> Workload {
+    let (networks, dev_instances): (&[Network], Names) = (&[Internal], &[]);
+    Workload {
+        name,
+        user,
+        instances,
+        dev_instances,
+        networks,
+        sockets: &[],
+        dns_names: &[],
+        secrets: &[],
+        scrapes: &[],
+    }
+}
 
 const fn of(workload: Workload) -> ThirdParty {
     ThirdParty { workload, certificate_days: 90, common_name: None, published: &[], peers: &[], reads_secrets: false }
