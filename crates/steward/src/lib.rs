@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-mod containers;
+mod names;
 mod vault;
 
 use std::{
@@ -15,9 +15,9 @@ use bootstrap::{platform_secrets, say, say_error};
 use secrets::{make_folder, replace_file};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
-use topology::PLATFORM;
+use topology::{Instance, PLATFORM};
 
-use containers::{Access, Container};
+use names::peer_name;
 use vault::{Reconciler, Settings};
 
 /// How often certificates are checked for renewal.
@@ -58,7 +58,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let own_folder = arguments.state.join(topology::name::STEWARD);
     ensure_secrets(&own_folder)?;
-    let containers = containers::all();
+    let containers: Vec<Instance> = PLATFORM.instances().collect();
     let authority =
         Authority::open_or_create(&arguments.certs, OffsetDateTime::now_utc()).context("cannot open the root CA")?;
     for container in &containers {
@@ -87,13 +87,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// Renews at half of its life what the steward has signed; third parties reload it by themselves.
-async fn renew_certificates(authority: &Authority, containers: &[Container], state: &Path) {
+async fn renew_certificates(authority: &Authority, containers: &[Instance], state: &Path) {
     let mut signed = vec![OffsetDateTime::now_utc(); containers.len()];
     loop {
         tokio::time::sleep(CERTIFICATE_PERIOD).await;
         let now = OffsetDateTime::now_utc();
         for (container, signed) in containers.iter().zip(&mut signed) {
-            if now - *signed < container.lifetime / 2 {
+            let days = container.third_party.map_or(1, |it| it.certificate_days);
+            if now - *signed < time::Duration::days(days.into()) / 2 {
                 continue;
             }
             match issue_certificate(container, authority, state) {
@@ -110,21 +111,21 @@ fn ensure_secrets(folder: &Path) -> anyhow::Result<()> {
     platform_secrets::ensure(folder, wanted)
 }
 
-fn write_secrets(container: &Container, own_folder: &Path, state: &Path) -> anyhow::Result<()> {
-    for (from, to) in container.secrets {
+fn write_secrets(container: &Instance, own_folder: &Path, state: &Path) -> anyhow::Result<()> {
+    for (from, to) in container.workload.secrets {
         let (from, to) = (own_folder.join(from.path), state.join(container.name).join("secrets").join(to));
         let secret = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
         if let Some(folder) = to.parent() {
             // The volume belongs to this container alone, so its processes may list the folder.
             make_folder(folder, 0o755)?;
         }
-        replace_file(&to, &secret, 0o640, Some(container.group))?;
+        replace_file(&to, &secret, 0o640, Some(container.workload.user))?;
     }
     Ok(())
 }
 
 /// The root CA, which a service needs before it asks Vault for its certificate.
-fn write_ca(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+fn write_ca(container: &Instance, authority: &Authority, state: &Path) -> anyhow::Result<()> {
     let folder = state.join(container.name).join("identity");
     make_folder(&folder, 0o755)?;
     replace_file(&folder.join("ca.pem"), authority.pem().as_bytes(), 0o644, None)?;
@@ -132,15 +133,14 @@ fn write_ca(container: &Container, authority: &Authority, state: &Path) -> anyho
 }
 
 /// Signs a certificate, unless Vault does.
-fn issue_certificate(container: &Container, authority: &Authority, state: &Path) -> anyhow::Result<()> {
-    if container.access == Access::Service {
-        return Ok(());
-    }
-    let leaf = Leaf::new(container.peer_name(), OffsetDateTime::now_utc(), container.lifetime)
+fn issue_certificate(container: &Instance, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+    let Some(third_party) = container.third_party else { return Ok(()) };
+    let lifetime = time::Duration::days(third_party.certificate_days.into());
+    let leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime)
         .with_names(&[container.name])
-        .with_names(container.dns_names)
-        .readable_by_group(container.group);
-    let leaf = match container.common_name {
+        .with_names(container.workload.dns_names)
+        .readable_by_group(container.workload.user);
+    let leaf = match third_party.common_name {
         Some(common_name) => leaf.common_name(common_name),
         None => leaf,
     };
@@ -156,6 +156,7 @@ mod tests {
     };
 
     use identity::{Identity, IdentityConfig};
+    use topology::Workload;
 
     use super::*;
 
@@ -169,23 +170,24 @@ mod tests {
         let authority = Authority::generate(OffsetDateTime::now_utc()).unwrap();
         // Only root may give a file to a group that it is not in.
         let group = fs::metadata(state.path()).unwrap().gid();
-        for container in containers::all() {
-            let container = Container { group, ..container };
+        for container in PLATFORM.instances() {
+            let workload = Box::leak(Box::new(Workload { user: group, ..*container.workload }));
+            let container = Instance { workload, ..container };
             write_secrets(&container, &own_folder, state.path()).unwrap();
             write_ca(&container, &authority, state.path()).unwrap();
             issue_certificate(&container, &authority, state.path()).unwrap();
             let folder = state.path().join(container.name);
             let directory = folder.join("identity");
             let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-            if container.access == Access::Service {
+            if container.third_party.is_none() {
                 assert!(directory.join("ca.pem").exists() && !directory.join("key.pem").exists(), "{}", container.name);
             } else {
                 assert_eq!(mode(&directory.join("key.pem")), 0o640, "{}", container.name);
                 // In this test owner and reader are the same user, for which that mode is too wide.
                 fs::set_permissions(directory.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
-                assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), container.peer_name());
+                assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), peer_name(&container));
             }
-            for (_, to) in container.secrets {
+            for (_, to) in container.workload.secrets {
                 assert_eq!(mode(&folder.join("secrets").join(to)), 0o640, "{}: {to}", container.name);
             }
         }

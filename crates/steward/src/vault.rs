@@ -18,8 +18,7 @@ use authority::Authority;
 use bootstrap::{say, say_error};
 use serde_json::json;
 use tokio::time::Instant;
-
-use super::containers::Container;
+use topology::Instance;
 
 /// A secret id lives for seven days, so six of these may fail.
 const LOGIN_PERIOD: Duration = Duration::from_secs(24 * 3600);
@@ -54,7 +53,7 @@ pub(super) struct Settings {
 pub(super) struct Reconciler<'a> {
     settings: &'a Settings,
     authority: &'a Authority,
-    containers: &'a [Container],
+    containers: &'a [Instance],
     /// A root token, while there is work.
     root_token: Option<String>,
     logins_renewed: Option<Instant>,
@@ -65,7 +64,7 @@ pub(super) struct Reconciler<'a> {
 // === impl Reconciler ===
 
 impl<'a> Reconciler<'a> {
-    pub(super) fn new(settings: &'a Settings, authority: &'a Authority, containers: &'a [Container]) -> Self {
+    pub(super) fn new(settings: &'a Settings, authority: &'a Authority, containers: &'a [Instance]) -> Self {
         let detektor_password = database::DetektorPassword::default();
         Self {
             settings,

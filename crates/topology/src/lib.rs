@@ -99,16 +99,9 @@ pub struct Instance {
     /// Its name.
     pub name: &'static str,
     /// What runs in it.
-    pub party: Party,
-}
-
-/// What runs in a container.
-#[derive(Clone, Copy, Debug)]
-pub enum Party {
-    /// One of our services.
-    Service(&'static Service),
-    /// Anything else.
-    ThirdParty(&'static ThirdParty),
+    pub workload: &'static Workload,
+    /// The same if it is no service.
+    pub third_party: Option<&'static ThirdParty>,
 }
 
 /// A place in the database.
@@ -179,9 +172,11 @@ impl Map {
 
     /// Every container that the steward looks after.
     pub fn instances(&self) -> impl Iterator<Item = Instance> + use<> {
-        let parties = self.services.iter().map(Party::Service);
-        let parties = parties.chain(self.third_parties.iter().map(Party::ThirdParty));
-        parties.flat_map(|party| party.workload().instances.iter().map(move |name| Instance { name, party }))
+        let services = self.services.iter().map(|service| (&service.workload, None));
+        let all = services.chain(self.third_parties.iter().map(|it| (&it.workload, Some(it))));
+        all.flat_map(|(workload, third_party)| {
+            workload.instances.iter().map(move |name| Instance { name, workload, third_party })
+        })
     }
 
     /// Roles of the database whose passwords Vault changes.
@@ -212,18 +207,6 @@ impl Service {
     /// The port on which its peers, or clients, reach it.
     pub fn port(&self) -> u16 {
         self.workload.sockets.first().map_or(0, |socket| socket.port)
-    }
-}
-
-// === impl Party ===
-
-impl Party {
-    /// Name, user and the rest that both have.
-    pub fn workload(self) -> &'static Workload {
-        match self {
-            Self::Service(service) => &service.workload,
-            Self::ThirdParty(third_party) => &third_party.workload,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `docker-compose.yml`: containers, networks, published ports, users, and a volume of its own for each container.
 
 use serde_json::{Value, json};
-use topology::{Instance, Map, Network, Party, STEWARD};
+use topology::{Instance, Map, Network, STEWARD};
 
 use crate::checkout::{Checkout, words};
 
@@ -40,7 +40,7 @@ pub(crate) fn compare(map: &Map, checkout: &mut Checkout) {
 }
 
 fn container(checkout: &mut Checkout, instance: Instance, service: &Value) {
-    let (name, workload) = (instance.name, instance.party.workload());
+    let (name, workload) = (instance.name, instance.workload);
     let mut same = |what: &str, map: Vec<String>, found: Vec<String>| {
         checkout.same(FILE, format_args!("{name}, {what}"), map, found);
     };
@@ -49,10 +49,7 @@ fn container(checkout: &mut Checkout, instance: Instance, service: &Value) {
     let networks = [words(&service["networks"]), one(&service["network_mode"])].concat();
     same("networks", workload.networks.iter().map(|network| network.as_str().to_owned()).collect(), networks);
 
-    let published = match instance.party {
-        Party::Service(_) => &[][..],
-        Party::ThirdParty(third_party) => third_party.published,
-    };
+    let published = instance.third_party.map_or(&[][..], |it| it.published);
     let is_for_people = workload.networks.contains(&Network::People);
     let address = if is_for_people { "127.0.0.1" } else { "${RAMPART_BIND:-0.0.0.0}" };
     let ports = published.iter().map(|port| format!("{address}:${{RAMPART_PORT_{port}:-{port}}}:{port}"));

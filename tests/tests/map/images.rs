@@ -13,7 +13,7 @@ const RAMPART: &str = "docker/rampart/Dockerfile";
 pub(crate) fn compare(map: &Map, checkout: &mut Checkout) {
     let compose = checkout.yaml(COMPOSE);
     let builds = builds(&compose);
-    let instances = map.instances().map(|instance| (instance.name, instance.party.workload().user));
+    let instances = map.instances().map(|instance| (instance.name, instance.workload.user));
     for (name, user) in instances.chain([(STEWARD.name, STEWARD.user)]) {
         // A container that is missing is a fault of the compose file.
         let Some(image) = compose["services"][name]["image"].as_str() else { continue };

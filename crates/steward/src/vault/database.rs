@@ -8,10 +8,9 @@ use http::Method;
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use topology::{PEOPLES_DATABASE, PEOPLES_ROLE, PLATFORM};
+use topology::{Instance, PEOPLES_DATABASE, PEOPLES_ROLE, PLATFORM};
 
 use super::{Settings, logins};
-use crate::containers::Container;
 
 const PLUGIN: &str = "postgresql-database-plugin";
 /// The version of Vault whose source the plugin was built from.
@@ -102,7 +101,7 @@ impl DetektorPassword {
         &mut self,
         vault: &Vault,
         settings: &Settings,
-        containers: &[Container],
+        containers: &[Instance],
     ) -> anyhow::Result<()> {
         if self.next_check.is_some_and(|at| Instant::now() < at) {
             return Ok(());
@@ -121,7 +120,7 @@ impl DetektorPassword {
                 let folder = settings.state.join(container.name).join("secrets");
                 make_folder(&folder, 0o755)?;
                 let file = folder.join("detektor-password");
-                replace_file(&file, password.as_bytes(), 0o640, Some(container.group))?;
+                replace_file(&file, password.as_bytes(), 0o640, Some(container.workload.user))?;
             }
             self.rotated_at = Some(rotated_at.to_owned());
         }

@@ -11,9 +11,9 @@ use ::vault::{Login, Vault};
 use anyhow::Context as _;
 use http::Method;
 use serde_json::{Value, json};
-use topology::PLATFORM;
+use topology::{Instance, PLATFORM};
 
-use crate::containers::{Access, Container};
+use crate::names::{dns_names, peer_name};
 
 /// The `AppRole` and the folder of the steward itself.
 const STEWARD_ROLE: &str = topology::name::STEWARD;
@@ -27,14 +27,13 @@ path "secret/metadata/ml/*" { capabilities = ["read", "list"] }
 "#;
 
 /// Writes a policy and an `AppRole` for each service that has a login.
-pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Container]) -> anyhow::Result<()> {
+pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Instance]) -> anyhow::Result<()> {
     let mut policies = vec![(STEWARD_ROLE, STEWARD_POLICY.to_owned())];
     let services: BTreeSet<&str> =
-        containers.iter().filter(|one| one.access == Access::Service).map(|one| one.service).collect();
+        containers.iter().filter(|one| one.third_party.is_none()).map(|one| one.workload.name).collect();
     policies.extend(services.into_iter().map(|service| (service, policy(service))));
-    policies.extend(
-        containers.iter().filter(|one| one.access == Access::Tools).map(|one| (one.service, TOOLS_POLICY.to_owned())),
-    );
+    let tools = containers.iter().filter(|one| one.third_party.is_some_and(|it| it.reads_secrets));
+    policies.extend(tools.map(|one| (one.workload.name, TOOLS_POLICY.to_owned())));
     for (name, policy) in policies {
         let path = format!("sys/policies/acl/{name}");
         vault.call(Method::PUT, token, &path, Some(&json!({ "policy": policy }))).await?;
@@ -63,34 +62,22 @@ fn role(name: &str) -> Value {
 }
 
 /// Makes a new secret id for every container that has a login, and for the steward.
-pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Container], state: &Path) -> anyhow::Result<()> {
+pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Instance], state: &Path) -> anyhow::Result<()> {
     for container in containers {
+        if container.third_party.is_some_and(|it| !it.reads_secrets) {
+            continue;
+        }
+        let login = make_login(vault, token, container.workload.name, container.name).await?;
+        let files = if container.third_party.is_none() {
+            let login = Login { name: peer_name(container).to_string(), dns_names: dns_names(container), ..login };
+            vec![("vault-login.json", serde_json::to_vec(&login)?)]
+        } else {
+            vec![("vault-role-id", login.role_id.into_bytes()), ("vault-secret-id", login.secret_id.into_bytes())]
+        };
         let secrets = state.join(container.name).join("secrets");
-        match container.access {
-            Access::Service => {
-                let login = make_login(vault, token, container.service, container.name).await?;
-                let login =
-                    Login { name: container.peer_name().to_string(), dns_names: container.all_names(), ..login };
-                make_folder(&secrets, 0o755)?;
-                replace_file(
-                    &secrets.join("vault-login.json"),
-                    &serde_json::to_vec(&login)?,
-                    0o640,
-                    Some(container.group),
-                )?;
-            }
-            Access::Tools => {
-                let login = make_login(vault, token, container.service, container.name).await?;
-                make_folder(&secrets, 0o755)?;
-                replace_file(&secrets.join("vault-role-id"), login.role_id.as_bytes(), 0o640, Some(container.group))?;
-                replace_file(
-                    &secrets.join("vault-secret-id"),
-                    login.secret_id.as_bytes(),
-                    0o640,
-                    Some(container.group),
-                )?;
-            }
-            Access::None => {}
+        make_folder(&secrets, 0o755)?;
+        for (file, content) in files {
+            replace_file(&secrets.join(file), &content, 0o640, Some(container.workload.user))?;
         }
     }
     let own = make_login(vault, token, STEWARD_ROLE, STEWARD_ROLE).await?;

@@ -9,8 +9,9 @@ use bootstrap::say;
 use identity::TRUST_DOMAIN;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use topology::Instance;
 
-use crate::containers::{Access, Container};
+use crate::names::dns_names;
 
 const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
 /// Renewed well before leaves would outlive it.
@@ -21,7 +22,7 @@ pub(super) async fn ensure(
     vault: &Vault,
     token: &str,
     authority: &Authority,
-    containers: &[Container],
+    containers: &[Instance],
     lifetime: Duration,
 ) -> anyhow::Result<()> {
     if !has_valid_intermediate(vault, token, authority).await? {
@@ -68,10 +69,10 @@ async fn make_intermediate(vault: &Vault, token: &str, authority: &Authority) ->
 }
 
 /// DNS names and addresses of all instances of a service, those that ask Vault.
-fn names_by_service(containers: &[Container]) -> BTreeMap<&str, Vec<String>> {
+fn names_by_service(containers: &[Instance]) -> BTreeMap<&str, Vec<String>> {
     let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for container in containers.iter().filter(|container| container.access == Access::Service) {
-        names.entry(container.service).or_default().extend(container.all_names());
+    for container in containers.iter().filter(|container| container.third_party.is_none()) {
+        names.entry(container.workload.name).or_default().extend(dns_names(container));
     }
     names
 }
@@ -103,12 +104,13 @@ fn role(service: &str, names: &[String], lifetime: Duration) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use topology::PLATFORM;
+
     use super::*;
-    use crate::containers;
 
     #[test]
     fn a_role_signs_the_names_of_its_own_service_alone() {
-        let containers = containers::all();
+        let containers: Vec<Instance> = PLATFORM.instances().collect();
         let names = names_by_service(&containers);
         assert_eq!(names.keys().copied().collect::<Vec<_>>(), ["backup", "balancer", "gateway", "serving", "sla"]);
         let role = role("serving", &names["serving"], Duration::from_secs(60));
