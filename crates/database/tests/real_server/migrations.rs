@@ -1,9 +1,13 @@
 //! Each service brings its own schema to its own state.
 
 use std::borrow::Cow;
+use std::fs;
+use std::pin::pin;
+use std::time::Duration;
 
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use tokio::time::timeout;
 
 use crate::world::World;
 
@@ -58,4 +62,16 @@ async fn replicas_migrate_one_after_the_other() {
 async fn a_migration_has_time() {
     let world = World::new().await;
     world.database.migrate(&migrator(&["SELECT pg_sleep(1.5)"]), "shop").await.unwrap();
+}
+
+/// A server that refuses the password will take another one: the migration is tried until then.
+#[tokio::test]
+async fn a_migration_is_tried_until_the_password_is_right() {
+    let world = World::new().await;
+    world.sql(&format!("ALTER ROLE {} PASSWORD 'the new one'", world.config.user)).await;
+    let first = migrator(&[FIRST]);
+    let mut migrating = pin!(world.database.migrate(&first, "shop"));
+    assert!(timeout(Duration::from_secs(2), &mut migrating).await.is_err(), "it goes on");
+    fs::write(world.config.password_file.path(), "the new one").unwrap();
+    migrating.await.unwrap();
 }
