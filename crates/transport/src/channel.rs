@@ -34,7 +34,7 @@ use crate::{
     connection::time_left,
     connector::{ConnectError, Connector},
     deadline,
-    expiring_stream::ExpiringStream,
+    expiring_stream::expiring_stream,
     metrics,
 };
 
@@ -157,12 +157,6 @@ impl Service<Request<Body>> for Channel {
     }
 }
 
-impl std::fmt::Debug for Channel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel").field("service", &self.upstream.service).finish_non_exhaustive()
-    }
-}
-
 // === impl Upstream ===
 
 impl Upstream {
@@ -216,7 +210,7 @@ impl Upstream {
         let (stream, peer_not_after) = self.connector.connect().await?;
         let not_after = Instant::now() + time_left(peer_not_after.min(self.identity.not_after()));
         let end = retired(not_after, trust, changes.clone()).then(|()| sleep(DRAIN_TIMEOUT)).boxed();
-        let stream = TokioIo::new(ExpiringStream::until(end, stream));
+        let stream = TokioIo::new(expiring_stream(end, stream));
         let (sender, connection) = self.http2.handshake(stream).await.map_err(ConnectError::Http)?;
         let (service, broke) = (self.service.clone(), self.broke.clone());
         // Ends when the channel is dropped or the peer closes; broken peers are found by pings.

@@ -27,7 +27,7 @@ use crate::{
     Limits,
     handler::{Handler, Peer},
     metrics::{self, Retirement},
-    preface_timeout::PrefaceTimeout,
+    preface_timeout::preface_timeout,
 };
 
 const H2: &[u8] = b"h2";
@@ -138,7 +138,7 @@ impl Listener {
         };
         let handler = Handler { router: self.router.clone(), connection: Arc::new(peer) };
         if stream.get_ref().1.alpn_protocol() == Some(H2) {
-            let stream = PrefaceTimeout::new(self.limits.header_timeout, stream);
+            let stream = preface_timeout(self.limits.header_timeout, stream);
             self.run_until_retired(self.http2.serve_connection(TokioIo::new(stream), handler), retirement).await
         } else {
             self.run_until_retired(self.http1.serve_connection(TokioIo::new(stream), handler), retirement).await

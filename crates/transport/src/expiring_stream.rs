@@ -12,62 +12,21 @@ use std::{
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream that fails once its time is over.
-pub(crate) struct ExpiringStream<S> {
-    stream: S,
-    /// Gone when it is over.
-    end: Option<BoxFuture<'static, ()>>,
-}
+use crate::guarded_stream::GuardedStream;
 
-// === impl ExpiringStream ===
-
-impl<S> ExpiringStream<S> {
-    /// The stream fails when `end` resolves.
-    pub(crate) fn until(end: BoxFuture<'static, ()>, stream: S) -> Self {
-        Self { stream, end: Some(end) }
-    }
-
-    fn has_expired(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
-            self.end = None;
-        }
-        self.end.is_none()
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for ExpiringStream<S> {
-    /// HTTP/2 waits for its peer at any time, so this is woken at the end.
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.has_expired(cx) {
+/// The stream fails when `end` resolves. HTTP/2 waits for its peer at any time, so a read is woken then.
+pub(crate) fn expiring_stream<S>(end: BoxFuture<'static, ()>, stream: S) -> impl AsyncRead + AsyncWrite + Unpin
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut end = Some(end);
+    let read = move |stream: Pin<&mut S>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>| {
+        if end.as_mut().is_none_or(|end| end.as_mut().poll(cx).is_ready()) {
+            end = None;
             let why = "the trust that this connection was opened with has ended";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for ExpiringStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+        stream.poll_read(cx, buffer)
+    };
+    GuardedStream { stream, read }
 }

@@ -7,6 +7,7 @@ mod connector;
 mod deadline;
 mod error;
 mod expiring_stream;
+mod guarded_stream;
 mod handler;
 mod limits;
 mod metrics;
