@@ -101,8 +101,6 @@ pub trait Claims: Serialize + DeserializeOwned + sealed::Sealed {
 
 mod sealed {
     pub trait Sealed {}
-    impl Sealed for super::PassportClaims {}
-    impl Sealed for super::AccessTokenClaims {}
 }
 
 // === impl TokenKind ===
@@ -127,26 +125,23 @@ impl TokenKind {
 
 // === impl PassportClaims, AccessTokenClaims ===
 
-impl Claims for PassportClaims {
-    const KIND: TokenKind = TokenKind::Passport;
+macro_rules! claims {
+    ($claims:ty, $kind:ident) => {
+        impl sealed::Sealed for $claims {}
 
-    fn audience(&self) -> &str {
-        &self.aud
-    }
+        impl Claims for $claims {
+            const KIND: TokenKind = TokenKind::$kind;
 
-    fn validity(&self) -> Validity {
-        Validity { iat: self.iat, nbf: self.nbf, exp: self.exp }
-    }
+            fn audience(&self) -> &str {
+                &self.aud
+            }
+
+            fn validity(&self) -> Validity {
+                Validity { iat: self.iat, nbf: self.nbf, exp: self.exp }
+            }
+        }
+    };
 }
 
-impl Claims for AccessTokenClaims {
-    const KIND: TokenKind = TokenKind::Access;
-
-    fn audience(&self) -> &str {
-        &self.aud
-    }
-
-    fn validity(&self) -> Validity {
-        Validity { iat: self.iat, nbf: self.nbf, exp: self.exp }
-    }
-}
+claims!(PassportClaims, Passport);
+claims!(AccessTokenClaims, Access);

@@ -20,6 +20,33 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::{Identity, PeerName, material::server_name};
 
+/// The signatures of a handshake, checked by the identity's verifier of clients or of servers.
+macro_rules! verify_signatures {
+    ($verifier:ident) => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _certificate: &CertificateDer<'_>,
+            _signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("TLS 1.2 is never negotiated".into()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.identity.material.load().$verifier.verify_tls13_signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.identity.material.load().$verifier.supported_verify_schemes()
+        }
+    };
+}
+
 /// Presents the identity's certificate, to clients and to servers.
 #[derive(Debug)]
 pub(crate) struct ReloadableCertResolver(pub(crate) Arc<Identity>);
@@ -83,27 +110,7 @@ impl ClientCertVerifier for PeerListVerifier {
         if self.services.contains(&peer_name(end_entity)?.service) { Ok(verified) } else { Err(access_denied()) }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is never negotiated".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.identity.material.load().client_verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.identity.material.load().client_verifier.supported_verify_schemes()
-    }
+    verify_signatures!(client_verifier);
 }
 
 // === impl ServiceNameVerifier ===
@@ -127,27 +134,7 @@ impl ServerCertVerifier for ServiceNameVerifier {
         if peer_name(end_entity)?.service == *service { Ok(verified) } else { Err(access_denied()) }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is never negotiated".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.identity.material.load().server_verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.identity.material.load().server_verifier.supported_verify_schemes()
-    }
+    verify_signatures!(server_verifier);
 }
 
 fn peer_name(certificate: &CertificateDer<'_>) -> Result<PeerName, Error> {
