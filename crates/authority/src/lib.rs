@@ -176,13 +176,6 @@ impl Leaf {
         self
     }
 
-    /// Valid since then, which may make it expired already.
-    #[must_use]
-    pub fn not_before(mut self, not_before: OffsetDateTime) -> Self {
-        self.not_before = not_before;
-        self
-    }
-
     fn params(&self) -> Result<CertificateParams, AuthorityError> {
         let mut params = CertificateParams::new(self.dns_names.clone())?;
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(self.name.to_string())?));

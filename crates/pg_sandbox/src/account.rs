@@ -2,11 +2,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
-use crate::{ClusterError, io_error, make_private};
+use crate::{ClusterError, io_error};
 
 /// The caller's own account, or, for root, an unprivileged one.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,10 @@ impl Account {
         }
     }
 
+    /// A directory that all other accounts are kept out of.
     pub(crate) fn own(self, directory: &Path) -> Result<(), ClusterError> {
-        make_private(directory, self.0)
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(io_error(directory))?;
+        self.own_file(directory)
     }
 
     /// A program that may not get to the directory only says "Permission denied", and not of which. Asked after the

@@ -9,7 +9,7 @@ mod running_cluster;
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -291,13 +291,4 @@ async fn run(name: &str, command: &mut Command, input: Option<&str>, limit: Dura
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> ClusterError {
     let path = path.to_owned();
     move |source| ClusterError::Io { path, source }
-}
-
-/// Gives a directory its owner and a mode that keeps all other accounts out.
-fn make_private(path: &Path, owner: Option<(u32, u32)>) -> Result<(), ClusterError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error(path))?;
-    if let Some((user, group)) = owner {
-        chown(path, Some(user), Some(group)).map_err(io_error(path))?;
-    }
-    Ok(())
 }

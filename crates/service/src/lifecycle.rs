@@ -160,16 +160,6 @@ impl Lifecycle {
     }
 }
 
-impl std::fmt::Debug for Lifecycle {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Lifecycle")
-            .field("waits_for", &self.inner.readiness.waits_for())
-            .field("running", &self.running())
-            .finish_non_exhaustive()
-    }
-}
-
 // === impl Running ===
 
 impl Running {

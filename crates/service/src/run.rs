@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use transport::{Limits, Server};
 use vault::{Agent, VaultConfig, VaultError};
 
-use crate::config::{CommonConfig, ConfigError, Configuration, ServiceConfig, load};
+use crate::config::{CommonConfig, Configuration, ServiceConfig, load};
 use crate::lifecycle::Lifecycle;
 use crate::signals::StopSignals;
 use crate::{BoxError, admin};
@@ -71,7 +71,10 @@ pub fn run<Own: Configuration>(
     };
     let config = match load::<Own>(name, defaults, file.as_deref()) {
         Ok(config) => config,
-        Err(error) => return refused(name, &error),
+        Err(error) => {
+            say(&mut io::stderr(), &format!("rampart-{name}: {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
     };
     if is_check {
         say(&mut io::stdout(), &format!("rampart-{name}: the configuration is good"));
@@ -104,11 +107,6 @@ fn command(name: &'static str) -> Command {
 
 fn config_file(arguments: &ArgMatches) -> Option<PathBuf> {
     arguments.get_one::<PathBuf>("config").cloned()
-}
-
-fn refused(name: &str, error: &ConfigError) -> ExitCode {
-    say(&mut io::stderr(), &format!("rampart-{name}: {error}"));
-    ExitCode::from(EXIT_USAGE)
 }
 
 /// Nobody is left to tell when a standard stream is closed.

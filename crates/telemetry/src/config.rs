@@ -5,20 +5,16 @@ use tracing_subscriber::EnvFilter;
 
 /// What a process logs and exports, and where to.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// How a log line looks.
-    #[serde(default)]
     pub log_format: LogFormat,
     /// Which events are logged, in the syntax of `RUST_LOG`: `info,gateway=debug`.
-    #[serde(default = "default_log_filter")]
     pub log_filter: String,
     /// `https://host:port` of an OTLP/gRPC collector; it speaks mTLS like every peer, under the service name `collector`.
     /// Without it nothing is exported and trace ids are passed on all the same.
-    #[serde(default)]
     pub otlp_endpoint: Option<String>,
     /// Share of the traces that begin here and are exported, 0 to 1. Traces that begin elsewhere bring their answer along.
-    #[serde(default = "default_trace_sample_ratio")]
     pub trace_sample_ratio: f64,
 }
 
@@ -65,19 +61,11 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             log_format: LogFormat::default(),
-            log_filter: default_log_filter(),
+            log_filter: "info".to_owned(),
             otlp_endpoint: None,
-            trace_sample_ratio: default_trace_sample_ratio(),
+            trace_sample_ratio: 0.05,
         }
     }
-}
-
-fn default_log_filter() -> String {
-    "info".to_owned()
-}
-
-fn default_trace_sample_ratio() -> f64 {
-    0.05
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Written here because the exporter of opentelemetry-otlp takes tonic's own channel only, and there is one way to call
 //! here: `transport::channel`, with certificates that renew themselves.
 
-use std::fmt;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -37,13 +36,14 @@ const BATCH_DELAY: Duration = Duration::from_secs(1);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The channel to an OTLP collector.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Collector(BoxCloneSyncService<Request<Body>, Response<Body>, Status>);
 
 /// The pipeline from spans to the collector.
 pub(crate) struct Export(SdkTracerProvider);
 
 /// Sends batches; asked on a thread of the SDK, it works on the runtime where the channel lives.
+#[derive(Debug)]
 struct Exporter {
     collector: Collector,
     runtime: Handle,
@@ -60,12 +60,6 @@ impl Collector {
         S::Future: Send + 'static,
     {
         Self(BoxCloneSyncService::new(channel))
-    }
-}
-
-impl fmt::Debug for Collector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Collector")
     }
 }
 
@@ -123,11 +117,5 @@ impl SpanExporter for Exporter {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.resource = resource.into();
-    }
-}
-
-impl fmt::Debug for Exporter {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Exporter")
     }
 }

@@ -81,12 +81,6 @@ impl MetricsHandle {
     }
 }
 
-impl std::fmt::Debug for MetricsHandle {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("MetricsHandle")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,12 +120,6 @@ impl Telemetry {
     }
 }
 
-impl std::fmt::Debug for Telemetry {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Telemetry").field("exporting", &self.export.is_some()).finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,7 @@
 //! HTTP/2: bounded streams, bounded headers, an end for connections that are idle, old or abusive.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -37,13 +34,6 @@ const CHECK_WHILE_CLOSING: Duration = Duration::from_millis(250);
 /// How long a client that was asked to end the connection may take for that during a stop, when nothing of it is in flight.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
-/// Counts the requests of one connection that are being handled.
-#[derive(Default)]
-struct ActiveRequests(Arc<AtomicU32>);
-
-/// One of them; no longer counted when dropped.
-struct ActiveRequest(Arc<AtomicU32>);
-
 impl ConnectionHandler {
     pub(super) async fn serve_h2(&self, stream: Box<FrontStream>, connection: Arc<Connection>) {
         let limits = &self.config.limits;
@@ -55,7 +45,8 @@ impl ConnectionHandler {
 
         let idle_max = Duration::from_millis(limits.idle_timeout_ms);
         let mut checks = check_interval(idle_max / CHECKS_PER_IDLE_TIMEOUT);
-        let active = ActiveRequests::default();
+        // Cloned for each request that is being handled.
+        let active = Arc::new(());
         let (mut accepted, mut malformed) = (0_u32, 0_u32);
         let (mut is_closing, mut last_busy) = (false, Instant::now());
         loop {
@@ -64,7 +55,7 @@ impl ConnectionHandler {
                 () = self.drain.cancelled(), if !is_closing => None,
                 event = HttpSession::from_h2_conn(&mut h2, Arc::clone(&digest)) => Some(event),
                 now = checks.tick() => {
-                    if active.count() > 0 {
+                    if Arc::strong_count(&active) > 1 {
                         last_busy = now;
                     }
                     let idle = now.duration_since(last_busy);
@@ -89,7 +80,7 @@ impl ConnectionHandler {
                 Ok(Some(H2Accept::Session(session))) => {
                     accepted = accepted.saturating_add(1);
                     last_busy = Instant::now();
-                    self.handle(session, &connection, active.enter());
+                    self.handle(session, &connection, Arc::clone(&active));
                 }
                 Ok(Some(H2Accept::Rejected)) => malformed += 1,
                 Ok(None) | Err(_) => return,
@@ -107,7 +98,7 @@ impl ConnectionHandler {
         }
     }
 
-    fn handle(&self, session: HttpSession, connection: &Arc<Connection>, active_request: ActiveRequest) {
+    fn handle(&self, session: HttpSession, connection: &Arc<Connection>, active_request: Arc<()>) {
         let time_max = self.time_max(session.req_header().uri.path());
         let (proxy, draining, abort) = (Arc::clone(&self.proxy), self.draining.clone(), self.abort.clone());
         let connection = Arc::clone(connection);
@@ -140,23 +131,4 @@ fn options(limits: &FrontLimits) -> H2Options {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     options
-}
-
-// === impl ActiveRequests ===
-
-impl ActiveRequests {
-    fn enter(&self) -> ActiveRequest {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        ActiveRequest(Arc::clone(&self.0))
-    }
-
-    fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

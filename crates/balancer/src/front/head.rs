@@ -22,8 +22,6 @@ pub struct Head {
     pub path: Range<usize>,
     /// Bytes of the body that follows; `None` if it says itself where it ends.
     pub body_bytes: Option<u64>,
-    /// Whether `Content-Type` begins with `application/grpc`.
-    pub is_grpc: bool,
     /// Whether there is an `Authorization` field.
     pub has_credentials: bool,
     /// Where the value of `Host` lies in the buffer.
@@ -133,7 +131,6 @@ fn parse(head: &[u8]) -> Result<Head, HeadError> {
         length: head.len(),
         path,
         body_bytes: if is_chunked { None } else { Some(fields.content_length.unwrap_or(0)) },
-        is_grpc: fields.is_grpc,
         has_credentials: fields.has_credentials,
         host: fields.host.ok_or(HeadError::Host)?,
     })
@@ -195,7 +192,7 @@ mod tests {
         assert_eq!(&text[head.host.clone()], "localhost:8095");
         assert_eq!(&text[head.length..], "abcd");
         assert_eq!(head.body_bytes, Some(3));
-        assert!(head.has_body() && head.has_credentials && !head.is_grpc);
+        assert!(head.has_body() && head.has_credentials);
     }
 
     #[test]

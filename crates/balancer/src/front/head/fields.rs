@@ -11,7 +11,6 @@ pub(super) struct Fields {
     pub(super) content_length: Option<u64>,
     pub(super) is_chunked: bool,
     pub(super) has_credentials: bool,
-    pub(super) is_grpc: bool,
 }
 
 // === impl Fields ===
@@ -30,10 +29,6 @@ impl Fields {
         // By length first: most fields are none of these, and a head is parsed for every request.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.add_host(start, value),
-            12 if name.eq_ignore_ascii_case(b"content-type") => {
-                self.is_grpc = value.starts_with(b"application/grpc");
-                Ok(())
-            }
             13 if name.eq_ignore_ascii_case(b"authorization") => {
                 let is_second = std::mem::replace(&mut self.has_credentials, true);
                 if is_second { Err(HeadError::Credentials) } else { Ok(()) }
