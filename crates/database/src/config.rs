@@ -141,10 +141,6 @@ impl DatabaseConfig {
         (!host.is_empty() && port != 0).then(|| ServerAddress { host: host.to_owned(), port })
     }
 
-    pub(crate) fn connection_age_max(&self) -> Duration {
-        Duration::from_secs(self.connection_age_max_s)
-    }
-
     pub(crate) fn operation_timeout(&self) -> Duration {
         Duration::from_millis(self.operation_timeout_ms)
     }

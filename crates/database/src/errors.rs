@@ -23,16 +23,6 @@ pub fn map_error(error: sqlx::Error) -> Problem {
     if is_transient(&error) { Problem::unavailable(UNREACHABLE).source(error) } else { Problem::internal(error) }
 }
 
-/// Like [`map_error`], but a violated constraint that `name_to_problem` knows becomes that problem:
-/// `on_constraint(error, |name| (name == "users_name_key").then(|| Problem::new(Kind::Conflict, "..")))`.
-pub fn on_constraint(error: sqlx::Error, name_to_problem: impl FnOnce(&str) -> Option<Problem>) -> Problem {
-    let known = error.as_database_error().and_then(DatabaseError::constraint).and_then(name_to_problem);
-    match known {
-        Some(problem) => problem.source(error),
-        None => map_error(error),
-    }
-}
-
 /// Whether the server refused the password.
 pub(crate) fn is_password_refused(error: &sqlx::Error) -> bool {
     code_of(error).is_some_and(|code| code == "28P01")

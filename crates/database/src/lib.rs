@@ -9,5 +9,5 @@ mod primary;
 mod shared_pool;
 
 pub use config::{DatabaseConfig, DatabaseError};
-pub use errors::{map_error, on_constraint};
+pub use errors::map_error;
 pub use pool::{Database, connect};

@@ -56,12 +56,12 @@ pub fn connect(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
 impl Database {
     /// The pool, for queries inside [`bounded`](Self::bounded). Not to be kept: another primary is another pool.
     pub fn pool(&self) -> PgPool {
-        self.manager.shared().pool()
+        self.manager.shared.pool()
     }
 
     /// A connection; when the server refuses the password, waits for a new one and tries once more.
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let tried = self.manager.shared().password();
+        let tried = self.manager.shared.password();
         match self.pool().acquire().await {
             Err(error) if self.may_try_again(&error, &tried).await => self.pool().acquire().await,
             acquired => acquired,
@@ -70,7 +70,7 @@ impl Database {
 
     /// A transaction, on a connection got as by [`acquire`](Self::acquire).
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let tried = self.manager.shared().password();
+        let tried = self.manager.shared.password();
         match self.pool().begin().await {
             Err(error) if self.may_try_again(&error, &tried).await => self.pool().begin().await,
             begun => begun,
@@ -81,7 +81,7 @@ impl Database {
     /// while a caller waited for a connection was that of the old primary.
     async fn may_try_again(&self, error: &sqlx::Error, tried: &Secret) -> bool {
         matches!(error, sqlx::Error::PoolClosed)
-            || is_password_refused(error) && self.manager.shared().wait_for_new_password(tried).await
+            || is_password_refused(error) && self.manager.shared.wait_for_new_password(tried).await
     }
 
     /// Runs `work` for at most `operation_timeout_ms` and measures it under the name `operation`.
@@ -94,7 +94,7 @@ impl Database {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let started = Instant::now();
-        let (result, outcome) = match timeout(self.manager.shared().config.operation_timeout(), work).await {
+        let (result, outcome) = match timeout(self.manager.shared.config.operation_timeout(), work).await {
             Ok(Ok(value)) => (Ok(value), "ok"),
             Ok(Err(error)) => (Err(error), "error"),
             Err(_elapsed) => (Err(E::from(timed_out())), "timeout"),
@@ -137,9 +137,9 @@ impl Database {
         migrator.set_ignore_missing(true);
         migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
         let work = async {
-            if self.manager.shared().has_other_hosts() {
+            if self.manager.shared.has_other_hosts() {
                 // Without one, the server that was the primary last says what is wrong.
-                drop(primary::find(self.manager.shared()).await);
+                drop(primary::find(&self.manager.shared).await);
             }
             let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
             refuse_wrong_server(&mut connection).await?;
@@ -150,7 +150,7 @@ impl Database {
     }
 
     fn migration_options(&self) -> Result<PgConnectOptions, DatabaseError> {
-        let shared = self.manager.shared();
+        let shared = &self.manager.shared;
         shared.config.connect_options(&shared.server(), &shared.config.password_file.read()?, MIGRATION_TIMEOUT)
     }
 }

@@ -25,7 +25,7 @@ const CONNECTIONS_MAX: &str = "ml_db_pool_max_connections";
 /// Owns the tasks beside the pool; they end with the last clone of the database.
 #[derive(Debug)]
 pub(crate) struct PoolManager {
-    shared: Arc<SharedPool>,
+    pub(crate) shared: Arc<SharedPool>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -43,10 +43,6 @@ impl PoolManager {
             tasks.push(tokio::spawn(primary::follow(Arc::clone(&shared))).abort_handle());
         }
         Ok(Self { shared, tasks })
-    }
-
-    pub(crate) fn shared(&self) -> &SharedPool {
-        &self.shared
     }
 }
 

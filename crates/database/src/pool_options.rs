@@ -19,7 +19,7 @@ pub(crate) fn pool_options(config: &DatabaseConfig) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(config.connections_max.get())
         .acquire_timeout(config.acquire_timeout())
-        .max_lifetime(config.connection_age_max())
+        .max_lifetime(Duration::from_secs(config.connection_age_max_s))
         .idle_timeout(CONNECTION_IDLE_MAX)
         .after_connect(|connection, _| Box::pin(refuse_wrong_server(connection)))
         .after_release(|connection, _| Box::pin(test_in_time(connection)))

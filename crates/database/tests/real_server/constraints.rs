@@ -1,7 +1,7 @@
-//! Named constraints become a caller's error where the caller of the database says so.
+//! A violated constraint is an internal error, unless the store that wrote the statement says otherwise.
 
-use database::{map_error, on_constraint};
-use problem::{Kind, Problem};
+use database::map_error;
+use problem::Kind;
 
 use crate::world::World;
 
@@ -12,7 +12,7 @@ async fn violate(world: &World) -> sqlx::Error {
 }
 
 #[tokio::test]
-async fn a_known_constraint_is_the_callers_problem_and_any_other_is_ours() {
+async fn a_violated_constraint_is_an_internal_error() {
     let world = World::new().await;
     world
         .sql(
@@ -20,8 +20,5 @@ async fn a_known_constraint_is_the_callers_problem_and_any_other_is_ours() {
              GRANT ALL ON public.item TO public; GRANT USAGE ON SCHEMA public TO public",
         )
         .await;
-    let taken = |name: &str| (name == "item_id_key").then(|| Problem::new(Kind::Conflict, "the id is taken"));
-    assert_eq!(on_constraint(violate(&world).await, taken).kind(), Kind::Conflict);
-    assert_eq!(on_constraint(violate(&world).await, |_| None).kind(), Kind::Internal);
     assert_eq!(map_error(violate(&world).await).kind(), Kind::Internal);
 }
