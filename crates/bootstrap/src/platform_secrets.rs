@@ -13,14 +13,21 @@ use topology::{Secret, SecretKind};
 pub fn ensure(folder: &Path, wanted: impl IntoIterator<Item = Secret>) -> anyhow::Result<()> {
     for secret in wanted {
         let path = folder.join(secret.path);
-        ensure_with(&path, || match secret.kind {
-            SecretKind::Random => random(),
-            SecretKind::Named(name) => Ok(format!("{name}-{}", random()?)),
-            SecretKind::KmsKey => Ok(format!("rampart:{}", STANDARD.encode(random_bytes()?))),
-            SecretKind::SigningKey => signing_key(),
-            SecretKind::AgeIdentity => Ok(age_identity()),
-            SecretKind::AgeRecipient => age_recipient(&path.with_file_name("age-identity")),
-        })?;
+        if path.exists() {
+            continue;
+        }
+        let made = match secret.kind {
+            SecretKind::Random => random()?,
+            SecretKind::Named(name) => format!("{name}-{}", random()?),
+            SecretKind::KmsKey => format!("rampart:{}", STANDARD.encode(random_bytes()?)),
+            SecretKind::SigningKey => authz::generate_pkcs8_pem().context("cannot make a signing key")?.to_string(),
+            SecretKind::AgeIdentity => age_identity(),
+            SecretKind::AgeRecipient => age_recipient(&path.with_file_name("age-identity"))?,
+        };
+        if let Some(directory) = path.parent() {
+            secrets::make_folder(directory, 0o700)?;
+        }
+        secrets::replace_file(&path, made.as_bytes(), 0o600, None)?;
     }
     Ok(())
 }
@@ -33,21 +40,6 @@ fn random_bytes() -> anyhow::Result<[u8; 32]> {
 
 fn random() -> anyhow::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(random_bytes()?))
-}
-
-fn ensure_with(path: &Path, make_secret: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    if let Some(directory) = path.parent() {
-        secrets::make_folder(directory, 0o700)?;
-    }
-    secrets::replace_file(path, make_secret()?.as_bytes(), 0o600, None)?;
-    Ok(())
-}
-
-fn signing_key() -> anyhow::Result<String> {
-    authz::generate_pkcs8_pem().map(|pem| pem.to_string()).context("cannot make a signing key")
 }
 
 /// An X25519 identity that backups are encrypted to (age, `AGE-SECRET-KEY-1…`).

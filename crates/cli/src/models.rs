@@ -11,19 +11,17 @@ pub(crate) enum Command {
     /// Every model version of a replica: name, version, state, and why it does not serve.
     List(Connection),
     /// Load a model, or load it again, on every replica. Needs the role engineer.
-    Load {
-        #[command(flatten)]
-        connection: Connection,
-        /// The model.
-        model: String,
-    },
+    Load(Model),
     /// Take a model out of service on every replica. Needs the role engineer.
-    Unload {
-        #[command(flatten)]
-        connection: Connection,
-        /// The model.
-        model: String,
-    },
+    Unload(Model),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Model {
+    #[command(flatten)]
+    connection: Connection,
+    /// The model.
+    model: String,
 }
 
 /// Runs the command.
@@ -37,12 +35,12 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Load { connection, model } => change(&connection, &model, "load").await,
-        Command::Unload { connection, model } => change(&connection, &model, "unload").await,
+        Command::Load(model) => change(&model, "load").await,
+        Command::Unload(model) => change(&model, "unload").await,
     }
 }
 
-async fn change(connection: &Connection, model: &str, what: &str) -> anyhow::Result<()> {
+async fn change(Model { connection, model }: &Model, what: &str) -> anyhow::Result<()> {
     let path = format!("/v2/repository/models/{model}/{what}");
     connection.call(Method::POST, &path, Some(&json!({})), &format!("the {what}")).await?;
     say(&format!("{model}: {what}ed"));

@@ -34,19 +34,17 @@ pub(crate) enum Command {
         password_file: Option<PathBuf>,
     },
     /// End every login and token of a user.
-    Revoke {
-        #[command(flatten)]
-        connection: Connection,
-        /// The name.
-        name: String,
-    },
+    Revoke(User),
     /// Remove a user.
-    Delete {
-        #[command(flatten)]
-        connection: Connection,
-        /// The name.
-        name: String,
-    },
+    Delete(User),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct User {
+    #[command(flatten)]
+    connection: Connection,
+    /// The name.
+    name: String,
 }
 
 /// Runs the command.
@@ -73,13 +71,13 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Revoke { connection, name } => {
+        Command::Revoke(User { connection, name }) => {
             let path = format!("{PATH}/{}/revoke", id(&connection, &name).await?);
             connection.call(Method::POST, &path, None, "the revocation").await?;
             say(&format!("every token of {name} is revoked"));
             Ok(())
         }
-        Command::Delete { connection, name } => {
+        Command::Delete(User { connection, name }) => {
             let path = format!("{PATH}/{}", id(&connection, &name).await?);
             connection.call(Method::DELETE, &path, None, "the removal").await?;
             say(&format!("{name} is removed"));

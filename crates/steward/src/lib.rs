@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use topology::{Instance, PLATFORM};
 
 use names::peer_name;
-use vault::{Reconciler, Settings};
+use vault::Reconciler;
 
 /// How often certificates are checked for renewal.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(600);
@@ -68,16 +68,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     fs::write(&arguments.ready, "").with_context(|| format!("cannot write {}", arguments.ready.display()))?;
     say(&format!("{} containers have their certificates and secrets", containers.len()));
-    let settings = Settings {
-        address: arguments.vault,
-        certs: arguments.certs,
-        state: arguments.state.clone(),
-        is_strict: arguments.unseal_by_people,
-        certificate_lifetime: Duration::from_secs(arguments.certificate_lifetime_s.into()),
-        rotation_period: Duration::from_secs(arguments.database_rotation_s.into()),
-        plugin_digest: arguments.vault_plugin_digest,
-    };
-    let mut reconciler = Reconciler::new(&settings, &authority, &containers);
+    let mut reconciler = Reconciler::new(&arguments, &authority, &containers);
     tokio::select! {
         () = reconciler.run() => {}
         () = renew_certificates(&authority, &containers, &arguments.state) => {}

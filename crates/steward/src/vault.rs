@@ -10,7 +10,7 @@ mod mounts;
 mod pki;
 mod unseal;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use ::vault::{Vault, VaultError};
 use anyhow::Context as _;
@@ -19,6 +19,8 @@ use bootstrap::{say, say_error};
 use serde_json::json;
 use tokio::time::Instant;
 use topology::Instance;
+
+use crate::Arguments;
 
 /// A secret id lives for seven days, so six of these may fail.
 const LOGIN_PERIOD: Duration = Duration::from_secs(24 * 3600);
@@ -31,27 +33,9 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same failure is printed at most that often.
 const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
-/// Settings of the reconciler.
-pub(super) struct Settings {
-    /// `https://host:port` of Vault.
-    pub(super) address: String,
-    /// The folder of the root CA, outside of all volumes: the unseal share lies there, too.
-    pub(super) certs: PathBuf,
-    /// The folder with a volume for each container.
-    pub(super) state: PathBuf,
-    /// Whether people initialize and unseal Vault, and put a token into `certs/vault-token`.
-    pub(super) is_strict: bool,
-    /// How long the certificates that Vault signs for services live.
-    pub(super) certificate_lifetime: Duration,
-    /// How often Vault changes the passwords of the database.
-    pub(super) rotation_period: Duration,
-    /// File of Vault's container: `<sha256>  <file>` of its database plugin; a Vault with a built-in plugin has none.
-    pub(super) plugin_digest: PathBuf,
-}
-
 /// Keeps one Vault in the state that the platform needs.
 pub(super) struct Reconciler<'a> {
-    settings: &'a Settings,
+    arguments: &'a Arguments,
     authority: &'a Authority,
     containers: &'a [Instance],
     /// A root token, while there is work.
@@ -64,10 +48,10 @@ pub(super) struct Reconciler<'a> {
 // === impl Reconciler ===
 
 impl<'a> Reconciler<'a> {
-    pub(super) fn new(settings: &'a Settings, authority: &'a Authority, containers: &'a [Instance]) -> Self {
+    pub(super) fn new(arguments: &'a Arguments, authority: &'a Authority, containers: &'a [Instance]) -> Self {
         let detektor_password = database::DetektorPassword::default();
         Self {
-            settings,
+            arguments,
             authority,
             containers,
             root_token: None,
@@ -108,7 +92,7 @@ impl<'a> Reconciler<'a> {
         if self.root_token.is_none() {
             return Ok(());
         }
-        let vault = Vault::new(&self.settings.address, &self.settings.certs.join("ca.pem"))?;
+        let vault = Vault::new(&self.arguments.vault, &self.arguments.certs.join("ca.pem"))?;
         tokio::time::timeout(REVOKE_TIMEOUT, self.revoke_root_token(&vault))
             .await
             .context("Vault did not answer in time")?
@@ -116,13 +100,13 @@ impl<'a> Reconciler<'a> {
 
     /// One pass: unseal, configure what is due, copy the rotated password.
     async fn reconcile(&mut self) -> anyhow::Result<()> {
-        let vault = Vault::new(&self.settings.address, &self.settings.certs.join("ca.pem"))?;
-        if let Some(token) = unseal::ensure_unsealed(&vault, self.settings).await? {
+        let vault = Vault::new(&self.arguments.vault, &self.arguments.certs.join("ca.pem"))?;
+        if let Some(token) = unseal::ensure_unsealed(&vault, self.arguments).await? {
             self.root_token = Some(token);
         }
         let configured = self.configure_if_due(&vault).await;
         // A failure above must not delay the password that people use.
-        let copied = self.detektor_password.copy_if_rotated(&vault, self.settings, self.containers).await;
+        let copied = self.detektor_password.copy_if_rotated(&vault, self.arguments, self.containers).await;
         configured.and(copied)
     }
 
@@ -141,21 +125,23 @@ impl<'a> Reconciler<'a> {
     async fn configure(&mut self, vault: &Vault, logins_are_due: bool) -> anyhow::Result<()> {
         let token = match &self.root_token {
             Some(token) => token.clone(),
-            None => self.root_token.insert(unseal::root_token(vault, self.settings).await?).clone(),
+            None => self.root_token.insert(unseal::root_token(vault, self.arguments).await?).clone(),
         };
         if logins_are_due {
             mounts::ensure(vault, &token).await.context("cannot set up the engines")?;
-            let lifetime = self.settings.certificate_lifetime;
+            let lifetime = self.arguments.certificate_lifetime_s;
             pki::ensure(vault, &token, self.authority, self.containers, lifetime)
                 .await
                 .context("cannot set up the PKI")?;
             logins::ensure_roles(vault, &token, self.containers).await.context("cannot set up the AppRoles")?;
-            logins::renew(vault, &token, self.containers, &self.settings.state).await.context("cannot renew logins")?;
+            logins::renew(vault, &token, self.containers, &self.arguments.state)
+                .await
+                .context("cannot renew logins")?;
             self.logins_renewed = Some(Instant::now());
             say("vault: configured, and every container has a fresh login");
         }
         if !self.has_database {
-            database::ensure(vault, &token, self.settings).await.context("cannot set up the database engine")?;
+            database::ensure(vault, &token, self.arguments).await.context("cannot set up the database engine")?;
             self.has_database = true;
             say("vault: rotates the passwords of the database");
         }
@@ -164,7 +150,7 @@ impl<'a> Reconciler<'a> {
 
     /// A token that people made is left alone. One that could not be revoked stays for the next attempt.
     async fn revoke_root_token(&mut self, vault: &Vault) -> anyhow::Result<()> {
-        if let (Some(token), false) = (&self.root_token, self.settings.is_strict) {
+        if let (Some(token), false) = (&self.root_token, self.arguments.unseal_by_people) {
             match vault.post(token, "auth/token/revoke-self", &json!({})).await {
                 // It is revoked already.
                 Err(error) if error.status() == Some(403) => {}

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use topology::{Instance, PEOPLES_DATABASE, PEOPLES_ROLE, PLATFORM};
 
-use super::{Settings, logins};
+use super::logins;
+use crate::Arguments;
 
 const PLUGIN: &str = "postgresql-database-plugin";
 /// The version of Vault whose source the plugin was built from.
@@ -24,9 +25,9 @@ const CONNECTION_URL: &str = "postgresql://{{username}}:{{password}}@detektor-po
 const RECHECK_PERIOD: Duration = Duration::from_secs(60);
 
 /// The connection, and a static role for each database role. Creating one changes its password at once.
-pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> anyhow::Result<()> {
-    let version = ensure_plugin(vault, token, settings).await?;
-    let file = settings.state.join("steward/postgres/vault-password");
+pub(super) async fn ensure(vault: &Vault, token: &str, arguments: &Arguments) -> anyhow::Result<()> {
+    let version = ensure_plugin(vault, token, arguments).await?;
+    let file = arguments.state.join("steward/postgres/vault-password");
     let password = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut connection = json!({
         "plugin_name": PLUGIN,
@@ -42,34 +43,33 @@ pub(super) async fn ensure(vault: &Vault, token: &str, settings: &Settings) -> a
     }
     vault.post(token, &format!("database/config/{CONNECTION}"), &connection).await?;
     for role in PLATFORM.rotated_roles() {
-        ensure_static_role(vault, token, role, settings.rotation_period).await?;
+        ensure_static_role(vault, token, role, arguments.database_rotation_s).await?;
     }
     Ok(())
 }
 
-async fn ensure_static_role(vault: &Vault, token: &str, role: &str, period: Duration) -> anyhow::Result<()> {
+async fn ensure_static_role(vault: &Vault, token: &str, role: &str, period_s: u32) -> anyhow::Result<()> {
     let path = format!("database/static-roles/{role}");
     let period_now = match vault.get(token, &path).await {
         Ok(role) => role.pointer("/data/rotation_period").and_then(Value::as_u64),
         Err(error) if error.status() == Some(404) => None,
         Err(error) => return Err(error.into()),
     };
-    if period_now != Some(period.as_secs()) {
-        let definition =
-            json!({ "db_name": CONNECTION, "username": role, "rotation_period": format!("{}s", period.as_secs()) });
+    if period_now != Some(period_s.into()) {
+        let definition = json!({ "db_name": CONNECTION, "username": role, "rotation_period": format!("{period_s}s") });
         vault.post(token, &path, &definition).await?;
     }
     Ok(())
 }
 
 /// Vault runs a plugin only under the digest that it was registered with. Returns the version, unless it is built in.
-async fn ensure_plugin(vault: &Vault, token: &str, settings: &Settings) -> anyhow::Result<Option<&'static str>> {
+async fn ensure_plugin(vault: &Vault, token: &str, arguments: &Arguments) -> anyhow::Result<Option<&'static str>> {
     let path = format!("sys/plugins/catalog/database/{PLUGIN}");
     if is_built_in(vault.get(token, &path).await)? {
         return Ok(None);
     }
-    let listed = fs::read_to_string(&settings.plugin_digest)
-        .with_context(|| format!("cannot read {}", settings.plugin_digest.display()))?;
+    let listed = fs::read_to_string(&arguments.vault_plugin_digest)
+        .with_context(|| format!("cannot read {}", arguments.vault_plugin_digest.display()))?;
     let Some(digest) = listed.split_whitespace().next() else {
         bail!("this Vault has no {PLUGIN} built in, and its image brings none: see RAMPART_VAULT_IMAGE")
     };
@@ -100,13 +100,13 @@ impl DetektorPassword {
     pub(super) async fn copy_if_rotated(
         &mut self,
         vault: &Vault,
-        settings: &Settings,
+        arguments: &Arguments,
         containers: &[Instance],
     ) -> anyhow::Result<()> {
         if self.next_check.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
-        let token = logins::log_in_as_steward(vault, &settings.state).await?;
+        let token = logins::log_in_as_steward(vault, &arguments.state).await?;
         let path = format!("database/static-creds/{PEOPLES_ROLE}");
         let answer = vault.get(&token, &path).await?;
         let text = |name: &str| answer.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
@@ -117,7 +117,7 @@ impl DetektorPassword {
             let secret = json!({ "data": { "username": PEOPLES_ROLE, "password": password } });
             vault.post(&token, "secret/data/ml/database", &secret).await.context("cannot write secret/ml/database")?;
             for container in containers.iter().filter(|container| container.name == PEOPLES_DATABASE) {
-                let folder = settings.state.join(container.name).join("secrets");
+                let folder = arguments.state.join(container.name).join("secrets");
                 make_folder(&folder, 0o755)?;
                 let file = folder.join("detektor-password");
                 replace_file(&file, password.as_bytes(), 0o640, Some(container.workload.user))?;

@@ -1,6 +1,6 @@
 //! Vault's intermediate CA, signed by the root, and what it may sign for each service.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use ::vault::Vault;
 use anyhow::{Context as _, bail};
@@ -23,14 +23,14 @@ pub(super) async fn ensure(
     token: &str,
     authority: &Authority,
     containers: &[Instance],
-    lifetime: Duration,
+    lifetime_s: u32,
 ) -> anyhow::Result<()> {
     if !has_valid_intermediate(vault, token, authority).await? {
         make_intermediate(vault, token, authority).await?;
         say("Vault has an intermediate CA");
     }
     for (service, names) in names_by_service(containers) {
-        vault.post(token, &format!("pki/roles/{service}"), &role(service, &names, lifetime)).await?;
+        vault.post(token, &format!("pki/roles/{service}"), &role(service, &names, lifetime_s)).await?;
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ fn names_by_service(containers: &[Instance]) -> BTreeMap<&str, Vec<String>> {
 }
 
 /// Exactly the names of the service, and nothing of another.
-fn role(service: &str, names: &[String], lifetime: Duration) -> Value {
+fn role(service: &str, names: &[String], lifetime_s: u32) -> Value {
     let is_address = |name: &&String| name.parse::<std::net::IpAddr>().is_ok();
     let domains: Vec<&String> = names.iter().filter(|name| !is_address(name)).collect();
     json!({
@@ -97,8 +97,8 @@ fn role(service: &str, names: &[String], lifetime: Duration) -> Value {
         "client_flag": true,
         "no_store": true,
         "not_before_duration": "60s",
-        "ttl": format!("{}s", lifetime.as_secs()),
-        "max_ttl": format!("{}s", lifetime.as_secs()),
+        "ttl": format!("{lifetime_s}s"),
+        "max_ttl": format!("{lifetime_s}s"),
     })
 }
 
@@ -113,7 +113,7 @@ mod tests {
         let containers: Vec<Instance> = PLATFORM.instances().collect();
         let names = names_by_service(&containers);
         assert_eq!(names.keys().copied().collect::<Vec<_>>(), ["backup", "balancer", "gateway", "serving", "sla"]);
-        let role = role("serving", &names["serving"], Duration::from_secs(60));
+        let role = role("serving", &names["serving"], 60);
         assert_eq!(role["allowed_uri_sans"][0], "spiffe://rampart.internal/svc/serving/*");
         assert_eq!(role["allow_ip_sans"], false);
         let domains = role["allowed_domains"].to_string();

@@ -10,18 +10,18 @@ use http::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::Settings;
+use crate::Arguments;
 
 const SHARE_FILE: &str = "vault-unseal-key";
 /// In the strict profile: a token that people made.
 const TOKEN_FILE: &str = "vault-token";
 
 /// Initializes and unseals, except in the strict profile. Returns the first root token when Vault was initialized just now.
-pub(super) async fn ensure_unsealed(vault: &Vault, settings: &Settings) -> anyhow::Result<Option<String>> {
+pub(super) async fn ensure_unsealed(vault: &Vault, arguments: &Arguments) -> anyhow::Result<Option<String>> {
     let status = vault.get("", "sys/seal-status").await?;
     let is = |name: &str| status.get(name).and_then(Value::as_bool).unwrap_or(false);
-    let share = settings.certs.join(SHARE_FILE);
-    if settings.is_strict {
+    let share = arguments.certs.join(SHARE_FILE);
+    if arguments.unseal_by_people {
         if !is("initialized") || is("sealed") {
             bail!("Vault is sealed or not initialized; in the strict profile people do that: vault operator unseal");
         }
@@ -65,14 +65,14 @@ async fn unseal(vault: &Vault, share: &Path) -> anyhow::Result<()> {
 }
 
 /// A root token, made with the unseal share (`sys/generate-root`); in the strict profile the one that people made.
-pub(super) async fn root_token(vault: &Vault, settings: &Settings) -> anyhow::Result<String> {
-    if settings.is_strict {
-        let file = settings.certs.join(TOKEN_FILE);
+pub(super) async fn root_token(vault: &Vault, arguments: &Arguments) -> anyhow::Result<String> {
+    if arguments.unseal_by_people {
+        let file = arguments.certs.join(TOKEN_FILE);
         let token = fs::read_to_string(&file)
             .with_context(|| format!("the strict profile needs a token with the policy root in {}", file.display()))?;
         return Ok(token.trim().to_owned());
     }
-    let share = read_share(&settings.certs.join(SHARE_FILE))?;
+    let share = read_share(&arguments.certs.join(SHARE_FILE))?;
     let path = "sys/generate-root/attempt";
     // An unfinished attempt would block this one.
     vault.call(Method::DELETE, "", path, None).await?;
