@@ -10,7 +10,7 @@ use secrets::Secret;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
-use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction};
 use telemetry::FailureLog;
 use tokio::time::timeout;
 
@@ -104,13 +104,18 @@ impl Database {
         result
     }
 
+    /// Runs `work` on one connection, as [`bounded`](Self::bounded) does.
+    pub async fn query<T, E: From<sqlx::Error>>(
+        &self,
+        operation: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.bounded(operation, async { work(&mut *self.acquire().await?).await }).await
+    }
+
     /// Whether the primary answers now.
     pub async fn ping(&self) -> Result<(), Problem> {
-        let work = async {
-            let mut connection = self.acquire().await?;
-            connection.ping().await
-        };
-        self.bounded("ping", work).await.map_err(map_error)
+        self.query("ping", async |connection| connection.ping().await).await.map_err(map_error)
     }
 
     /// Brings `schema` to the state of this binary, on a connection of its own with time for long statements.

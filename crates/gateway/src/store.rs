@@ -23,7 +23,7 @@ pub use change_feed::{AuthSnapshot, Change, ChangeBatch, ChangeKind, FeedEntry};
 pub use sessions::{NewSession, RefreshResult, SessionWithUser};
 pub use user_rows::{NewUser, UserWithCredential};
 
-use crate::{clock::WallClock, error::StoreError};
+use crate::{audit::AuditEvent, clock::WallClock, error::StoreError};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -46,6 +46,14 @@ pub struct Committed<T> {
     pub value: T,
     /// A follower that has applied this entry has applied the change.
     pub seq: i64,
+}
+
+/// A change that was made, with what its entry in the feed and its audit record say.
+struct Uncommitted<T> {
+    value: T,
+    kind: ChangeKind,
+    id: Uuid,
+    event: AuditEvent,
 }
 
 /// The caller of a change, as its passport says: the change is refused if that is no longer so.
@@ -78,21 +86,36 @@ impl Store {
     fn now(&self) -> OffsetDateTime {
         self.clock.now()
     }
-}
 
-/// Deletes what no gateway needs any more: sessions that are over, changes that every gateway has applied.
-impl Store {
-    /// Deletes at most a few thousand rows, and says how many.
+    /// Makes a change under the lock of the feed, and commits it with its entry in the feed and its audit record.
+    async fn commit<T>(
+        &self,
+        operation: &'static str,
+        change: impl AsyncFnOnce(&mut PgConnection, OffsetDateTime) -> Result<Uncommitted<T>, StoreError>,
+    ) -> Result<Committed<T>, StoreError> {
+        let now = self.now();
+        let work = async {
+            let mut transaction = self.database.begin().await?;
+            change_feed::lock(&mut transaction).await?;
+            let Uncommitted { value, kind, id, event } = change(&mut transaction, now).await?;
+            let seq = change_feed::append(&mut transaction, change_feed::change(kind, id, now)).await?;
+            self.append_audit(&mut transaction, &[event]).await?;
+            transaction.commit().await?;
+            Ok(Committed { value, seq })
+        };
+        self.database.bounded(operation, work).await
+    }
+
+    /// Deletes at most a few thousand rows that no gateway needs any more, and says how many: sessions that are over,
+    /// changes that every gateway has applied.
     pub async fn prune(&self) -> Result<u64, StoreError> {
         let now = self.now();
-        self.database
-            .bounded("prune", async {
-                let mut connection = self.database.acquire().await?;
-                let sessions = sessions::prune(&mut connection, now).await?;
-                let changes = change_feed::prune(&mut connection, now).await?;
-                Ok(sessions + changes)
-            })
-            .await
+        let work = async |connection: &mut PgConnection| {
+            let sessions = sessions::prune(connection, now).await?;
+            let changes = change_feed::prune(connection, now).await?;
+            Ok(sessions + changes)
+        };
+        self.database.query("prune", work).await
     }
 }
 

@@ -36,50 +36,43 @@ impl Store {
 
     /// Up to `limit` records older than number `before`, newest first.
     pub async fn audit_page(&self, before: i64, limit: i64) -> Result<Vec<PagedRecord>, StoreError> {
-        self.database
-            .bounded("audit_page", async {
-                let mut connection = self.database.acquire().await?;
-                let rows = sqlx::query!(
-                    r#"SELECT id, writer, seq, at, record, previous_hash, hash FROM gateway.audit
+        let work = async |connection: &mut PgConnection| {
+            let rows = sqlx::query!(
+                r#"SELECT id, writer, seq, at, record, previous_hash, hash FROM gateway.audit
                        WHERE id < $1 ORDER BY id DESC LIMIT $2"#,
-                    before,
-                    limit
-                )
-                .fetch_all(&mut *connection)
-                .await?;
-                Ok(rows
-                    .into_iter()
-                    .map(|row| {
-                        let (previous_hash, hash) = (row.previous_hash, row.hash);
-                        let (writer, seq, at, record) = (row.writer, row.seq, row.at, row.record);
-                        PagedRecord {
-                            id: row.id,
-                            stored: StoredRecord { writer, seq, at, record, previous_hash, hash },
-                        }
-                    })
-                    .collect())
-            })
-            .await
+                before,
+                limit
+            )
+            .fetch_all(&mut *connection)
+            .await?;
+            Ok(rows
+                .into_iter()
+                .map(|row| {
+                    let (previous_hash, hash) = (row.previous_hash, row.hash);
+                    let (writer, seq, at, record) = (row.writer, row.seq, row.at, row.record);
+                    PagedRecord { id: row.id, stored: StoredRecord { writer, seq, at, record, previous_hash, hash } }
+                })
+                .collect())
+        };
+        self.database.query("audit_page", work).await
     }
 
     /// Up to `limit` records of one writer after its record `seq`, oldest first, for verification.
     pub async fn audit_chain(&self, writer: &str, seq: i64, limit: i64) -> Result<Vec<StoredRecord>, StoreError> {
-        self.database
-            .bounded("audit_chain", async {
-                let mut connection = self.database.acquire().await?;
-                let records = sqlx::query_as!(
-                    StoredRecord,
-                    r#"SELECT writer, seq, at, record, previous_hash, hash FROM gateway.audit
+        let work = async |connection: &mut PgConnection| {
+            let records = sqlx::query_as!(
+                StoredRecord,
+                r#"SELECT writer, seq, at, record, previous_hash, hash FROM gateway.audit
                        WHERE writer = $1 AND seq > $2 ORDER BY seq LIMIT $3"#,
-                    writer,
-                    seq,
-                    limit
-                )
-                .fetch_all(&mut *connection)
-                .await?;
-                Ok(records)
-            })
-            .await
+                writer,
+                seq,
+                limit
+            )
+            .fetch_all(&mut *connection)
+            .await?;
+            Ok(records)
+        };
+        self.database.query("audit_chain", work).await
     }
 
     /// Adds events to this gateway's chain, within the transaction of what they are about. The last statements of a

@@ -111,30 +111,28 @@ impl Store {
     /// The changes after the last entry that was applied. `None`: that entry is not there any more, because the database
     /// went back in time (a restore, a failover that lost commits) or the entry was pruned; everything must be loaded anew.
     pub async fn changes_after(&self, seen: Option<FeedEntry>) -> Result<Option<ChangeBatch>, StoreError> {
-        self.database
-            .bounded("changes_after", async {
-                let mut connection = self.database.acquire().await?;
-                let rows = sqlx::query_as!(
-                    Row,
-                    "SELECT seq, kind, id, expires_at FROM gateway.changes WHERE seq >= $1 ORDER BY seq LIMIT $2",
-                    seen.map_or(0, |entry| entry.seq),
-                    BATCH_MAX
-                )
-                .fetch_all(&mut *connection)
-                .await?;
-                let is_partial = i64::try_from(rows.len()) == Ok(BATCH_MAX);
-                let mut entries = rows.into_iter().map(FeedEntry::try_from).collect::<Result<Vec<_>, _>>()?.into_iter();
-                if seen.is_some() && entries.next() != seen {
-                    return Ok(None);
-                }
-                let last = entries.as_slice().last().copied().or(seen);
-                let changes: Vec<Change> = entries.map(|entry| entry.change).collect();
-                let about_users = |change: &&Change| matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
-                let ids: Vec<Uuid> = changes.iter().filter(about_users).map(|change| change.id).collect();
-                let users = if ids.is_empty() { Vec::new() } else { user_rows::by_ids(&mut connection, &ids).await? };
-                Ok(Some(ChangeBatch { last, changes, users, is_partial }))
-            })
-            .await
+        let work = async |connection: &mut PgConnection| {
+            let rows = sqlx::query_as!(
+                Row,
+                "SELECT seq, kind, id, expires_at FROM gateway.changes WHERE seq >= $1 ORDER BY seq LIMIT $2",
+                seen.map_or(0, |entry| entry.seq),
+                BATCH_MAX
+            )
+            .fetch_all(&mut *connection)
+            .await?;
+            let is_partial = i64::try_from(rows.len()) == Ok(BATCH_MAX);
+            let mut entries = rows.into_iter().map(FeedEntry::try_from).collect::<Result<Vec<_>, _>>()?.into_iter();
+            if seen.is_some() && entries.next() != seen {
+                return Ok(None);
+            }
+            let last = entries.as_slice().last().copied().or(seen);
+            let changes: Vec<Change> = entries.map(|entry| entry.change).collect();
+            let about_users = |change: &&Change| matches!(change.kind, ChangeKind::User | ChangeKind::Subject);
+            let ids: Vec<Uuid> = changes.iter().filter(about_users).map(|change| change.id).collect();
+            let users = if ids.is_empty() { Vec::new() } else { user_rows::by_ids(connection, &ids).await? };
+            Ok(Some(ChangeBatch { last, changes, users, is_partial }))
+        };
+        self.database.query("changes_after", work).await
     }
 
     /// Everything that tokens are checked by, as of one moment.

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{ChangeKind, Committed, Store, change_feed};
+use super::{ChangeKind, Committed, Store, Uncommitted, change_feed};
 use crate::{audit::AuditEvent, error::StoreError, session::SESSIONS_PER_USER_MAX};
 
 // === impl Store ===
@@ -12,41 +12,19 @@ use crate::{audit::AuditEvent, error::StoreError, session::SESSIONS_PER_USER_MAX
 impl Store {
     /// Revokes a session and all its tokens.
     pub async fn revoke_session(&self, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("end_session", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                sqlx::query!(
-                    "UPDATE gateway.sessions SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
-                    id,
-                    now
-                )
-                .execute(&mut *transaction)
+        self.commit("end_session", async |transaction, now| {
+            sqlx::query!("UPDATE gateway.sessions SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL", id, now)
+                .execute(transaction)
                 .await?;
-                let change = change_feed::change(ChangeKind::Session, id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                self.append_audit(&mut transaction, &[event]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: (), seq })
-            })
-            .await
+            Ok(Uncommitted { value: (), kind: ChangeKind::Session, id, event })
+        })
+        .await
     }
 
     /// Revokes one access token.
     pub async fn revoke_token(&self, token_id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("revoke_token", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                let change = change_feed::change(ChangeKind::Token, token_id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                self.append_audit(&mut transaction, &[event]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: (), seq })
-            })
-            .await
+        let change = Uncommitted { value: (), kind: ChangeKind::Token, id: token_id, event };
+        self.commit("revoke_token", async |_, _| Ok(change)).await
     }
 }
 

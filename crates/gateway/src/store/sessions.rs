@@ -152,10 +152,7 @@ impl Store {
     /// The session and the user that a refresh token belongs to.
     pub async fn owner_of_refresh_token(&self, digest: &Digest) -> Result<Option<(Uuid, Uuid)>, StoreError> {
         self.database
-            .bounded("owner_of_refresh_token", async {
-                let mut connection = self.database.acquire().await?;
-                session_and_user_of(&mut connection, digest).await
-            })
+            .query("owner_of_refresh_token", async |connection| session_and_user_of(connection, digest).await)
             .await
     }
 }

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    Caller, ChangeKind, Committed, NewUser, Store, UserWithCredential, change_feed, check_caller, revocations,
+    Caller, ChangeKind, Committed, NewUser, Store, Uncommitted, UserWithCredential, check_caller, revocations,
     user_rows::{Row, by_ids, insert, lock_user, update},
 };
 use crate::{
@@ -18,64 +18,54 @@ use crate::{
 impl Store {
     /// The user of this name, in any case of its letters.
     pub async fn user_by_name(&self, name: &UserName) -> Result<Option<UserWithCredential>, StoreError> {
-        self.database
-            .bounded("user_by_name", async {
-                let mut connection = self.database.acquire().await?;
-                let row = sqlx::query!(
-                    r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at, credential
+        self.database.query("user_by_name", async |connection| {
+            let row = sqlx::query!(
+                r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at, credential
                        FROM gateway.users WHERE lower(name) = lower($1)"#,
-                    name.as_str()
-                )
-                .fetch_optional(&mut *connection)
-                .await?;
-                let Some(row) = row else { return Ok(None) };
-                let credential = row.credential;
-                let row = Row {
-                    id: row.id,
-                    name: row.name,
-                    kind: row.kind,
-                    tenant: row.tenant,
-                    roles: row.roles,
-                    disabled: row.disabled,
-                    authz_version: row.authz_version,
-                    tokens_since: row.tokens_since,
-                    created_at: row.created_at,
-                    updated_at: row.updated_at,
-                };
-                Ok(Some(UserWithCredential { user: row.try_into()?, credential }))
-            })
-            .await
+                name.as_str()
+            )
+            .fetch_optional(&mut *connection)
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            let credential = row.credential;
+            let row = Row {
+                id: row.id,
+                name: row.name,
+                kind: row.kind,
+                tenant: row.tenant,
+                roles: row.roles,
+                disabled: row.disabled,
+                authz_version: row.authz_version,
+                tokens_since: row.tokens_since,
+                created_at: row.created_at,
+                updated_at: row.updated_at,
+            };
+            Ok(Some(UserWithCredential { user: row.try_into()?, credential }))
+        }).await
     }
 
     /// One user.
     pub async fn user(&self, id: Uuid) -> Result<Option<User>, StoreError> {
-        self.database
-            .bounded("user", async {
-                let mut connection = self.database.acquire().await?;
-                Ok(by_ids(&mut connection, &[id]).await?.pop())
-            })
-            .await
+        self.database.query("user", async |connection| Ok(by_ids(connection, &[id]).await?.pop())).await
     }
 
     /// Up to `limit` users by name, after the name `after`.
     pub async fn users_page(&self, after: &str, limit: i64) -> Result<Vec<User>, StoreError> {
-        self.database
-            .bounded("users_page", async {
-                let mut connection = self.database.acquire().await?;
-                sqlx::query_as!(
-                    Row,
-                    r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at
+        let work = async |connection: &mut PgConnection| {
+            sqlx::query_as!(
+                Row,
+                r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at
                        FROM gateway.users WHERE lower(name) > lower($1) ORDER BY lower(name) LIMIT $2"#,
-                    after,
-                    limit
-                )
-                .fetch_all(&mut *connection)
-                .await?
-                .into_iter()
-                .map(User::try_from)
-                .collect()
-            })
-            .await
+                after,
+                limit
+            )
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .map(User::try_from)
+            .collect()
+        };
+        self.database.query("users_page", work).await
     }
 
     /// Makes a user.
@@ -85,20 +75,13 @@ impl Store {
         new: &NewUser,
         event: AuditEvent,
     ) -> Result<Committed<User>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("create_user", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                check_caller(&mut transaction, caller).await?;
-                let user = insert(&mut transaction, new, now).await?;
-                let change = change_feed::change(ChangeKind::User, user.id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                self.append_audit(&mut transaction, &[event.about_user(user.id).in_tenant(&user.tenant)]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: user, seq })
-            })
-            .await
+        self.commit("create_user", async |transaction, now| {
+            check_caller(transaction, caller).await?;
+            let user = insert(transaction, new, now).await?;
+            let event = event.about_user(user.id).in_tenant(&user.tenant);
+            Ok(Uncommitted { id: user.id, value: user, kind: ChangeKind::User, event })
+        })
+        .await
     }
 
     /// Alters a user. `event` gets the difference.
@@ -109,75 +92,53 @@ impl Store {
         change: &UserChange,
         event: AuditEvent,
     ) -> Result<Committed<User>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("change_user", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                check_caller(&mut transaction, caller).await?;
-                let before = lock_user(&mut transaction, id).await?;
-                let after = change.applied_to(&before, now);
-                if before.is_active_admin() && !after.is_active_admin() {
-                    check_another_admin(&mut transaction, id).await?;
-                }
-                update(&mut transaction, &after, change.credential.as_deref()).await?;
-                if change.ends_sessions(&before) {
-                    revocations::revoke_all_of_user(&mut transaction, id, now).await?;
-                }
-                let has_other_rights = after.authz_version > before.authz_version;
-                let kind = if has_other_rights { ChangeKind::Subject } else { ChangeKind::User };
-                let seq = change_feed::append(&mut transaction, change_feed::change(kind, id, now)).await?;
-                let event = with_difference(event.about_user(id).in_tenant(&after.tenant), &before, &after, change);
-                self.append_audit(&mut transaction, &[event]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: after, seq })
-            })
-            .await
+        self.commit("change_user", async |transaction, now| {
+            check_caller(transaction, caller).await?;
+            let before = lock_user(transaction, id).await?;
+            let after = change.applied_to(&before, now);
+            if before.is_active_admin() && !after.is_active_admin() {
+                check_another_admin(transaction, id).await?;
+            }
+            update(transaction, &after, change.credential.as_deref()).await?;
+            if change.ends_sessions(&before) {
+                revocations::revoke_all_of_user(transaction, id, now).await?;
+            }
+            let has_other_rights = after.authz_version > before.authz_version;
+            let kind = if has_other_rights { ChangeKind::Subject } else { ChangeKind::User };
+            let event = with_difference(event.about_user(id).in_tenant(&after.tenant), &before, &after, change);
+            Ok(Uncommitted { value: after, kind, id, event })
+        })
+        .await
     }
 
     /// Removes a user with its logins.
     pub async fn delete_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("delete_user", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                check_caller(&mut transaction, caller).await?;
-                let user = lock_user(&mut transaction, id).await?;
-                if user.is_active_admin() {
-                    check_another_admin(&mut transaction, id).await?;
-                }
-                sqlx::query!("DELETE FROM gateway.users WHERE id = $1", id).execute(&mut *transaction).await?;
-                let change = change_feed::change(ChangeKind::Subject, id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                let event = event.about_user(id).in_tenant(&user.tenant).with("name", user.name.as_str());
-                self.append_audit(&mut transaction, &[event]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: (), seq })
-            })
-            .await
+        self.commit("delete_user", async |transaction, _| {
+            check_caller(transaction, caller).await?;
+            let user = lock_user(transaction, id).await?;
+            if user.is_active_admin() {
+                check_another_admin(transaction, id).await?;
+            }
+            sqlx::query!("DELETE FROM gateway.users WHERE id = $1", id).execute(transaction).await?;
+            let event = event.about_user(id).in_tenant(&user.tenant).with("name", user.name.as_str());
+            Ok(Uncommitted { value: (), kind: ChangeKind::Subject, id, event })
+        })
+        .await
     }
 
     /// Revokes every session and token of a user.
     pub async fn revoke_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
-        let now = self.now();
-        self.database
-            .bounded("revoke_user", async {
-                let mut transaction = self.database.begin().await?;
-                change_feed::lock(&mut transaction).await?;
-                check_caller(&mut transaction, caller).await?;
-                let mut user = lock_user(&mut transaction, id).await?;
-                user.end_tokens();
-                user.updated_at = now;
-                update(&mut transaction, &user, None).await?;
-                revocations::revoke_all_of_user(&mut transaction, id, now).await?;
-                let change = change_feed::change(ChangeKind::Subject, id, now);
-                let seq = change_feed::append(&mut transaction, change).await?;
-                self.append_audit(&mut transaction, &[event.about_user(id).in_tenant(&user.tenant)]).await?;
-                transaction.commit().await?;
-                Ok(Committed { value: (), seq })
-            })
-            .await
+        self.commit("revoke_user", async |transaction, now| {
+            check_caller(transaction, caller).await?;
+            let mut user = lock_user(transaction, id).await?;
+            user.end_tokens();
+            user.updated_at = now;
+            update(transaction, &user, None).await?;
+            revocations::revoke_all_of_user(transaction, id, now).await?;
+            let event = event.about_user(id).in_tenant(&user.tenant);
+            Ok(Uncommitted { value: (), kind: ChangeKind::Subject, id, event })
+        })
+        .await
     }
 }
 
