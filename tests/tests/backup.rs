@@ -37,7 +37,7 @@ async fn a_backup_is_valid_once_restored_and_one_flipped_bit_makes_it_invalid() 
     assert!(String::from_utf8_lossy(&denied.stderr).contains("403"), "{denied:?}");
 
     // A damaged set is logged as an ERROR.
-    platform.stop(&["there is no proven backup set of this run"]).unwrap();
+    platform.stop(&["backup set verified, INVALID"]).unwrap();
 }
 
 fn files(folder: &Path) -> Vec<(u64, PathBuf)> {

@@ -75,14 +75,14 @@ impl Guard {
             return Err(Problem::new(Kind::Unauthenticated, "this needs a valid bearer token"));
         }
         self.counters.count(action, Decision::Deny);
-        tracing::info!(%principal, %action, "call denied by policy");
+        tracing::debug!(%principal, %action, "call denied by policy; the caller gets 403");
         Err(Problem::new(Kind::PermissionDenied, self.denial(principal, action)))
     }
 
     /// The answer to an invalid passport.
     pub(crate) fn reject(&self, reject: TokenError, action: Action) -> Problem {
         self.counters.count(action, Decision::Unauthenticated);
-        tracing::info!(%action, reason = %reject, "passport refused");
+        tracing::info!(%action, reason = %reject, "passport refused; the caller gets 401");
         Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
     }
 

@@ -128,7 +128,7 @@ async fn prepare(database: Database, worker: Worker, runs: Latch) -> Result<(), 
     let mut failures = FailureLog::once();
     let retried = (|| worker.prepare()).retry(RETRIES).notify(|error, _| {
         if failures.failed() {
-            tracing::warn!(error = %problem::Chain(error), "the runs cannot be prepared yet, trying again");
+            tracing::warn!(error = %problem::Chain(error), "unfinished runs of an earlier process cannot be marked failed in the database; no run can begin until they are, tried again each second");
         }
     });
     retried.await?;

@@ -17,6 +17,7 @@ use service::Lifecycle;
 use telemetry::FailureLog;
 use time::OffsetDateTime;
 use tokio::{sync::oneshot, time::timeout};
+use tracing::field::display;
 use uuid::Uuid;
 
 use crate::{
@@ -142,13 +143,12 @@ impl Worker {
         let this = self.clone();
         self.0.lifecycle.spawn(run.kind.as_str(), async move {
             let _active = ActiveRun::start(run.id, &this);
-            let (id, kind) = (run.id, run.kind);
             let recorded = this.record(&run).await;
             let is_begun = recorded.is_ok();
             // A caller that disconnected needs no response.
-            let _gone = answer.send(recorded.map(|()| run).map_err(refuse));
+            let _gone = answer.send(recorded.map(|()| run.clone()).map_err(refuse));
             if is_begun {
-                this.work(id, kind, work).await;
+                this.work(&run, work).await;
             }
         });
         begun.await.unwrap_or_else(|_| Err(Problem::unavailable("the worker is stopping")))
@@ -177,7 +177,7 @@ impl Worker {
     }
 
     /// Does the work of a run, and stores its outcome.
-    async fn work(&self, id: Uuid, kind: RunKind, work: impl Future<Output = Result<RunOutcome, String>>) {
+    async fn work(&self, run: &Run, work: impl Future<Output = Result<RunOutcome, String>>) {
         let (begun, stop) = (Instant::now(), self.0.lifecycle.soft_stop());
         let outcome = match stop.run_until_cancelled(timeout(self.0.run_timeout, work)).await {
             Some(Ok(Ok(outcome))) => outcome,
@@ -185,9 +185,9 @@ impl Worker {
             Some(Err(_)) => RunOutcome::Failed(format!("took longer than {} s", self.0.run_timeout.as_secs())),
             None => RunOutcome::Failed("interrupted: the worker was stopped while this ran".to_owned()),
         };
-        log(id, kind, &outcome);
-        metrics::ended(kind, &outcome, begun.elapsed(), self.now());
-        self.store_outcome(id, &outcome).await;
+        log(run, &outcome);
+        metrics::ended(run.kind, &outcome, begun.elapsed(), self.now());
+        self.store_outcome(run.id, &outcome).await;
     }
 
     /// Stores how a run ended. It would block every other run until then, so this goes on until the database is back.
@@ -232,18 +232,18 @@ pub fn refuse(error: StoreError) -> Problem {
     }
 }
 
-fn log(id: Uuid, kind: RunKind, outcome: &RunOutcome) {
-    let kind = kind.as_str();
+fn log(run: &Run, outcome: &RunOutcome) {
+    let (id, kind, set) = (run.id, run.kind.as_str(), run.set.as_ref().map(display));
     match outcome {
         RunOutcome::Built(made) => {
             tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set built");
         }
-        RunOutcome::Verified(Verdict::Valid) => tracing::info!(run = %id, kind, "backup set is VALID"),
-        RunOutcome::Verified(Verdict::Invalid(reasons)) => log_failure(id, kind, "INVALID", &reasons.join("; ")),
-        RunOutcome::Failed(error) => log_failure(id, kind, "failed", error),
+        RunOutcome::Verified(Verdict::Valid) => tracing::info!(run = %id, kind, set, "backup set verified, VALID"),
+        RunOutcome::Verified(Verdict::Invalid(reasons)) => {
+            tracing::error!(run = %id, kind, set, reason = reasons.join("; "), "backup set verified, INVALID; do not rely on it");
+        }
+        RunOutcome::Failed(reason) => {
+            tracing::error!(run = %id, kind, set, reason, "backup run failed: no set was made or verified; fix the reason, then begin a new run");
+        }
     }
-}
-
-fn log_failure(id: Uuid, kind: &str, outcome: &str, reason: &str) {
-    tracing::error!(run = %id, kind, outcome, reason, "there is no proven backup set of this run: fix the reason, then begin a new run");
 }

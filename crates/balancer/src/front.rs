@@ -177,7 +177,7 @@ impl Front {
         tokio::select! {
             () = handler.tracker.wait() => {}
             () = handler.abort.cancelled() => {
-                tracing::warn!(connections = handler.tracker.len(), "connections are cut: they did not end in time");
+                tracing::warn!(connections = handler.tracker.len(), "stopping: open connections were cut after the grace time, their requests fail");
                 handler.tracker.wait().await;
             }
         }
@@ -194,12 +194,14 @@ async fn accept_until_stopped(listener: &TcpListener, handler: &Arc<ConnectionHa
         };
         match accepted {
             Ok((tcp, source)) => {
-                failures.recovered();
+                if failures.recovered() {
+                    tracing::info!("front door accepts connections again");
+                }
                 handler.spawn_handler(tcp, source);
             }
             Err(error) => {
                 if failures.failed() {
-                    tracing::warn!(%error, "clients' connections cannot be accepted");
+                    tracing::warn!(%error, "front door cannot accept connections, often too many open files; tried again every 50 ms");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -92,7 +92,7 @@ impl StatusPage {
     fn identify(&self, passport: Option<&HeaderValue>) -> Result<Principal, Problem> {
         let Some(passport) = passport else { return Ok(Principal::Anonymous) };
         let rejected = |reason: String| {
-            tracing::info!(reason, "passport rejected");
+            tracing::info!(reason, "passport refused; the caller gets 401");
             Problem::new(Kind::Unauthenticated, "the credentials are not valid, or no longer")
         };
         let text = passport.to_str().map_err(|error| rejected(error.to_string()))?;

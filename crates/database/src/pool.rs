@@ -131,7 +131,7 @@ impl Database {
             (|| self.migrate_once(migrator, schema)).retry(MIGRATION_RETRIES).when(is_transient_migration_error);
         let reported = retried.notify(|error, _| {
             if failures.failed() {
-                tracing::warn!(schema, error = %problem::Chain(error), "the schema cannot be brought up yet, trying again");
+                tracing::warn!(schema, error = %problem::Chain(error), "database schema cannot be migrated yet; the service is not ready, tried again each second");
             }
         });
         reported.await

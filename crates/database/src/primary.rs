@@ -45,7 +45,10 @@ pub(crate) async fn follow(shared: Arc<SharedPool>) {
             }
             Err(why) => {
                 if outages.failed() {
-                    tracing::warn!(why, "no server of the database is its primary; all are asked again until one is");
+                    tracing::warn!(
+                        why,
+                        "no PostgreSQL server is the primary; calls that need the database fail until one is, all are asked again"
+                    );
                 }
             }
         }

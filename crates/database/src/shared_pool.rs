@@ -5,6 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use secrets::Secret;
 use sqlx::postgres::PgPool;
+use telemetry::FailureLog;
 use tokio::time::timeout;
 
 use crate::config::{DatabaseConfig, DatabaseError, ServerAddress};
@@ -30,6 +31,8 @@ struct PoolState {
     /// What new connections are made with.
     password: Secret,
     pool: PgPool,
+    /// Of the password file. Every caller that waits for a new password reads it again and again.
+    invalid_passwords: FailureLog,
 }
 
 // === impl SharedPool ===
@@ -39,7 +42,10 @@ impl SharedPool {
     pub(crate) fn new(config: DatabaseConfig, password: Secret) -> Result<Self, DatabaseError> {
         let server = config.first_server();
         let pool = make_pool(&config, &server, &password)?;
-        Ok(Self { config, state: Mutex::new(PoolState { server, password, pool }) })
+        Ok(Self {
+            config,
+            state: Mutex::new(PoolState { server, password, pool, invalid_passwords: FailureLog::once() }),
+        })
     }
 
     /// The pool for the server that was last known to be the primary.
@@ -77,7 +83,7 @@ impl SharedPool {
                 tokio::spawn(timeout(CLOSE_TIMEOUT, async move { old.close().await }));
             }
             Err(error) => {
-                tracing::warn!(error = %problem::Chain(&error), "another server is the primary, and its settings cannot be used");
+                tracing::warn!(host = server.host, error = %problem::Chain(&error), "the primary moved but no connection to it can be configured; the old server stays in use and calls fail");
             }
         }
     }
@@ -98,7 +104,7 @@ impl SharedPool {
         });
         let is_new = waited.await.is_ok();
         if !is_new {
-            tracing::warn!(file = %self.config.password_file.path().display(), "the server refused the database password and there is no new one");
+            tracing::warn!(file = %self.config.password_file.path().display(), "the database refused the password in this file and Vault wrote no new one in time; this call fails");
         }
         is_new
     }
@@ -109,6 +115,7 @@ impl SharedPool {
         let Ok(found) = self.config.password_file.read() else { return false };
         let mut state = self.state.lock();
         if found == state.password {
+            state.invalid_passwords.recovered();
             return false;
         }
         let options = self.config.connect_options(&state.server, &found, self.config.operation_timeout());
@@ -117,10 +124,13 @@ impl SharedPool {
                 tracing::info!(fingerprint = found.fingerprint(), "the new database password is in use");
                 state.pool.set_connect_options(options);
                 state.password = found;
+                state.invalid_passwords.recovered();
                 true
             }
             Err(error) => {
-                tracing::warn!(error = %problem::Chain(&error), "the new database password cannot be used");
+                if state.invalid_passwords.failed() {
+                    tracing::warn!(error = %problem::Chain(&error), "the new password in the file is not valid text; the old one stays in use, correct the file");
+                }
                 false
             }
         }

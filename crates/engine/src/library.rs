@@ -141,7 +141,10 @@ fn load(path: &Path, checked: &File) -> Result<Environment, EngineError> {
 /// ONNX Runtime logs what it also returns as an error, so only a fatal message is an ERROR.
 fn log(level: LogLevel, message: &str) {
     match level {
-        LogLevel::Fatal => tracing::error!(message, "onnx runtime failed"),
-        _ => tracing::debug!(message, "onnx runtime"),
+        LogLevel::Fatal => tracing::error!(
+            error = message,
+            "ONNX Runtime reported a fatal error; restart this replica if it stops answering"
+        ),
+        _ => tracing::debug!(error = message, "ONNX Runtime reported an error"),
     }
 }

@@ -92,7 +92,7 @@ async fn write(app: &App, gathered: &mut Vec<Denial>) {
         Ok(()) => metrics::audit_dropped(dropped(&events)),
         Err(error) => {
             app.denials.count_dropped(&events);
-            tracing::warn!(error = %problem::Chain(&error), "denials could not be written to the audit log; they will be recorded as a number of dropped ones");
+            tracing::warn!(error = %problem::Chain(&error), "refused requests could not be written to the audit log; their details are lost and only their number will be recorded");
         }
     }
 }

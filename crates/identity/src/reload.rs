@@ -39,7 +39,7 @@ impl Identity {
             // Reading and verifying takes about a millisecond, and the directory may be a slow volume.
             let checked = tokio::task::spawn_blocking(move || identity.check_files(refused)).await;
             refused = checked.unwrap_or_else(|error| {
-                tracing::error!(%error, "reading the certificate files failed inside; the old ones stay in use");
+                tracing::error!(%error, "the task that reads certificate files panicked; the certificate in use stays, read again in half a second");
                 None
             });
             // Also without a change: a recorder that was installed after the start would miss the first values.

@@ -68,7 +68,7 @@ impl Loader {
         let model = blocking(move || loader.build(identity, &signature, &bytes)).await?;
         let took = started.elapsed();
         metrics::record_load(name, took);
-        tracing::info!(model = %name, %version, %digest, session_bytes, ms = took.as_millis(), "model version serves");
+        tracing::info!(model = %name, %version, %digest, session_bytes, elapsed_ms = took.as_millis(), "model version serves");
         Ok(Arc::new(model))
     }
 

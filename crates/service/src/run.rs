@@ -189,7 +189,7 @@ async fn begin(name: &'static str, config: &CommonConfig, metrics: MetricsHandle
     let served = server.serve(admin::router(lifecycle.readiness(), metrics)?, admin.stop.clone());
     admin.task.spawn(async move {
         if let Err(error) = served.await {
-            tracing::error!(error = %Chain(&error), "the admin listener failed");
+            tracing::error!(error = %Chain(&error), "admin listener failed; health and metrics are gone while the process goes on, restart it");
         }
     });
     admin.task.close();
@@ -236,7 +236,7 @@ async fn stop(lifecycle: &Lifecycle, signals: &mut StopSignals) -> bool {
         tokio::select! {
             is_clean = &mut stopping => return is_clean,
             signal = signals.next() => {
-                tracing::warn!(signal, "asked again, stopping at once");
+                tracing::warn!(signal, "second stop signal; requests in flight are cut");
                 hurry.cancel();
             }
         }

@@ -100,7 +100,7 @@ impl Server {
             tracing::warn!(
                 listener = name,
                 connections = connections.tasks.len(),
-                "connections are cut: they did not end in time"
+                "stopping: open connections were cut after the grace time, their requests fail"
             );
             connections.cut.cancel();
             connections.tasks.wait().await;

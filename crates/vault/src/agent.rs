@@ -107,7 +107,7 @@ impl Agent {
                 Err(error) => {
                     self.session = None;
                     if failures.failed() {
-                        tracing::warn!(error = %Chain(&error), "nothing can be renewed from Vault; the certificate and the password in use stay");
+                        tracing::warn!(error = %Chain(&error), "Vault cannot be used: certificate and database password are not renewed and stay until they expire; tried again each second");
                     }
                     RETRY_AFTER
                 }

@@ -15,7 +15,9 @@ pub fn raise_limit(connections_max: usize) {
             tracing::warn!(limit, wanted, "fewer files may be open than front.limits.connections_max needs");
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, wanted, "the limit of open files stays as it is"),
+        Err(error) => {
+            tracing::warn!(%error, wanted, "limit of open files could not be raised; many clients at once may be refused")
+        }
     }
 }
 

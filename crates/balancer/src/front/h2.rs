@@ -88,7 +88,7 @@ impl ConnectionHandler {
             let abandoned = connection.abandoned.load(Ordering::Relaxed);
             let is_flood = abandoned > limits.given_up_max && abandoned > accepted / 2;
             if is_flood || malformed > MALFORMED_MAX {
-                tracing::info!(client = %connection.client, accepted, abandoned, malformed, "connection ended: it abandons requests, or sends malformed ones, by the dozen");
+                tracing::debug!(client = %connection.client, accepted, abandoned, malformed, "connection closed: its client abandoned too many requests, or sent too many malformed ones");
                 self.metrics.limit_streams();
                 h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 // Once more, so that the GOAWAY frame is written.

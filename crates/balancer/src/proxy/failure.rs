@@ -34,7 +34,13 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
         Upstream => {
             let why = describe(error);
             let replica = state.attempts.replica().map_or("none", |replica| replica.name.as_str());
-            tracing::info!(replica, why, "request failed: its replica did, and it cannot go to another");
+            let pool = state.context.pool().map_or("none", |pool| pool.name);
+            tracing::info!(
+                pool,
+                replica,
+                why,
+                "replica failed a request that may not be sent again; the client gets 503, or 504 after a time-out"
+            );
             Some(match error.etype() {
                 ErrorType::ReadTimedout => Problem::new(Kind::DeadlineExceeded, "no replica answered in time"),
                 _ => Problem::unavailable("the replica was lost in the middle of the request"),

@@ -82,7 +82,7 @@ impl App {
         match file.read() {
             Ok(expected) => expected == *token,
             Err(error) => {
-                tracing::info!(%error, "the file of the one-time token cannot be read; nothing can be created with it");
+                tracing::info!(%error, "first-administrator request refused: the one-time token file cannot be read");
                 false
             }
         }

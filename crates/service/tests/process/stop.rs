@@ -74,7 +74,7 @@ async fn a_request_that_never_ends_is_cut_in_good_order() {
     let slow = tokio::spawn(async move { client.get("/slow").await });
     process.until_logged("the slow answer is waited for").await;
     process.signal(Signal::TERM);
-    process.until_logged("connections are cut: they did not end in time").await;
+    process.until_logged("stopping: open connections were cut after the grace time, their requests fail").await;
     assert!(process.end().await.success());
     assert!(process.logged("tasks did not end in time and are dropped").is_none());
     slow.abort();
