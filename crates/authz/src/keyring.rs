@@ -14,7 +14,7 @@ use crate::{
 #[derive(Default)]
 pub struct PassportKeys {
     keyring: Keyring,
-    unknown_kid: Notify,
+    unknown_key: Notify,
 }
 
 /// The keys that access tokens are verified with; the gateway's own.
@@ -48,15 +48,15 @@ impl PassportKeys {
     pub fn verify(&self, passport: &str, audience: &str, now: UnixTime) -> Result<PassportClaims, TokenError> {
         let verified = self.keyring.verify(passport, audience, now);
         if matches!(verified, Err(TokenError::UnknownKey)) {
-            self.unknown_kid.notify_one();
+            self.unknown_key.notify_one();
         }
         verified
     }
 
     /// Waits until a passport came whose key is not known: the gateway may have a new one. A caller that fetches keys on this
     /// must limit how often: any client can cause it with a made-up `kid`.
-    pub async fn unknown_kid(&self) {
-        self.unknown_kid.notified().await;
+    pub async fn wait_for_unknown_key(&self) {
+        self.unknown_key.notified().await;
     }
 
     /// Rises whenever a key is removed: what was verified before must be verified again.

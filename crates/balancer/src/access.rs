@@ -204,7 +204,7 @@ impl Access {
 
     /// A revocation may have been missed: every grant must be asked for anew.
     fn make_all_stale(&self) {
-        self.cache.begin_epoch();
+        self.cache.make_all_stale();
     }
 }
 

@@ -129,7 +129,7 @@ impl ProxyHttp for Edge {
         state: &mut RequestState,
         error: BError,
     ) -> BError {
-        retry::after_connect_error(session, state, error)
+        retry::decide_after_connect_error(session, state, error)
     }
 
     /// 5. Headers, once there is a connection: identity comes from the balancer alone.
@@ -167,8 +167,8 @@ impl ProxyHttp for Edge {
         }
         state.outcome.record_response(response);
         state.attempts.record_response();
-        if retry::is_granted_after(response, session, state) {
-            state.attempts.granted_retry = Some(RetryReason::Unavailable);
+        if retry::may_retry_after_unavailable(response, session, state) {
+            state.attempts.pending_retry = Some(RetryReason::Unavailable);
             return Err(Error::new_up(ErrorType::HTTPStatus(503)));
         }
         Ok(())
@@ -194,7 +194,7 @@ impl ProxyHttp for Edge {
         state: &mut RequestState,
         _is_reused: bool,
     ) -> BError {
-        retry::after_request_error(session, state, error)
+        retry::decide_after_request_error(session, state, error)
     }
 
     /// 10. No other attempt: the client is told, if it is still there.

@@ -4,11 +4,11 @@ mod fault;
 mod golden;
 mod library;
 mod model_file;
+pub mod onnxruntime_telemetry;
 mod pool;
 mod probe;
 mod session;
 mod signature;
-pub mod telemetry;
 pub mod tensor;
 
 pub use fault::{LoadFault, Reason};

@@ -25,8 +25,8 @@ pub use child::run as run_probe;
 use crate::{
     fault::{LoadFault, Reason},
     library::EngineConfig,
+    onnxruntime_telemetry,
     signature::Signature,
-    telemetry,
 };
 
 /// The subcommand under which the program is the child.
@@ -116,7 +116,7 @@ impl Prober {
             .arg(PROBE_SUBCOMMAND)
             .env_clear()
             // Else the library writes files, which the child must not, and reports to its maker.
-            .env(telemetry::SWITCH.0, telemetry::SWITCH.1)
+            .env(onnxruntime_telemetry::DISABLE_VARIABLE.0, onnxruntime_telemetry::DISABLE_VARIABLE.1)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

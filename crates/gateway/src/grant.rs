@@ -2,11 +2,11 @@
 //!
 //! A failed proof of identity gets one and the same response, whatever the cause; the audit log has the cause.
 
-mod attempt;
 mod bootstrap;
 mod client_credentials;
 mod password;
 mod refresh_token;
+mod sign_in_attempt;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -22,8 +22,8 @@ use crate::{
     audit::RequestSource,
     error::StoreError,
     metrics::{AuthMethod, AuthOutcome},
-    opaque,
     password::HashError,
+    random_secrets,
     session::ACCESS_LIFETIME,
     store::SessionWithUser,
     token::Login,
@@ -134,9 +134,10 @@ impl App {
     }
 }
 
-fn new_refresh_token() -> Result<(String, opaque::Digest), GrantError> {
-    let token = opaque::generate(opaque::REFRESH_PREFIX).map_err(|_| GrantError::from(StoreError::Random))?;
-    let digest = opaque::sha256(&token);
+fn new_refresh_token() -> Result<(String, random_secrets::Digest), GrantError> {
+    let token =
+        random_secrets::generate(random_secrets::REFRESH_PREFIX).map_err(|_| GrantError::from(StoreError::Random))?;
+    let digest = random_secrets::sha256(&token);
     Ok((token, digest))
 }
 

@@ -110,7 +110,7 @@ async fn report_age(auth_state: Arc<AuthState>, readiness: Readiness, stop: Canc
         let Some(age) = auth_state.age() else { continue };
         metrics::auth_state_age(age);
         let stale = "stale: callers are judged by what is known, nothing is changed";
-        readiness.remark("users and revocations", (!auth_state.is_fresh()).then_some(stale));
+        readiness.set_degraded("users and revocations", (!auth_state.is_fresh()).then_some(stale));
     }
 }
 

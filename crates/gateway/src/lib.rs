@@ -12,8 +12,8 @@ pub mod grpc;
 pub mod http;
 mod jobs;
 pub mod metrics;
-pub mod opaque;
 pub mod password;
+pub mod random_secrets;
 mod revocation_stream;
 pub mod session;
 pub mod store;
@@ -47,7 +47,7 @@ const FEED_CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0")
 
 /// The state of the routes.
 #[derive(Clone)]
-pub struct Mounted {
+pub struct RouteState {
     app: Arc<App>,
     authorizer: Authorizer,
 }
@@ -102,7 +102,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 }
 
 /// Every route, with its action.
-pub fn routes() -> Routes<Mounted> {
+pub fn routes() -> Routes<RouteState> {
     use http::{audit, authorize, jwks, openapi, revoke, token, users};
     Routes::new()
         .route(Method::POST, "/api/auth/token", Action::IssueToken, token::token)
@@ -125,8 +125,8 @@ pub fn routes() -> Routes<Mounted> {
                 ("WatchRevocations", Action::WatchRevocations),
                 ("PassportKeys", Action::ReadPassportKeys),
             ],
-            |mounted: &Mounted| {
-                AuthorizationServer::new(grpc::Service::new(Arc::clone(&mounted.app), mounted.authorizer.clone()))
+            |state: &RouteState| {
+                AuthorizationServer::new(grpc::Service::new(Arc::clone(&state.app), state.authorizer.clone()))
                     .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
             },
         )
@@ -140,10 +140,10 @@ pub fn declared_routes() -> Vec<DeclaredRoute> {
 /// The layers, from the inside out: the guard of each route, the audit of its denials, metrics and traces.
 fn router(app: &Arc<App>, guard: &Arc<Guard>, lifecycle: &Lifecycle) -> Result<Router, BoxError> {
     let authorizer = Authorizer::new(Arc::clone(app), Arc::clone(guard));
-    let mounted = Mounted { app: Arc::clone(app), authorizer };
+    let state = RouteState { app: Arc::clone(app), authorizer };
     let templates: Vec<String> = declared_routes().into_iter().map(|declared| declared.path).collect();
     let audit_denials = http::audit_denials::AuditDenials { app: Arc::clone(app), guard: Arc::clone(guard) };
-    Ok(service::router(routes(), guard, mounted, lifecycle)?
+    Ok(service::router(routes(), guard, state, lifecycle)?
         .layer(middleware::from_fn_with_state(audit_denials, http::audit_denials::audit_denials))
         .layer(telemetry::http_layer().with_routes(templates.iter().map(String::as_str))))
 }
@@ -152,16 +152,16 @@ fn limits() -> Limits {
     Limits { body_bytes_max: http::payload::BODY_BYTES_MAX, ..Limits::default() }
 }
 
-// === impl Mounted ===
+// === impl RouteState ===
 
-impl FromRef<Mounted> for Authorizer {
-    fn from_ref(mounted: &Mounted) -> Self {
-        mounted.authorizer.clone()
+impl FromRef<RouteState> for Authorizer {
+    fn from_ref(state: &RouteState) -> Self {
+        state.authorizer.clone()
     }
 }
 
-impl FromRef<Mounted> for Arc<App> {
-    fn from_ref(mounted: &Mounted) -> Self {
-        Arc::clone(&mounted.app)
+impl FromRef<RouteState> for Arc<App> {
+    fn from_ref(state: &RouteState) -> Self {
+        Arc::clone(&state.app)
     }
 }

@@ -27,7 +27,7 @@ pub struct Throttle {
 /// An admitted attempt. Dropped undecided (the caller disconnected, the database failed), it counts as nothing; but as a
 /// failure of the address while its password is hashed, because the hash costs as much without a caller.
 #[derive(Debug)]
-pub struct Attempt<'a> {
+pub struct SignInAttempt<'a> {
     throttle: &'a Throttle,
     keys: [Key; 2],
     /// When the hash under way began.
@@ -47,7 +47,7 @@ pub struct Wait {
 
 impl Throttle {
     /// Admits an attempt on `account` (lower case, known or not) from `address`, or says how long to wait.
-    pub fn admit(&self, account: &str, address: &str, now: Instant) -> Result<Attempt<'_>, Wait> {
+    pub fn admit(&self, account: &str, address: &str, now: Instant) -> Result<SignInAttempt<'_>, Wait> {
         let keys = [Key::AccountAndAddress(account.to_owned(), address.to_owned()), Key::Address(address.to_owned())];
         let mut entries = self.entries.lock();
         for key in &keys {
@@ -59,7 +59,7 @@ impl Throttle {
             make_room(&mut entries, key, now);
             entries.entry(key.clone()).or_insert_with(|| Entry::new(now)).in_flight += 1;
         }
-        Ok(Attempt { throttle: self, keys, hashing_since: None })
+        Ok(SignInAttempt { throttle: self, keys, hashing_since: None })
     }
 
     /// How many keys there are.
@@ -88,9 +88,9 @@ fn make_room(entries: &mut HashMap<Key, Entry>, key: &Key, now: Instant) {
     }
 }
 
-// === impl Attempt ===
+// === impl SignInAttempt ===
 
-impl Attempt<'_> {
+impl SignInAttempt<'_> {
     /// A password is about to be hashed.
     pub fn hash_begins(&mut self, now: Instant) {
         self.hashing_since = Some(now);
@@ -123,7 +123,7 @@ impl Attempt<'_> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for SignInAttempt<'_> {
     fn drop(&mut self) {
         let mut entries = self.throttle.entries.lock();
         for key in &self.keys {

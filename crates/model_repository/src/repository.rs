@@ -177,7 +177,7 @@ impl Repository {
             drop(self.latch.lock().take());
         }
         let remark = has_faults.then_some("not all serve as declared; the repository index says why");
-        self.readiness.remark("models", remark);
+        self.readiness.set_degraded("models", remark);
     }
 
     fn folders(&self) -> std::io::Result<Vec<ModelName>> {

@@ -36,16 +36,16 @@ impl Account {
     }
 
     /// A directory that all other accounts are kept out of.
-    pub(crate) fn own(self, directory: &Path) -> Result<(), ClusterError> {
+    pub(crate) fn chown(self, directory: &Path) -> Result<(), ClusterError> {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(io_error(directory))?;
         self.own_file(directory)
     }
 
     /// A program that may not get to the directory only says "Permission denied", and not of which. Asked after the
     /// failure and not before: an access control list may open what the mode closes.
-    pub(crate) fn explain(self, directory: &Path, error: ClusterError) -> ClusterError {
+    pub(crate) fn explain_permission(self, directory: &Path, error: ClusterError) -> ClusterError {
         let Some((user, group)) = self.0 else { return error };
-        match impassable(directory, user, group) {
+        match first_closed_ancestor(directory, user, group) {
             Ok(Some(path)) => ClusterError::Impassable { path, user },
             Ok(None) | Err(_) => error,
         }
@@ -60,7 +60,7 @@ impl Account {
 }
 
 /// The outermost directory above this one that a user of one group may not pass through.
-fn impassable(directory: &Path, user: u32, group: u32) -> io::Result<Option<PathBuf>> {
+fn first_closed_ancestor(directory: &Path, user: u32, group: u32) -> io::Result<Option<PathBuf>> {
     let directory = fs::canonicalize(directory)?;
     let mut outermost = None;
     for ancestor in directory.ancestors().skip(1) {
@@ -99,7 +99,8 @@ mod tests {
         fs::create_dir_all(&cluster).unwrap();
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let (user, group) = (fs::metadata(&outer).unwrap().uid() + 1, fs::metadata(&outer).unwrap().gid() + 1);
-        let found = || impassable(&cluster, user, group).unwrap().map(|path| path.file_name().unwrap().to_owned());
+        let found =
+            || first_closed_ancestor(&cluster, user, group).unwrap().map(|path| path.file_name().unwrap().to_owned());
         set(directory.path(), 0o711);
         set(&outer, 0o700);
         set(&inner, 0o700);
@@ -109,6 +110,6 @@ mod tests {
         set(&inner, 0o711);
         assert_eq!(found(), None);
         set(&outer, 0o710);
-        assert_eq!(impassable(&cluster, user, group - 1).unwrap(), None);
+        assert_eq!(first_closed_ancestor(&cluster, user, group - 1).unwrap(), None);
     }
 }

@@ -117,7 +117,7 @@ impl Cluster {
         let binaries = Binaries::find().await?;
         let account = Account::for_server()?;
         let socket = tempfile::Builder::new().prefix(SOCKETS_PREFIX).tempdir().map_err(io_error(Path::new("/tmp")))?;
-        account.own(socket.path())?;
+        account.chown(socket.path())?;
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let cluster = Self { binaries, account, directory: directory.to_owned(), socket, tcp, settings };
         cluster.prepare().await?;
@@ -229,7 +229,7 @@ impl Cluster {
 
     async fn prepare(&self) -> Result<(), ClusterError> {
         fs::create_dir_all(&self.directory).map_err(io_error(&self.directory))?;
-        self.account.own(&self.directory)?;
+        self.account.chown(&self.directory)?;
         let sockets = self.directory.join(SOCKETS_FILE);
         fs::write(&sockets, self.socket.path().as_os_str().as_encoded_bytes()).map_err(io_error(&sockets))?;
         if !self.data().join("PG_VERSION").exists() {
@@ -242,7 +242,7 @@ impl Cluster {
             self.account.apply(&mut command);
             command.current_dir(&self.directory);
             let made = run("initdb", &mut command, None, INITDB_TIMEOUT).await;
-            made.map_err(|error| self.account.explain(&self.directory, error))?;
+            made.map_err(|error| self.account.explain_permission(&self.directory, error))?;
         }
         let hba = self.data().join("pg_hba.conf");
         fs::write(&hba, "local all all trust\nhostssl all all all scram-sha-256 clientcert=verify-ca\n")

@@ -35,7 +35,7 @@ impl RunningCluster {
             std::os::unix::process::CommandExt::gid(&mut command, group);
         }
         let spawned = command.spawn().map_err(io_error(&log_path));
-        let server = spawned.map_err(|error| cluster.account.explain(&cluster.directory, error))?;
+        let server = spawned.map_err(|error| cluster.account.explain_permission(&cluster.directory, error))?;
         let mut running = Self { cluster, server };
         let limit = START_TIMEOUT;
         tokio::select! {

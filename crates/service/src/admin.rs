@@ -45,7 +45,7 @@ async fn ready(State(Shown { readiness, .. }): State<Shown>) -> Response {
     let waits_for = readiness.waits_for();
     let status = if waits_for.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body =
-        json!({ "ready": waits_for.is_empty(), "waits_for": waits_for, "remarks": readiness.remarks() }).to_string();
+        json!({ "ready": waits_for.is_empty(), "waits_for": waits_for, "remarks": readiness.degraded() }).to_string();
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

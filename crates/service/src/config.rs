@@ -14,7 +14,7 @@ use telemetry::TelemetryConfig;
 use transport::ListenConfig;
 use vault::VaultConfig;
 
-use crate::peers;
+use crate::default_peers;
 
 /// The defaults of the sections that every service has.
 const COMMON_DEFAULTS: &str = include_str!("../config/default.toml");
@@ -88,7 +88,7 @@ pub fn load<Own: Configuration>(
     let prefix = format!("RAMPART_{}__", name.to_uppercase());
     let half = |is_common| {
         let common_defaults = Half { layer: Toml::string(COMMON_DEFAULTS), is_common };
-        let map = Half { layer: Serialized::defaults(peers::of(name)), is_common };
+        let map = Half { layer: Serialized::defaults(default_peers::for_service(name)), is_common };
         let mut layers = Figment::from(common_defaults).merge(map);
         layers = layers.merge(Half { layer: Toml::string(defaults), is_common });
         if let Some(file) = file {

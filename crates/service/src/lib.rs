@@ -2,10 +2,10 @@
 
 mod admin;
 mod config;
+mod default_peers;
 mod health;
 mod lifecycle;
 pub mod passport_keys;
-mod peers;
 mod readiness;
 mod run;
 mod signals;

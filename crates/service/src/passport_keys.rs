@@ -51,7 +51,7 @@ async fn refresh(gateway: Channel, keys: &PassportKeys, latch: Latch) {
         sleep(ASK_INTERVAL_MIN).await;
         if failures == 0 {
             // Whichever comes first; what showed during the sleep above is not lost.
-            let _unknown_or_time = timeout(REFRESH_INTERVAL - ASK_INTERVAL_MIN, keys.unknown_kid()).await;
+            let _unknown_or_time = timeout(REFRESH_INTERVAL - ASK_INTERVAL_MIN, keys.wait_for_unknown_key()).await;
         }
         failures = match fetch(&client, keys).await {
             Ok(()) => 0,

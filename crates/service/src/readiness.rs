@@ -15,7 +15,7 @@ pub struct Readiness {
 struct State {
     closed: BTreeMap<u64, &'static str>,
     latches_made: u64,
-    remarks: BTreeMap<&'static str, &'static str>,
+    degraded: BTreeMap<&'static str, &'static str>,
     is_stopping: bool,
 }
 
@@ -52,17 +52,17 @@ impl Readiness {
     }
 
     /// Shows in `/ready` that something is not as it should be, although work can be given; `None` takes it back.
-    pub fn remark(&self, about: &'static str, what: Option<&'static str>) {
+    pub fn set_degraded(&self, about: &'static str, what: Option<&'static str>) {
         let mut state = self.state.lock();
         match what {
-            Some(what) => state.remarks.insert(about, what),
-            None => state.remarks.remove(about),
+            Some(what) => state.degraded.insert(about, what),
+            None => state.degraded.remove(about),
         };
     }
 
     /// What is not as it should be, although work can be given.
-    pub fn remarks(&self) -> BTreeMap<&'static str, &'static str> {
-        self.state.lock().remarks.clone()
+    pub fn degraded(&self) -> BTreeMap<&'static str, &'static str> {
+        self.state.lock().degraded.clone()
     }
 
     /// From here on the process is not ready, for good.

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 /// Signals that come this close to the first belong to it: Ctrl-C reaches a child from the terminal and from its parent.
-const SAME_WISH: Duration = Duration::from_secs(1);
+const DUPLICATE_SIGNAL_WINDOW: Duration = Duration::from_secs(1);
 
 /// Both signals, caught from the moment this is made.
 pub(crate) struct StopSignals {
@@ -33,7 +33,7 @@ impl StopSignals {
                 _ = self.interrupt.recv() => "SIGINT",
             };
             let now = Instant::now();
-            let is_echo = self.first_at.is_some_and(|first| now.duration_since(first) < SAME_WISH);
+            let is_echo = self.first_at.is_some_and(|first| now.duration_since(first) < DUPLICATE_SIGNAL_WINDOW);
             if !is_echo {
                 self.first_at = Some(now);
                 return name;

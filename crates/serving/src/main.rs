@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before anything else: an engine that speaks to its maker must never be loaded.
-    if !engine::telemetry::is_off() {
-        return engine::telemetry::restart_with_it_off();
+    if !engine::onnxruntime_telemetry::is_disabled() {
+        return engine::onnxruntime_telemetry::restart_without_telemetry();
     }
     if std::env::args().nth(1).as_deref() == Some(engine::PROBE_SUBCOMMAND) {
         return engine::run_probe();

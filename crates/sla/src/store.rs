@@ -106,7 +106,7 @@ impl Store {
             } else {
                 Vec::new()
             };
-            hours::unseal(&mut transaction, &changed).await?;
+            hours::mark_hours_stale(&mut transaction, &changed).await?;
             transaction.commit().await?;
             let known = report.minutes.len() - changed.len() - contradictions.len();
             Ok(RecordResult { changed: changed.len(), known, contradictions })
@@ -131,7 +131,7 @@ impl Store {
         let work = async {
             let mut transaction = self.database.begin().await?;
             // Sealed hours and open minutes of one snapshot, or a minute could be in both or in neither.
-            hours::freeze(&mut transaction).await?;
+            hours::begin_read_snapshot(&mut transaction).await?;
             let sealed = hours::sealed_hours(&mut transaction, service, hour_of(from)).await?;
             let open = hours::open_hours(&mut transaction, service, hour_of(from)).await?;
             transaction.commit().await?;
@@ -177,7 +177,7 @@ impl Store {
             let mut transaction = self.database.begin().await?;
             let hours = hours::lock_unsealed(&mut transaction, service, from, before, SEALED_AT_ONCE).await?;
             for hour in &hours {
-                hours::seal(&mut transaction, service, *hour).await?;
+                hours::store_hour_sums(&mut transaction, service, *hour).await?;
             }
             transaction.commit().await?;
             Ok(hours.len())

@@ -9,7 +9,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 const TRUST_DOMAIN: &str = "rampart.internal";
-const MADE: &str = "the parameters are fixed and well-formed";
+const EXPECT_PARAMETERS: &str = "the parameters are fixed and well-formed";
 
 /// A root CA with its key.
 pub struct Ca {
@@ -48,8 +48,8 @@ impl Ca {
 
     /// The same for a leaf of any kind.
     pub fn issue_leaf(&self, leaf: &Leaf, directory: &Path) {
-        let key = KeyPair::generate().expect(MADE);
-        let certificate = leaf.params().signed_by(&key, &self.issuer).expect(MADE);
+        let key = KeyPair::generate().expect(EXPECT_PARAMETERS);
+        let certificate = leaf.params().signed_by(&key, &self.issuer).expect(EXPECT_PARAMETERS);
         fs::create_dir_all(directory).expect("the test's directory can be made");
         write(&directory.join("ca.pem"), &self.pem());
         write(&directory.join("key.pem"), &key.serialize_pem());
@@ -75,8 +75,8 @@ impl Ca {
         params.not_after = OffsetDateTime::now_utc() + Duration::days(2);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().expect(MADE);
-        let certificate = params.self_signed(&key).expect(MADE);
+        let key = KeyPair::generate().expect(EXPECT_PARAMETERS);
+        let certificate = params.self_signed(&key).expect(EXPECT_PARAMETERS);
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 }
@@ -133,8 +133,9 @@ impl Leaf {
         params.not_after = self.not_after;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = self.usages.clone();
-        let dns_names = self.dns_names.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect(MADE)));
-        let uris = self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect(MADE)));
+        let dns_names =
+            self.dns_names.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect(EXPECT_PARAMETERS)));
+        let uris = self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect(EXPECT_PARAMETERS)));
         params.subject_alt_names = dns_names.chain(uris).collect();
         params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
         params

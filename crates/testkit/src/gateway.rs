@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use transport::{Limits, ListenConfig, Server};
 
-const MADE: &str = "a test's gateway can be made";
+const EXPECT_GATEWAY: &str = "a test's gateway can be made";
 
 /// The gateway of a test, in a runtime of its own so that it can be lost like a process.
 pub struct FakeGateway {
@@ -75,20 +75,21 @@ impl FakeGateway {
 
     /// The same with the state of another one.
     pub fn start_with(identity: &Path, peers: &[&str], address: SocketAddr, state: Arc<GatewayState>) -> Self {
-        let identity = Identity::load(&IdentityConfig { directory: identity.to_owned() }).expect(MADE);
+        let identity = Identity::load(&IdentityConfig { directory: identity.to_owned() }).expect(EXPECT_GATEWAY);
         let peers: BTreeSet<String> = peers.iter().map(|peer| (*peer).to_owned()).collect();
-        let peers = PeerList::new([("/".to_owned(), peers)].into()).expect(MADE);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect(MADE);
+        let peers = PeerList::new([("/".to_owned(), peers)].into()).expect(EXPECT_GATEWAY);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect(EXPECT_GATEWAY);
         let (bound, address_of) = mpsc::channel();
         let router = router(&state);
         runtime.spawn(async move {
             tokio::spawn(Arc::clone(&identity).watch(CancellationToken::new()));
             let server = Server::bind(&ListenConfig { address, peers }, identity, Limits::default()).await;
-            let server = server.expect(MADE);
-            bound.send(server.local_addr()).expect(MADE);
-            server.serve(router, CancellationToken::new()).await.expect(MADE);
+            let server = server.expect(EXPECT_GATEWAY);
+            bound.send(server.local_addr()).expect(EXPECT_GATEWAY);
+            server.serve(router, CancellationToken::new()).await.expect(EXPECT_GATEWAY);
         });
-        Self { address: address_of.recv().expect(MADE), state, runtime: Some(runtime) }
+        Self { address: address_of.recv().expect(EXPECT_GATEWAY), state, runtime: Some(runtime) }
     }
 
     /// Makes a token valid.
@@ -146,11 +147,11 @@ impl Drop for FakeGateway {
 
 impl GatewayState {
     fn new() -> Self {
-        let key = SigningKey::from_pkcs8_pem(&generate_pkcs8_pem().expect(MADE)).expect(MADE);
+        let key = SigningKey::from_pkcs8_pem(&generate_pkcs8_pem().expect(EXPECT_GATEWAY)).expect(EXPECT_GATEWAY);
         Self {
             jwks: Mutex::new(jwks_json(std::slice::from_ref(key.public()))),
             key,
-            policy: Arc::new(Policy::embedded().expect(MADE)),
+            policy: Arc::new(Policy::embedded().expect(EXPECT_GATEWAY)),
             tokens: Mutex::default(),
             events: broadcast::Sender::new(100),
             authorize_calls: AtomicUsize::new(0),
@@ -163,7 +164,7 @@ impl GatewayState {
     }
 
     fn sign(&self, claims: &PassportClaims) -> String {
-        self.key.sign(claims).expect(MADE)
+        self.key.sign(claims).expect(EXPECT_GATEWAY)
     }
 }
 
@@ -183,7 +184,7 @@ fn router(state: &Arc<GatewayState>) -> axum::Router {
         })
         .grpc(Caller::Peer, "grpc.health.v1.Health", &health, |_| tonic_health::server::health_reporter().1)
         .build(&guard, Arc::clone(state))
-        .expect(MADE)
+        .expect(EXPECT_GATEWAY)
         .reset_fallback()
         .fallback(async || "gateway")
 }

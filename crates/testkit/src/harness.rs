@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::{FakeGateway, PeerClient, ca::Ca, poll_until};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-const MADE: &str = "a test's directory and certificates can be made";
+const EXPECT_FILES: &str = "a test's directory and certificates can be made";
 
 /// Everything around the process; it may be started several times.
 pub struct Harness {
@@ -42,8 +42,8 @@ pub struct RunningService {
 impl Harness {
     /// Makes the surroundings of a service. The binary is `env!("CARGO_BIN_EXE_rampart-…")`.
     pub fn new(service: &'static str, binary: &str) -> Self {
-        identity::install_crypto_providers().expect(MADE);
-        let (directory, ca) = (tempfile::tempdir().expect(MADE), Ca::new());
+        identity::install_crypto_providers().expect(EXPECT_FILES);
+        let (directory, ca) = (tempfile::tempdir().expect(EXPECT_FILES), Ca::new());
         ca.issue("gateway", "gateway-1", &directory.path().join("gateway-1"));
         let gateway =
             FakeGateway::start(&directory.path().join("gateway-1"), &[service], (Ipv4Addr::LOCALHOST, 0).into());
@@ -73,7 +73,7 @@ impl Harness {
             self.gateway.address
         );
         let file = self.directory.path().join("config.toml");
-        fs::write(&file, common + config).expect(MADE);
+        fs::write(&file, common + config).expect(EXPECT_FILES);
         let mut child = Command::new(&self.binary)
             .args(["serve", "--config"])
             .arg(&file)
@@ -89,7 +89,7 @@ impl Harness {
     pub fn identity(&self, service: &str, instance: &str) -> Arc<Identity> {
         let directory = self.directory.path().join(format!("client-{instance}"));
         self.ca.issue(service, instance, &directory);
-        Identity::load(&IdentityConfig { directory }).expect(MADE)
+        Identity::load(&IdentityConfig { directory }).expect(EXPECT_FILES)
     }
 
     /// A caller as the balancer forwards it: a person with these roles, or anonymous.

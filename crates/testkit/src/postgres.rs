@@ -24,7 +24,7 @@ use crate::ca::Ca;
 pub use lock::TableLock;
 use port::Port;
 
-const MADE: &str = "a test's database can be made";
+const EXPECT_DATABASE: &str = "a test's database can be made";
 
 /// The cluster that the tests of a process share while any of them runs. Weak, because a static is never dropped.
 static SHARED: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
@@ -55,10 +55,10 @@ impl Postgres {
     /// Makes and starts a cluster of its own, for a test that freezes or stops it.
     pub async fn start() -> Self {
         abandoned::remove_abandoned();
-        let directory = tempfile::Builder::new().prefix(abandoned::DIRECTORY_PREFIX).tempdir().expect(MADE);
+        let directory = tempfile::Builder::new().prefix(abandoned::DIRECTORY_PREFIX).tempdir().expect(EXPECT_DATABASE);
         abandoned::claim(directory.path());
         // The server runs under another account when the test is root's.
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect(MADE);
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect(EXPECT_DATABASE);
         let files = directory.path().join("identity");
         Ca::new().issue("postgres", "postgres-1", &files);
         let port = Port::take();
@@ -69,8 +69,9 @@ impl Postgres {
             ca_file: files.join("ca.pem"),
         };
         let settings = [("fsync", "off"), ("shared_buffers", "16MB"), ("max_connections", "60")];
-        let cluster = Cluster::open(&directory.path().join("postgres"), Some(tcp), &settings).await.expect(MADE);
-        let running = cluster.start().await.expect(MADE);
+        let cluster =
+            Cluster::open(&directory.path().join("postgres"), Some(tcp), &settings).await.expect(EXPECT_DATABASE);
+        let running = cluster.start().await.expect(EXPECT_DATABASE);
         Self { running, directory, port, databases: AtomicU32::new(0) }
     }
 
@@ -82,10 +83,10 @@ impl Postgres {
         let password_file = self.directory.path().join(format!("{user}.password"));
         write_private(&password_file, &password);
         let create = format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'; ");
-        self.running.sql("postgres", &create).await.expect(MADE);
-        self.running.sql("postgres", &format!("CREATE DATABASE {name}")).await.expect(MADE);
+        self.running.sql("postgres", &create).await.expect(EXPECT_DATABASE);
+        self.running.sql("postgres", &format!("CREATE DATABASE {name}")).await.expect(EXPECT_DATABASE);
         let schema = format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE SCHEMA {role} AUTHORIZATION {user};");
-        self.running.sql(&name, &schema).await.expect(MADE);
+        self.running.sql(&name, &schema).await.expect(EXPECT_DATABASE);
         serde_json::from_value(json!({
             "host": "localhost",
             "port": self.port.address.port(),
@@ -96,7 +97,7 @@ impl Postgres {
             "certificate_file": self.directory.path().join("identity/certificate.pem"),
             "key_file": self.directory.path().join("identity/key.pem"),
         }))
-        .expect(MADE)
+        .expect(EXPECT_DATABASE)
     }
 
     /// Runs SQL as the superuser and returns what psql printed.
@@ -116,6 +117,6 @@ impl Postgres {
 }
 
 fn write_private(path: &Path, content: &str) {
-    fs::write(path, content).expect(MADE);
-    fs::set_permissions(path, Permissions::from_mode(0o600)).expect(MADE);
+    fs::write(path, content).expect(EXPECT_DATABASE);
+    fs::set_permissions(path, Permissions::from_mode(0o600)).expect(EXPECT_DATABASE);
 }

@@ -7,7 +7,7 @@ mod third_parties;
 
 pub use secrets::{Secret, SecretKind};
 pub use services::{BACKUP, BALANCER, GATEWAY, SERVICES, SERVING, SLA};
-pub use third_parties::{PEOPLES_DATABASE, PEOPLES_ROLE, STEWARD, THIRD_PARTIES};
+pub use third_parties::{HUMAN_DATABASE_HOST, HUMAN_DATABASE_ROLE, STEWARD, THIRD_PARTIES};
 
 /// A list of names.
 pub type Names = &'static [&'static str];
@@ -182,7 +182,7 @@ impl Map {
     /// Roles of the database whose passwords Vault changes.
     pub fn rotated_roles(&self) -> impl Iterator<Item = &'static str> + use<> {
         let databases = self.services.iter().filter_map(|service| service.database);
-        databases.map(|database| database.role).chain([PEOPLES_ROLE])
+        databases.map(|database| database.role).chain([HUMAN_DATABASE_ROLE])
     }
 }
 

@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// The container in which people find `psql`. The password of its user comes from Vault.
-pub const PEOPLES_DATABASE: &str = "detektor-postgres";
+pub const HUMAN_DATABASE_HOST: &str = "detektor-postgres";
 /// The role of the database that people log in with.
-pub const PEOPLES_ROLE: &str = "detektor";
+pub const HUMAN_DATABASE_ROLE: &str = "detektor";
 
 /// What makes certificates and secrets for the containers. It has no port, and a login to Vault of its own.
 pub const STEWARD: Workload = alone(name::STEWARD, 10_002, &["steward"]);
@@ -35,7 +35,7 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
             dev_instances: &["postgres-1"],
             networks: &[Internal, Consensus],
             sockets: &[socket(5432, PostgresTls, "PostgreSQL"), socket(8008, Tls, "Patroni")],
-            dns_names: &[PEOPLES_DATABASE, "etcd-client", "localhost", "127.0.0.1"],
+            dns_names: &[HUMAN_DATABASE_HOST, "etcd-client", "localhost", "127.0.0.1"],
             secrets: secrets::POSTGRES,
             scrapes: &[("patroni", 8008)],
             ..alone(name::POSTGRES, 10_010, &["detektor-postgres-master", "detektor-postgres-slave"])
@@ -46,7 +46,7 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
         ..of(Workload {
             sockets: &[socket(5432, PostgresTls, "the primary"), METRICS],
             scrapes: HAPROXY,
-            ..alone("postgres-proxy", 10_012, &[PEOPLES_DATABASE])
+            ..alone("postgres-proxy", 10_012, &[HUMAN_DATABASE_HOST])
         })
     },
     ThirdParty {

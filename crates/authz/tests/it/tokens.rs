@@ -161,7 +161,7 @@ async fn an_unknown_key_wakes_the_task_that_fetches_keys() {
     assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(TokenError::UnknownKey));
     // Signalled before a task waits, and once however often it happened.
     assert_eq!(gateway.keys.verify(&foreign, "serving", NOW), Err(TokenError::UnknownKey));
-    gateway.keys.unknown_kid().await;
-    let again = tokio::time::timeout(std::time::Duration::from_millis(20), gateway.keys.unknown_kid()).await;
+    gateway.keys.wait_for_unknown_key().await;
+    let again = tokio::time::timeout(std::time::Duration::from_millis(20), gateway.keys.wait_for_unknown_key()).await;
     assert!(again.is_err());
 }

@@ -186,7 +186,7 @@ impl GrantCache {
     }
 
     /// Makes every grant stale that is cached now, and every answer of a call in flight.
-    pub(super) fn begin_epoch(&self) {
+    pub(super) fn make_all_stale(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
             for entry in shard.lock().entries.values_mut() {

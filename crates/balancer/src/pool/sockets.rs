@@ -50,12 +50,12 @@ struct SocketRegistration {
 
 impl Sockets {
     /// Refuses new sockets, and ends what is just connecting.
-    pub(super) fn close(&self) {
+    pub(super) fn refuse_new(&self) {
         self.0.lock().closed.cancel();
     }
 
-    /// Shuts every socket, in both directions, and refuses new ones. Returns how many were open.
-    pub(super) fn shut(&self) -> usize {
+    /// Cuts every socket, in both directions, and refuses new ones. Returns how many were open.
+    pub(super) fn cut_all(&self) -> usize {
         let open = {
             let mut inner = self.0.lock();
             inner.closed.cancel();
@@ -172,7 +172,7 @@ mod tests {
         let (sockets, mut stream, peer) = connected().await;
         let address = SocketAddr::Inet(peer.local_addr().unwrap());
         let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
-        assert_eq!(sockets.shut(), 1);
+        assert_eq!(sockets.cut_all(), 1);
         assert_eq!(waiting.await.unwrap().unwrap(), 0);
         drop(peer);
         let listener = TcpListener::bind(address.as_inet().unwrap()).await.unwrap();
@@ -199,7 +199,7 @@ mod tests {
         let address = SocketAddr::Inet(address);
         let mut connecting = std::pin::pin!(connector.connect(&address));
         assert!(futures::poll!(&mut connecting).is_pending());
-        sockets.close();
+        sockets.refuse_new();
         assert!(timeout(Duration::from_millis(200), connecting).await.expect("it ends").is_err());
     }
 
@@ -207,12 +207,12 @@ mod tests {
     #[tokio::test]
     async fn closing_leaves_open_sockets_alone() {
         let (sockets, mut stream, mut peer) = connected().await;
-        sockets.close();
+        sockets.refuse_new();
         peer.write_all(b"x").await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
         let address = SocketAddr::Inet(peer.local_addr().unwrap());
         assert!(Connector(Arc::clone(&sockets)).connect(&address).await.is_err());
-        assert_eq!(sockets.shut(), 1);
+        assert_eq!(sockets.cut_all(), 1);
     }
 
     /// The duplicate does not keep a connection open that pingora has closed.

@@ -23,7 +23,7 @@ pub(super) struct Attempts {
     began: Instant,
     lease: Option<Lease>,
     /// Another attempt was granted before pingora reports the error that leads to it.
-    pub(super) granted_retry: Option<RetryReason>,
+    pub(super) pending_retry: Option<RetryReason>,
 }
 
 /// Chooses a replica, and says how pingora connects to it. Called once for each attempt.
@@ -64,7 +64,7 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
 
 impl Attempts {
     pub(super) fn new() -> Self {
-        Self { count: 0, tried: TriedReplicas::default(), began: Instant::now(), lease: None, granted_retry: None }
+        Self { count: 0, tried: TriedReplicas::default(), began: Instant::now(), lease: None, pending_retry: None }
     }
 
     /// The lease of the attempt before, if there was one, ends here.

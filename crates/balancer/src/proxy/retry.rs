@@ -15,7 +15,7 @@ use super::{
 use crate::metrics::RetryReason;
 
 /// The connection could not be made, so nothing was sent.
-pub(super) fn after_connect_error(session: &Session, state: &mut RequestState, mut error: BError) -> BError {
+pub(super) fn decide_after_connect_error(session: &Session, state: &mut RequestState, mut error: BError) -> BError {
     let why = describe(&error);
     let RequestState { context, attempts, .. } = &*state;
     if let Some(replica) = attempts.replica() {
@@ -34,8 +34,8 @@ pub(super) fn after_connect_error(session: &Session, state: &mut RequestState, m
 }
 
 /// The request was sent, or a part of it.
-pub(super) fn after_request_error(session: &Session, state: &mut RequestState, mut error: BError) -> BError {
-    if let Some(reason) = state.attempts.granted_retry.take() {
+pub(super) fn decide_after_request_error(session: &Session, state: &mut RequestState, mut error: BError) -> BError {
+    if let Some(reason) = state.attempts.pending_retry.take() {
         state.attempts.count_retry(state.context.pool(), reason);
         error.set_retry(true);
         return error;
@@ -59,7 +59,7 @@ pub(super) fn after_request_error(session: &Session, state: &mut RequestState, m
 }
 
 /// The replica answered that it cannot serve now. Only one that was not tried yet is worth another attempt.
-pub(super) fn is_granted_after(response: &ResponseHeader, session: &Session, state: &RequestState) -> bool {
+pub(super) fn may_retry_after_unavailable(response: &ResponseHeader, session: &Session, state: &RequestState) -> bool {
     headers::says_unavailable(response)
         && state.context.pool().is_some_and(|pool| pool.has_untried(state.attempts.tried))
         && may_send_again(session, state, false)

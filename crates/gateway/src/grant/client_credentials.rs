@@ -4,12 +4,12 @@ use secrets::Secret;
 
 use super::{
     GrantError, IssuedTokens,
-    attempt::{FailedAttempt, failure_reason, success},
+    sign_in_attempt::{FailedAttempt, failure_reason, success},
 };
 use crate::{
     app::App,
     audit::{EventKind, RequestSource},
-    opaque,
+    random_secrets,
     store::NewSession,
     user::UserKind,
 };
@@ -31,7 +31,7 @@ impl App {
         let found = self.find(client_id).await?;
         let machine = found.as_ref().filter(|found| found.user.kind == UserKind::Machine);
         let stored = machine.map_or(NO_CREDENTIAL, |machine| &machine.credential);
-        let matches = secret.expose_str().is_ok_and(|secret| opaque::matches_credential(secret, stored));
+        let matches = secret.expose_str().is_ok_and(|secret| random_secrets::matches_credential(secret, stored));
         let Some(machine) = machine.filter(|_| matches) else {
             let reason = failure_reason(found.as_ref(), UserKind::Machine);
             let failure = FailedAttempt { kind, user: found.as_ref(), reason };

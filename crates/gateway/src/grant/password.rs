@@ -6,16 +6,15 @@ use problem::{Kind, Problem};
 use secrets::Secret;
 
 use super::{
-    DEFAULT_CLIENT, GrantError, IssuedTokens,
-    attempt::{FailedAttempt, failure_reason, success},
-    new_refresh_token,
+    DEFAULT_CLIENT, GrantError, IssuedTokens, new_refresh_token,
+    sign_in_attempt::{FailedAttempt, failure_reason, success},
 };
 use crate::{
     app::App,
     audit::{EventKind, RequestSource},
     password::HashError,
     store::NewSession,
-    throttle::Attempt,
+    throttle::SignInAttempt,
     user::{UserKind, UserName},
 };
 
@@ -57,7 +56,7 @@ impl App {
 
     async fn verify(
         &self,
-        attempt: &mut Attempt<'_>,
+        attempt: &mut SignInAttempt<'_>,
         password: Secret,
         stored: Option<String>,
     ) -> Result<bool, HashError> {

@@ -6,7 +6,7 @@ use super::{GrantError, IssuedTokens, new_refresh_token};
 use crate::{
     app::App,
     audit::{self, Actor, AuditEvent, Denial, RequestSource},
-    opaque,
+    random_secrets,
     store::RefreshResult,
 };
 
@@ -15,7 +15,8 @@ use crate::{
 impl App {
     pub(super) async fn refresh(&self, presented: &Secret, source: &RequestSource) -> Result<IssuedTokens, GrantError> {
         let refused = GrantError::refused("invalid_grant");
-        let presented = presented.expose_str().ok().filter(|text| opaque::has_form(text, opaque::REFRESH_PREFIX));
+        let presented =
+            presented.expose_str().ok().filter(|text| random_secrets::has_form(text, random_secrets::REFRESH_PREFIX));
         let Some(presented) = presented else {
             self.queue_unowned_denial("malformed", source);
             return Err(refused);
@@ -23,7 +24,7 @@ impl App {
         let (token, next) = new_refresh_token()?;
         let event = |outcome| AuditEvent::new(audit::EventKind::Refresh, outcome, Actor::Anonymous, source.clone());
         let success = event(audit::EventOutcome::Success);
-        match self.with_db_permit(self.store.refresh(&opaque::sha256(presented), &next, success)).await? {
+        match self.with_db_permit(self.store.refresh(&random_secrets::sha256(presented), &next, success)).await? {
             RefreshResult::Exchanged(signed_in) => self.issue(&signed_in, Some(token)),
             RefreshResult::Refused { reason, user_id: None } => {
                 self.queue_unowned_denial(reason, source);

@@ -13,7 +13,7 @@ use crate::{
     app::{App, SignedInUser},
     audit::{AuditEvent, EventKind, EventOutcome, RequestSource},
     error::StoreError,
-    opaque,
+    random_secrets,
 };
 
 /// RFC 7009 §2.1.
@@ -49,7 +49,7 @@ pub async fn revoke(
     let user = SignedInUser::try_from(&principal)?;
     let request: RevokeRequest = payload.form_or_json(&headers)?;
     let event = AuditEvent::new(EventKind::Revoke, EventOutcome::Success, user.actor(), source);
-    let revoked = if request.token.starts_with(opaque::REFRESH_PREFIX) {
+    let revoked = if request.token.starts_with(random_secrets::REFRESH_PREFIX) {
         revoke_own_session(&app, &user, &request.token, event).await
     } else {
         revoke_own_token(&app, &user, &request.token, event).await
@@ -66,7 +66,7 @@ async fn revoke_own_session(
     token: &str,
     event: AuditEvent,
 ) -> Result<Option<i64>, StoreError> {
-    let owner = app.store.owner_of_refresh_token(&opaque::sha256(token)).await?;
+    let owner = app.store.owner_of_refresh_token(&random_secrets::sha256(token)).await?;
     let Some((session, _)) = owner.filter(|(_, owner)| *owner == user.caller.id) else { return Ok(None) };
     let event = event.about_user(user.caller.id).with("session", session.to_string());
     Ok(Some(app.store.revoke_session(session, event).await?.seq))

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{error::StoreError, opaque::Digest, session::RefreshToken};
+use crate::{error::StoreError, random_secrets::Digest, session::RefreshToken};
 
 pub(super) async fn session_and_user_of(
     connection: &mut PgConnection,

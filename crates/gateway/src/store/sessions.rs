@@ -13,7 +13,7 @@ use super::{
 use crate::{
     audit::{Actor, AuditEvent},
     error::StoreError,
-    opaque::Digest,
+    random_secrets::Digest,
     session::{RefreshVerdict, SESSIONS_PER_USER_MAX, Session},
     user::User,
 };

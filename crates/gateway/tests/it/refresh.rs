@@ -56,7 +56,7 @@ async fn a_token_exchanged_many_times_at_once_has_one_valid_successor() {
         .map(|answer| answer.text("refresh_token"))
         .collect();
     assert!(successors.len() > 1, "{answers:?}");
-    let digest = hex::encode(gateway::opaque::sha256(&first));
+    let digest = hex::encode(gateway::random_secrets::sha256(&first));
     let living = format!(
         "SELECT count(*) FROM gateway.refresh_tokens WHERE rotated_at IS NULL AND session_id =
              (SELECT session_id FROM gateway.refresh_tokens WHERE digest = '\\x{digest}')"

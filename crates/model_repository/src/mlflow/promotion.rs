@@ -55,7 +55,7 @@ impl Registry {
     /// an alias moves although the storage is away.
     pub(super) async fn refresh(&self, mirror: &mut MirrorLock, repository: &Repository) -> Result<(), RefreshError> {
         let session = self.session()?;
-        let listed = named(self.listed(&session, mirror).await?);
+        let listed = index_by_name(self.list_models(&session, mirror).await?);
         let mut plans = Vec::new();
         for (name, model) in &listed {
             plans.extend(session.plan(mirror, name, model.clone(), false).await?);
@@ -71,13 +71,13 @@ impl Registry {
         }
         plans.sort_by_key(|plan| !plan.missing.is_empty());
         for plan in plans {
-            self.carry_out(&session, mirror, repository, plan).await?;
+            self.apply_plan(&session, mirror, repository, plan).await?;
         }
         Ok(())
     }
 
     /// Every model of the registry, unless it has lost all of them.
-    async fn listed(
+    async fn list_models(
         &self,
         session: &RefreshSession<'_>,
         mirror: &MirrorLock,
@@ -106,7 +106,7 @@ impl Registry {
         match plan {
             Some(plan) => self.write(&session, mirror, plan).await,
             None if mirror.models.contains_key(name) => {
-                self.listed(&session, mirror).await?;
+                self.list_models(&session, mirror).await?;
                 self.remove(mirror, repository, name).await
             }
             None => Ok(()),
@@ -133,7 +133,7 @@ impl Registry {
         declared.map_err(RefreshError::Mirror)
     }
 
-    async fn carry_out(
+    async fn apply_plan(
         &self,
         session: &RefreshSession<'_>,
         mirror: &mut MirrorLock,
@@ -314,7 +314,7 @@ fn missing(reason: Reason, file: &str) -> FetchError {
 }
 
 /// Those whose names can be served, as many as can be. The others are left out.
-pub(super) fn named(models: Vec<RegisteredModel>) -> BTreeMap<ModelName, RegisteredModel> {
+pub(super) fn index_by_name(models: Vec<RegisteredModel>) -> BTreeMap<ModelName, RegisteredModel> {
     let mut named: BTreeMap<ModelName, RegisteredModel> =
         models.into_iter().filter_map(|model| Some((ModelName::parse(&model.name)?, model))).collect();
     while named.len() > MODELS_MAX {

@@ -40,8 +40,8 @@ impl TryFrom<SealedRow> for HourTotals {
     }
 }
 
-/// Hours of changed minutes are to be summed up anew.
-pub(super) async fn unseal(
+/// Marks hours of changed minutes, so that they are summed up anew.
+pub(super) async fn mark_hours_stale(
     connection: &mut PgConnection,
     changed: &[(String, OffsetDateTime)],
 ) -> Result<(), StoreError> {
@@ -63,7 +63,7 @@ pub(super) async fn unseal(
 }
 
 /// From here on this transaction reads one snapshot.
-pub(super) async fn freeze(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) async fn begin_read_snapshot(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(connection).await?;
     Ok(())
 }
@@ -89,8 +89,8 @@ pub(super) async fn lock_unsealed(
     Ok(rows.into_iter().map(|row| row.hour).collect())
 }
 
-/// Sums an hour up.
-pub(super) async fn seal(
+/// Sums an hour up and stores the sums.
+pub(super) async fn store_hour_sums(
     connection: &mut PgConnection,
     service: &str,
     start: OffsetDateTime,

@@ -8,7 +8,7 @@ use http::Method;
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use topology::{Instance, PEOPLES_DATABASE, PEOPLES_ROLE, PLATFORM};
+use topology::{HUMAN_DATABASE_HOST, HUMAN_DATABASE_ROLE, Instance, PLATFORM};
 
 use super::logins;
 use crate::Arguments;
@@ -107,16 +107,16 @@ impl DetektorPassword {
             return Ok(());
         }
         let token = logins::log_in_as_steward(vault, &arguments.state).await?;
-        let path = format!("database/static-creds/{PEOPLES_ROLE}");
+        let path = format!("database/static-creds/{HUMAN_DATABASE_ROLE}");
         let answer = vault.get(&token, &path).await?;
         let text = |name: &str| answer.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
         let (Some(password), Some(rotated_at)) = (text("password"), text("last_vault_rotation")) else {
             bail!("Vault's answer to {path} holds no password")
         };
         if self.rotated_at.as_deref() != Some(rotated_at) {
-            let secret = json!({ "data": { "username": PEOPLES_ROLE, "password": password } });
+            let secret = json!({ "data": { "username": HUMAN_DATABASE_ROLE, "password": password } });
             vault.post(&token, "secret/data/ml/database", &secret).await.context("cannot write secret/ml/database")?;
-            for container in containers.iter().filter(|container| container.name == PEOPLES_DATABASE) {
+            for container in containers.iter().filter(|container| container.name == HUMAN_DATABASE_HOST) {
                 let folder = arguments.state.join(container.name).join("secrets");
                 make_folder(&folder, 0o755)?;
                 let file = folder.join("detektor-password");

@@ -88,10 +88,10 @@ impl Replica {
             }
             health.unresponsive_since.get_or_insert_with(Instant::now).elapsed() >= UNRESPONSIVE_MAX
         };
-        let mut shut = self.repeatable.shut();
-        self.unrepeatable.close();
+        let mut shut = self.repeatable.cut_all();
+        self.unrepeatable.refuse_new();
         if is_given_up {
-            shut += self.unrepeatable.shut();
+            shut += self.unrepeatable.cut_all();
         }
         if shut > 0 {
             tracing::debug!(pool = self.pool, replica = %self.name, sockets = shut, "shut the sockets of a lost replica");

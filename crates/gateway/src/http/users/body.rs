@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     grant::GrantError,
     http::payload::present,
-    opaque, password,
+    password, random_secrets,
     store::NewUser,
     user::{Tenant, User, UserChange, UserKind, UserName},
 };
@@ -164,8 +164,9 @@ async fn hash(app: &App, password: Secret, name: &UserName) -> Result<String, Pr
 
 /// A new client secret, and what is stored of it.
 fn client_secret() -> Result<(String, String), Problem> {
-    let secret = opaque::generate(opaque::CLIENT_SECRET_PREFIX).map_err(|_| Problem::from(StoreError::Random))?;
-    let credential = opaque::credential(&secret);
+    let secret = random_secrets::generate(random_secrets::CLIENT_SECRET_PREFIX)
+        .map_err(|_| Problem::from(StoreError::Random))?;
+    let credential = random_secrets::credential(&secret);
     Ok((secret, credential))
 }
 

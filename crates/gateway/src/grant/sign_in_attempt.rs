@@ -8,7 +8,7 @@ use crate::{
     audit::{Actor, AuditEvent, Denial, EventKind, EventOutcome, RequestSource},
     metrics,
     store::UserWithCredential,
-    throttle::Attempt,
+    throttle::SignInAttempt,
     user::{UserKind, UserName},
 };
 
@@ -23,7 +23,12 @@ pub(super) struct FailedAttempt<'a> {
 
 impl App {
     /// Admits an attempt, or queues a denial and answers how long to wait.
-    pub(super) fn admit(&self, kind: EventKind, name: &str, source: &RequestSource) -> Result<Attempt<'_>, GrantError> {
+    pub(super) fn admit(
+        &self,
+        kind: EventKind,
+        name: &str,
+        source: &RequestSource,
+    ) -> Result<SignInAttempt<'_>, GrantError> {
         // Texts that are no names count as one account, or callers could fill the throttle with texts of any length.
         let account = name.parse::<UserName>().map_or_else(|_| String::new(), |name| name.as_str().to_lowercase());
         self.throttle.admit(&account, &throttle_address(source), Instant::now()).map_err(|wait| {
@@ -48,7 +53,7 @@ impl App {
     /// Records a failed attempt before it is answered. An attempt that cannot be recorded has not failed, it was not made.
     pub(super) async fn fail(
         &self,
-        attempt: Attempt<'_>,
+        attempt: SignInAttempt<'_>,
         failure: FailedAttempt<'_>,
         source: &RequestSource,
         code: &'static str,

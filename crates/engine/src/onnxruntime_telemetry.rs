@@ -11,15 +11,15 @@ use std::{
 };
 
 /// The variable that the library reads, and the value that it obeys.
-pub(crate) const SWITCH: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
+pub(crate) const DISABLE_VARIABLE: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 
 /// Whether the library will keep to itself in this process.
-pub fn is_off() -> bool {
-    std::env::var_os(SWITCH.0).is_some_and(|value| value == SWITCH.1)
+pub fn is_disabled() -> bool {
+    std::env::var_os(DISABLE_VARIABLE.0).is_some_and(|value| value == DISABLE_VARIABLE.1)
 }
 
 /// Becomes this program again, with the same arguments. Returns only when that fails.
-pub fn restart_with_it_off() -> ExitCode {
+pub fn restart_without_telemetry() -> ExitCode {
     let failed = match std::env::current_exe() {
         Ok(program) => {
             let mut arguments = std::env::args_os();
@@ -27,11 +27,12 @@ pub fn restart_with_it_off() -> ExitCode {
             if let Some(name) = arguments.next() {
                 command.arg0(name);
             }
-            command.args(arguments).env(SWITCH.0, SWITCH.1).exec()
+            command.args(arguments).env(DISABLE_VARIABLE.0, DISABLE_VARIABLE.1).exec()
         }
         Err(error) => error,
     };
-    let line = format!("rampart-serving: cannot start itself with {}={}: {failed}\n", SWITCH.0, SWITCH.1);
+    let line =
+        format!("rampart-serving: cannot start itself with {}={}: {failed}\n", DISABLE_VARIABLE.0, DISABLE_VARIABLE.1);
     // With standard error closed there is nowhere to report it.
     let _closed = std::io::stderr().write_all(line.as_bytes());
     ExitCode::FAILURE

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 type Rules = BTreeMap<&'static str, Vec<&'static str>>;
 
 /// `admin.peers`, and `listen.peers` where the service has such a listener; nothing for a service that is not on the map.
-pub(crate) fn of(name: &str) -> BTreeMap<&'static str, BTreeMap<&'static str, Rules>> {
+pub(crate) fn for_service(name: &str) -> BTreeMap<&'static str, BTreeMap<&'static str, Rules>> {
     let Some(service) = topology::service(name) else { return BTreeMap::new() };
     let own: Rules = service.peers.iter().map(|(path, callers)| (*path, callers.to_vec())).collect();
     let listeners = [("admin", service.admin_peers().into()), ("listen", own)];
