@@ -66,11 +66,7 @@ impl Configuration for Config {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("database", self.database.faults());
         faults.extend(Fault::under("gateway", self.gateway.faults()));
-        let mut demand = |holds: bool, path: &str, message: &str| {
-            if !holds {
-                faults.push(Fault::new(path, message));
-            }
-        };
+        let mut demand = |holds, path: &str, message: &str| faults.extend(Fault::unless(holds, path, message));
         let backup = &self.backup;
         demand(backup.directory.is_absolute(), "backup.directory", "must be an absolute path");
         demand(

@@ -164,6 +164,11 @@ impl Fault {
         Self { path: path.into(), message: message.into() }
     }
 
+    /// The fault of the value at `path`, unless what it must be `holds`.
+    pub fn unless(holds: bool, path: &str, message: &str) -> Option<Self> {
+        (!holds).then(|| Self::new(path, message))
+    }
+
     /// The faults of a section that checks itself: `Fault::under("database", config.database.faults())`.
     pub fn under(section: &str, faults: Vec<(&'static str, String)>) -> Vec<Self> {
         faults.into_iter().map(|(key, message)| Self::new(format!("{section}.{key}"), message)).collect()

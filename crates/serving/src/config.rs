@@ -59,11 +59,7 @@ pub(crate) struct InferenceConfig {
 impl Configuration for Config {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("gateway", self.gateway.faults());
-        let mut demand = |holds: bool, path: &str, message: &str| {
-            if !holds {
-                faults.push(Fault::new(path, message));
-            }
-        };
+        let mut demand = |holds, path: &str, message: &str| faults.extend(Fault::unless(holds, path, message));
         let (inference, probe) = (&self.inference, &self.probe);
         demand(
             self.onnxruntime.library.is_absolute(),

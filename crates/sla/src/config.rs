@@ -5,13 +5,12 @@ use serde::Deserialize;
 use service::{Configuration, Fault};
 use transport::{ListenConfig, UpstreamConfig};
 
-use crate::{percentage::Percentage, summary::Targets};
+use crate::{minute::is_name, percentage::Percentage, summary::Targets};
 
 /// The embedded defaults.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 const SERVICES_MAX: usize = 32;
-const NAME_BYTES_MAX: usize = 63;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,11 +41,7 @@ impl Configuration for Config {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Fault::under("database", self.database.faults());
         faults.extend(Fault::under("gateway", self.gateway.faults()));
-        let mut demand = |holds: bool, path: &str, message: &str| {
-            if !holds {
-                faults.push(Fault::new(path, message));
-            }
-        };
+        let mut demand = |holds, path: &str, message: &str| faults.extend(Fault::unless(holds, path, message));
         let ledger = &self.ledger;
         demand((1..=SERVICES_MAX).contains(&ledger.services.len()), "ledger.services", "must hold 1 to 32 names");
         demand(
@@ -78,11 +73,6 @@ impl LedgerConfig {
         let ten_thousandths = (decimals.len() <= 4).then(|| format!("{whole}{decimals:0<4}"))?;
         ten_thousandths.parse().ok().and_then(Percentage::from_ten_thousandths)
     }
-}
-
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed)
 }
 
 #[cfg(test)]

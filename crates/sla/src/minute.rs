@@ -17,8 +17,8 @@ pub const AHEAD_MAX: Duration = Duration::minutes(2);
 pub const AGE_MAX: Duration = Duration::days(35);
 /// Requests of one kind in one minute. Keeps every sum over every window far below 2^63.
 const COUNT_MAX: u64 = 1_000_000_000_000;
-/// Bytes of a source's name.
-const SOURCE_BYTES_MAX: usize = 63;
+/// Bytes of the name of a source or a service.
+const NAME_BYTES_MAX: usize = 63;
 
 /// One service's minute as one balancer saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +58,7 @@ pub struct ReportError {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportFault {
     /// Not a name of 1 to 63 letters, digits and dashes.
-    #[error("must be 1 to {SOURCE_BYTES_MAX} lower-case letters, digits and dashes")]
+    #[error("must be 1 to {NAME_BYTES_MAX} lower-case letters, digits and dashes")]
     Name,
     /// Not a UUID.
     #[error("must be a UUID")]
@@ -174,9 +174,9 @@ fn bounded(field: &'static str, count: u64) -> Result<u64, (&'static str, Report
     if count > COUNT_MAX { Err((field, ReportFault::TooMany)) } else { Ok(count) }
 }
 
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !name.is_empty() && name.len() <= SOURCE_BYTES_MAX && name.bytes().all(allowed)
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed)
 }
 
 #[cfg(test)]
