@@ -82,7 +82,7 @@ impl From<Run> for RunBody {
         Self {
             id: run.id,
             kind: run.kind.as_str(),
-            state: run.state.as_str(),
+            state: run.state.into(),
             set: run.set,
             verdict: run.verdict.as_ref().map(Verdict::as_str),
             reason: match run.verdict {

@@ -179,12 +179,7 @@ impl Manifest {
         if manifest.name != *name {
             return Err(ManifestError::OtherSet { found: manifest.name });
         }
-        Ok(Verified { manifest, sha256: Self::sum_of(&bytes) })
-    }
-
-    /// The digest by which the next set links to a manifest.
-    pub fn sum_of(bytes: &[u8]) -> Sha256Digest {
-        Sha256Digest::of(bytes)
+        Ok(Verified { manifest, sha256: Sha256Digest::of(&bytes) })
     }
 
     /// Bytes of all objects.

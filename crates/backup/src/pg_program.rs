@@ -26,8 +26,8 @@ pub(crate) fn command(program: &Path) -> Command {
 }
 
 /// Starts it.
-pub(crate) fn spawn(name: &'static str, command: &mut Command) -> Result<Child, ProgramError> {
-    command.spawn().map_err(|error| ProgramError::new(name, error.to_string()))
+pub(crate) fn spawn(program: &'static str, command: &mut Command) -> Result<Child, ProgramError> {
+    command.spawn().map_err(|error| ProgramError { program, stderr: error.to_string() })
 }
 
 /// The program's stderr, read to its end so that the program never blocks on it.
@@ -42,12 +42,12 @@ pub(crate) async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> Strin
 }
 
 /// Waits for its end; anything but success is an error with its own words.
-pub(crate) async fn wait(name: &'static str, mut child: Child, stderr: String) -> Result<(), ProgramError> {
+pub(crate) async fn wait(program: &'static str, mut child: Child, stderr: String) -> Result<(), ProgramError> {
     match child.wait().await {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) if stderr.is_empty() => Err(ProgramError::new(name, status.to_string())),
-        Ok(_) => Err(ProgramError::new(name, stderr)),
-        Err(error) => Err(ProgramError::new(name, error.to_string())),
+        Ok(status) if stderr.is_empty() => Err(ProgramError { program, stderr: status.to_string() }),
+        Ok(_) => Err(ProgramError { program, stderr }),
+        Err(error) => Err(ProgramError { program, stderr: error.to_string() }),
     }
 }
 
@@ -59,9 +59,5 @@ impl ProgramError {
         ["No space left on device", "Disk quota exceeded", "File too large"]
             .iter()
             .any(|words| self.stderr.contains(words))
-    }
-
-    fn new(program: &'static str, stderr: String) -> Self {
-        Self { program, stderr }
     }
 }

@@ -91,15 +91,6 @@ impl RunKind {
     }
 }
 
-// === impl RunState ===
-
-impl RunState {
-    /// The name in the API and the store.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 // === impl Verdict ===
 
 impl Verdict {

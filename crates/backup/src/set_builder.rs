@@ -7,6 +7,7 @@ use std::{
 };
 
 use database::DatabaseConfig;
+use sha256::Sha256Digest;
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -106,7 +107,7 @@ impl SetBuilder {
         staging.write(MANIFEST_FILE, &bytes)?;
         staging.write(SIGNATURE_FILE, &signature)?;
         staging.publish(&self.root, &manifest.name)?;
-        let manifest_sha256 = Manifest::sum_of(&bytes);
+        let manifest_sha256 = Sha256Digest::of(&bytes);
         Ok(BuiltSet { size_bytes: manifest.size(), link: Link { name: manifest.name, manifest_sha256 } })
     }
 

@@ -4,6 +4,7 @@ mod tables;
 
 use database::Database;
 use sha256::Sha256Digest;
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -67,8 +68,7 @@ impl Store {
 
     /// Begins a run, unless one of its kind is under way.
     pub async fn begin(&self, run: &Run) -> Result<(), StoreError> {
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             sqlx::query!(
                 "INSERT INTO backup.runs (id, kind, set_name, state, requested_by, started_at)
                  VALUES ($1, $2, $3, 'running', $4, $5)",
@@ -78,10 +78,10 @@ impl Store {
                 run.requested_by,
                 run.started_at
             )
-            .execute(&mut *connection)
+            .execute(connection)
             .await
         };
-        match self.database.bounded("begin_run", work).await {
+        match self.database.query("begin_run", work).await {
             Ok(_) => Ok(()),
             Err(error) if constraint(&error) == Some("runs_one_running") => Err(StoreError::Busy),
             Err(error) => Err(error.into()),
@@ -91,15 +91,14 @@ impl Store {
     /// Ends a run. Once more is harmless.
     pub async fn finish(&self, id: Uuid, outcome: &RunOutcome, now: OffsetDateTime) -> Result<(), StoreError> {
         let columns = RunColumns::of(outcome);
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             sqlx::query!(
                 "UPDATE backup.runs
                  SET state = $2, set_name = coalesce($3, set_name), verdict = $4, reasons = $5, error = $6,
                      manifest_sha256 = $7, size_bytes = $8, finished_at = $9
                  WHERE id = $1 AND state = 'running'",
                 id,
-                columns.state.as_str(),
+                <&'static str>::from(columns.state),
                 columns.set_name,
                 columns.verdict,
                 &columns.reasons,
@@ -108,18 +107,17 @@ impl Store {
                 columns.size_bytes,
                 now
             )
-            .execute(&mut *connection)
+            .execute(connection)
             .await?;
             Ok(())
         };
-        self.database.bounded("finish_run", work).await
+        self.database.query("finish_run", work).await
     }
 
     /// Fails running runs that are not among the active ones of this process: they were interrupted. Only for the process
     /// that has locked the root.
     pub async fn fail_orphaned(&self, active_runs: &[Uuid], now: OffsetDateTime) -> Result<u64, StoreError> {
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             let done = sqlx::query!(
                 "UPDATE backup.runs
                  SET state = 'failed', error = 'interrupted: no worker is at work on this any more', finished_at = $1
@@ -127,17 +125,16 @@ impl Store {
                 now,
                 active_runs
             )
-            .execute(&mut *connection)
+            .execute(connection)
             .await?;
             Ok(done.rows_affected())
         };
-        self.database.bounded("fail_interrupted_runs", work).await
+        self.database.query("fail_interrupted_runs", work).await
     }
 
     /// A run.
     pub async fn run(&self, id: Uuid) -> Result<Option<Run>, StoreError> {
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             let row = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
@@ -145,17 +142,16 @@ impl Store {
                  FROM backup.runs WHERE id = $1",
                 id
             )
-            .fetch_optional(&mut *connection)
+            .fetch_optional(connection)
             .await?;
             row.map(Run::try_from).transpose()
         };
-        self.database.bounded("run", work).await
+        self.database.query("run", work).await
     }
 
     /// The latest runs, the last begun first.
     pub async fn runs(&self) -> Result<Vec<Run>, StoreError> {
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             let rows = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
@@ -163,23 +159,22 @@ impl Store {
                  FROM backup.runs ORDER BY started_at DESC LIMIT $1",
                 LISTED_MAX
             )
-            .fetch_all(&mut *connection)
+            .fetch_all(connection)
             .await?;
             rows.into_iter().map(Run::try_from).collect()
         };
-        self.database.bounded("runs", work).await
+        self.database.query("runs", work).await
     }
 
     /// The last set that was built, by this database.
     pub async fn last_made(&self) -> Result<Option<(Link, OffsetDateTime)>, StoreError> {
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             let row = sqlx::query!(
                 r#"SELECT id, set_name AS "set_name!", manifest_sha256 AS "manifest_sha256!", started_at
                    FROM backup.runs
                    WHERE kind = 'create' AND state = 'succeeded' ORDER BY started_at DESC LIMIT 1"#
             )
-            .fetch_optional(&mut *connection)
+            .fetch_optional(connection)
             .await?;
             let Some(row) = row else { return Ok(None) };
             let damaged = |what| StoreError::Damaged { id: row.id, what };
@@ -188,26 +183,25 @@ impl Store {
                 Sha256Digest::try_from(row.manifest_sha256.as_slice()).map_err(|_| damaged("manifest_sha256"))?;
             Ok(Some((Link { name, manifest_sha256 }, row.started_at)))
         };
-        self.database.bounded("last_made_set", work).await
+        self.database.query("last_made_set", work).await
     }
 
     /// The digest of a set's manifest, if this database has the run that built it.
     pub async fn manifest_of(&self, set_name: &str) -> Result<Option<Sha256Digest>, StoreError> {
-        let work = async {
-            let mut connection = self.database.acquire().await?;
+        let work = async |connection: &mut PgConnection| {
             let row = sqlx::query!(
                 r#"SELECT id, manifest_sha256 AS "manifest_sha256!" FROM backup.runs
                    WHERE kind = 'create' AND state = 'succeeded' AND set_name = $1
                    ORDER BY started_at DESC LIMIT 1"#,
                 set_name
             )
-            .fetch_optional(&mut *connection)
+            .fetch_optional(connection)
             .await?;
             let Some(row) = row else { return Ok(None) };
             let damaged = StoreError::Damaged { id: row.id, what: "manifest_sha256" };
             Sha256Digest::try_from(row.manifest_sha256.as_slice()).map(Some).map_err(|_| damaged)
         };
-        self.database.bounded("manifest_of_set", work).await
+        self.database.query("manifest_of_set", work).await
     }
 }
 

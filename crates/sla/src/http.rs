@@ -10,7 +10,6 @@ use problem::Api;
 use serde::Serialize;
 use slo::Counts;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     app::{App, Detail, Figures},
@@ -41,7 +40,7 @@ struct DetailBody {
     hours: Vec<HourBody>,
     /// The last 60; those without a report are not among them.
     minutes: Vec<MinuteBody>,
-    sources: Vec<SourceBody>,
+    sources: Vec<SourceRun>,
 }
 
 #[derive(Serialize)]
@@ -70,18 +69,6 @@ struct MinuteBody {
     response_time_p95: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct SourceBody {
-    source: String,
-    boot_id: Uuid,
-    #[serde(with = "time::serde::rfc3339")]
-    first_minute: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    last_minute: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    reported_at: OffsetDateTime,
-}
-
 /// `GET /api/sla/{service}/current`.
 pub async fn current(
     State(app): State<App>,
@@ -108,7 +95,7 @@ impl DetailBody {
             minutes_unknown: totals.minutes_unknown,
             hours: figures.hours.iter().map(HourBody::from).collect(),
             minutes: detail.minutes.iter().map(MinuteBody::from).collect(),
-            sources: detail.sources.into_iter().map(SourceBody::from).collect(),
+            sources: detail.sources,
         }
     }
 }
@@ -138,12 +125,5 @@ impl From<&Minute> for MinuteBody {
             requests: minute.counts.into(),
             response_time_p95: minute.latencies.p95_us().map(milliseconds),
         }
-    }
-}
-
-impl From<SourceRun> for SourceBody {
-    fn from(source: SourceRun) -> Self {
-        let SourceRun { source, boot_id, first_minute, last_minute, reported_at } = source;
-        Self { source, boot_id, first_minute, last_minute, reported_at }
     }
 }

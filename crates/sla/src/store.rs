@@ -9,6 +9,7 @@ mod minutes;
 use std::collections::BTreeMap;
 
 use database::Database;
+use serde::Serialize;
 use slo::LatencyError;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -41,17 +42,20 @@ pub struct RecordResult {
 }
 
 /// A run of a replica that reported lately.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceRun {
     /// The replica.
     pub source: String,
     /// Its run.
     pub boot_id: Uuid,
     /// First minute of this run in the asked time.
+    #[serde(with = "time::serde::rfc3339")]
     pub first_minute: OffsetDateTime,
     /// Last minute of it.
+    #[serde(with = "time::serde::rfc3339")]
     pub last_minute: OffsetDateTime,
     /// When it last reported something new.
+    #[serde(with = "time::serde::rfc3339")]
     pub reported_at: OffsetDateTime,
 }
 
@@ -116,8 +120,7 @@ impl Store {
 
     /// The first minute of a service's ledger.
     pub async fn first_minute(&self, service: &str) -> Result<Option<OffsetDateTime>, StoreError> {
-        let work = async { minutes::first_minute(&mut *self.database.acquire().await?, service).await };
-        self.database.bounded("first_minute", work).await
+        self.database.query("first_minute", async |connection| minutes::first_minute(connection, service).await).await
     }
 
     /// The hours from one on: sealed ones as they are, the open one and any that changed since from their minutes.
@@ -162,8 +165,7 @@ impl Store {
 
     /// The runs of replicas that reported a minute from one on, the latest first, at most a hundred.
     pub async fn sources(&self, service: &str, from: OffsetDateTime) -> Result<Vec<SourceRun>, StoreError> {
-        let work = async { minutes::sources(&mut *self.database.acquire().await?, service, from).await };
-        self.database.bounded("sources", work).await
+        self.database.query("sources", async |connection| minutes::sources(connection, service, from).await).await
     }
 
     /// Sums up some hours that are over and not sealed. Row locks make a report and a seal of one hour take turns.
