@@ -16,8 +16,9 @@ pub const TOKEN_BYTES_MAX: usize = 4096;
 /// How far the clocks of two hosts may be apart.
 pub const LEEWAY_S: u64 = 2;
 
-/// Why a token is refused. Callers only learn that it is; this is for logs and tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a token is refused. Callers only learn that it is; this is for logs and tests. As a text, one word for the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum TokenError {
     /// Over [`TOKEN_BYTES_MAX`], and not parsed for that reason.
     #[error("token is over 4 KiB")]

@@ -53,6 +53,7 @@ pub struct AuthState {
     /// Polls of the feed so far: begun, and the last one that succeeded.
     polls_begun: AtomicU64,
     last_poll: watch::Sender<Poll>,
+    /// Notifies the follower that the feed may have a new entry.
     wake: Notify,
 }
 
@@ -141,16 +142,6 @@ impl AuthState {
         }
     }
 
-    /// Waits for a notification. Only for the follower.
-    async fn notified(&self) {
-        self.wake.notified().await;
-    }
-
-    /// Notifies the follower that the feed may have a new entry.
-    fn notify(&self) {
-        self.wake.notify_one();
-    }
-
     fn begin_poll(&self) -> u64 {
         self.polls_begun.fetch_add(1, Ordering::AcqRel) + 1
     }
@@ -188,7 +179,7 @@ mod tests {
 
         let again = auth_state.poll_again();
         let follower = async {
-            auth_state.notified().await;
+            auth_state.wake.notified().await;
             let number = auth_state.begin_poll();
             auth_state.end_poll(number, 0);
         };

@@ -84,7 +84,7 @@ impl Authorizer {
         }
         let (claims, user) = self.verify_token(query.token).await?;
         let passport = self.app.tokens.passport_claims(&claims, &user, query.audience, self.app.unix_now());
-        let passport = passport.ok_or_else(|| AuthorizeError::of(&claims, reason_of(TokenError::Expired)))?;
+        let passport = passport.ok_or_else(|| AuthorizeError::of(&claims, TokenError::Expired.into()))?;
         let expires_at = passport.exp;
         let passport = if is_third_party {
             self.check_request(&query, &claims, passport)?;
@@ -103,7 +103,7 @@ impl Authorizer {
         let mut verdict = app.auth_state.read(|index| index.judge(&claims));
         if verdict == TokenVerdict::StateLagging {
             // Signed by a gateway, for a user or version that is not applied here yet: another gateway made it.
-            app.auth_state.poll_again().await?;
+            app.auth_state.poll_again().await.map_err(|PollTimeout| AuthorizeError::StateLagging)?;
             verdict = app.auth_state.read(|index| index.judge(&claims));
         }
         match verdict {
@@ -141,7 +141,7 @@ impl Authorizer {
     /// A token with a wrong signature says nothing about its user; an expired one still names its owner.
     fn invalid_token(&self, token: &str, reject: TokenError) -> AuthorizeError {
         let owner = if reject == TokenError::Expired { self.app.tokens.owner_of_access(token).ok() } else { None };
-        let reason = reason_of(reject);
+        let reason = reject.into();
         owner.map_or(AuthorizeError::InvalidToken { reason, actor: Actor::Anonymous }, |claims| {
             AuthorizeError::of(&claims, reason)
         })
@@ -201,29 +201,7 @@ impl AuthorizeError {
     }
 }
 
-impl From<PollTimeout> for AuthorizeError {
-    fn from(_: PollTimeout) -> Self {
-        Self::StateLagging
-    }
-}
-
 fn actor_of(claims: &AccessTokenClaims) -> Actor {
     let id = claims.sub.parse().ok();
     id.map_or(Actor::Anonymous, |id| Actor::User { id, session: claims.sid.parse().ok() })
-}
-
-fn reason_of(reject: TokenError) -> &'static str {
-    match reject {
-        TokenError::TooLong => "too_long",
-        TokenError::Malformed => "malformed",
-        TokenError::WrongAlgorithm => "wrong_algorithm",
-        TokenError::WrongType => "wrong_type",
-        TokenError::UnknownKey => "unknown_key",
-        TokenError::BadSignature => "bad_signature",
-        TokenError::WrongIssuer => "wrong_issuer",
-        TokenError::WrongAudience => "wrong_audience",
-        TokenError::Expired => "expired",
-        TokenError::NotYet => "not_yet",
-        TokenError::LifetimeTooLong => "lifetime_too_long",
-    }
 }

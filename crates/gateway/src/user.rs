@@ -140,15 +140,6 @@ impl fmt::Display for Tenant {
     }
 }
 
-// === impl UserKind ===
-
-impl UserKind {
-    /// The name in the API and the database.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 // === impl User ===
 
 impl User {

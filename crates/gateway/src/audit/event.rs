@@ -109,24 +109,6 @@ pub struct AuditEvent {
     pub details: Map<String, Value>,
 }
 
-// === impl EventKind ===
-
-impl EventKind {
-    /// The name in records and metrics.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-// === impl EventOutcome ===
-
-impl EventOutcome {
-    /// The name in records.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 // === impl AuditEvent ===
 
 impl AuditEvent {

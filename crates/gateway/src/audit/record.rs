@@ -36,8 +36,8 @@ impl AuditEvent {
             "seq": seq,
             "at": at,
             "event_id": Uuid::now_v7(),
-            "event": self.kind.as_str(),
-            "outcome": self.outcome.as_str(),
+            "event": <&str>::from(self.kind),
+            "outcome": <&str>::from(self.outcome),
             "actor": self.actor.json(),
             "source": {
                 "address": self.source.address.as_deref().map(printable),

@@ -54,7 +54,7 @@ pub async fn follow(auth_state: Arc<AuthState>, store: Store, clock: WallClock, 
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
-            () = follower.auth_state.notified() => {}
+            () = follower.auth_state.wake.notified() => {}
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -69,9 +69,9 @@ pub async fn listen(auth_state: Arc<AuthState>, store: Store, stop: Cancellation
         let listening = async {
             let mut listener = store.listen().await?;
             // For changes that were committed before the connection listened.
-            auth_state.notify();
+            auth_state.wake.notify_one();
             while listener.try_recv().await?.is_some() {
-                auth_state.notify();
+                auth_state.wake.notify_one();
             }
             Ok::<(), sqlx::Error>(())
         };
@@ -82,7 +82,7 @@ pub async fn listen(auth_state: Arc<AuthState>, store: Store, stop: Cancellation
         if let Err(error) = ended {
             tracing::debug!(error = %problem::Chain(&error), "not listening for changes; the feed is polled each second");
         }
-        auth_state.notify();
+        auth_state.wake.notify_one();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LISTEN_PAUSE) => {}

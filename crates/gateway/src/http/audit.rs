@@ -7,28 +7,19 @@ use axum::{
     Extension, Json,
     extract::{RawQuery, State},
 };
-use problem::{Kind, Problem};
-use serde::{Deserialize, Serialize};
+use problem::Problem;
+use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{paging::limit, payload::fields};
+use super::{
+    paging::{PageParams, wrong_cursor},
+    payload::fields,
+};
 use crate::{
     app::{App, SignedInUser},
     audit::{self, RequestSource},
     store::PagedRecord,
 };
-
-/// Which records to list.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct AuditParams {
-    /// How many at most, 1 to 1000; 100 unless told.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<String>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
 
 /// A record of the audit log, with its links.
 #[derive(Serialize, ToSchema)]
@@ -57,7 +48,7 @@ pub struct AuditPage {
 
 /// Read the audit log, newest first.
 #[utoipa::path(
-    get, path = "/api/admin/audit", tag = "audit", params(AuditParams),
+    get, path = "/api/admin/audit", tag = "audit", params(PageParams),
     responses(
         (status = 200, description = "A page of records", body = AuditPage),
         (status = 400, description = "A parameter is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
@@ -72,12 +63,10 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<AuditPage>, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
-    let params: AuditParams = fields(query.unwrap_or_default().as_bytes())?;
-    let limit = limit(params.limit.as_deref())?;
-    let before = params.cursor.as_deref().map_or(Ok(i64::MAX), |cursor| {
-        let wrong = |_| Problem::new(Kind::InvalidArgument, "wants the next_cursor of an earlier page").field("cursor");
-        cursor.parse::<i64>().map_err(wrong)
-    })?;
+    let params: PageParams = fields(query.unwrap_or_default().as_bytes())?;
+    let limit = params.limit()?;
+    let before =
+        params.cursor.as_deref().map_or(Ok(i64::MAX), |cursor| cursor.parse::<i64>().map_err(|_| wrong_cursor()))?;
     let records = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
     app.record_read(audit::EventKind::ReadAudit, &user, source).await?;
     let is_full = records.len() == usize::from(limit);

@@ -13,13 +13,12 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use problem::{Kind, Problem};
-use serde::Deserialize;
 use uuid::Uuid;
 
 pub use body::{ChangeUserRequest, CreateUserRequest, ShownUser, UserWithSecret, UsersPage};
 
 use super::{
-    paging::limit,
+    paging::{PageParams, wrong_cursor},
     payload::{Payload, fields},
 };
 use crate::{
@@ -33,21 +32,9 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct UserId(Uuid);
 
-/// Which users to list.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ListParams {
-    /// How many at most, 1 to 1000; 100 unless told.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<String>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
 /// List users by name.
 #[utoipa::path(
-    get, path = "/api/admin/users", tag = "users", params(ListParams),
+    get, path = "/api/admin/users", tag = "users", params(PageParams),
     responses(
         (status = 200, description = "A page of users", body = UsersPage),
         (status = 400, description = "A parameter is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
@@ -62,8 +49,8 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<UsersPage>, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
-    let params: ListParams = fields(query.unwrap_or_default().as_bytes())?;
-    let limit = limit(params.limit.as_deref())?;
+    let params: PageParams = fields(query.unwrap_or_default().as_bytes())?;
+    let limit = params.limit()?;
     let after = params.cursor.as_deref().map(cursor_name).transpose()?.unwrap_or_default();
     // One more than requested shows whether there is a next page.
     let mut users = app.store.users_page(&after, i64::from(limit) + 1).await.map_err(Problem::from)?;
@@ -117,7 +104,7 @@ pub async fn create(
     let (new, client_secret) = request.into_new_user(&app).await?;
     let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone())
         .with("name", new.name.as_str())
-        .with("kind", new.kind.as_str())
+        .with("kind", <&str>::from(new.kind))
         .with("roles", serde_json::json!(new.roles));
     let made = app.store.create_user(user.caller, &new, event).await;
     let made = app.finish_change(kind, &user, None, source, made).await?;
@@ -208,7 +195,7 @@ pub async fn revoke(
 fn cursor_name(cursor: &str) -> Result<String, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|name| name.parse::<UserName>().is_ok());
-    name.ok_or_else(|| Problem::new(Kind::InvalidArgument, "wants the next_cursor of an earlier page").field("cursor"))
+    name.ok_or_else(wrong_cursor)
 }
 
 /// A response with a secret in it must not be cached.

@@ -85,7 +85,7 @@ pub(super) async fn insert(
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)"#,
         user.id,
         user.name.as_str(),
-        user.kind.as_str(),
+        <&'static str>::from(user.kind),
         user.tenant.as_str(),
         &names_of(user.roles),
         new.credential,

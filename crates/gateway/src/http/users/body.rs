@@ -185,7 +185,7 @@ impl From<User> for ShownUser {
         Self {
             id: user.id,
             name: user.name.as_str().to_owned(),
-            kind: user.kind.as_str(),
+            kind: user.kind.into(),
             tenant: user.tenant.as_str().to_owned(),
             roles: user.roles,
             disabled: user.disabled,
