@@ -25,7 +25,7 @@ const PERMISSION_DENIED: i32 = 7;
 /// The name of the admin port's table, and the crate that declares it.
 const ADMIN: (&str, &str) = ("admin", "service");
 /// The same of the model registry's, a third party that declares nothing itself.
-const REGISTRY: (&str, &str) = (policy::mlflow_routes::AUDIENCE, "authz");
+const REGISTRY: (&str, &str) = (policy::mlflow_routes::AUDIENCE, "policy");
 
 /// The balancer's message for a path that has no service, and a service's for one that has no route.
 const NO_ROUTE_MESSAGES: [&str; 2] = ["there is nothing at this path", "nothing answers "];

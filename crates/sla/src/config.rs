@@ -79,9 +79,15 @@ impl LedgerConfig {
 mod tests {
     use super::*;
 
+    fn load() -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sla.toml");
+        std::fs::write(&path, "gateway.addresses = [\"gateway:8443\"]").unwrap();
+        service::load("sla", DEFAULTS, Some(&path)).unwrap().own
+    }
+
     fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
-        let mut config: Config = toml::from_str(DEFAULTS).unwrap();
-        config.gateway.addresses.push("gateway:8443".into());
+        let mut config = load();
         change(&mut config);
         config.validate().iter().map(ToString::to_string).collect()
     }
@@ -94,7 +100,7 @@ mod tests {
 
     #[test]
     fn target_is_what_was_written() {
-        let config: Config = toml::from_str(DEFAULTS).unwrap();
+        let config = load();
         let targets = config.ledger.targets().unwrap();
         assert_eq!(Some(targets.uptime), Percentage::from_ten_thousandths(999_000));
         for (written, ten_thousandths) in [(99.9999, 999_999), (100.0, 1_000_000), (0.0001, 1), (0.0, 0)] {

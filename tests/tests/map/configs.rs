@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
 use topology::{Map, Service, name};
 
 use crate::checkout::{Checkout, addresses, words};
@@ -58,10 +57,12 @@ fn container(map: &Map, checkout: &mut Checkout, service: &Service, file: &str) 
         checkout.same(file, "pools", service.upstreams, words(&config["pools"]));
         for pool in service.upstreams {
             let replicas = config["pools"][pool]["replicas"].as_array();
-            let replicas = replicas.into_iter().flatten().cloned();
+            // As text, since the order of keys in a JSON object means nothing.
+            let replicas =
+                replicas.into_iter().flatten().map(|replica| format!("{} at {}", replica["name"], replica["address"]));
             let wanted = addresses(map, pool).into_iter().map(|address| {
                 let name = address.split(':').next().unwrap_or_default();
-                json!({ "name": name, "address": address })
+                format!("{name:?} at {address:?}")
             });
             checkout.same(file, format_args!("pools.{pool}"), wanted, replicas);
         }
