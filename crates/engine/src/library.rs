@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha256::{Measured, Measuring, Sha256Digest};
 
-use crate::onnxruntime_telemetry;
+use crate::onnxruntime_telemetry::{self, DISABLE_VARIABLE};
 
 /// Where ONNX Runtime is, and what it must be.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -73,7 +73,7 @@ pub enum EngineError {
         path: PathBuf,
     },
     /// The library would report to its maker.
-    #[error("{}={} must be in the environment before ONNX Runtime is loaded", onnxruntime_telemetry::DISABLE_VARIABLE.0, onnxruntime_telemetry::DISABLE_VARIABLE.1)]
+    #[error("{}={} must be in the environment before ONNX Runtime is loaded", DISABLE_VARIABLE.0, DISABLE_VARIABLE.1)]
     Telemetry,
     /// ONNX Runtime itself failed.
     #[error("onnx runtime: {0}")]

@@ -1,4 +1,4 @@
-//! Rows of `sla.hours`: hours that are over are summed up once and sealed; a changed minute unseals its hour.
+//! Rows of `sla.hours`: hours that are over are summed up once (`sealed`); a changed minute marks its hour to be summed up anew.
 
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
