@@ -56,9 +56,11 @@ pub struct Leaf {
     name: PeerName,
     lifetime: Duration,
     dns_names: Vec<String>,
-    common_name: String,
     not_before: OffsetDateTime,
-    group: Option<u32>,
+    /// The service, unless it is changed: some clients read nothing else of a certificate.
+    pub common_name: String,
+    /// A group that can also read the key: for a process under another account, whose key it is.
+    pub group: Option<u32>,
 }
 
 // === impl Authority ===
@@ -159,20 +161,6 @@ impl Leaf {
     #[must_use]
     pub fn with_names(mut self, names: &[&str]) -> Self {
         self.dns_names.extend(names.iter().map(|name| (*name).to_owned()));
-        self
-    }
-
-    /// With another common name than the service's: some clients read nothing else of a certificate.
-    #[must_use]
-    pub fn common_name(mut self, common_name: &str) -> Self {
-        common_name.clone_into(&mut self.common_name);
-        self
-    }
-
-    /// The key can also be read by this group: for a process under another account, whose key it is.
-    #[must_use]
-    pub fn readable_by_group(mut self, group: u32) -> Self {
-        self.group = Some(group);
         self
     }
 

@@ -101,20 +101,12 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         H: Handler<T, S> + Sync,
         T: 'static,
     {
-        self.http(Caller::User, method, path, action, handler)
+        self.route_for(Caller::User, method, path, action, handler)
     }
 
-    /// A route for services: known by their certificate.
+    /// The same for other callers: services are known by their certificate.
     #[must_use]
-    pub fn peer_route<H, T>(self, method: Method, path: &str, action: Action, handler: H) -> Self
-    where
-        H: Handler<T, S> + Sync,
-        T: 'static,
-    {
-        self.http(Caller::Peer, method, path, action, handler)
-    }
-
-    fn http<H, T>(mut self, caller: Caller, method: Method, path: &str, action: Action, handler: H) -> Self
+    pub fn route_for<H, T>(mut self, caller: Caller, method: Method, path: &str, action: Action, handler: H) -> Self
     where
         H: Handler<T, S> + Sync,
         T: 'static,

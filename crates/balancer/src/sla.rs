@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use proto::sla::v1::{Minute as Report, ReportMinutesRequest, ledger_client::LedgerClient};
 use serde::Deserialize;
 use slo::{Counts, Latencies, Outcome};
+use telemetry::FailureLog;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use transport::Channel;
@@ -115,7 +116,7 @@ pub async fn report_until_stopped(
     let mut window = ObservedWindow::from(current_minute(), interval + REPORT_DELAY_MAX);
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_connected = true;
+    let mut failures = FailureLog::once();
     loop {
         let is_last = tokio::select! {
             _ = ticks.tick() => false,
@@ -124,30 +125,23 @@ pub async fn report_until_stopped(
         // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
         let current = current_minute();
         buffer.record_idle_minutes(window.idle_minutes(current, Instant::now()));
-        let reported = send(&buffer, current, &mut client, &source, &boot_id).await;
-        log_change(&reported, is_connected, is_last);
-        is_connected = reported.is_ok();
+        match send(&buffer, current, &mut client, &source, &boot_id).await {
+            // A platform stops as a whole, the tracker perhaps first: no WARN for that.
+            Err(why) if is_last => {
+                tracing::info!(why, "the last minutes were not reported to the SLA tracker, and are lost");
+            }
+            Err(why) if failures.failed() => {
+                tracing::warn!(
+                    why,
+                    "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
+                );
+            }
+            Ok(()) if failures.recovered() => tracing::info!("minutes are reported to the SLA tracker again"),
+            _ => {}
+        }
         if is_last {
             return;
         }
-    }
-}
-
-/// Logs a failure once until a report is acknowledged, and then that.
-fn log_change(reported: &Result<(), String>, was_connected: bool, is_last: bool) {
-    match reported {
-        // A platform stops as a whole, the tracker perhaps first: no WARN for that.
-        Err(why) if is_last => {
-            tracing::info!(why, "the last minutes were not reported to the SLA tracker, and are lost")
-        }
-        Err(why) if was_connected => {
-            tracing::warn!(
-                why,
-                "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
-            );
-        }
-        Ok(()) if !was_connected => tracing::info!("minutes are reported to the SLA tracker again"),
-        _ => {}
     }
 }
 

@@ -146,7 +146,8 @@ impl Database {
                 // Without one, the server that was the primary last says what is wrong.
                 drop(primary::find(&self.manager.shared).await);
             }
-            let mut connection = self.migration_options().map_err(config_error)?.connect().await?;
+            let options = self.migration_options().map_err(|error| sqlx::Error::Configuration(error.into()))?;
+            let mut connection = options.connect().await?;
             refuse_wrong_server(&mut connection).await?;
             migrator.run_direct(None, &mut connection, false).await?;
             connection.close().await.map_err(MigrateError::from)
@@ -158,8 +159,4 @@ impl Database {
         let shared = &self.manager.shared;
         shared.config.connect_options(&shared.server(), &shared.config.password_file.read()?, MIGRATION_TIMEOUT)
     }
-}
-
-fn config_error(error: DatabaseError) -> sqlx::Error {
-    sqlx::Error::Configuration(Box::new(error))
 }

@@ -13,7 +13,8 @@ use super::{Arguments, layout::Layout, ports::Ports};
 pub(super) struct Addresses {
     pub(super) front: SocketAddr,
     pub(super) database: SocketAddr,
-    listeners: BTreeMap<&'static str, Listeners>,
+    /// Of every instance.
+    pub(super) listeners: BTreeMap<&'static str, Listeners>,
 }
 
 /// The two listeners of a service. The balancer's `main` is unused: it has the front door.
@@ -33,25 +34,26 @@ pub(super) struct Options {
 /// Writes `config/<instance>.toml` for each instance of a service.
 pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Options) -> anyhow::Result<()> {
     for (service, instance) in instances() {
-        let listeners = addresses.of(instance)?;
+        let listeners = addresses.listeners.get(instance);
+        let listeners = listeners.with_context(|| format!("no address was chosen for {instance}"))?;
         let mut config = json!({
             "admin": { "address": listeners.admin },
             "identity": { "directory": layout.identity(instance) },
         });
         if service.workload.name == name::BALANCER {
-            set(&mut config, "front", json!({ "address": addresses.front }));
-            set(&mut config, "pools", addresses.pools(service));
+            config["front"] = json!({ "address": addresses.front });
+            config["pools"] = addresses.pools(service);
         } else {
-            set(&mut config, "listen", json!({ "address": listeners.main }));
+            config["listen"] = json!({ "address": listeners.main });
             if service.upstreams.contains(&name::GATEWAY) {
-                set(&mut config, "gateway", json!({ "addresses": addresses.all(name::GATEWAY) }));
+                config["gateway"] = json!({ "addresses": addresses.all(name::GATEWAY) });
             }
         }
         if let Some(place) = service.database {
-            set(&mut config, "database", database(service.workload.name, place.role, layout, addresses));
+            config["database"] = database(service.workload.name, place.role, layout, addresses);
         }
         for (key, value) in own_sections(service.workload.name, layout, options) {
-            set(&mut config, key, value);
+            config[key] = value;
         }
         let path = layout.config(instance);
         let toml = toml::to_string(&config).with_context(|| format!("cannot write {}", path.display()))?;
@@ -110,12 +112,6 @@ fn database(service: &str, role: &str, layout: &Layout, addresses: &Addresses) -
     })
 }
 
-fn set(config: &mut Value, key: &str, value: Value) {
-    if let Some(table) = config.as_object_mut() {
-        table.insert(key.to_owned(), value);
-    }
-}
-
 // === impl Addresses ===
 
 impl Addresses {
@@ -128,15 +124,6 @@ impl Addresses {
             listeners.insert(instance, Listeners { main: ports.next()?, admin: ports.next()? });
         }
         Ok(Self { front, database, listeners })
-    }
-
-    /// The listeners of every instance, for `state.json`.
-    pub(super) fn by_instance(&self) -> &BTreeMap<&'static str, Listeners> {
-        &self.listeners
-    }
-
-    fn of(&self, instance: &str) -> anyhow::Result<Listeners> {
-        self.listeners.get(instance).copied().with_context(|| format!("no address was chosen for {instance}"))
     }
 
     /// Instances of a service with their addresses.

@@ -86,7 +86,7 @@ async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) 
         ("logs", layout.root().join("logs").display().to_string()),
     ];
     let ca_file = layout.ca_file();
-    prediction::first(&layout.access, &arguments.models, &client, platform.front(), &ca_file, started, &notes).await?;
+    prediction::first(&layout.access, &arguments.models, &client, &platform.front, &ca_file, started, &notes).await?;
     if arguments.once {
         return Ok(());
     }

@@ -32,7 +32,8 @@ pub(super) struct Platform {
     options: configs::Options,
     cluster: Option<Cluster>,
     processes: Vec<SupervisedProcess>,
-    front: String,
+    /// The front door's URL.
+    pub(super) front: String,
 }
 
 // === impl Platform ===
@@ -77,10 +78,6 @@ impl Platform {
         Client::new(&self.front, &layout.ca_file())
     }
 
-    pub(super) fn front(&self) -> &str {
-        &self.front
-    }
-
     /// Renews every certificate at half its life, without end.
     pub(super) async fn renew_certificates(&self, layout: &Layout) -> anyhow::Result<()> {
         loop {
@@ -100,14 +97,14 @@ impl Platform {
         let tokens: serde_json::Map<_, _> =
             roles.map(|role| (role.to_owned(), json!(layout.access.token(role)))).collect();
         let pids: serde_json::Map<_, _> =
-            self.processes.iter().map(|process| (process.name().to_owned(), json!(process.pid()))).collect();
+            self.processes.iter().map(|process| (process.name.clone(), json!(process.pid()))).collect();
         let state = json!({
             "front": self.front,
             "ca_file": layout.ca_file(),
             "tokens": tokens,
             "identities": layout.root().join("identity"),
             "data": layout.root(),
-            "listeners": self.addresses.by_instance(),
+            "listeners": self.addresses.listeners,
             "database": self.addresses.database,
             "pids": pids,
         });

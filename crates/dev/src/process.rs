@@ -45,7 +45,7 @@ pub(super) struct SupervisedProcess {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     pid: watch::Receiver<Option<u32>>,
-    name: String,
+    pub(super) name: String,
 }
 
 // === impl SupervisedProcess ===
@@ -64,10 +64,6 @@ impl SupervisedProcess {
     /// The process id now; none while it is being started again.
     pub(super) fn pid(&self) -> Option<u32> {
         *self.pid.borrow()
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
     }
 
     /// Asks the process to end, waits, and kills it if it does not.

@@ -116,7 +116,7 @@ pub fn routes() -> Routes<RouteState> {
         .route(Method::GET, "/api/admin/audit", Action::ReadAudit, audit::list)
         .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, jwks::jwks)
         .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, openapi::openapi)
-        .peer_route(Method::GET, "/internal/authorize", Action::AuthorizeSubrequest, authorize::authorize)
+        .route_for(Caller::Peer, Method::GET, "/internal/authorize", Action::AuthorizeSubrequest, authorize::authorize)
         .grpc(
             Caller::Peer,
             authorization_server::SERVICE_NAME,

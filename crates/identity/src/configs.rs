@@ -34,19 +34,15 @@ impl Identity {
 
     /// For a client of one service: TLS 1.3, presents the identity's certificate, verifies CA, DNS name and SPIFFE service.
     pub fn client_config(self: &Arc<Self>, server_service: &str) -> Arc<ClientConfig> {
-        let mut config = self.client_of(Some(server_service.to_owned()));
-        config.alpn_protocols = vec![H2.to_vec()];
-        Arc::new(config)
+        self.client_of(Some(server_service.to_owned()), vec![H2.to_vec()])
     }
 
     /// For a client of a third party: TLS 1.3, presents the identity's certificate, verifies CA and the DNS name that is dialled.
     pub fn third_party_client_config(self: &Arc<Self>) -> Arc<ClientConfig> {
-        let mut config = self.client_of(None);
-        config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
-        Arc::new(config)
+        self.client_of(None, vec![H2.to_vec(), HTTP_1_1.to_vec()])
     }
 
-    fn client_of(self: &Arc<Self>, service: Option<String>) -> ClientConfig {
+    fn client_of(self: &Arc<Self>, service: Option<String>, alpn_protocols: Vec<Vec<u8>>) -> Arc<ClientConfig> {
         let server = ServiceNameVerifier { identity: self.clone(), service };
         let mut config = ClientConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&TLS13])
@@ -55,7 +51,8 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(server))
             .with_client_cert_resolver(Arc::new(ReloadableCertResolver(self.clone())));
         config.resumption = Resumption::disabled();
-        config
+        config.alpn_protocols = alpn_protocols;
+        Arc::new(config)
     }
 }
 

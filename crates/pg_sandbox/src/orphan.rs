@@ -34,19 +34,19 @@ fn end_server(data: &Path) {
     // The first line is the process. Of initdb's own server the number is negative.
     let server = lock.lines().next().and_then(|line| line.trim().parse().ok()).filter(|process: &i32| *process > 0);
     if let Some(server) = server.and_then(Pid::from_raw) {
-        end(server, &data);
+        end(server, || is_server_of(server, &data));
     }
 }
 
-/// SIGQUIT is an immediate shutdown; a frozen server needs waking for it.
-fn end(server: Pid, data: &Path) {
+/// SIGQUIT is an immediate shutdown that takes the backends along; a frozen server needs waking for it.
+pub(crate) fn end(server: Pid, mut is_alive: impl FnMut() -> bool) {
     for signal in [Signal::QUIT, Signal::CONT] {
-        if is_server_of(server, data) {
+        if is_alive() {
             let _ended = kill_process(server, signal);
         }
     }
     for _ in 0..POLLS_MAX {
-        if !is_server_of(server, data) {
+        if !is_alive() {
             return;
         }
         thread::sleep(POLL_INTERVAL);

@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
-use crate::{Cluster, ClusterError, io_error};
+use crate::{Cluster, ClusterError, io_error, orphan::end};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -64,20 +64,10 @@ impl Deref for RunningCluster {
 
 impl Drop for RunningCluster {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // SIGQUIT is an immediate shutdown that takes the backends along; a frozen server needs waking for it.
-            let _ = kill_process(pid, Signal::QUIT);
-            let _ = kill_process(pid, Signal::CONT);
+        if let Some(pid) = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw) {
+            end(pid, || matches!(self.server.try_wait(), Ok(None)));
+            let _ = self.server.wait();
         }
-        for _ in 0..100 {
-            if !matches!(self.server.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }
 

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode, header};
-use policy::{Action, DeclaredRoute, Policy};
+use policy::{Action, Caller, DeclaredRoute, Policy};
 use serde_json::json;
 use telemetry::MetricsHandle;
 
@@ -36,9 +36,9 @@ pub(crate) fn router(readiness: Readiness, metrics: MetricsHandle) -> Result<Rou
 
 fn routes() -> Routes<Shown> {
     Routes::new()
-        .peer_route(Method::GET, "/live", Action::ReadReadiness, async || "OK\n")
-        .peer_route(Method::GET, "/ready", Action::ReadReadiness, ready)
-        .peer_route(Method::GET, "/metrics", Action::ReadAdminPort, render)
+        .route_for(Caller::Peer, Method::GET, "/live", Action::ReadReadiness, async || "OK\n")
+        .route_for(Caller::Peer, Method::GET, "/ready", Action::ReadReadiness, ready)
+        .route_for(Caller::Peer, Method::GET, "/metrics", Action::ReadAdminPort, render)
 }
 
 async fn ready(State(Shown { readiness, .. }): State<Shown>) -> Response {

@@ -127,14 +127,13 @@ fn write_ca(container: &Instance, authority: &Authority, state: &Path) -> anyhow
 fn issue_certificate(container: &Instance, authority: &Authority, state: &Path) -> anyhow::Result<()> {
     let Some(third_party) = container.third_party else { return Ok(()) };
     let lifetime = time::Duration::days(third_party.certificate_days.into());
-    let leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime)
+    let mut leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime)
         .with_names(&[container.name])
-        .with_names(container.workload.dns_names)
-        .readable_by_group(container.workload.user);
-    let leaf = match third_party.common_name {
-        Some(common_name) => leaf.common_name(common_name),
-        None => leaf,
-    };
+        .with_names(container.workload.dns_names);
+    leaf.group = Some(container.workload.user);
+    if let Some(common_name) = third_party.common_name {
+        common_name.clone_into(&mut leaf.common_name);
+    }
     let folder = state.join(container.name).join("identity");
     authority.issue(&leaf, &folder).with_context(|| format!("cannot sign a certificate for {}", container.name))
 }

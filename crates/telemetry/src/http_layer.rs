@@ -54,15 +54,10 @@ pin_project! {
 /// The metrics of each route, made when the route is first seen.
 #[derive(Debug)]
 struct Routes {
-    names: Names,
-    by_template: RwLock<HashMap<String, Arc<Route>>>,
-    in_flight: Gauge,
-}
-
-#[derive(Debug)]
-struct Names {
     requests: String,
     duration: String,
+    by_template: RwLock<HashMap<String, Arc<Route>>>,
+    in_flight: Gauge,
 }
 
 #[derive(Debug)]
@@ -83,19 +78,17 @@ struct MeasuredRequest {
 /// A layer for the routes of this process' service.
 pub fn http_layer() -> HttpLayer {
     let service = service_name();
-    let names = Names {
-        requests: format!("ml_{service}_requests_total"),
-        duration: format!("ml_{service}_request_duration_seconds"),
-    };
+    let requests = format!("ml_{service}_requests_total");
+    let duration = format!("ml_{service}_request_duration_seconds");
     let in_flight = format!("ml_{service}_in_flight_requests");
-    describe_counter!(names.requests.clone(), Unit::Count, "Requests answered, by route and outcome.");
+    describe_counter!(requests.clone(), Unit::Count, "Requests answered, by route and outcome.");
     describe_histogram!(
-        names.duration.clone(),
+        duration.clone(),
         Unit::Seconds,
         "Time from the request's head to the answer's head, by route."
     );
     describe_gauge!(in_flight.clone(), Unit::Count, "Requests that are not answered yet.");
-    let routes = Routes { names, by_template: RwLock::default(), in_flight: gauge!(in_flight) };
+    let routes = Routes { requests, duration, by_template: RwLock::default(), in_flight: gauge!(in_flight) };
     HttpLayer { routes: Arc::new(routes) }
 }
 
@@ -203,14 +196,13 @@ impl Routes {
             return Arc::clone(route);
         }
         let mut by_template = self.by_template.write();
-        let route =
-            by_template.entry(template.to_owned()).or_insert_with(|| Arc::new(Route::new(&self.names, template)));
+        let route = by_template.entry(template.to_owned()).or_insert_with(|| Arc::new(Route::new(self, template)));
         Arc::clone(route)
     }
 }
 
 impl Route {
-    fn new(names: &Names, template: &str) -> Self {
+    fn new(names: &Routes, template: &str) -> Self {
         let outcomes = PerOutcome::new(|outcome| {
             let counter =
                 counter!(names.requests.clone(), "route" => template.to_owned(), "outcome" => outcome.as_str());

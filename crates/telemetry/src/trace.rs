@@ -62,7 +62,9 @@ impl Trace {
         };
         let of_span = if is_recorded { span.context() } else { Context::new() };
         let context = if of_span.span().span_context().is_valid() { of_span } else { context };
-        Self { context: with_trace(context), span }
+        let has_trace = context.span().span_context().is_valid();
+        let context = if has_trace { context } else { context.with_remote_span_context(new_context()) };
+        Self { context, span }
     }
 
     /// The trace's id, 32 hexadecimal digits, as logs and collectors show it.
@@ -98,10 +100,6 @@ pub(crate) fn current_id() -> Option<TraceId> {
         let id = current.span().span_context().trace_id();
         (id != TraceId::INVALID).then_some(id)
     })
-}
-
-fn with_trace(context: Context) -> Context {
-    if context.span().span_context().is_valid() { context } else { context.with_remote_span_context(new_context()) }
 }
 
 /// A trace that begins here and is not recorded.

@@ -59,7 +59,7 @@ fn routes() -> Routes<App> {
         .route(Method::POST, "/v2/models/{model}/infer", Action::Infer, who)
         .route(Method::GET, "/api/admin/users", Action::ReadUsers, who)
         .route(Method::POST, "/api/admin/users", Action::ManageUsers, who)
-        .peer_route(Method::GET, "/metrics", Action::ReadAdminPort, who)
+        .route_for(Caller::Peer, Method::GET, "/metrics", Action::ReadAdminPort, who)
         .grpc(Caller::Peer, LEDGER, &[("ReportMinutes", Action::ReportMinutes)], |app: &App| {
             LedgerServer::new(Grpc(app.clone()))
         })

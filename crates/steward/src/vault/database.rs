@@ -50,11 +50,8 @@ pub(super) async fn ensure(vault: &Vault, token: &str, arguments: &Arguments) ->
 
 async fn ensure_static_role(vault: &Vault, token: &str, role: &str, period_s: u32) -> anyhow::Result<()> {
     let path = format!("database/static-roles/{role}");
-    let period_now = match vault.get(token, &path).await {
-        Ok(role) => role.pointer("/data/rotation_period").and_then(Value::as_u64),
-        Err(error) if error.status() == Some(404) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let role_now = found(vault.get(token, &path).await)?;
+    let period_now = role_now.and_then(|role| role.pointer("/data/rotation_period").and_then(Value::as_u64));
     if period_now != Some(period_s.into()) {
         let definition = json!({ "db_name": CONNECTION, "username": role, "rotation_period": format!("{period_s}s") });
         vault.post(token, &path, &definition).await?;
@@ -65,7 +62,8 @@ async fn ensure_static_role(vault: &Vault, token: &str, role: &str, period_s: u3
 /// Vault runs a plugin only under the digest that it was registered with. Returns the version, unless it is built in.
 async fn ensure_plugin(vault: &Vault, token: &str, arguments: &Arguments) -> anyhow::Result<Option<&'static str>> {
     let path = format!("sys/plugins/catalog/database/{PLUGIN}");
-    if is_built_in(vault.get(token, &path).await)? {
+    let present = found(vault.get(token, &path).await)?;
+    if present.is_some_and(|plugin| plugin.pointer("/data/builtin").and_then(Value::as_bool) == Some(true)) {
         return Ok(None);
     }
     let listed = fs::read_to_string(&arguments.vault_plugin_digest)
@@ -78,11 +76,11 @@ async fn ensure_plugin(vault: &Vault, token: &str, arguments: &Arguments) -> any
     Ok(Some(PLUGIN_VERSION))
 }
 
-fn is_built_in(answer: Result<Value, VaultError>) -> Result<bool, VaultError> {
+/// What Vault has at a path, if it has it.
+fn found(answer: Result<Value, VaultError>) -> Result<Option<Value>, VaultError> {
     match answer {
-        Ok(plugin) => Ok(plugin.pointer("/data/builtin").and_then(Value::as_bool).unwrap_or(false)),
-        Err(error) if error.status() == Some(404) => Ok(false),
-        Err(error) => Err(error),
+        Err(error) if error.status() == Some(404) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
