@@ -57,7 +57,8 @@ impl Platform {
     pub(super) async fn start(&mut self, layout: &Layout) -> anyhow::Result<()> {
         say("starting PostgreSQL");
         self.start_database(layout).await?;
-        say("starting balancer, gateway, three serving replicas, SLA tracker, backup worker");
+        let instances: Vec<&str> = configs::instances().map(|(_, instance)| instance).collect();
+        say(&format!("starting {}", instances.join(", ")));
         configs::write_all(layout, &self.addresses, &self.options)?;
         let directory = binaries()?;
         for (service, instance) in configs::instances() {

@@ -45,7 +45,7 @@ pub struct Map {
 pub struct Service {
     /// Its name and its containers.
     pub workload: Workload,
-    /// Who may call what of its own listener; the front door is for clients and has no list.
+    /// Who may call what of its own listener; the front door is for clients and has no list. `ADMIN_PEERS` is of its admin port.
     pub peers: Peers,
     /// Whose replicas it calls, by name.
     pub upstreams: Names,
@@ -194,14 +194,10 @@ impl Service {
         format!("rampart-{}", self.workload.name)
     }
 
-    /// Who may call what of its admin listener: operators everything, Prometheus the metrics; a container asks itself.
+    /// Who may call what of its admin port: `ADMIN_PEERS`, with its own name in it.
     pub fn admin_peers(&self) -> [(&'static str, Vec<&'static str>); 3] {
-        let operator = name::OPERATOR;
-        [
-            ("/", vec![operator]),
-            ("/metrics", vec![operator, name::PROMETHEUS]),
-            ("/ready", vec![operator, self.workload.name]),
-        ]
+        let caller = |name: &&'static str| if *name == services::ITSELF { self.workload.name } else { name };
+        services::ADMIN_PEERS.map(|(path, callers)| (path, callers.iter().map(caller).collect()))
     }
 
     /// The port on which its peers, or clients, reach it.

@@ -5,6 +5,16 @@ use crate::{Database, Names, Network, Service, Socket, Speaks, Workload, name, s
 /// All of them.
 pub const SERVICES: &[Service] = &[BALANCER, GATEWAY, SERVING, SLA, BACKUP];
 
+/// Who may call what of the admin port (9464) of every service. Its own `peers` below are of its other listener.
+pub(crate) const ADMIN_PEERS: [(&str, Names); 3] = [
+    ("/", &[name::OPERATOR]),
+    ("/metrics", &[name::OPERATOR, name::PROMETHEUS]),
+    // The health check of its container asks under the service's own name.
+    ("/ready", &[name::OPERATOR, ITSELF]),
+];
+/// In `ADMIN_PEERS`: the service whose port it is.
+pub(crate) const ITSELF: &str = "itself";
+
 /// The front door.
 pub const BALANCER: Service = Service {
     workload: Workload {

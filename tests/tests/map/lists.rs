@@ -32,14 +32,29 @@ pub(crate) fn compare(map: &Map, checkout: &mut Checkout) {
         let crates = dependencies.into_iter().filter(|name| names().any(|service| service == name));
         checkout.same(file, "crates of services", names(), crates);
     }
-    for (file, before, after) in
-        [("tests/tests/matrix.rs", "", "::declared_routes()"), ("docs/ARCHITECTURE.md", "`crates/", "`")]
-    {
+    for (file, before, after) in [
+        ("tests/tests/matrix.rs", "", "::declared_routes()"),
+        ("tests/tests/map/policies.rs", "", "::declared_routes()"),
+        ("tests/tests/ports.rs", "\"", "\" => Calls {"),
+        ("docs/ARCHITECTURE.md", "`crates/", "`"),
+    ] {
+        // The front door has no peers: what is about calls of peers does not name the balancer.
+        let is_of_peers = file.ends_with("policies.rs") || file.ends_with("ports.rs");
+        let wanted = map.services.iter().filter(|service| !is_of_peers || !service.peers.is_empty());
         let text = checkout.text(file);
-        for name in names().filter(|name| !text.contains(&format!("{before}{name}{after}"))) {
-            checkout.fault(file, format_args!("does not name {name}"));
+        for name in wanted.map(|service| service.workload.name) {
+            if !text.contains(&format!("{before}{name}{after}")) {
+                checkout.fault(file, format_args!("does not name {name}"));
+            }
         }
     }
+
+    let file = "deny.toml";
+    let bans = checkout.toml(file);
+    let sqlx = bans["bans"]["deny"].as_array().into_iter().flatten().filter(|ban| ban["crate"] == "sqlx");
+    let wrappers = sqlx.flat_map(|ban| words(&ban["wrappers"])).filter(|name| names().any(|service| service == name));
+    let with_schema = map.services.iter().filter(|service| service.database.is_some());
+    checkout.same(file, "wrappers of sqlx", with_schema.map(|service| service.workload.name), wrappers);
 
     let file = "scripts/check-tidy";
     let text = checkout.text(file);
@@ -62,6 +77,10 @@ fn prometheus(map: &Map, checkout: &mut Checkout) {
         let server = map.services.iter().find(asked).map(|service| identity::dns_name(service.workload.name));
         checkout.same(file, format_args!("server_name of {job}"), server, scrape["tls_config"]["server_name"].as_str());
     }
+    let alerts = "monitoring/prometheus/rules/ml-production-alerts.yml";
+    let text = checkout.text(alerts);
+    let wanted = map.services.iter().flat_map(|service| service.workload.scrapes).map(|(job, _)| job);
+    checkout.same(alerts, "jobs of MLTargetDown", wanted, between(&text, "up{job=~\"", "\"").split('|'));
     let managers = config["alerting"]["alertmanagers"].as_array().into_iter().flatten();
     let files = managers.flat_map(|manager| manager["file_sd_configs"].as_array().into_iter().flatten());
     let files: Vec<String> = files.flat_map(|source| words(&source["files"])).collect();

@@ -25,6 +25,12 @@ pub(crate) fn compare(map: &Map, checkout: &mut Checkout) {
     let text = checkout.text(&file);
     let columns = text.lines().next().unwrap_or_default().split_whitespace();
     checkout.same(&file, "columns", map.callers, columns.filter_map(|column| column.strip_prefix("service:")));
+
+    let file = "crates/policy/tests/it/table.rs";
+    let text = checkout.text(file);
+    let rows = between(&text, "\nconst CALLS:", "];").split('(');
+    let callers = rows.filter_map(|row| row.trim_start().strip_prefix('"')?.split('"').next());
+    checkout.same(file, "CALLS", map.callers, callers);
 }
 
 /// A listener: its peer list, and what is called there.
@@ -34,12 +40,12 @@ fn listeners() -> Vec<(PeerList, Vec<DeclaredRoute>)> {
         name::SERVING => serving::declared_routes(),
         name::SLA => sla::declared_routes(),
         name::BACKUP => backup::declared_routes(),
-        // The front door has no list.
-        _ => Vec::new(),
+        _ => panic!("the routes of {service} are not compared: name them here"),
     };
     let mut listeners = Vec::new();
     for service in SERVICES {
         let own = service.peers.iter().map(|(path, callers)| (*path, callers.to_vec()));
+        // The front door is for clients and has no list.
         if !service.peers.is_empty() {
             listeners.push((list(own), declared(service.workload.name)));
         }
