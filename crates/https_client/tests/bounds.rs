@@ -41,7 +41,9 @@ impl Server {
         let file = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
         let chain = CertificateDer::pem_slice_iter(&file("certificate.pem")).collect::<Result<_, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_slice(&file("key.pem")).unwrap();
-        let config = ServerConfig::builder_with_protocol_versions(&[version]);
+        // Not the provider of the process, which has no suite of TLS 1.2.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
         let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
         let (acceptor, answer) = (TlsAcceptor::from(Arc::new(config)), answer.to_owned());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

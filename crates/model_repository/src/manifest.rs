@@ -236,7 +236,7 @@ mod tests {
         assert!(fault("champion = \"2\"", "1 = \"2\"").contains("aliases.1"));
         assert!(fault("[versions.1]", "[versions.01]").contains("01"));
         assert!(fault("[versions.1]", "[versions.zero]").contains("zero"));
-        assert!(fault("e3b0", "e3").contains("64 hex digits"));
+        assert!(fault("e3b0", "e3").contains("64 lower-case hexadecimal digits"));
         assert!(fault("sha256", "source").contains("versions.1.sha256"));
         assert!(fault("FP32", "FLOAT").contains("FLOAT"));
         assert!(fault("[-1, 3]", "[-2, 3]").contains("inputs[0].shape"));
