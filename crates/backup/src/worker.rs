@@ -234,16 +234,21 @@ pub fn refuse(error: StoreError) -> Problem {
 
 fn log(run: &Run, outcome: &RunOutcome) {
     let (id, kind, set) = (run.id, run.kind.as_str(), run.set.as_ref().map(display));
-    match outcome {
+    let (reason, message) = match outcome {
         RunOutcome::Built(made) => {
             tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set built");
+            return;
         }
-        RunOutcome::Verified(Verdict::Valid) => tracing::info!(run = %id, kind, set, "backup set verified, VALID"),
+        RunOutcome::Verified(Verdict::Valid) => {
+            tracing::info!(run = %id, kind, set, "backup set verified, VALID");
+            return;
+        }
         RunOutcome::Verified(Verdict::Invalid(reasons)) => {
-            tracing::error!(run = %id, kind, set, reason = reasons.join("; "), "backup set verified, INVALID; do not rely on it");
+            (reasons.join("; "), "backup set verified, INVALID; do not rely on it")
         }
         RunOutcome::Failed(reason) => {
-            tracing::error!(run = %id, kind, set, reason, "backup run failed: no set was made or verified; fix the reason, then begin a new run");
+            (reason.clone(), "backup run failed: no set was made or verified; fix the reason, then begin a new run")
         }
-    }
+    };
+    tracing::error!(run = %id, kind, set, reason, "{message}");
 }

@@ -125,23 +125,27 @@ pub async fn report_until_stopped(
         // Requests that end while the report is under way belong to this minute or a later one: both are sent again.
         let current = current_minute();
         buffer.record_idle_minutes(window.idle_minutes(current, Instant::now()));
-        match send(&buffer, current, &mut client, &source, &boot_id).await {
+        let sent = send(&buffer, current, &mut client, &source, &boot_id).await;
+        if is_last {
             // A platform stops as a whole, the tracker perhaps first: no WARN for that.
-            Err(why) if is_last => {
+            if let Err(why) = sent {
                 tracing::info!(why, "the last minutes were not reported to the SLA tracker, and are lost");
             }
-            Err(why) if failures.failed() => {
-                tracing::warn!(
-                    why,
-                    "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
-                );
-            }
-            Ok(()) if failures.recovered() => tracing::info!("minutes are reported to the SLA tracker again"),
-            _ => {}
-        }
-        if is_last {
             return;
         }
+        log_report(sent, &mut failures);
+    }
+}
+
+/// One line when reports begin to fail, one when they succeed again.
+fn log_report(sent: Result<(), String>, failures: &mut FailureLog) {
+    match sent {
+        Err(why) if failures.failed() => tracing::warn!(
+            why,
+            "minutes were not reported to the SLA tracker; they are kept for two hours and sent again"
+        ),
+        Ok(()) if failures.recovered() => tracing::info!("minutes are reported to the SLA tracker again"),
+        _ => {}
     }
 }
 

@@ -36,25 +36,23 @@ pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Option
     for (service, instance) in instances() {
         let listeners = addresses.listeners.get(instance);
         let listeners = listeners.with_context(|| format!("no address was chosen for {instance}"))?;
-        let mut config = json!({
-            "admin": { "address": listeners.admin },
-            "identity": { "directory": layout.identity(instance) },
-        });
+        let mut config = BTreeMap::from([
+            ("admin", json!({ "address": listeners.admin })),
+            ("identity", json!({ "directory": layout.identity(instance) })),
+        ]);
         if service.workload.name == name::BALANCER {
-            config["front"] = json!({ "address": addresses.front });
-            config["pools"] = addresses.pools(service);
+            config.insert("front", json!({ "address": addresses.front }));
+            config.insert("pools", addresses.pools(service));
         } else {
-            config["listen"] = json!({ "address": listeners.main });
+            config.insert("listen", json!({ "address": listeners.main }));
             if service.upstreams.contains(&name::GATEWAY) {
-                config["gateway"] = json!({ "addresses": addresses.all(name::GATEWAY) });
+                config.insert("gateway", json!({ "addresses": addresses.all(name::GATEWAY) }));
             }
         }
         if let Some(place) = service.database {
-            config["database"] = database(service.workload.name, place.role, layout, addresses);
+            config.insert("database", database(service.workload.name, place.role, layout, addresses));
         }
-        for (key, value) in own_sections(service.workload.name, layout, options) {
-            config[key] = value;
-        }
+        config.extend(own_sections(service.workload.name, layout, options));
         let path = layout.config(instance);
         let toml = toml::to_string(&config).with_context(|| format!("cannot write {}", path.display()))?;
         secrets::replace_file(&path, toml.as_bytes(), 0o600, None)?;

@@ -48,7 +48,7 @@ impl Golden {
         let file = GoldenFile::parse(text)?;
         let inputs = file::tensors("inputs", &file.inputs, &signature.inputs)?;
         let outputs = file::tensors("outputs", &file.outputs, &signature.outputs)?;
-        if let Some(index) = outputs.iter().position(|output| output.data().len() == 0) {
+        if let Some(index) = outputs.iter().position(|output| output.data().is_empty()) {
             return Err(format!("outputs[{index}]: has no elements, so it proves nothing"));
         }
         Ok(Self { inputs, outputs, tolerance: file.tolerance })

@@ -154,6 +154,11 @@ impl Data {
         for_data!(self, values => values.len(), bytes strings => strings.len())
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What the elements are.
     pub fn datatype(&self) -> Datatype {
         match self {

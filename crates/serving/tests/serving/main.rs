@@ -1,12 +1,6 @@
 //! The real service over mTLS: a process of its own, a real engine, real models.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test that fails says where"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod access;
 mod bad_input;
