@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, interval, timeout},
+    time::{Instant, Interval, interval_at, timeout},
 };
 use transport::Limits;
 
@@ -35,7 +35,7 @@ async fn a_header_that_never_ends_is_closed_in_time() {
     let mut stream = world.tls1("gateway").await;
     stream.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let mut pace = interval(Duration::from_millis(20));
+    let mut pace = pace(Duration::from_millis(20));
     let trickle = async {
         while writer.write_all(b"a").await.is_ok() && writer.flush().await.is_ok() {
             pace.tick().await;
@@ -78,7 +78,7 @@ async fn an_http2_header_that_never_ends_is_closed_in_time() {
     let (mut reader, mut writer) = tokio::io::split(stream);
     writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     writer.write_all(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]).await.unwrap();
-    let mut pace = interval(Duration::from_millis(100));
+    let mut pace = pace(Duration::from_millis(100));
     let trickle = async {
         while writer.write_all(&[0, 0, 1, 9, 0, 0, 0, 0, 1, 0x86]).await.is_ok() && writer.flush().await.is_ok() {
             pace.tick().await;
@@ -179,6 +179,11 @@ async fn one_connection_too_many_is_closed_unanswered() {
     while world.tls(world.client("gateway")).await.is_err() {
         assert!(Instant::now() < deadline, "the room of a closed connection was not given back");
     }
+}
+
+/// The time between two bytes of a trickle, the first of which is sent before.
+fn pace(pause: Duration) -> Interval {
+    interval_at(Instant::now() + pause, pause)
 }
 
 async fn assert_closed_in_time(stream: &mut (impl AsyncRead + Unpin), what: &str) {
