@@ -87,23 +87,23 @@ pub fn path_of_unfinished(buffer: &[u8]) -> &str {
 /// The length of the head, once its empty line is there. Refuses line ends that are not CR LF on the way.
 fn find_end(buffer: &[u8], scanned: &mut usize) -> Result<Option<usize>, HeadError> {
     let mut position = *scanned;
-    while let Some(byte) = buffer.get(position) {
-        match byte {
-            b'\n' => return Err(HeadError::LineEnding),
-            b'\r' => match buffer.get(position + 1) {
-                None => break,
-                Some(b'\n') => {
-                    if buffer.get(..position).is_some_and(|before| before.ends_with(b"\r\n")) {
-                        return Ok(Some(position + 2));
-                    }
-                    position += 2;
+    while let Some(found) = buffer.get(position..).and_then(|rest| memchr::memchr2(b'\r', b'\n', rest)) {
+        position += found;
+        match buffer.get(position..position + 2) {
+            Some(b"\r\n") => {
+                if buffer.get(..position).is_some_and(|before| before.ends_with(b"\r\n")) {
+                    return Ok(Some(position + 2));
                 }
-                Some(_) => return Err(HeadError::LineEnding),
-            },
-            _ => position += 1,
+                position += 2;
+            }
+            None if buffer.get(position) == Some(&b'\r') => {
+                *scanned = position;
+                return Ok(None);
+            }
+            _ => return Err(HeadError::LineEnding),
         }
     }
-    *scanned = position;
+    *scanned = buffer.len();
     Ok(None)
 }
 
@@ -164,7 +164,7 @@ impl<'a> Iterator for Lines<'a> {
     type Item = (usize, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let end = self.rest.iter().position(|byte| *byte == b'\r')?;
+        let end = memchr::memchr(b'\r', self.rest)?;
         let (line, rest) = self.rest.split_at_checked(end)?;
         let offset = self.offset;
         self.rest = rest.get(2..)?;

@@ -17,11 +17,10 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn add(&mut self, offset: usize, line: &[u8]) -> Result<(), HeadError> {
-        let colon = line.iter().position(|byte| *byte == b':').ok_or(HeadError::Field)?;
+        let colon = memchr::memchr(b':', line).ok_or(HeadError::Field)?;
         let (name, value) = line.split_at_checked(colon).ok_or(HeadError::Field)?;
         let value = value.get(1..).unwrap_or_default();
-        let is_text = |byte: &u8| *byte >= b' ' && *byte != 0x7f || *byte == b'\t';
-        if name.is_empty() || !name.iter().all(is_token) || !value.iter().all(is_text) {
+        if name.is_empty() || !name.iter().all(is_token) || !is_text(value) {
             return Err(HeadError::Field);
         }
         let start = offset + colon + 1 + value.len() - value.trim_ascii_start().len();
@@ -61,6 +60,12 @@ impl Fields {
         self.content_length = Some(digits.parse().map_err(|_| HeadError::Framing)?);
         Ok(())
     }
+}
+
+/// Looks at every byte, also after a wrong one: without a branch the compiler looks at many at once, and a value can be a token
+/// of a thousand bytes.
+fn is_text(value: &[u8]) -> bool {
+    value.iter().fold(true, |is_text, byte| is_text & (((*byte >= b' ') & (*byte != 0x7f)) | (*byte == b'\t')))
 }
 
 fn is_token(byte: &u8) -> bool {
