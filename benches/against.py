@@ -2,10 +2,10 @@
 
 Called by scripts/bench --against REF, which builds both. Prints a Markdown table.
 
-In each round both platforms are started, measured and stopped, one after the other; which is first alternates, so that
-a machine that becomes slower or faster meanwhile favours neither. Each is started by its own tests/python/running.py
-with its own models, since options of `rampart dev` change between commits; both are measured by the working tree's load
-generator, which needs nothing of a platform but its state.json.
+In each round both platforms are started, and each row is measured on one and then at once on the other; which is first
+alternates, so that a machine that becomes slower or faster meanwhile favours neither. The one that is not measured is
+idle. Each is started by its own tests/python/running.py with its own models, since options of `rampart dev` change between
+commits; both are measured by the working tree's load generator, which needs nothing of a platform but its state.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import ROOT, Row, own_rows
+from run import ROOT, Row, own_row, own_targets
 
 # What a platform may take to stop, and then to be killed.
 STOP_TIMEOUT_S = 90
@@ -107,11 +107,12 @@ def measure(arguments, reference: Side, tree: Side) -> list[tuple[list[Row], lis
     rounds = []
     for number in range(arguments.rounds):
         sides = [reference, tree] if number % 2 == 0 else [tree, reference]
-        rows = {}
-        for side in sides:
-            print(f"round {number + 1} of {arguments.rounds}: {side.name}", file=sys.stderr, flush=True)
-            with side.started() as data:
-                rows[side.name] = own_rows(arguments, data)
+        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+        with sides[0].started() as first, sides[1].started() as second:
+            rows = {side.name: [] for side in sides}
+            for target in own_targets(arguments):
+                for side, data in zip(sides, [first, second]):
+                    rows[side.name].append(own_row(arguments, data, *target))
         rounds.append((rows[reference.name], rows[tree.name]))
     return rounds
 

@@ -83,14 +83,19 @@ def measure(arguments) -> list[Row]:
 
 def own_rows(arguments, data: Path) -> list[Row]:
     """A running platform with its data there."""
+    return [own_row(arguments, data, via, what, connections) for via, what, connections in own_targets(arguments)]
+
+
+def own_targets(arguments) -> list[tuple[str, str, int]]:
+    """How each row is measured, what it is called, and its connections."""
+    return [(via, what, connections) for via, what in OWN_TARGETS for connections in arguments.connections]
+
+
+def own_row(arguments, data: Path, via: str, what: str, connections: int) -> Row:
     state_file = data / "state.json"
     pids = list(json.loads(state_file.read_text())["pids"].values())
-    rows = []
-    for via, what in OWN_TARGETS:
-        for connections in arguments.connections:
-            target = ["--via", via, "--state", state_file]
-            rows.append(load(arguments, what, connections, pids, data / "example-request.json", target))
-    return rows
+    target = ["--via", via, "--state", state_file]
+    return load(arguments, what, connections, pids, data / "example-request.json", target)
 
 
 def in_containers(arguments) -> list[Row]:
