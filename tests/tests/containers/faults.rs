@@ -1,7 +1,14 @@
 //! Proves that under 200 predictions a second any container may be killed, stopped or frozen, and no prediction fails or is
 //! late.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::ensure;
 use end_to_end::{
@@ -21,6 +28,9 @@ const EACH_KIND: &[&str] = &["gateway-a", "ml-serving-primary", "vault", "mlflow
 const APART: &[&str] = &["front", "balancer-a", "balancer-b", "detektor-postgres-master", "detektor-postgres-slave"];
 /// How long a container is stopped or frozen.
 const AWAY: Duration = Duration::from_secs(3);
+/// How long other programs take every core, and how many of them for each.
+const BUSY: Duration = Duration::from_secs(20);
+const BUSY_THREADS_PER_CORE: usize = 2;
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -58,6 +68,20 @@ async fn a_lost_balancer_costs_a_client_one_retry() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Health checks are late then, too, and no server is lost for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_server_is_taken_for_lost_while_the_machine_is_busy() {
+    let platform = Containers::from_environment().unwrap();
+    let load = Load::predictions(&platform).await;
+    let from = load.steady.now();
+    let busy = BusyCores::start();
+    load.steady.go_on(BUSY).await.unwrap();
+    drop(busy);
+    let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
+    say(&format!("every core busy for {} s: {}", BUSY.as_secs(), figures.line()));
+    assert_eq!((figures.failed, figures.retried), (0, 0), "{:?}", figures.failures);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,4 +154,31 @@ fn is_in_time(figures: &Figures) -> anyhow::Result<()> {
     ensure!(figures.failed == 0, "{} of {} calls failed: {:?}", figures.failed, figures.calls, figures.failures);
     ensure!(figures.slowest <= LATEST, "the latest answer took {:?}", figures.slowest);
     Ok(())
+}
+
+/// Threads that compute until this is dropped.
+struct BusyCores(Arc<AtomicBool>);
+
+// === impl BusyCores ===
+
+impl BusyCores {
+    fn start() -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..cores * BUSY_THREADS_PER_CORE {
+            let ends = Arc::clone(&ends);
+            thread::spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(ends)
+    }
+}
+
+impl Drop for BusyCores {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
