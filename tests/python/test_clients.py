@@ -82,8 +82,10 @@ def test_versions_and_aliases_are_ready(request, platform, protocol, version):
     assert client.is_model_ready(FOREST, version, headers=platform.bearer(READER))
 
 
-def test_unknown_model_is_not_ready(http, platform):
-    assert not http.is_model_ready("no-such-model", headers=platform.bearer(READER))
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_unknown_model_is_not_ready(request, platform, protocol):
+    client = request.getfixturevalue(protocol)
+    assert not client.is_model_ready("no-such-model", headers=platform.bearer(READER))
 
 
 # === infer ===

@@ -12,7 +12,6 @@ const TRANSIENT_CODES: &[&str] = &[
     "25006", // read only: this was the primary
     "28000", "28P01", // refused while a password or a rule is being changed
     "40001", "40P01", // serialization failure, deadlock
-    "53300", // too many connections
     "55P03", // lock not available in time
     "57014", // statement time-out
     "57P01", "57P02", "57P03", "57P04", // shutting down, crashed, starting, dropped
@@ -45,8 +44,13 @@ fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        _ => code_of(error).is_some_and(|code| code.starts_with("08") || TRANSIENT_CODES.contains(&code.as_str())),
+        _ => code_of(error).is_some_and(|code| is_transient_code(&code)),
     }
+}
+
+fn is_transient_code(code: &str) -> bool {
+    // 08: the connection; 53: connections, memory or disk are used up.
+    code.starts_with("08") || code.starts_with("53") || TRANSIENT_CODES.contains(&code)
 }
 
 fn code_of(error: &sqlx::Error) -> Option<String> {
@@ -72,6 +76,16 @@ mod tests {
         }
         assert_eq!(map_error(sqlx::Error::RowNotFound).kind(), Kind::Internal);
         assert_eq!(map_error(sqlx::Error::ColumnNotFound("secret_column".into())).kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn a_server_without_room_is_transient_and_a_constraint_is_not() {
+        for code in ["53000", "53100", "53200", "53300", "53400", "08006", "57P03"] {
+            assert!(is_transient_code(code), "{code}");
+        }
+        for code in ["23505", "42P01", "54000", "22003"] {
+            assert!(!is_transient_code(code), "{code}");
+        }
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl GrpcInferenceService for Service {
         let ModelReadyRequest { name, version } = request.into_inner();
         match self.0.repository.resolve(&name, &version) {
             Ok(_) => Ok(Response::new(ModelReadyResponse { ready: true })),
-            Err(problem) if problem.kind() == Kind::Unavailable => {
+            // As Triton answers: a model that is not known is not ready.
+            Err(problem) if matches!(problem.kind(), Kind::Unavailable | Kind::NotFound) => {
                 Ok(Response::new(ModelReadyResponse { ready: false }))
             }
             Err(problem) => Err(problem.into()),

@@ -159,6 +159,15 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
+    /// Reads `null`, if that comes next. Returns whether it did.
+    pub(crate) fn null(&mut self) -> Result<bool, Fault> {
+        let is_null = self.peek()? == ValueKind::Null;
+        if is_null {
+            self.literal("null")?;
+        }
+        Ok(is_null)
+    }
+
     /// Reads past any value and returns where it began.
     pub(crate) fn skip(&mut self) -> Result<usize, Fault> {
         let next = self.peek()?;
@@ -169,7 +178,7 @@ impl<'a> Reader<'a> {
             ValueKind::String => drop(self.string()?),
             ValueKind::Number => drop(self.number()?),
             ValueKind::Bool => drop(self.bool()?),
-            ValueKind::Null => self.literal("null")?,
+            ValueKind::Null => drop(self.null()?),
         }
         Ok(start)
     }

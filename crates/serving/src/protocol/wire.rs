@@ -1,6 +1,6 @@
 //! The tensor object of the REST protocol: `{"name", "shape", "datatype", "parameters", "data"}`, in any order.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use engine::tensor::{Datatype, Tensor};
 
@@ -47,12 +47,13 @@ struct Fields<'a> {
 
 /// Reads one tensor object.
 pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<TensorObject<'a>, Fault> {
-    let mut fields = Fields::default();
+    let (mut fields, mut parameters) = (Fields::default(), None);
     reader.object(|reader, key| match &*key {
+        "data" | "parameters" if reader.null()? => Ok(()),
         "name" => set_once(&mut fields.name, "name", || reader.string()),
         "datatype" => set_once(&mut fields.datatype, "datatype", || read_datatype(reader)),
         "shape" => set_once(&mut fields.shape, "shape", || read_shape(reader)),
-        "parameters" => read_tensor_parameters(reader, &mut fields).map_err(|fault| fault.key("parameters")),
+        "parameters" => set_once(&mut parameters, "parameters", || read_tensor_parameters(reader, &mut fields)),
         "data" => fields.read_data(reader).map_err(|fault| fault.key("data")),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
@@ -77,12 +78,20 @@ pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<TensorObject<'a
     })
 }
 
-/// Reads a `parameters` object, calling `visit` with each.
+/// Reads a `parameters` object, calling `visit` with each. One that is `null` is as if it were not there; one that is given twice
+/// is refused: two readers must never see two different requests.
 pub(crate) fn read_parameters<'a>(
     reader: &mut Reader<'a>,
     mut visit: impl FnMut(&str, Parameter<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
+    let mut seen = HashSet::new();
     reader.object(|reader, key| {
+        if !seen.insert(key.clone()) {
+            return Err(Fault::value("is given twice").key(key.into_owned()));
+        }
+        if reader.null()? {
+            return Ok(());
+        }
         let value = match reader.peek()? {
             ValueKind::String => reader.string().map(Parameter::Text),
             ValueKind::Number => reader.number().map(Parameter::Number),
@@ -173,6 +182,8 @@ mod tests {
             r#"{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}"#,
             r#"{"data":[1,2],"datatype":"FP32","extra":{"a":[null]},"shape":[2],"name":"x"}"#,
             r#"{"shape":[2],"data":[1,2],"parameters":{"note":"n"},"name":"\u0078","datatype":"FP32"}"#,
+            r#"{"data":null,"name":"x","shape":[2],"datatype":"FP32","parameters":{"note":null},"data":[1,2]}"#,
+            r#"{"name":"x","shape":[2],"datatype":"FP32","data":[1,2],"parameters":null}"#,
         ] {
             let tensor = read(text).unwrap();
             assert_eq!((&*tensor.name, tensor.datatype, &*tensor.shape), ("x", Datatype::Fp32, &[2][..]));
@@ -199,5 +210,8 @@ mod tests {
         assert!(fault(r#"{"parameters":{"binary_data_size":-4}}"#).starts_with("parameters.binary_data_size:"));
         assert!(fault(r#"{"parameters":{"shared_memory_region":"r"}}"#).contains("shared memory"));
         assert!(fault(r#"{"parameters":{"a":[1]}}"#).starts_with("parameters.a:"));
+        assert!(fault(r#"{"parameters":{"a":1,"\u0061":1}}"#).starts_with("parameters.a: is given twice"));
+        assert!(fault(r#"{"parameters":{},"parameters":{}}"#).starts_with("parameters: is given twice"));
+        assert!(fault(r#"{"name":null}"#).starts_with("name: must be a string, not null"));
     }
 }

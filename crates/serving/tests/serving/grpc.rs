@@ -51,6 +51,10 @@ async fn everything_but_inference() {
         let request = ModelReadyRequest { name: "steps".to_owned(), version: version.to_owned() };
         assert!(grpc.model_ready(request).await.unwrap().into_inner().ready);
     }
+    for (name, version) in [("no-such-model", ""), ("steps", "99"), ("steps", "no-such-alias")] {
+        let request = ModelReadyRequest { name: name.to_owned(), version: version.to_owned() };
+        assert!(!grpc.model_ready(request).await.unwrap().into_inner().ready, "{name} {version}");
+    }
     let request = ModelMetadataRequest { name: "digits-mlp".to_owned(), version: String::new() };
     let metadata = grpc.model_metadata(request).await.unwrap().into_inner();
     assert_eq!(

@@ -207,6 +207,26 @@ mod tests {
         assert_eq!(field("1.5", "NaN"), "inputs[1].data[0][0]");
     }
 
+    /// The request of `nulls-echo-fp32.json`, with which a public client failed elsewhere.
+    #[test]
+    fn null_stands_for_what_is_left_out() {
+        let nulls = SOUND.replacen("\"7\"", "null", 1).replacen("[{\"name\":\"label\"}]", "null", 1);
+        let signature = Signature { outputs: signature().outputs[..1].to_vec(), ..signature() };
+        let request =
+            InferRequest::read(Bytes::from(nulls.replacen("{\"timeout\":2500}", "null", 1)), None, &signature);
+        let request = request.unwrap();
+        assert_eq!((request.id, request.call.timeout, &*request.call.wanted), (None, None, &[0][..]));
+        let problem = read(&SOUND.replacen("[{\"name\":\"label\"}]", "[null]", 1)).unwrap_err();
+        assert_eq!(problem.field_name(), Some("outputs[0]"));
+    }
+
+    #[test]
+    fn a_parameter_that_is_given_twice_is_refused() {
+        let problem = read(&SOUND.replacen("2500", "2500,\"timeout\":0", 1)).unwrap_err();
+        assert_eq!(problem.field_name(), Some("parameters.timeout"));
+        assert!(problem.message().ends_with("is given twice"), "{}", problem.message());
+    }
+
     #[test]
     fn what_is_not_json_has_an_offset() {
         let problem = read(&SOUND.replacen("1.5", "NaN", 1)).unwrap_err();

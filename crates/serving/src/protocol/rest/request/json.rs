@@ -32,7 +32,10 @@ pub(super) fn read_json(json: &[u8]) -> Result<JsonPart<'_>, Problem> {
 }
 
 fn read_body<'a>(reader: &mut Reader<'a>, body: &mut JsonPart<'a>) -> Result<(), Fault> {
+    let mut parameters = None;
     reader.object(|reader, key| match &*key {
+        // What clients write for what they leave out.
+        "id" | "outputs" | "parameters" if reader.null()? => Ok(()),
         "id" => set_once(&mut body.id, "id", || reader.string()),
         "inputs" => set_once(&mut body.inputs, "inputs", || {
             let mut inputs = Vec::with_capacity(4);
@@ -50,31 +53,36 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut JsonPart<'a>) -> Result<(),
             })?;
             Ok(outputs)
         }),
-        "parameters" => read_request_parameters(reader, &mut body.timeout, &mut body.binary_output)
-            .map_err(|fault| fault.key("parameters")),
+        "parameters" => set_once(&mut parameters, "parameters", || {
+            read_request_parameters(reader, &mut body.timeout, &mut body.binary_output)
+        }),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
     reader.end()
 }
 
 fn read_output<'a>(reader: &mut Reader<'a>) -> Result<OutputObject<'a>, Fault> {
-    let (mut name, mut binary) = (None, None);
+    let (mut name, mut binary, mut parameters) = (None, None, None);
     reader.object(|reader, key| match &*key {
+        "parameters" if reader.null()? => Ok(()),
         "name" => set_once(&mut name, "name", || reader.string()),
-        "parameters" => read_parameters(reader, |key, value| match (key, value) {
-            ("binary_data", Parameter::Bool(value)) => {
-                binary = Some(value);
-                Ok(())
-            }
-            ("binary_data", _) => Err(Fault::value("must be true or false")),
-            ("classification", _) => Err(Fault::value("classification is not offered")),
-            ("shared_memory_region", _) => Err(Fault::value("shared memory is not offered")),
-            _ => Ok(()),
-        })
-        .map_err(|fault| fault.key("parameters")),
+        "parameters" => set_once(&mut parameters, "parameters", || read_output_parameters(reader, &mut binary)),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
     Ok(OutputObject { name: name.ok_or_else(|| Fault::value("is missing").key("name"))?, binary })
+}
+
+fn read_output_parameters(reader: &mut Reader<'_>, binary: &mut Option<bool>) -> Result<(), Fault> {
+    read_parameters(reader, |key, value| match (key, value) {
+        ("binary_data", Parameter::Bool(value)) => {
+            *binary = Some(value);
+            Ok(())
+        }
+        ("binary_data", _) => Err(Fault::value("must be true or false")),
+        ("classification", _) => Err(Fault::value("classification is not offered")),
+        ("shared_memory_region", _) => Err(Fault::value("shared memory is not offered")),
+        _ => Ok(()),
+    })
 }
 
 fn read_request_parameters(
