@@ -5,12 +5,15 @@
 -- is caught half-way: it never ends, and its client waits for ever (seen in 3.0.11 with a killed container). Once
 -- `timeout connect` has passed nothing is connecting any more, so the grace is longer than that time-out.
 --
--- A machine that is busy delays every answer, the checks' too. Servers that are late all at once are therefore not taken for
--- lost (Envoy calls that a panic threshold), until they have been for so long that both must be frozen.
+-- A machine that is busy delays every answer, the checks' too. A server that is late keeps its sessions until a third check is
+-- late as well. Servers that are late all at once are not taken for lost (Envoy calls that a panic threshold), until they have
+-- been for so long that they must be frozen.
 
 local look_every_ms = 10
 local grace_ms = 60
--- From when all were late first. A frozen pair is left 1.3 s after it froze.
+-- Of a server that is late: a third check and a moment. It comes `downinter` after the second.
+local late_grace_ms = 210
+-- From when all were late first.
 local all_late_max_ms = 500
 -- The server that does not count: it is there when the others are not. Of PostgreSQL there is none, and a standby that was
 -- taken back into the rotation would be given writes.
@@ -21,39 +24,36 @@ local function now_ms()
     return now.sec * 1000 + math.floor(now.usec / 1000)
 end
 
-local function is_lost(server)
-    local status = server:get_stats().status
-    return status:find("^DOWN") ~= nil or status:find("^MAINT") ~= nil
+local function is_lost(stats)
+    return stats.status:find("^DOWN") ~= nil or stats.status:find("^MAINT") ~= nil
 end
 
--- Down, and because it did not answer in time: who refuses a connection is not late.
+-- How the last check ended, of a server that has checks of its own and had one.
+local function last_check(stats)
+    return stats.check_status or ""
+end
+
+-- Down, and because it did not answer in time: a server that refuses a connection is not late.
 local function is_late(stats)
-    return stats.status:find("^DOWN") ~= nil and stats.check_status:find("TOUT") ~= nil
-end
-
--- Whether all servers that count are late, and whether one of them has answered its last check.
-local function look_at(servers)
-    local are_late, has_answered = true, false
-    for name, server in pairs(servers) do
-        if name ~= last_resort then
-            local stats = server:get_stats()
-            are_late = are_late and is_late(stats)
-            has_answered = has_answered or stats.check_status:find("OK") ~= nil
-        end
-    end
-    return are_late, has_answered
+    return is_lost(stats) and last_check(stats):find("TOUT") ~= nil
 end
 
 -- Takes servers that are late all at once back into the rotation. Their next two checks say again whether they are.
 local all_late_since
-local function forgive(servers)
-    local are_late, has_answered = look_at(servers)
+local function forgive(servers, stats)
+    local are_late, has_answered = true, false
+    for name in pairs(servers) do
+        if name ~= last_resort then
+            are_late = are_late and is_late(stats[name])
+            has_answered = has_answered or last_check(stats[name]):find("OK") ~= nil
+        end
+    end
     if has_answered then
         all_late_since = nil
     elseif are_late then
         if all_late_since == nil then
             all_late_since = now_ms()
-            core.Warning("all servers are late at once: the machine is taken to be busy, none is left")
+            core.Warning("all servers are late at once: the machine is taken to be busy, and none of them to be lost")
         end
         if now_ms() - all_late_since < all_late_max_ms then
             for name, server in pairs(servers) do
@@ -65,22 +65,37 @@ local function forgive(servers)
     end
 end
 
+-- Asking a server for its figures costs the most here, so each is asked once.
+local function stats_of(servers)
+    local stats = {}
+    for name, server in pairs(servers) do
+        stats[name] = server:get_stats()
+    end
+    return stats
+end
+
 core.register_task(function()
     local lost_since, ended = {}, {}
     while true do
-        if core.backends.checks.servers[last_resort] then
-            forgive(core.backends.checks.servers)
+        local checks = core.backends.checks.servers
+        local checked = stats_of(checks)
+        if checks[last_resort] then
+            forgive(checks, checked)
         end
         for where, backend in pairs(core.backends) do
-            for name, server in pairs(backend.servers) do
-                local key = where .. "/" .. name
-                if not is_lost(server) then
-                    lost_since[key], ended[key] = nil, nil
-                elseif lost_since[key] == nil then
-                    lost_since[key] = now_ms()
-                elseif not ended[key] and now_ms() - lost_since[key] >= grace_ms then
-                    server:shut_sess()
-                    ended[key] = true
+            if where ~= "checks" then
+                local stats = stats_of(backend.servers)
+                for name, server in pairs(backend.servers) do
+                    local key = where .. "/" .. name
+                    local grace = checked[name] and is_late(checked[name]) and late_grace_ms or grace_ms
+                    if not is_lost(stats[name]) then
+                        lost_since[key], ended[key] = nil, nil
+                    elseif lost_since[key] == nil then
+                        lost_since[key] = now_ms()
+                    elseif not ended[key] and now_ms() - lost_since[key] >= grace then
+                        server:shut_sess()
+                        ended[key] = true
+                    end
                 end
             end
         end
