@@ -33,16 +33,19 @@ local function last_check(stats)
     return stats.check_status or ""
 end
 
--- Down, and because it did not answer in time: a server that refuses a connection is not late.
+-- Down, and because its process did not answer in time. A server that refuses a connection is not late, and neither is one
+-- whose kernel does not accept it: that one's container is gone.
 local function is_late(stats)
-    return is_lost(stats) and last_check(stats):find("TOUT") ~= nil
+    return is_lost(stats) and last_check(stats):find("L[67]TOUT") ~= nil
 end
 
--- Takes servers that are late all at once back into the rotation. Their next two checks say again whether they are.
+-- Takes servers back into the rotation that are late all at once, and any late one when no other is left. Their next two checks
+-- say again whether they are.
 local all_late_since
 local function forgive(servers, stats)
-    local are_late, has_answered = true, false
+    local are_late, has_answered, is_none_left = true, false, true
     for name in pairs(servers) do
+        is_none_left = is_none_left and is_lost(stats[name])
         if name ~= last_resort then
             are_late = are_late and is_late(stats[name])
             has_answered = has_answered or last_check(stats[name]):find("OK") ~= nil
@@ -50,17 +53,14 @@ local function forgive(servers, stats)
     end
     if has_answered then
         all_late_since = nil
-    elseif are_late then
-        if all_late_since == nil then
-            all_late_since = now_ms()
-            core.Warning("all servers are late at once: the machine is taken to be busy, and none of them to be lost")
-        end
-        if now_ms() - all_late_since < all_late_max_ms then
-            for name, server in pairs(servers) do
-                if name ~= last_resort then
-                    server:check_force_up()
-                end
-            end
+    elseif are_late and all_late_since == nil then
+        all_late_since = now_ms()
+        core.Warning("all servers are late at once: the machine is taken to be busy, and none of them to be lost")
+    end
+    local is_busy = are_late and now_ms() - all_late_since < all_late_max_ms
+    for name, server in pairs(servers) do
+        if is_late(stats[name]) and (is_none_left or is_busy and name ~= last_resort) then
+            server:check_force_up()
         end
     end
 end
