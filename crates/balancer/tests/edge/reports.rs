@@ -228,10 +228,11 @@ async fn requests_reset_by_their_client_are_no_failures_of_the_service() {
             tokio::task::yield_now().await;
             stream.send_reset(h2::Reason::CANCEL);
         }
-        // A library ends a connection that has 20 reset requests which were not accepted yet. These were, then.
+        // A library ends a connection that has 20 reset requests which were not accepted yet. These were, once this is
+        // answered.
         sender = sender.ready().await.unwrap();
         let health = http::Request::get(reporting.url("/health")).body(()).unwrap();
-        assert_eq!(sender.send_request(health, true).unwrap().0.await.unwrap().status(), StatusCode::OK);
+        sender.send_request(health, true).unwrap().0.await.unwrap();
     }
     reporting.post("/v2/models/m/infer").send().await.unwrap();
     reporting.wait_for("they were reported", |totals| totals.good == 1 && totals.client_error >= 10).await;
