@@ -11,7 +11,8 @@
 
 local look_every_ms = 10
 local grace_ms = 60
--- Of a server that is late: a third check and a moment. It comes `downinter` after the second.
+-- Of a server that is late. At the front that is a third check and a moment: it comes `downinter` after the second. PostgreSQL is
+-- checked less often, so that its sessions only end a little later.
 local late_grace_ms = 210
 -- From when all were late first.
 local all_late_max_ms = 500
