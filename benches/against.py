@@ -4,8 +4,9 @@ Called by scripts/bench --against REF, which builds both. Prints a Markdown tabl
 
 In each round both platforms are started, and each row is measured on one and then at once on the other; which is first
 alternates, so that a machine that becomes slower or faster meanwhile favours neither. The one that is not measured is
-idle. Each is started by its own tests/python/running.py with its own models, since options of `rampart dev` change between
-commits; both are measured by the working tree's load generator, which needs nothing of a platform but its state.json.
+idle. Each is started by its own tests/python/running.py with its own models, since options of `rampart dev` change
+between commits; both are measured by the working tree's load generator, which needs nothing of a platform but its
+state.json.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def measure(arguments, reference: Side, tree: Side) -> list[tuple[list[Row], lis
         with sides[0].started() as first, sides[1].started() as second:
             rows = {side.name: [] for side in sides}
             for target in own_targets(arguments):
-                for side, data in zip(sides, [first, second]):
+                for side, data in zip(sides, [first, second], strict=True):
                     rows[side.name].append(own_row(arguments, data, *target))
         rounds.append((rows[reference.name], rows[tree.name]))
     return rounds
