@@ -106,6 +106,14 @@ impl Container {
         serde_json::from_str(&docker(&["inspect", "--format", "{{json .}}", &self.name]).await?).context("inspect")
     }
 
+    /// The image that it was made from.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub async fn image(&self) -> anyhow::Result<String> {
+        docker(&["inspect", "--format", "{{.Image}}", &self.name]).await
+    }
+
     /// The main process, as the host numbers it.
     ///
     /// # Errors

@@ -1,14 +1,7 @@
 //! Proves that under 200 predictions a second any container may be killed, stopped or frozen, and no prediction fails or is
 //! late.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use anyhow::ensure;
 use end_to_end::{
@@ -31,6 +24,9 @@ const AWAY: Duration = Duration::from_secs(3);
 /// How long other programs take every core, and how many of them for each.
 const BUSY: Duration = Duration::from_secs(20);
 const BUSY_THREADS_PER_CORE: usize = 2;
+const BUSY_NAME: &str = "busy-beside-rampart-test";
+/// It ends by itself when the test is cut off.
+const BUSY_MAX: Duration = Duration::from_secs(60);
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -75,10 +71,11 @@ async fn a_lost_balancer_costs_a_client_one_retry() {
 async fn no_server_is_taken_for_lost_while_the_machine_is_busy() {
     let platform = Containers::from_environment().unwrap();
     let load = Load::predictions(&platform).await;
+    let image = platform.container("front").image().await.unwrap();
     let from = load.steady.now();
-    let busy = BusyCores::start();
+    let busy = BusyCores::start(&image).await.unwrap();
     load.steady.go_on(BUSY).await.unwrap();
-    drop(busy);
+    busy.end().await.unwrap();
     let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
     say(&format!("every core busy for {} s: {}", BUSY.as_secs(), figures.line()));
     assert_eq!((figures.failed, figures.retried), (0, 0), "{:?}", figures.failures);
@@ -156,29 +153,29 @@ fn is_in_time(figures: &Figures) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Threads that compute until this is dropped.
-struct BusyCores(Arc<AtomicBool>);
+/// A container of another project that takes as much of every core as Docker gives it: its weight is four times that of one of the platform's own
+/// foremost containers. Threads of this process would not do, since Docker's containers together weigh as much as it does.
+struct BusyCores;
 
 // === impl BusyCores ===
 
 impl BusyCores {
-    fn start() -> Self {
-        let ends = Arc::new(AtomicBool::new(false));
+    async fn start(image: &str) -> anyhow::Result<Self> {
+        Self.end().await?;
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        for _ in 0..cores * BUSY_THREADS_PER_CORE {
-            let ends = Arc::clone(&ends);
-            thread::spawn(move || {
-                while !ends.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        Self(ends)
+        let script = format!(
+            "for _ in $(seq {}); do while :; do :; done & done; exec sleep {}",
+            cores * BUSY_THREADS_PER_CORE,
+            BUSY_MAX.as_secs()
+        );
+        let arguments =
+            ["run", "--detach", "--rm", "--init", "--network", "none", "--cpu-shares", "16384", "--name", BUSY_NAME];
+        docker(&[&arguments[..], &["--entrypoint", "bash", image, "-c", &script]].concat()).await?;
+        Ok(Self)
     }
-}
 
-impl Drop for BusyCores {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Also that of a test that was cut off.
+    async fn end(self) -> anyhow::Result<()> {
+        docker(&["rm", "--force", BUSY_NAME]).await.map(drop)
     }
 }
