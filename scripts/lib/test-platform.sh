@@ -18,8 +18,6 @@ enter_test_platform() {
     export RAMPART_S3_ENDPOINT=https://minio:9000
     # What is renewed by the day is renewed under the tests' eyes.
     export RENEW_CHECK_S=2 RAMPART_DATABASE_ROTATION_S=60 RAMPART_DATABASE_CONNECTION_AGE_S=2
-    # The tests wait for it after each fault.
-    export RAMPART_HEALTH_CHECK_S=10
     export RAMPART_TEST_BYSTANDER=bystander-of-rampart-test
 }
 

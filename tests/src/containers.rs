@@ -14,9 +14,9 @@ use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 
 use crate::{
-    docker::{Container, are_healthy, docker},
+    docker::{Container, HEALTH_PERIOD, are_healthy, docker},
     front_door::FrontDoor,
-    poll::until,
+    poll::{until, until_every},
     request::{Protocol, Server, Template},
 };
 
@@ -112,7 +112,7 @@ impl Containers {
     /// They are not within the limit.
     pub async fn wait_healthy(&self, limit: Duration) -> anyhow::Result<Duration> {
         let containers: Vec<_> = self.services().await?.iter().map(|service| self.container(service)).collect();
-        until("everything healthy", limit, async || {
+        until_every(HEALTH_PERIOD, "everything healthy", limit, async || {
             are_healthy(&containers).await?;
             let (_, status) = self.front.call(Method::GET, "/api/loadbalancer/status", None, None).await?;
             let pools = status.get("pools").and_then(Value::as_object).context("no pools")?;

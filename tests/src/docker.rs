@@ -5,14 +5,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
-use crate::poll::until;
+use crate::poll::until_every;
 
 /// Saving or stopping takes a while; what takes longer hangs.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Each look at whose health starts a process in the container.
+pub(crate) const HEALTH_PERIOD: Duration = Duration::from_millis(500);
 
 /// One container, by its whole name.
 #[derive(Clone, Debug)]
@@ -79,7 +82,8 @@ pub async fn output(command: &mut Command) -> anyhow::Result<Output> {
     Ok(timeout(COMMAND_TIMEOUT, child.wait_with_output()).await.context("it takes too long")??)
 }
 
-/// Whether all of them run, and whose health is checked is healthy.
+/// Whether all of them run, and whose health is checked is healthy: as Docker saw it last, else by its check, run now. Docker
+/// itself checks seldom, and after a start waits as long before it does so first.
 ///
 /// # Errors
 /// One is not; the message says which, and how it is.
@@ -90,9 +94,25 @@ pub async fn are_healthy(containers: &[Container]) -> anyhow::Result<()> {
         let inspected: Value = serde_json::from_str(line).context("inspect")?;
         let text = |path: &str| inspected.pointer(path).and_then(Value::as_str).unwrap_or("none");
         let (name, status, health) = (text("/Name"), text("/State/Status"), text("/State/Health/Status"));
-        ensure!(status == "running" && matches!(health, "none" | "healthy"), "{name}: {status}, {health}");
+        ensure!(status == "running", "{name}: {status}");
+        if !matches!(health, "none" | "healthy") {
+            run_health_check(name, &inspected).await.with_context(|| format!("{name}: {health}"))?;
+        }
     }
     Ok(())
+}
+
+async fn run_health_check(name: &str, inspected: &Value) -> anyhow::Result<()> {
+    let test: Vec<&str> = match inspected.pointer("/Config/Healthcheck/Test").and_then(Value::as_array) {
+        Some(words) => words.iter().filter_map(Value::as_str).collect(),
+        None => Vec::new(),
+    };
+    let command = match test.as_slice() {
+        ["CMD", command @ ..] => command.to_vec(),
+        ["CMD-SHELL", script] => vec!["sh", "-c", script],
+        other => bail!("no such check is known: {other:?}"),
+    };
+    docker(&[&["exec", name.trim_start_matches('/')], command.as_slice()].concat()).await.map(drop)
 }
 
 // === impl Container ===
@@ -196,7 +216,7 @@ impl Struck {
             Fault::Stop => docker(&["start", name]).await.map(drop)?,
             Fault::Pause => docker(&["unpause", name]).await.map(drop)?,
         }
-        until("healthy again", limit, async || {
+        until_every(HEALTH_PERIOD, "healthy again", limit, async || {
             // Docker may not have seen yet that the old process is gone.
             let is_new = self.fault == Fault::Pause || self.container.started_at().await? != self.started_at;
             ensure!(is_new, "{name} has not been started again");
