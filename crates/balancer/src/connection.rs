@@ -22,7 +22,7 @@ pub struct Connection {
     pub client: SocketAddr,
     /// When it was opened.
     pub opened: Instant,
-    /// Requests that the client itself gave up before they were answered.
+    /// Requests that the client itself gave up as soon as it had sent them.
     pub abandoned: AtomicU32,
 }
 
@@ -32,7 +32,7 @@ impl Connection {
         Arc::new(Self { client, opened: Instant::now(), abandoned: AtomicU32::new(0) })
     }
 
-    /// Counts that the client reset a request or left before its answer.
+    /// Counts that the client reset a request, or left, at once.
     pub fn count_abandoned(&self) {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
     }

@@ -82,7 +82,7 @@ pub struct FrontLimits {
     pub connection_age_max_s: u64,
     /// Requests at once on one HTTP/2 connection.
     pub streams_max: u32,
-    /// Requests that a client may give up on one HTTP/2 connection before that counts as a flood.
+    /// Requests that a client may give up on one HTTP/2 connection, each within 100 ms, before that counts as a flood.
     pub given_up_max: u32,
 }
 

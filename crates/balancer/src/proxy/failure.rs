@@ -1,5 +1,7 @@
 //! What the client is told when a request failed and goes to no other replica.
 
+use std::time::Duration;
+
 use pingora::{
     Error,
     ErrorSource::{Downstream, Internal, Unset, Upstream},
@@ -9,6 +11,9 @@ use pingora::{
 use problem::{Chain, Kind, Problem};
 
 use super::RequestState;
+
+/// A call that is given up after this was waited for. Only those that are reset at once are a flood (CVE-2023-44487).
+const WAITED_FOR: Duration = Duration::from_millis(100);
 
 /// `None` if the client has left, or has its answer already.
 pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, error: &Error) -> Option<Problem> {
@@ -25,7 +30,9 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
                 Some(Problem::new(Kind::InvalidArgument, "the request is not well-formed HTTP"))
             }
             _ => {
-                if let Some(connection) = &state.context.connection {
+                if let Some(connection) = &state.context.connection
+                    && state.context.began.elapsed() < WAITED_FOR
+                {
                     connection.count_abandoned();
                 }
                 None

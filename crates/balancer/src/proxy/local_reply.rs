@@ -13,8 +13,12 @@ pub(super) async fn write_problem(session: &mut Session, state: &mut RequestStat
     write(session, problem.response(state.context.form)).await
 }
 
-/// Writes a whole response.
+/// Writes a whole response. Whatever fails here is the client's: pingora leaves open whose error it is.
 pub(super) async fn write(session: &mut Session, response: Response<Bytes>) -> Result<()> {
+    write_parts(session, response).await.map_err(|error| error.into_down())
+}
+
+async fn write_parts(session: &mut Session, response: Response<Bytes>) -> Result<()> {
     let (mut parts, body) = response.into_parts();
     let trailers = parts.extensions.remove::<Trailers>();
     let mut head = ResponseHeader::build(parts.status, Some(parts.headers.len() + 2))?;

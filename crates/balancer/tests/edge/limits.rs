@@ -149,6 +149,33 @@ async fn a_flood_of_resets_ends_its_connection() {
     assert_eq!(platform.get("/health").await.status(), 200);
 }
 
+/// Calls that their client waited for, and then gave up, are no flood: its other calls go on.
+#[tokio::test]
+async fn calls_given_up_after_a_wait_end_no_connection() {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let platform = Platform::start_with(1, "front.limits.given_up_max = 20").await;
+    let tls = crate::raw::config(&platform, &[&rustls::version::TLS13], &[b"h2"]);
+    let stream = crate::raw::tls_handshake(crate::raw::connect(platform.balancer.front).await, tls).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _connection = tokio::spawn(connection);
+    for _ in 0..4 {
+        let mut calls = Vec::new();
+        for _ in 0..20 {
+            sender = sender.ready().await.unwrap();
+            let request = http::Request::post("https://localhost/v2/held/infer").body(()).unwrap();
+            calls.push(sender.send_request(request, true).unwrap().0);
+        }
+        for call in calls.drain(..1) {
+            tokio::time::timeout(PATIENCE, call).await.expect_err("it is held");
+        }
+        drop(calls);
+        sender = sender.ready().await.unwrap();
+        let request = http::Request::get("https://localhost/v2/echo").body(()).unwrap();
+        let response = sender.send_request(request, true).unwrap().0.await.expect("the connection goes on");
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
 /// Clients that do not read their answers hold up no other request on the same connection to the replica.
 #[tokio::test]
 async fn slow_readers_hold_up_no_other_request() {

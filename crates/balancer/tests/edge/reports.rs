@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     process::{Balancer, field},
+    raw,
     upstream::serve,
     world::{Platform, SOON},
 };
@@ -208,6 +209,37 @@ async fn a_client_that_leaves_after_a_long_wait_counts_as_a_timeout() {
         }
     }
     reporting.wait_for("both were reported", |totals| (totals.bad, totals.client_error) == (2, 2)).await;
+}
+
+/// A client that resets its requests before the balancer's own answer is written fails for itself alone.
+#[tokio::test]
+async fn requests_reset_by_their_client_are_no_failures_of_the_service() {
+    let reporting = Reporting::start().await;
+    let tls = raw::config(&reporting.platform, &[&rustls::version::TLS13], &[b"h2"]);
+    let stream = raw::tls_handshake(raw::connect(reporting.balancer.front).await, tls).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _connection = tokio::spawn(connection);
+    let post = || http::Request::post(reporting.url("/v2/models/m/infer")).header("authorization", "Basic x");
+    for _ in 0..10 {
+        for _ in 0..10 {
+            sender = sender.ready().await.unwrap();
+            let (_, mut stream) = sender.send_request(post().body(()).unwrap(), false).unwrap();
+            // Else the request leaves the client together with its reset, or not at all.
+            tokio::task::yield_now().await;
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        // A library ends a connection that has 20 reset requests which were not accepted yet. These were, once this is
+        // answered.
+        sender = sender.ready().await.unwrap();
+        let health = http::Request::get(reporting.url("/health")).body(()).unwrap();
+        sender.send_request(health, true).unwrap().0.await.unwrap();
+    }
+    reporting.post("/v2/models/m/infer").send().await.unwrap();
+    reporting.wait_for("they were reported", |totals| totals.good == 1 && totals.client_error >= 10).await;
+    assert_eq!(reporting.tracker.totals().bad, 0);
+    let log = reporting.balancer.log();
+    let errors: Vec<_> = log.iter().filter(|line| field(line, "level").as_deref() == Some("ERROR")).collect();
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 /// What ends during the drain is in the last report.
