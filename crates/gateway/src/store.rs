@@ -6,6 +6,7 @@
 mod audit_log;
 mod bootstrap;
 mod change_feed;
+mod locks;
 mod refresh_tokens;
 mod revocations;
 mod sessions;

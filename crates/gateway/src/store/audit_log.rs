@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::Store;
+use super::{Store, locks};
 use crate::{
     audit::{AuditEvent, GENESIS, Hash, StoredRecord, chain_hash},
     error::StoreError,
@@ -98,9 +98,7 @@ async fn append(
     events: &[AuditEvent],
 ) -> Result<(), StoreError> {
     // A restarted gateway continues the chain of its name, and may overlap with the one that is going.
-    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('gateway.audit ' || $1, 0))", writer)
-        .execute(&mut *connection)
-        .await?;
+    locks::take(connection, &format!("audit {writer}")).await?;
     let (mut seq, mut head) = end_of_chain(connection, writer).await?;
     for event in events {
         seq += 1;

@@ -5,14 +5,14 @@ use strum::{EnumString, IntoStaticStr};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{Store, user_rows};
+use super::{Store, locks, user_rows};
 use crate::{error::StoreError, session::ACCESS_LIFETIME, user::User};
 
 /// The channel of `NOTIFY`; a notification carries no payload, the table has the entry.
 const CHANNEL: &str = "gateway_changes";
 
-/// The advisory lock under which sequence numbers and commits have the same order.
-const LOCK: i64 = 0x7261_6d70_6172_7401;
+/// The lock under which sequence numbers and commits have the same order.
+const LOCK: &str = "changes";
 
 /// How long a change is kept: longer than any access token lives, and than any gateway goes without polling.
 const RETENTION: Duration = Duration::minutes(30);
@@ -173,8 +173,7 @@ fn parse_kind(text: &str) -> Result<ChangeKind, StoreError> {
 
 /// Takes the lock of the feed: from here to the commit, no other transaction adds to it.
 pub(super) async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", LOCK).execute(connection).await?;
-    Ok(())
+    locks::take(connection, LOCK).await
 }
 
 /// Adds to the feed and notifies, which takes effect when the transaction commits. Needs [`lock`].

@@ -117,3 +117,36 @@ async fn malformed_refresh_tokens_do_not_reach_the_database() {
     drop(lock);
     world.wait_for_record("token.refresh", "failure", Some("malformed")).await;
 }
+
+/// What gateways lock against each other, no other role of the database can lock.
+#[tokio::test]
+async fn no_other_role_can_hold_the_locks_of_the_gateways() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let name = &world.database.name;
+
+    // A change that has taken all its locks, and waits for the audit log.
+    let lock = world.lock("gateway.audit");
+    let change = tokio::spawn({
+        let (client, admin) = (client.clone(), admin.clone());
+        async move {
+            let user = json!({ "name": "robot", "kind": "machine", "roles": [] });
+            client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await
+        }
+    });
+    world.wait_for_lock("gateway.audit", "NOT granted").await;
+    let advisory = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(world.postgres.sql(name, advisory).await.trim(), "0", "every role may take those");
+    drop(lock);
+    change.await.unwrap().expect_status(StatusCode::CREATED);
+
+    let locks = world.postgres.sql(name, "SELECT name FROM gateway.locks ORDER BY name FOR UPDATE").await;
+    assert_eq!(locks.split_whitespace().collect::<Vec<_>>().join(" "), "audit gateway-1 changes");
+    let other = world.postgres.database("other").await.user;
+    for statement in ["SELECT FROM gateway.locks FOR UPDATE", "LOCK TABLE gateway.locks"] {
+        let refused =
+            world.postgres.cluster().sql(name, &format!("SET SESSION AUTHORIZATION {other}; {statement}")).await;
+        let error = format!("{:?}", refused.expect_err(statement));
+        assert!(error.contains("permission denied"), "{error}");
+    }
+}
