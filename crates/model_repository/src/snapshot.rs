@@ -213,12 +213,15 @@ impl ModelEntry {
         if version.is_empty() {
             return self.default_version().cloned().ok_or_else(|| self.unavailable(name, self.aliases.get(CHAMPION)));
         }
-        let number = Version::parse(version).or_else(|| self.aliases.get(version).copied());
+        let named = Version::parse(version);
+        let number = named.or_else(|| self.aliases.get(version).copied());
         let Some((number, slot)) = number.and_then(|number| Some((number, self.versions.get(&number)?))) else {
             let shown: String = version.chars().take(64).collect();
             return Err(Problem::new(Kind::NotFound, format!("the model {name:?} has no version or alias {shown:?}")));
         };
-        slot.serving.clone().ok_or_else(|| self.unavailable(name, Some(&number)))
+        slot.serving.clone().ok_or_else(|| {
+            if named.is_some() { never_served(name, number) } else { self.unavailable(name, Some(&number)) }
+        })
     }
 
     fn unavailable(&self, name: &str, version: Option<&Version>) -> Problem {
@@ -267,6 +270,14 @@ impl ServingState {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+}
+
+/// The problem of a version that is called by its number and was refused. It is the caller's: an alias promises that its version
+/// serves, a number does not.
+fn never_served(name: &str, version: Version) -> Problem {
+    let what =
+        format!("version {version} of the model {name:?} was refused and never served; the repository index says why");
+    Problem::new(Kind::Conflict, what)
 }
 
 /// The problem of a name that no model has. It is echoed no further than a name can be long.

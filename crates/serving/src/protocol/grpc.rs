@@ -85,7 +85,7 @@ impl GrpcInferenceService for Service {
         match self.0.repository.resolve(&name, &version) {
             Ok(_) => Ok(Response::new(ModelReadyResponse { ready: true })),
             // As Triton answers: a model that is not known is not ready.
-            Err(problem) if matches!(problem.kind(), Kind::Unavailable | Kind::NotFound) => {
+            Err(problem) if matches!(problem.kind(), Kind::Unavailable | Kind::NotFound | Kind::Conflict) => {
                 Ok(Response::new(ModelReadyResponse { ready: false }))
             }
             Err(problem) => Err(problem.into()),

@@ -76,7 +76,7 @@ async fn bad_files_leave_the_old_version_serving() {
         assert_eq!(row["state"], "UNAVAILABLE", "{what}");
         assert!(error.contains(row["reason"].as_str().unwrap()), "{what}: {row} {error}");
         assert_version_1_serves(&client).await;
-        assert_eq!(client.get("/v2/models/steps/versions/2/ready").await.status, 503, "{what}");
+        assert_eq!(client.get("/v2/models/steps/versions/2/ready").await.status, 409, "{what}");
     }
     assert_eq!(offer(&serving, &client, &good, steps_golden(2)).await, (200, String::new()));
     let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([3]))] });
@@ -277,6 +277,10 @@ async fn a_champion_that_does_not_serve_is_unavailable() {
         assert!(answer.error().contains("version 2 of the model \"steps\""), "{path}: {}", answer.error());
     }
     assert_eq!(client.get("/v2/models/steps/ready").await.status, 503);
+    // A number promises nothing, so its caller is at fault, and not the service.
+    let answer = client.post_json("/v2/models/steps/versions/2/infer", &body).await;
+    assert_eq!(answer.status, 409);
+    assert!(answer.error().contains("version 2 of the model \"steps\" was refused"), "{}", answer.error());
     assert_eq!(client.post_json("/v2/models/steps/versions/1/infer", &body).await.status, 200);
     assert_eq!(client.get("/v2/models/steps/versions/unknown/ready").await.status, 404);
     fs::write(serving.models.join("steps/2/model.onnx"), steps(2)).unwrap();
