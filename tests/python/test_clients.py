@@ -26,8 +26,8 @@ def test_live_and_ready_need_no_token(http):
 
 
 def test_live_and_ready_by_rpc(grpc, platform):
-    assert grpc.is_server_live(headers=platform.bearer(READER))
-    assert grpc.is_server_ready(headers=platform.bearer(READER))
+    assert grpc.is_server_live()
+    assert grpc.is_server_ready()
 
 
 # === list and inspect ===

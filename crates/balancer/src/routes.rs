@@ -142,6 +142,18 @@ impl Routes {
                 SafeMethods,
                 control,
             ))),
+            public(row(
+                "/inference.GRPCInferenceService/ServerLive",
+                Pool(name::SERVING),
+                Rpc(INFERENCE_RPCS),
+                control,
+            )),
+            public(row(
+                "/inference.GRPCInferenceService/ServerReady",
+                Pool(name::SERVING),
+                Rpc(INFERENCE_RPCS),
+                control,
+            )),
             counted(row("/inference.GRPCInferenceService", Pool(name::SERVING), Rpc(INFERENCE_RPCS), inference)),
             public(row("/api/auth/token", Pool(name::GATEWAY), SafeMethods, api)),
             row("/api/auth", Pool(name::GATEWAY), SafeMethods, api),
@@ -180,10 +192,7 @@ impl Route {
             Repeatable::Inference => {
                 is_safe || *method == Method::POST && (path.ends_with("/infer") || path == "/v2/repository/index")
             }
-            Repeatable::Rpc(methods) => {
-                let rpc = path.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix('/'));
-                rpc.is_some_and(|rpc| methods.contains(&rpc))
-            }
+            Repeatable::Rpc(methods) => path.rsplit_once('/').is_some_and(|(_, rpc)| methods.contains(&rpc)),
         }
     }
 
@@ -287,6 +296,7 @@ mod tests {
             (Method::POST, "/v2/repository/models/m/unload", false),
             (Method::POST, "/inference.GRPCInferenceService/ModelInfer", true),
             (Method::POST, "/inference.GRPCInferenceService/ModelMetadata", true),
+            (Method::POST, "/inference.GRPCInferenceService/ServerLive", true),
             (Method::POST, "/inference.GRPCInferenceService/RepositoryModelLoad", false),
             (Method::POST, "/inference.GRPCInferenceService/ModelStreamInfer", false),
             (Method::GET, "/api/admin/users", true),

@@ -28,8 +28,8 @@ pub(crate) fn routes() -> Routes<App> {
                 .route(Method::POST, &format!("{model}/infer"), Action::Infer, rest::infer)
         });
     let methods = [
-        ("ServerLive", Action::ReadStatus),
-        ("ServerReady", Action::ReadStatus),
+        ("ServerLive", Action::ReadInferenceHealth),
+        ("ServerReady", Action::ReadInferenceHealth),
         ("ServerMetadata", Action::ReadModels),
         ("ModelReady", Action::ReadModels),
         ("ModelMetadata", Action::ReadModels),

@@ -116,8 +116,11 @@ async fn own_errors_have_the_form_of_their_route() {
         request.metadata_mut().insert("authorization", "Bearer unknown".parse().unwrap());
         Ok(request)
     });
-    let status = client.server_live(ServerLiveRequest {}).await.unwrap_err();
+    let request = ModelReadyRequest { name: "m".into(), version: String::new() };
+    let status = client.model_ready(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    // Health needs no token, so that none is looked at.
+    client.server_live(ServerLiveRequest {}).await.unwrap();
 
     let response = platform.get("/nothing/here").await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
