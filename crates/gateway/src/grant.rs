@@ -9,7 +9,7 @@ mod refresh_token;
 mod sign_in_attempt;
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -151,6 +151,14 @@ fn throttle_address(source: &RequestSource) -> String {
     }
 }
 
+/// The network of a client: what a person has at home or at work stays within it. `None` where the address is not known.
+fn network(source: &RequestSource) -> Option<String> {
+    match source.address.as_ref()?.parse::<IpAddr>().ok()?.to_canonical() {
+        IpAddr::V4(address) => Some(format!("{}/24", Ipv4Addr::from_bits(address.to_bits() >> 8 << 8))),
+        IpAddr::V6(address) => Some(format!("{}/64", Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
+    }
+}
+
 // === impl Grant ===
 
 impl Grant {
@@ -222,6 +230,17 @@ impl From<HashError> for GrantError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_is_a_24_or_a_64() {
+        let of =
+            |address: &str| network(&RequestSource { address: Some(address.to_owned()), ..RequestSource::default() });
+        assert_eq!(of("192.0.2.77").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.77"));
+        assert_eq!(of("2001:db8:1:2:ffff::9").as_deref(), Some("2001:db8:1:2::/64"));
+        assert_eq!(of("not an address"), None);
+        assert_eq!(network(&RequestSource { peer: Some("balancer-1".into()), ..RequestSource::default() }), None);
+    }
 
     #[test]
     fn the_addresses_of_one_client_are_counted_as_one() {

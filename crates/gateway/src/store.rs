@@ -6,6 +6,7 @@
 mod audit_log;
 mod bootstrap;
 mod change_feed;
+mod known_networks;
 mod locks;
 mod refresh_tokens;
 mod revocations;
@@ -108,13 +109,14 @@ impl Store {
     }
 
     /// Deletes at most a few thousand rows that no gateway needs any more, and says how many: sessions that are over,
-    /// changes that every gateway has applied.
+    /// changes that every gateway has applied, networks without a login for long.
     pub async fn prune(&self) -> Result<u64, StoreError> {
         let now = self.now();
         let work = async |connection: &mut PgConnection| {
             let sessions = sessions::prune(connection, now).await?;
             let changes = change_feed::prune(connection, now).await?;
-            Ok(sessions + changes)
+            let networks = known_networks::prune(connection, now).await?;
+            Ok(sessions + changes + networks)
         };
         self.database.query("prune", work).await
     }

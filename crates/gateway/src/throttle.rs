@@ -1,9 +1,10 @@
 //! The throttle of sign-ins: after a few failures each next attempt waits twice as long, up to a quarter of an hour.
 //!
-//! Never a permanent lock, by which an attacker could lock a user out, and never by account alone for the same reason: the
-//! key is the account together with the address it is tried from, and the address alone with a wider limit against
-//! trying one password on many accounts. Bounded: the entries with the shortest waits go first. Counted per process, so with two
-//! gateways an attacker has twice the attempts.
+//! Never a permanent lock, by which an attacker could lock a user out. Counted are the account together with the address it is
+//! tried from; the address alone with a wider limit, against trying one password on many accounts; and the account alone with
+//! a wider limit and short waits, against guesses from many addresses, which its owner's own networks do not wait for.
+//! Bounded: the entries with the shortest waits go first. Counted per process, so with two gateways an attacker has twice the
+//! attempts.
 
 mod entry;
 
@@ -14,6 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 
+pub use entry::ACCOUNT_ANYWHERE;
 use entry::{Entry, FAILURES_REMEMBERED, Key};
 
 const ENTRIES_MAX: usize = 50_000;
@@ -29,7 +31,7 @@ pub struct Throttle {
 #[derive(Debug)]
 pub struct SignInAttempt<'a> {
     throttle: &'a Throttle,
-    keys: [Key; 2],
+    keys: [Key; 3],
     /// When the hash under way began.
     hashing_since: Option<Instant>,
 }
@@ -46,11 +48,24 @@ pub struct Wait {
 // === impl Throttle ===
 
 impl Throttle {
-    /// Admits an attempt on `account` (lower case, known or not) from `address`, or says how long to wait.
-    pub fn admit(&self, account: &str, address: &str, now: Instant) -> Result<SignInAttempt<'_>, Wait> {
-        let keys = [Key::AccountAndAddress(account.to_owned(), address.to_owned()), Key::Address(address.to_owned())];
+    /// Admits an attempt on `account` (lower case, known or not) from `address`, or says how long to wait. From a network that is
+    /// known for the account, its failures elsewhere do not count.
+    pub fn admit(
+        &self,
+        account: &str,
+        address: &str,
+        is_known_network: bool,
+        now: Instant,
+    ) -> Result<SignInAttempt<'_>, Wait> {
+        let keys = [
+            Key::AccountAndAddress(account.to_owned(), address.to_owned()),
+            Key::Address(address.to_owned()),
+            // The last: whether it counts may be a question to the database.
+            Key::Account(account.to_owned()),
+        ];
         let mut entries = self.entries.lock();
-        for key in &keys {
+        let counted = if is_known_network { &keys[..2] } else { &keys[..] };
+        for key in counted {
             if let Some(delay) = entries.get_mut(key).and_then(|entry| entry.delay(key, now)) {
                 return Err(Wait { delay, reason: key.reason() });
             }
@@ -103,7 +118,7 @@ impl SignInAttempt<'_> {
 
     /// The proof was right: the account's failures from this address are cleared, the address keeps its own.
     pub fn succeeded(self) {
-        let [account, _] = &self.keys;
+        let [account, ..] = &self.keys;
         if let Some(entry) = self.throttle.entries.lock().get_mut(account) {
             entry.failures = 0;
         }
@@ -144,7 +159,17 @@ mod tests {
     use super::{entry::*, *};
 
     fn fail(throttle: &Throttle, account: &str, address: &str, now: Instant) -> Result<bool, Wait> {
-        throttle.admit(account, address, now).map(|attempt| attempt.failed(now))
+        throttle.admit(account, address, true, now).map(|attempt| attempt.failed(now))
+    }
+
+    /// From a network that is known, so that only the other limits count.
+    fn admit<'a>(
+        throttle: &'a Throttle,
+        account: &str,
+        address: &str,
+        now: Instant,
+    ) -> Result<SignInAttempt<'a>, Wait> {
+        throttle.admit(account, address, true, now)
     }
 
     #[test]
@@ -155,13 +180,13 @@ mod tests {
         }
         assert_eq!(fail(&throttle, "ada", "a", now), Ok(true));
         for doubling in 0..12 {
-            let delay = throttle.admit("ada", "a", now).unwrap_err().delay;
+            let delay = admit(&throttle, "ada", "a", now).unwrap_err().delay;
             assert_eq!(delay, DELAY_MAX.min(Duration::from_secs(1 << doubling)));
             now += delay;
             assert_eq!(fail(&throttle, "ada", "a", now), Ok(true));
         }
-        assert!(throttle.admit("ada", "b", now).is_ok(), "from elsewhere the owner still gets in");
-        assert!(throttle.admit("eve", "a", now).is_ok(), "and others from the same address");
+        assert!(admit(&throttle, "ada", "b", now).is_ok(), "from elsewhere the owner still gets in");
+        assert!(admit(&throttle, "eve", "a", now).is_ok(), "and others from the same address");
     }
 
     #[test]
@@ -171,49 +196,49 @@ mod tests {
             for _ in 0..FAILURES_FREE - 1 {
                 fail(&throttle, "ada", "a", now).unwrap();
             }
-            throttle.admit("ada", "a", now).unwrap().succeeded();
+            admit(&throttle, "ada", "a", now).unwrap().succeeded();
         }
         for _ in 0..100 {
-            drop(throttle.admit("eve", "b", now).unwrap());
+            drop(admit(&throttle, "eve", "b", now).unwrap());
         }
-        assert_eq!(throttle.len(), 1, "only the address that failed is still known");
+        assert_eq!(throttle.len(), 2, "only the address and the account that failed are still known");
     }
 
     #[test]
     fn many_attempts_at_once_do_not_slip_under_the_count() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        let admitted: Vec<_> = (0..1_000).filter_map(|_| throttle.admit("ada", "a", now).ok()).collect();
+        let admitted: Vec<_> = (0..1_000).filter_map(|_| admit(&throttle, "ada", "a", now).ok()).collect();
         assert_eq!(admitted.len(), 16);
         admitted.into_iter().for_each(|attempt| {
             attempt.failed(now);
         });
-        let later = now + throttle.admit("ada", "a", now).unwrap_err().delay;
-        let _one = throttle.admit("ada", "a", later).unwrap();
-        assert!(throttle.admit("ada", "a", later).is_err(), "one at a time once there were failures");
+        let later = now + admit(&throttle, "ada", "a", now).unwrap_err().delay;
+        let _one = admit(&throttle, "ada", "a", later).unwrap();
+        assert!(admit(&throttle, "ada", "a", later).is_err(), "one at a time once there were failures");
     }
 
     #[test]
     fn one_address_cannot_fill_the_password_hasher() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         let admitted: Vec<_> =
-            (0..100).filter_map(|account| throttle.admit(&format!("{account}"), "a", now).ok()).collect();
+            (0..100).filter_map(|account| admit(&throttle, &format!("{account}"), "a", now).ok()).collect();
         assert_eq!(admitted.len(), 32);
-        assert_eq!(throttle.admit("another", "a", now).unwrap_err().reason, "address");
-        assert!(throttle.admit("another", "b", now).is_ok());
+        assert_eq!(admit(&throttle, "another", "a", now).unwrap_err().reason, "address");
+        assert!(admit(&throttle, "another", "b", now).is_ok());
     }
 
     #[test]
     fn hanging_up_during_the_hash_is_a_failure_of_the_address_alone() {
         let (throttle, now) = (Throttle::default(), Instant::now());
         for _ in 0..FAILURES_FREE_PER_ADDRESS {
-            throttle.admit("ada", "a", now).unwrap().hash_begins(now);
+            admit(&throttle, "ada", "a", now).unwrap().hash_begins(now);
         }
-        assert_eq!(throttle.admit("another", "a", now).unwrap_err().reason, "address");
-        assert!(throttle.admit("ada", "b", now).is_ok());
+        assert_eq!(admit(&throttle, "another", "a", now).unwrap_err().reason, "address");
+        assert!(admit(&throttle, "ada", "b", now).is_ok());
 
         let throttle = Throttle::default();
         for _ in 0..FAILURES_FREE_PER_ADDRESS {
-            let mut attempt = throttle.admit("ada", "a", now).unwrap();
+            let mut attempt = admit(&throttle, "ada", "a", now).unwrap();
             attempt.hash_begins(now);
             attempt.hash_ended();
         }
@@ -226,9 +251,9 @@ mod tests {
         for account in 0..FAILURES_FREE_PER_ADDRESS {
             fail(&throttle, &account.to_string(), "a", now).unwrap();
         }
-        let wait = throttle.admit("another", "a", now).unwrap_err();
+        let wait = admit(&throttle, "another", "a", now).unwrap_err();
         assert_eq!((wait.reason, wait.delay), ("address", DELAY_MAX_PER_ADDRESS));
-        assert!(throttle.admit("another", "a", now + FAILURES_REMEMBERED).is_ok());
+        assert!(admit(&throttle, "another", "a", now + FAILURES_REMEMBERED).is_ok());
     }
 
     #[test]
@@ -241,6 +266,26 @@ mod tests {
             let _admitted = fail(&throttle, &number.to_string(), &number.to_string(), now);
         }
         assert!(throttle.len() <= ENTRIES_MAX);
-        assert!(throttle.admit("victim", "attacker", now).is_err());
+        assert!(admit(&throttle, "victim", "attacker", now).is_err());
+    }
+
+    #[test]
+    fn guesses_from_many_addresses_wait_and_networks_of_the_owner_do_not() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let guess = |number: u32| throttle.admit("ada", &format!("192.0.2.{}", number % 30), false, now);
+        let admitted: Vec<bool> = (0..120).filter_map(|number| Some(guess(number).ok()?.failed(now))).collect();
+        assert_eq!(admitted.len(), usize::try_from(FAILURES_FREE_PER_ACCOUNT).unwrap());
+        let wait = throttle.admit("ada", "new place", false, now).unwrap_err();
+        assert_eq!((wait.reason, wait.delay), (ACCOUNT_ANYWHERE, Duration::from_secs(1)));
+        assert!(throttle.admit("ada", "at home", true, now).is_ok());
+        assert!(throttle.admit("eve", "new place", false, now).is_ok());
+
+        let mut later = now;
+        for _ in 0..20 {
+            later +=
+                throttle.admit("ada", "new place", false, later).map_or_else(|wait| wait.delay, |_| Duration::ZERO);
+            throttle.admit("ada", &format!("{later:?}"), false, later).unwrap().failed(later);
+        }
+        assert_eq!(throttle.admit("ada", "new place", false, later).unwrap_err().delay, DELAY_MAX_PER_ACCOUNT);
     }
 }

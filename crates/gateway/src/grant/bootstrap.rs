@@ -6,7 +6,7 @@ use policy::Role;
 use problem::{Kind, Problem};
 use secrets::Secret;
 
-use super::{DEFAULT_CLIENT, GrantError, IssuedTokens, new_refresh_token};
+use super::{DEFAULT_CLIENT, GrantError, IssuedTokens, network, new_refresh_token};
 use crate::{
     app::App,
     audit::{self, Actor, AuditEvent, RequestSource},
@@ -27,7 +27,7 @@ impl App {
         source: &RequestSource,
     ) -> Result<IssuedTokens, GrantError> {
         let kind = audit::EventKind::Bootstrap;
-        let attempt = self.admit(kind, "bootstrap", source)?;
+        let attempt = self.admit(kind, "bootstrap", source).await?;
         if !self.is_bootstrap_token(token) {
             attempt.failed(Instant::now());
             self.record_refusal("wrong_token", source).await?;
@@ -68,7 +68,14 @@ impl App {
         source: &RequestSource,
     ) -> Result<IssuedTokens, GrantError> {
         let (refresh_token, digest) = new_refresh_token()?;
-        let new = NewSession { user_id: admin.id, credential, client_id: DEFAULT_CLIENT, refresh: Some(&digest) };
+        let network = network(source);
+        let new = NewSession {
+            user_id: admin.id,
+            credential,
+            client_id: DEFAULT_CLIENT,
+            network: network.as_deref(),
+            refresh: Some(&digest),
+        };
         let event =
             AuditEvent::new(audit::EventKind::Password, audit::EventOutcome::Success, Actor::Anonymous, source.clone());
         let signed_in = self.store.begin_session(new, event).await?;

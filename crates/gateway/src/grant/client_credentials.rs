@@ -3,7 +3,7 @@
 use secrets::Secret;
 
 use super::{
-    GrantError, IssuedTokens,
+    GrantError, IssuedTokens, network,
     sign_in_attempt::{FailedAttempt, failure_reason, success},
 };
 use crate::{
@@ -27,7 +27,7 @@ impl App {
         source: &RequestSource,
     ) -> Result<IssuedTokens, GrantError> {
         let kind = EventKind::ClientCredentials;
-        let attempt = self.admit(kind, client_id, source)?;
+        let attempt = self.admit(kind, client_id, source).await?;
         let found = self.find(client_id).await?;
         let machine = found.as_ref().filter(|found| found.user.kind == UserKind::Machine);
         let stored = machine.map_or(NO_CREDENTIAL, |machine| &machine.credential);
@@ -37,10 +37,12 @@ impl App {
             let failure = FailedAttempt { kind, user: found.as_ref(), reason };
             return Err(self.fail(attempt, failure, source, "invalid_client").await?);
         };
+        let network = network(source);
         let new = NewSession {
             user_id: machine.user.id,
             credential: &machine.credential,
             client_id: machine.user.name.as_str(),
+            network: network.as_deref(),
             refresh: None,
         };
         let Some(signed_in) = self.with_db_permit(self.store.begin_session(new, success(kind, source))).await? else {

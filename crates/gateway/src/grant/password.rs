@@ -6,7 +6,7 @@ use problem::{Kind, Problem};
 use secrets::Secret;
 
 use super::{
-    DEFAULT_CLIENT, GrantError, IssuedTokens, new_refresh_token,
+    DEFAULT_CLIENT, GrantError, IssuedTokens, network, new_refresh_token,
     sign_in_attempt::{FailedAttempt, failure_reason, success},
 };
 use crate::{
@@ -30,7 +30,7 @@ impl App {
     ) -> Result<IssuedTokens, GrantError> {
         let kind = EventKind::Password;
         let client_id = client_of(client_id)?;
-        let mut attempt = self.admit(kind, username, source)?;
+        let mut attempt = self.admit(kind, username, source).await?;
         let found = self.find(username).await?;
         let person = found.as_ref().filter(|found| found.user.kind == UserKind::Person);
         let matches = self.verify(&mut attempt, password, person.map(|person| person.credential.clone())).await?;
@@ -40,10 +40,12 @@ impl App {
             return Err(self.fail(attempt, failure, source, "invalid_grant").await?);
         };
         let (refresh_token, digest) = new_refresh_token()?;
+        let network = network(source);
         let new = NewSession {
             user_id: person.user.id,
             credential: &person.credential,
             client_id: &client_id,
+            network: network.as_deref(),
             refresh: Some(&digest),
         };
         let Some(signed_in) = self.with_db_permit(self.store.begin_session(new, success(kind, source))).await? else {

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use super::{GrantError, throttle_address};
+use super::{GrantError, network, throttle_address};
 use crate::{
     app::App,
     audit::{Actor, AuditEvent, Denial, EventKind, EventOutcome, RequestSource},
     metrics,
     store::UserWithCredential,
-    throttle::SignInAttempt,
+    throttle::{ACCOUNT_ANYWHERE, SignInAttempt},
     user::{UserKind, UserName},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct FailedAttempt<'a> {
 
 impl App {
     /// Admits an attempt, or queues a denial and answers how long to wait.
-    pub(super) fn admit(
+    pub(super) async fn admit(
         &self,
         kind: EventKind,
         name: &str,
@@ -31,7 +31,13 @@ impl App {
     ) -> Result<SignInAttempt<'_>, GrantError> {
         // Texts that are no names count as one account, or callers could fill the throttle with texts of any length.
         let account = name.parse::<UserName>().map_or_else(|_| String::new(), |name| name.as_str().to_lowercase());
-        self.throttle.admit(&account, &throttle_address(source), Instant::now()).map_err(|wait| {
+        let address = throttle_address(source);
+        let mut admitted = self.throttle.admit(&account, &address, false, Instant::now());
+        let is_account_wide = admitted.as_ref().is_err_and(|wait| wait.reason == ACCOUNT_ANYWHERE);
+        if is_account_wide && self.is_known_network(name, source).await? {
+            admitted = self.throttle.admit(&account, &address, true, Instant::now());
+        }
+        admitted.map_err(|wait| {
             metrics::lockout(wait.reason);
             self.denials.push(Denial {
                 kind,
@@ -43,6 +49,13 @@ impl App {
             });
             GrantError::throttled(wait.delay)
         })
+    }
+
+    async fn is_known_network(&self, name: &str, source: &RequestSource) -> Result<bool, GrantError> {
+        match (name.parse::<UserName>(), network(source)) {
+            (Ok(name), Some(network)) => self.with_db_permit(self.store.is_known_network(&name, &network)).await,
+            _ => Ok(false),
+        }
     }
 
     pub(super) async fn find(&self, name: &str) -> Result<Option<UserWithCredential>, GrantError> {

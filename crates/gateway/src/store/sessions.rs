@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Store, change_feed,
+    Store, change_feed, known_networks,
     refresh_tokens::{insert_token, refresh_token, retire_successor, rotate, session_and_user_of},
     revocations::revoke_oldest,
     user_rows::lock_user_shared,
@@ -30,6 +30,8 @@ pub struct NewSession<'a> {
     pub credential: &'a str,
     /// The client that asks.
     pub client_id: &'a str,
+    /// Where it comes from, if that is known.
+    pub network: Option<&'a str>,
     /// With a refresh token the session is stored; without, it only names the tokens of this one response.
     pub refresh: Option<&'a Digest>,
 }
@@ -74,7 +76,7 @@ impl Store {
         event: AuditEvent,
     ) -> Result<Option<SessionWithUser>, StoreError> {
         let now = self.now();
-        let NewSession { user_id, credential, client_id, refresh } = new;
+        let NewSession { user_id, credential, client_id, network, refresh } = new;
         self.database
             .bounded("begin_session", async {
                 let mut transaction = self.database.begin().await?;
@@ -92,6 +94,9 @@ impl Store {
                 if let Some(digest) = refresh {
                     insert(&mut transaction, &session).await?;
                     insert_token(&mut transaction, digest, session.id, now).await?;
+                }
+                if let Some(network) = network {
+                    known_networks::note(&mut transaction, user_id, network, now).await?;
                 }
                 if exceeds_limit {
                     revoke_oldest(&mut transaction, user_id, now).await?;

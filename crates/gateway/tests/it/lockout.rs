@@ -118,6 +118,32 @@ async fn malformed_refresh_tokens_do_not_reach_the_database() {
     world.wait_for_record("token.refresh", "failure", Some("malformed")).await;
 }
 
+/// Guesses at one account wait wherever they come from; its owner, in a network that it has logged in from, does not.
+#[tokio::test]
+async fn guesses_from_many_addresses_wait() {
+    let (world, _gateway, client, _admin) = World::begin().await;
+    let mut waits = 0;
+    for number in 0..120 {
+        let guesser = client.at(&format!("198.51.{}.7", number % 30));
+        waits += u32::from(guesser.sign_in("admin", "a wrong guess").await.status == StatusCode::TOO_MANY_REQUESTS);
+    }
+    assert!(waits >= 60, "{waits} of 120 had to wait");
+    world.wait_for_record("token.password", "denied", Some("throttled")).await;
+
+    // The first administrator was made from 192.0.2.1.
+    client.at("192.0.2.200").sign_in("admin", ADMIN_PASSWORD).await.expect_status(StatusCode::OK);
+    let (mut number, elsewhere) = (0, client.at("203.0.113.9"));
+    testkit::poll_until("the account waits for more than a second", Duration::from_secs(20), async || {
+        number += 1;
+        let guess = client.at(&format!("203.0.113.{number}")).sign_in("admin", "a wrong guess").await;
+        let wait = guess.headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
+        wait.is_some_and(|seconds| seconds > 1)
+    })
+    .await;
+    elsewhere.sign_in("admin", ADMIN_PASSWORD).await.expect_status(StatusCode::TOO_MANY_REQUESTS);
+    elsewhere.sign_in("another", ADMIN_PASSWORD).await.expect_status(StatusCode::UNAUTHORIZED);
+}
+
 /// What gateways lock against each other, no other role of the database can lock.
 #[tokio::test]
 async fn no_other_role_can_hold_the_locks_of_the_gateways() {
