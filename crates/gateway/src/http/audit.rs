@@ -67,10 +67,12 @@ pub async fn list(
     let limit = params.limit()?;
     let before =
         params.cursor.as_deref().map_or(Ok(i64::MAX), |cursor| cursor.parse::<i64>().map_err(|_| wrong_cursor()))?;
-    let records = app.store.audit_page(before, i64::from(limit)).await.map_err(Problem::from)?;
+    // One more than requested shows whether there is a next page.
+    let mut records = app.store.audit_page(before, i64::from(limit) + 1).await.map_err(Problem::from)?;
+    let has_more = records.len() > usize::from(limit);
+    records.truncate(usize::from(limit));
     app.record_read(audit::EventKind::ReadAudit, &user, source).await?;
-    let is_full = records.len() == usize::from(limit);
-    let next_cursor = records.last().filter(|_| is_full).map(|last| last.id.to_string());
+    let next_cursor = records.last().filter(|_| has_more).map(|last| last.id.to_string());
     Ok(Json(AuditPage { records: records.into_iter().map(ShownRecord::from).collect(), next_cursor }))
 }
 

@@ -192,6 +192,22 @@ async fn what_cannot_be_recorded_is_not_answered() {
     call(Method::GET, USERS, json!({})).await.expect_status(StatusCode::OK);
 }
 
+/// A page that ends with the oldest record names no next one.
+#[tokio::test]
+async fn the_last_page_has_no_cursor() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let count = world.audit_records().await.len();
+    let path = format!("/api/admin/audit?limit={count}");
+    let page = async || client.call(Method::GET, &path, Some(&admin), None).await.expect_status(StatusCode::OK).json();
+    let whole = page().await;
+    assert_eq!((whole["records"].as_array().unwrap().len(), &whole["next_cursor"]), (count, &Value::Null));
+    // Reading it was recorded, so that it is one more now.
+    let first = page().await;
+    let rest = format!("{path}&cursor={}", first["next_cursor"].as_str().unwrap());
+    let rest = client.call(Method::GET, &rest, Some(&admin), None).await.expect_status(StatusCode::OK).json();
+    assert_eq!((rest["records"].as_array().unwrap().len(), &rest["next_cursor"]), (1, &Value::Null));
+}
+
 /// The trigger refuses even the superuser's UPDATE; without the trigger, verification finds the change.
 #[tokio::test]
 async fn a_tampered_log_is_refused_or_found() {
