@@ -9,8 +9,9 @@ use end_to_end::{
     docker::{Fault, docker},
     poll::until,
     recorded_load::Figures,
+    request::{Connection, Protocol},
 };
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 
 use crate::load::{LATEST, Load, RETURN, is_whole_matrix};
 
@@ -29,6 +30,8 @@ const BUSY_NAME: &str = "busy-beside-rampart-test";
 const BUSY_MAX: Duration = Duration::from_secs(60);
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
+/// How soon a client that keeps its connection to the second edge is led back when a balancer returns.
+const LED_BACK: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prediction_fails_or_is_late_whichever_container_is_lost() {
@@ -111,7 +114,11 @@ async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     say(&format!("gateways frozen and back: {}; outage {} ms", figures.line(), figures.outage.as_millis()));
     assert_eq!(figures.failed, 0, "{:?}", figures.failures);
 
-    // Back again, and not a call is lost by that.
+    // Back again, and not a call is lost by that; also of clients that keep their connections.
+    let mut kept = Vec::new();
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        kept.push(platform.front.server(protocol).unwrap().connect().await.unwrap());
+    }
     let from = load.steady.now();
     docker(&["start", first, second]).await.unwrap();
     let back = platform.wait_healthy(RETURN).await.unwrap();
@@ -122,9 +129,34 @@ async fn the_second_edge_answers_when_both_balancers_are_stopped() {
     })
     .await
     .unwrap();
+    let led_back = wait_until_led_back(&platform, kept).await.unwrap();
+    say(&format!("kept connections ended {:.1} s after the balancers' return", led_back.as_secs_f64()));
     let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
     say(&format!("both balancers started: healthy after {:.1} s, {}", back.as_secs_f64(), figures.line()));
     is_in_time(&figures).unwrap();
+}
+
+/// Calls on connections that are kept until the server has asked the client to end each.
+async fn wait_until_led_back(platform: &Containers, mut kept: Vec<Connection>) -> anyhow::Result<Duration> {
+    let template = platform.front.golden_prediction(&platform.analyst().await?).await?;
+    until("kept connections end", LED_BACK, async || {
+        let mut still_kept = Vec::new();
+        for mut connection in kept.drain(..) {
+            // One of HTTP/2 is ended by a frame, one of HTTP/1.1 by a header.
+            if connection.share().is_some() && !connection.is_usable() {
+                continue;
+            }
+            let answer = connection.call(&template).await.expect("until it is ended, a connection serves");
+            template.check(&answer).expect("a prediction");
+            if answer.headers.get(header::CONNECTION).is_none_or(|value| value != "close") {
+                still_kept.push(connection);
+            }
+        }
+        kept = still_kept;
+        ensure!(kept.is_empty(), "{} are kept", kept.len());
+        Ok(())
+    })
+    .await
 }
 
 /// Strikes it, heals it, waits until all is well again: what became of the calls meanwhile.
