@@ -1,6 +1,6 @@
 //! The `[vault]` section, and the file with which a container logs in.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use secrets::{Secret, SecretFile};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub struct VaultConfig {
 }
 
 /// What one container needs to log in to Vault and to ask for its certificate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// Name of the `AppRole` and of the PKI role: the service.
@@ -39,6 +39,15 @@ pub struct Login {
     pub name: String,
     /// DNS names and IP addresses in the certificate.
     pub dns_names: Vec<String>,
+}
+
+// === impl Login ===
+
+/// Without the secret id, which opens Vault.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("role", &self.role).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 // === impl VaultConfig ===
@@ -81,5 +90,13 @@ mod tests {
     fn plain_http_and_half_a_database_are_refused() {
         assert!(config("https://vault:8200", None).faults().is_empty());
         assert_eq!(config("http://vault:8200", Some("gateway")).faults().len(), 2);
+    }
+
+    #[test]
+    fn a_login_is_shown_without_what_opens_vault() {
+        let (role_id, secret_id) = ("0f6f".to_owned(), "s.3cr3t".to_owned());
+        let login = Login { role: "sla".into(), role_id, secret_id, name: "spiffe://r/sla".into(), dns_names: vec![] };
+        let shown = format!("{login:?}");
+        assert!(shown.contains("sla") && !shown.contains("0f6f") && !shown.contains("s.3cr3t"), "{shown}");
     }
 }
