@@ -30,8 +30,7 @@ const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
 const RENEWALS: &str = "ml_vault_renewals_total";
 
-/// Renews what a service has from Vault.
-#[derive(Debug)]
+/// Renews what a service has from Vault. Cannot be printed, like its session.
 pub struct Agent {
     config: VaultConfig,
     directory: PathBuf,
@@ -40,7 +39,6 @@ pub struct Agent {
     password: Option<Password>,
 }
 
-#[derive(Debug)]
 struct VaultSession {
     vault: Vault,
     token: String,
