@@ -169,7 +169,7 @@ async fn no_other_role_can_hold_the_locks_of_the_gateways() {
     let locks = world.postgres.sql(name, "SELECT name FROM gateway.locks ORDER BY name FOR UPDATE").await;
     assert_eq!(locks.split_whitespace().collect::<Vec<_>>().join(" "), "audit gateway-1 changes");
     let other = world.postgres.database("other").await.user;
-    for statement in ["SELECT FROM gateway.locks FOR UPDATE", "LOCK TABLE gateway.locks"] {
+    for statement in ["SELECT FROM gateway.locks FOR UPDATE", "BEGIN; LOCK TABLE gateway.locks"] {
         let refused =
             world.postgres.cluster().sql(name, &format!("SET SESSION AUTHORIZATION {other}; {statement}")).await;
         let error = format!("{:?}", refused.expect_err(statement));
