@@ -51,6 +51,14 @@ impl Reason {
     /// Every reason, for metrics that exist before they are needed.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
+    /// Whether the version itself is wrong, and not the machine at this moment: another attempt with the same files ends the same.
+    pub fn is_of_the_version(self) -> bool {
+        match self {
+            Self::Manifest | Self::Format | Self::Digest | Self::Engine | Self::Signature | Self::Golden => true,
+            Self::Artifact | Self::Limits | Self::Internal => false,
+        }
+    }
+
     /// The name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         self.into()

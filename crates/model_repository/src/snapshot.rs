@@ -220,7 +220,12 @@ impl ModelEntry {
             return Err(Problem::new(Kind::NotFound, format!("the model {name:?} has no version or alias {shown:?}")));
         };
         slot.serving.clone().ok_or_else(|| {
-            if named.is_some() { never_served(name, number) } else { self.unavailable(name, Some(&number)) }
+            let is_wrong = slot.fault.as_ref().is_some_and(|fault| fault.reason.is_of_the_version());
+            if named.is_some() && is_wrong {
+                wrong_version(name, number)
+            } else {
+                self.unavailable(name, Some(&number))
+            }
         })
     }
 
@@ -272,11 +277,10 @@ impl ServingState {
     }
 }
 
-/// The problem of a version that is called by its number and was refused. It is the caller's: an alias promises that its version
-/// serves, a number does not.
-fn never_served(name: &str, version: Version) -> Problem {
-    let what =
-        format!("version {version} of the model {name:?} was refused and never served; the repository index says why");
+/// The problem of a version that is called by its number and was refused for what it is. It is the caller's: an alias promises
+/// that its version serves, a number does not.
+fn wrong_version(name: &str, version: Version) -> Problem {
+    let what = format!("version {version} of the model {name:?} was refused; the repository index says why");
     Problem::new(Kind::Conflict, what)
 }
 
