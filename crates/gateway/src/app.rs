@@ -37,6 +37,8 @@ pub struct App {
     pub denials: DenialQueue,
     /// Database connections for proofs of identity. They need no token, so they get half of the pool at most.
     pub auth_db_permits: Semaphore,
+    /// The one connection for the question whether a login comes from a known network.
+    pub network_permit: Semaphore,
     /// The time.
     pub clock: WallClock,
     /// Services that a passport can be for.

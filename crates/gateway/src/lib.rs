@@ -73,6 +73,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         throttle: Throttle::default(),
         denials,
         auth_db_permits: Semaphore::new(auth_db_permits_max),
+        network_permit: Semaphore::new(1),
         clock: clock.clone(),
         audiences: config.tokens.audiences.into_iter().collect(),
         bootstrap_token: config.bootstrap.token_file,

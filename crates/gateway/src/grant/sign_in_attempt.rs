@@ -1,6 +1,9 @@
 //! An attempt to prove an identity: admitted by the throttle, and recorded before a failure is answered.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use problem::Chain;
+use tokio::time::timeout;
 
 use super::{GrantError, network, throttle_address};
 use crate::{
@@ -11,6 +14,9 @@ use crate::{
     throttle::{ACCOUNT_ANYWHERE, SignInAttempt},
     user::{UserKind, UserName},
 };
+
+/// How long an attempt waits for its turn to ask.
+const NETWORK_PERMIT_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Who a failed attempt was about, and why it failed.
 pub(super) struct FailedAttempt<'a> {
@@ -32,9 +38,11 @@ impl App {
         // Texts that are no names count as one account, or callers could fill the throttle with texts of any length.
         let account = name.parse::<UserName>().map_or_else(|_| String::new(), |name| name.as_str().to_lowercase());
         let address = throttle_address(source);
-        let mut admitted = self.throttle.admit(&account, &address, false, Instant::now());
+        // Before there are users no network is known, and guesses at the one-time token must not hold up its owner.
+        let is_setup = kind == EventKind::Bootstrap;
+        let mut admitted = self.throttle.admit(&account, &address, is_setup, Instant::now());
         let is_account_wide = admitted.as_ref().is_err_and(|wait| wait.reason == ACCOUNT_ANYWHERE);
-        if is_account_wide && self.is_known_network(name, source).await? {
+        if is_account_wide && self.is_known_network(name, source).await {
             admitted = self.throttle.admit(&account, &address, true, Instant::now());
         }
         admitted.map_err(|wait| {
@@ -51,10 +59,19 @@ impl App {
         })
     }
 
-    async fn is_known_network(&self, name: &str, source: &RequestSource) -> Result<bool, GrantError> {
-        match (name.parse::<UserName>(), network(source)) {
-            (Ok(name), Some(network)) => self.with_db_permit(self.store.is_known_network(&name, &network)).await,
-            _ => Ok(false),
+    /// One at a time, on one connection: guesses that have to wait anyway must not take the database from the others. What cannot
+    /// be asked now is not known.
+    async fn is_known_network(&self, name: &str, source: &RequestSource) -> bool {
+        let (Ok(name), Some(network)) = (name.parse::<UserName>(), network(source)) else { return false };
+        let Ok(Ok(_permit)) = timeout(NETWORK_PERMIT_WAIT_MAX, self.network_permit.acquire()).await else {
+            return false;
+        };
+        match self.store.is_known_network(&name, &network).await {
+            Ok(is_known) => is_known,
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "it is not known whether a login comes from a known network");
+                false
+            }
         }
     }
 

@@ -13,6 +13,9 @@ const KNOWN_FOR: Duration = Duration::days(30);
 /// A row is written again after this, and not at each login.
 const NOTED_EVERY: Duration = Duration::DAY;
 
+/// Rows that are deleted at once.
+const PRUNE_MAX: i64 = 5_000;
+
 // === impl Store ===
 
 impl Store {
@@ -55,10 +58,21 @@ pub(super) async fn note(
     Ok(())
 }
 
+/// Forgets all of a user.
+pub(super) async fn forget(connection: &mut PgConnection, user_id: Uuid) -> Result<(), StoreError> {
+    sqlx::query!("DELETE FROM gateway.known_networks WHERE user_id = $1", user_id).execute(connection).await?;
+    Ok(())
+}
+
 /// Deletes networks that are known no longer.
 pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) -> Result<u64, StoreError> {
-    let done = sqlx::query!("DELETE FROM gateway.known_networks WHERE last_success < $1", now - KNOWN_FOR)
-        .execute(connection)
-        .await?;
+    let done = sqlx::query!(
+        r#"DELETE FROM gateway.known_networks WHERE (user_id, network) IN (
+               SELECT user_id, network FROM gateway.known_networks WHERE last_success < $1 LIMIT $2)"#,
+        now - KNOWN_FOR,
+        PRUNE_MAX
+    )
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected())
 }

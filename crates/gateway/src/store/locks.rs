@@ -4,16 +4,18 @@ use sqlx::PgConnection;
 
 use crate::error::StoreError;
 
-/// Takes a lock until the transaction ends.
-///
-/// It is a row, since every role of the database may take advisory locks. The update changes nothing but locks it; the insert makes
-/// it the first time.
+/// Takes a lock until the transaction ends. It is a row, since every role of the database may take advisory locks.
 pub(super) async fn take(connection: &mut PgConnection, name: &str) -> Result<(), StoreError> {
-    sqlx::query!(
-        "INSERT INTO gateway.locks (name) VALUES ($1) ON CONFLICT (name) DO UPDATE SET name = excluded.name",
-        name
-    )
-    .execute(connection)
-    .await?;
+    while !lock_row(connection, name).await? {
+        sqlx::query!("INSERT INTO gateway.locks (name) VALUES ($1) ON CONFLICT DO NOTHING", name)
+            .execute(&mut *connection)
+            .await?;
+    }
     Ok(())
+}
+
+/// Whether there is such a row.
+async fn lock_row(connection: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+    let row = sqlx::query!("SELECT name FROM gateway.locks WHERE name = $1 FOR UPDATE", name);
+    Ok(row.fetch_optional(connection).await?.is_some())
 }

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{ChangeKind, Committed, Store, Uncommitted, change_feed};
+use super::{ChangeKind, Committed, Store, Uncommitted, change_feed, known_networks};
 use crate::{audit::AuditEvent, error::StoreError, session::SESSIONS_PER_USER_MAX};
 
 // === impl Store ===
@@ -35,9 +35,10 @@ pub(super) async fn revoke_all_of_user(
     now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     sqlx::query!("UPDATE gateway.sessions SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL", user_id, now)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
-    Ok(())
+    // A stolen token may have been used from them.
+    known_networks::forget(connection, user_id).await
 }
 
 /// Revokes the oldest sessions beyond the limit.
