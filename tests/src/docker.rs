@@ -17,6 +17,9 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// Each look at whose health starts a process in the container.
 pub(crate) const HEALTH_PERIOD: Duration = Duration::from_millis(500);
 
+/// As in docker-compose.yml.
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// One container, by its whole name.
 #[derive(Clone, Debug)]
 pub struct Container {
@@ -91,28 +94,34 @@ pub async fn are_healthy(containers: &[Container]) -> anyhow::Result<()> {
     let names = containers.iter().map(|container| container.name.as_str());
     let arguments: Vec<&str> = ["inspect", "--format", "{{json .}}"].into_iter().chain(names).collect();
     for line in docker(&arguments).await?.lines() {
-        let inspected: Value = serde_json::from_str(line).context("inspect")?;
-        let text = |path: &str| inspected.pointer(path).and_then(Value::as_str).unwrap_or("none");
-        let (name, status, health) = (text("/Name"), text("/State/Status"), text("/State/Health/Status"));
-        ensure!(status == "running", "{name}: {status}");
-        if !matches!(health, "none" | "healthy") {
-            run_health_check(name, &inspected).await.with_context(|| format!("{name}: {health}"))?;
+        let inspected = serde_json::from_str(line).context("inspect")?;
+        if health_of_running(&inspected)? != "healthy" {
+            run_health_check(&inspected).await?;
         }
     }
     Ok(())
 }
 
-async fn run_health_check(name: &str, inspected: &Value) -> anyhow::Result<()> {
-    let test: Vec<&str> = match inspected.pointer("/Config/Healthcheck/Test").and_then(Value::as_array) {
-        Some(words) => words.iter().filter_map(Value::as_str).collect(),
-        None => Vec::new(),
-    };
-    let command = match test.as_slice() {
+fn health_of_running(inspected: &Value) -> anyhow::Result<&str> {
+    let text = |path: &str| inspected.pointer(path).and_then(Value::as_str).unwrap_or("none");
+    let (name, status) = (text("/Name"), text("/State/Status"));
+    ensure!(status == "running", "{name}: {status}");
+    Ok(text("/State/Health/Status"))
+}
+
+/// Succeeds for a container without a check.
+async fn run_health_check(inspected: &Value) -> anyhow::Result<()> {
+    let test = inspected.pointer("/Config/Healthcheck/Test").and_then(Value::as_array);
+    let words: Vec<&str> = test.into_iter().flatten().filter_map(Value::as_str).collect();
+    let command = match words.as_slice() {
+        [] | ["NONE"] => return Ok(()),
         ["CMD", command @ ..] => command.to_vec(),
         ["CMD-SHELL", script] => vec!["sh", "-c", script],
         other => bail!("no such check is known: {other:?}"),
     };
-    docker(&[&["exec", name.trim_start_matches('/')], command.as_slice()].concat()).await.map(drop)
+    let name = inspected.pointer("/Name").and_then(Value::as_str).context("no name")?.trim_start_matches('/');
+    let arguments = [&["exec", name], command.as_slice()].concat();
+    timeout(HEALTH_CHECK_TIMEOUT, docker(&arguments)).await.context("no answer in time")?.map(drop)
 }
 
 // === impl Container ===
@@ -149,7 +158,9 @@ impl Container {
     /// # Errors
     /// It is not; the message says how it is.
     pub async fn is_healthy(&self) -> anyhow::Result<()> {
-        are_healthy(std::slice::from_ref(self)).await
+        let inspected = self.inspect().await?;
+        health_of_running(&inspected)?;
+        run_health_check(&inspected).await
     }
 
     /// Runs a command in it and returns what it printed.
