@@ -52,7 +52,7 @@ impl AuthIndex {
         let (Ok(subject), Ok(session), Ok(token)) = (claims.sub.parse(), claims.sid.parse(), claims.jti.parse()) else {
             return TokenVerdict::Invalid("malformed");
         };
-        if [subject, session, token].iter().any(|id: &Uuid| self.revoked.contains_key(id)) {
+        if [subject, session, token].into_iter().any(|id: Uuid| self.is_revoked(id)) {
             return TokenVerdict::Invalid("revoked");
         }
         let Some(user) = self.users.get(&subject) else { return TokenVerdict::StateLagging };
@@ -66,6 +66,11 @@ impl AuthIndex {
         } else {
             TokenVerdict::Valid(user.clone())
         }
+    }
+
+    /// Whether this token (`jti`), session (`sid`) or user is revoked.
+    pub fn is_revoked(&self, id: Uuid) -> bool {
+        self.revoked.contains_key(&id)
     }
 
     /// How many users there are.

@@ -12,6 +12,7 @@ use super::payload::Payload;
 use crate::{
     app::{App, SignedInUser},
     audit::{AuditEvent, EventKind, EventOutcome, RequestSource},
+    auth_state::TokenVerdict,
     error::StoreError,
     random_secrets,
 };
@@ -28,7 +29,7 @@ pub struct RevokeRequest {
 
 /// End one's own access token, or with a refresh token the whole login.
 ///
-/// Answers 200 also for a token that is unknown, over, or somebody else's; those are left alone.
+/// Answers 200 also for a token that is unknown, over, revoked already, or another user's; those are left alone.
 #[utoipa::path(
     post, path = "/api/auth/revoke", tag = "auth",
     request_body(content((RevokeRequest = "application/x-www-form-urlencoded"), (RevokeRequest = "application/json"))),
@@ -68,6 +69,9 @@ async fn revoke_own_session(
 ) -> Result<Option<i64>, StoreError> {
     let owner = app.store.owner_of_refresh_token(&random_secrets::sha256(token)).await?;
     let Some((session, _)) = owner.filter(|(_, owner)| *owner == user.caller.id) else { return Ok(None) };
+    if app.auth_state.read(|index| index.is_revoked(session)) {
+        return Ok(None);
+    }
     let event = event.about_user(user.caller.id).with("session", session.to_string());
     Ok(Some(app.store.revoke_session(session, event).await?.seq))
 }
@@ -81,6 +85,9 @@ async fn revoke_own_token(
     let Ok(claims) = app.tokens.verify_access(token, app.unix_now()) else { return Ok(None) };
     let Ok(token_id) = claims.jti.parse() else { return Ok(None) };
     if claims.sub != user.caller.id.to_string() {
+        return Ok(None);
+    }
+    if matches!(app.auth_state.read(|index| index.judge(&claims)), TokenVerdict::Invalid(_)) {
         return Ok(None);
     }
     let event = event.about_user(user.caller.id).with("token", claims.jti);

@@ -189,3 +189,22 @@ async fn a_feed_that_goes_back_in_time_is_noticed() {
     })
     .await;
 }
+
+/// What is revoked already is not written again.
+#[tokio::test]
+async fn revoking_twice_writes_once() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let login = client.sign_in("admin", ADMIN_PASSWORD).await;
+    let rows = "SELECT (SELECT count(*) FROM gateway.changes), (SELECT count(*) FROM gateway.audit)";
+    let rows = async || world.postgres.sql(&world.database.name, rows).await;
+    for token in [login.text("access_token"), login.text("refresh_token")] {
+        let body = json!({ "token": token });
+        let revoke = async || client.call(Method::POST, "/api/auth/revoke", Some(&admin), Some(&body)).await;
+        let before = rows().await;
+        revoke().await.expect_status(StatusCode::OK);
+        let once = rows().await;
+        assert_ne!(before, once);
+        revoke().await.expect_status(StatusCode::OK);
+        assert_eq!(rows().await, once);
+    }
+}
