@@ -2,11 +2,11 @@
 
 Called by scripts/bench --against REF, which builds both. Prints a Markdown table.
 
-In each round both platforms are started, and each row is measured on one and then at once on the other; which is first
-alternates, so that a machine that becomes slower or faster meanwhile favours neither. The one that is not measured is
-idle. Each is started by its own tests/python/running.py with its own models, since options of `rampart dev` change
-between commits; both are measured by the working tree's load generator, which needs nothing of a platform but its
-state.json.
+In each round both platforms are started. Each row is measured in pairs, a second on one and then at once a second on
+the other; which is first alternates, so that a machine that becomes slower or faster meanwhile favours neither. The
+one that is not measured is idle. Each is started by its own tests/python/running.py with its own models, since
+options of `rampart dev` change between commits; both are measured by the working tree's load generator, which needs
+nothing of a platform but its state.json.
 """
 
 from __future__ import annotations
@@ -92,11 +92,12 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="the folder that scripts/lib/reference.sh made")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 1])
-    parser.add_argument("--duration-s", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3, help="of measurements of each row in a round")
+    parser.add_argument("--duration-s", type=int, default=1)
     parser.add_argument("--warm-up-s", type=int, default=1)
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds: at least one")
+    if min(arguments.rounds, arguments.pairs) < 1:
+        parser.error("--rounds, --pairs: at least one")
     os.environ.pop("RAMPART_STATE", None)
     reference = Side.of_reference(arguments.reference)
     tree = Side("the working tree", ROOT, dict(os.environ))
@@ -104,18 +105,21 @@ def main() -> None:
 
 
 def measure(arguments, reference: Side, tree: Side) -> list[tuple[list[Row], list[Row]]]:
-    """Of each round, the rows of the reference and those of the working tree."""
-    rounds = []
+    """Of each pair, the rows of the reference and those of the working tree."""
+    warmed_up = argparse.Namespace(**{**vars(arguments), "warm_up_s": 0})
+    measured = []
     for number in range(arguments.rounds):
         sides = [reference, tree] if number % 2 == 0 else [tree, reference]
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+        pairs = [{reference.name: [], tree.name: []} for _ in range(arguments.pairs)]
         with sides[0].started() as first, sides[1].started() as second:
-            rows = {side.name: [] for side in sides}
+            platforms = [(sides[0].name, first), (sides[1].name, second)]
             for target in own_targets(arguments):
-                for side, data in zip(sides, [first, second], strict=True):
-                    rows[side.name].append(own_row(arguments, data, *target))
-        rounds.append((rows[reference.name], rows[tree.name]))
-    return rounds
+                for index, rows in enumerate(pairs):
+                    for name, data in platforms if index % 2 == 0 else reversed(platforms):
+                        rows[name].append(own_row(warmed_up if index else arguments, data, *target))
+        measured += [(rows[reference.name], rows[tree.name]) for rows in pairs]
+    return measured
 
 
 @dataclass(frozen=True)
@@ -135,21 +139,21 @@ class Spread:
         return [f"{self.median:{digits}}", f"{self.low:{digits}} to {self.high:{digits}}"]
 
 
-def table(reference: Side, rounds: list[tuple[list[Row], list[Row]]]) -> str:
+def table(reference: Side, pairs: list[tuple[list[Row], list[Row]]]) -> str:
     heads = ["what", "connections", "figure", reference.name, "quartiles", "working tree", "quartiles", "ratio"]
     heads += ["quartiles", ""]
     lines = [
-        f"{os.cpu_count()} cores ({machine.machine()}), the working tree beside {reference.name}, {len(rounds)} rounds",
+        f"{os.cpu_count()} cores ({machine.machine()}), the working tree beside {reference.name}, {len(pairs)} pairs",
         "",
         f"| {' | '.join(heads)} |",
         "|---" * len(heads) + "|",
     ]
     outside = 0
-    for index, row in enumerate(rounds[0][0]):
+    for index, row in enumerate(pairs[0][0]):
         for figure, more_is_better, digits, of in FIGURES:
-            before = [of(rows[index]) for rows, _ in rounds]
-            after = [of(rows[index]) for _, rows in rounds]
-            # Of each round, so that what the machine does from one to the next counts on both sides.
+            before = [of(rows[index]) for rows, _ in pairs]
+            after = [of(rows[index]) for _, rows in pairs]
+            # Of each pair, so that what the machine does from one to the next counts on both sides.
             ratio = Spread.of([new / old for old, new in zip(before, after, strict=True)])
             mark = ""
             if abs(ratio.median - 1) > TOLERANCE:
@@ -158,7 +162,7 @@ def table(reference: Side, rounds: list[tuple[list[Row], list[Row]]]) -> str:
             cells = [row.what, str(row.connections), figure]
             cells += Spread.of(before).shown(digits) + Spread.of(after).shown(digits) + ratio.shown(".3f")
             lines.append(f"| {' | '.join([*cells, mark])} |")
-    ratio_is = "Ratio: working tree / reference, the median of the rounds' own ratios."
+    ratio_is = "Ratio: working tree / reference, the median of the pairs' own ratios."
     return "\n".join([*lines, "", f"{ratio_is} Outside of {TOLERANCE:.0%}: {outside} of {len(lines) - 4} figures."])
 
 

@@ -132,7 +132,8 @@ def in_containers(arguments) -> list[Row]:
 def load(arguments, what: str, connections: int, pids: list[int], request: Path, target: list) -> Row:
     """One closed-loop load, after another one to warm up that is not counted."""
     print(f"{what}, {connections} connections", file=sys.stderr, flush=True)
-    run_load(arguments, connections, request, target, arguments.warm_up_s)  # on connections of its own
+    if arguments.warm_up_s:
+        run_load(arguments, connections, request, target, arguments.warm_up_s)  # on connections of its own
     before = cpu_seconds(pids)
     answer = run_load(arguments, connections, request, target, arguments.duration_s)
     cpu = cpu_seconds(pids) - before
