@@ -25,7 +25,7 @@ use crate::{
 /// Of each kind; so many that both balancers have some.
 const CONNECTIONS: u32 = 8;
 /// Clients come and go, so a balancer that comes back gets its share again.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(10);
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(10);
 /// Two tries of ten seconds each, and a moment.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 const POLL_PERIOD: Duration = Duration::from_millis(20);

@@ -11,7 +11,7 @@ use end_to_end::{
     containers::{Containers, say},
     docker::{Fault, docker},
     poll::until,
-    recorded_load::Figures,
+    recorded_load::{CONNECTION_AGE_MAX, Figures},
     request::{Connection, Protocol, Template},
 };
 use http::{Method, StatusCode, header};
@@ -64,6 +64,8 @@ async fn a_lost_balancer_costs_a_client_one_retry() {
     let mut faults = Vec::new();
     for balancer in balancers {
         for fault in FAULTS {
+            // After the fault before, connections are on the other balancer until each has been replaced.
+            load.steady.go_on(CONNECTION_AGE_MAX).await.unwrap();
             let outcome = strike(&platform, &load, balancer, fault).await;
             let outcome = outcome.and_then(|figures| is_in_time(&figures));
             faults.extend(outcome.err().map(|error| format!("{balancer} {fault:?}: {error:#}")));
