@@ -68,7 +68,8 @@ pub(super) async fn forget(connection: &mut PgConnection, user_id: Uuid) -> Resu
 pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) -> Result<u64, StoreError> {
     let done = sqlx::query!(
         r#"DELETE FROM gateway.known_networks WHERE (user_id, network) IN (
-               SELECT user_id, network FROM gateway.known_networks WHERE last_success < $1 LIMIT $2)"#,
+               SELECT user_id, network FROM gateway.known_networks WHERE last_success < $1
+               ORDER BY user_id, network LIMIT $2 FOR UPDATE SKIP LOCKED)"#,
         now - KNOWN_FOR,
         PRUNE_MAX
     )
