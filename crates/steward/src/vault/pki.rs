@@ -6,12 +6,11 @@ use ::vault::Vault;
 use anyhow::{Context as _, bail};
 use authority::Authority;
 use bootstrap::say;
-use identity::TRUST_DOMAIN;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use topology::Instance;
 
-use crate::names::dns_names;
+use crate::names::{dns_names, peer_name};
 
 const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
 /// Renewed well before leaves would outlive it.
@@ -30,7 +29,7 @@ pub(super) async fn ensure(
         say("Vault has an intermediate CA");
     }
     for (service, names) in names_by_service(containers) {
-        vault.post(token, &format!("pki/roles/{service}"), &role(service, &names, lifetime_s)).await?;
+        vault.post(token, &format!("pki/roles/{service}"), &role(service, names, lifetime_s)).await?;
     }
     Ok(())
 }
@@ -68,28 +67,47 @@ async fn make_intermediate(vault: &Vault, token: &str, authority: &Authority) ->
     Ok(())
 }
 
-/// DNS names and addresses of all instances of a service, those that ask Vault.
-fn names_by_service(containers: &[Instance]) -> BTreeMap<&str, Vec<String>> {
-    let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for container in containers.iter().filter(|container| container.third_party.is_none()) {
-        names.entry(container.workload.name).or_default().extend(dns_names(container));
-    }
-    names
+/// What the certificates of a service may say.
+#[derive(Default)]
+struct Names {
+    /// DNS names and addresses.
+    hosts: Vec<String>,
+    /// SPIFFE names, one for each instance.
+    uris: Vec<String>,
 }
 
-/// Exactly the names of the service, and nothing of another.
-fn role(service: &str, names: &[String], lifetime_s: u32) -> Value {
-    let is_address = |name: &&String| name.parse::<std::net::IpAddr>().is_ok();
-    let domains: Vec<&String> = names.iter().filter(|name| !is_address(name)).collect();
+/// The names of all instances of a service, those that ask Vault.
+fn names_by_service(containers: &[Instance]) -> BTreeMap<&str, Names> {
+    let mut services: BTreeMap<&str, Names> = BTreeMap::new();
+    for container in containers.iter().filter(|container| container.third_party.is_none()) {
+        let names = services.entry(container.workload.name).or_default();
+        names.hosts.extend(dns_names(container));
+        names.uris.push(peer_name(container).to_string());
+    }
+    services
+}
+
+/// Exactly the names of the service, and nothing of another. HAProxy looks for a SPIFFE name anywhere in a certificate, and PostgreSQL
+/// takes the common name for a role: so there is no pattern and no free text in it.
+fn role(service: &str, Names { hosts, uris }: Names, lifetime_s: u32) -> Value {
+    let is_address = |name: &String| name.parse::<std::net::IpAddr>().is_ok();
+    let has_address = hosts.iter().any(is_address);
+    let mut domains: Vec<String> = hosts.into_iter().filter(|name| !is_address(name)).collect();
+    // The common name is held to be a domain, too.
+    domains.push(service.to_owned());
     json!({
         "allowed_domains": domains,
         "allow_bare_domains": true,
         "allow_subdomains": false,
         "allow_localhost": false,
-        "allow_ip_sans": names.iter().any(|name| is_address(&name)),
-        "allowed_uri_sans": [format!("spiffe://{TRUST_DOMAIN}/svc/{service}/*")],
-        "require_cn": false,
-        "cn_validations": ["disabled"],
+        "allow_ip_sans": has_address,
+        "allow_glob_domains": false,
+        "allow_wildcard_certificates": false,
+        "allowed_uri_sans": uris,
+        "allowed_other_sans": [],
+        "allowed_serial_numbers": [],
+        "require_cn": true,
+        "cn_validations": ["hostname"],
         "key_type": "ec",
         "key_bits": 256,
         "key_usage": ["DigitalSignature"],
@@ -116,8 +134,15 @@ mod tests {
         let names = names_by_service(&containers);
         let services: BTreeSet<&str> = SERVICES.iter().map(|service| service.workload.name).collect();
         assert_eq!(names.keys().copied().collect::<BTreeSet<_>>(), services);
-        let role = role("serving", &names["serving"], 60);
-        assert_eq!(role["allowed_uri_sans"][0], "spiffe://rampart.internal/svc/serving/*");
+        let role = role("serving", names_by_service(&containers).remove("serving").unwrap(), 60);
+        let uris: Vec<&str> =
+            role["allowed_uri_sans"].as_array().unwrap().iter().map(|uri| uri.as_str().unwrap()).collect();
+        assert_eq!(
+            uris,
+            ["primary", "secondary", "tertiary"]
+                .map(|name| format!("spiffe://rampart.internal/svc/serving/ml-serving-{name}"))
+        );
+        assert_eq!((&role["require_cn"], &role["cn_validations"]), (&true.into(), &json!(["hostname"])));
         assert_eq!(role["allow_ip_sans"], false);
         let domains = role["allowed_domains"].to_string();
         assert!(domains.contains("ml-serving-primary") && !domains.contains("gateway"), "{domains}");
