@@ -108,9 +108,9 @@ impl Pool {
         chosen.map(Replica::lease).ok_or_else(shortage)
     }
 
-    /// Whether there is a healthy replica that the request was not sent to yet.
-    pub fn has_untried(&self, tried: TriedReplicas) -> bool {
-        self.replicas.iter().any(|replica| replica.is_available() && !tried.contains(replica))
+    /// How many healthy replicas there are that the request was not sent to yet.
+    pub fn untried_count(&self, tried: TriedReplicas) -> usize {
+        self.replicas.iter().filter(|replica| replica.is_available() && !tried.contains(replica)).count()
     }
 
     /// How many are healthy.

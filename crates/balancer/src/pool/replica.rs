@@ -123,6 +123,11 @@ impl Replica {
         self.repeatable.count() + self.unrepeatable.count()
     }
 
+    /// Whether the balancer itself has closed the sockets of requests that may be repeated.
+    pub fn is_cut(&self) -> bool {
+        self.repeatable.is_closed()
+    }
+
     /// How pingora connects to it; `None` until its name was resolved.
     pub fn peer(&self, is_repeatable: bool) -> Option<Arc<HttpPeer>> {
         let peers = self.peers.load();

@@ -77,7 +77,6 @@ impl Sockets {
     }
 
     /// Whether it is down.
-    #[cfg(test)]
     pub(super) fn is_closed(&self) -> bool {
         self.0.lock().closed.is_cancelled()
     }

@@ -20,6 +20,8 @@ use crate::{
 pub(super) struct Attempts {
     pub(super) count: usize,
     pub(super) tried: TriedReplicas,
+    /// Replicas whose connection broke under the request.
+    pub(super) losses: usize,
     began: Instant,
     lease: Option<Lease>,
     /// Another attempt was granted before pingora reports the error that leads to it.
@@ -64,7 +66,14 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
 
 impl Attempts {
     pub(super) fn new() -> Self {
-        Self { count: 0, tried: TriedReplicas::default(), began: Instant::now(), lease: None, pending_retry: None }
+        Self {
+            count: 0,
+            tried: TriedReplicas::default(),
+            losses: 0,
+            began: Instant::now(),
+            lease: None,
+            pending_retry: None,
+        }
     }
 
     /// The lease of the attempt before, if there was one, ends here.
