@@ -5,8 +5,6 @@
 
 mod file;
 
-use std::path::Path;
-
 use crate::{
     fault::{LoadFault, Reason},
     signature::Signature,
@@ -28,23 +26,12 @@ pub(crate) struct Golden {
 // === impl Golden ===
 
 impl Golden {
-    /// Reads the `golden.json` beside a model file; none if there is no such file.
-    pub(crate) fn read(folder: &Path, signature: &Signature) -> Result<Option<Self>, LoadFault> {
-        let path = folder.join("golden.json");
-        let fault = |detail: String| LoadFault::new(Reason::Golden, format!("golden.json: {detail}"));
-        let length = match std::fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(fault(error.to_string())),
-        };
-        if length > GOLDEN_BYTES_MAX {
-            return Err(fault(format!("{length} bytes, more than {GOLDEN_BYTES_MAX}")));
-        }
-        let text = std::fs::read(&path).map_err(|error| fault(error.to_string()))?;
-        Self::parse(&text, signature).map(Some).map_err(fault)
+    /// Reads the text of a `golden.json`.
+    pub(crate) fn parse(text: &[u8], signature: &Signature) -> Result<Self, LoadFault> {
+        Self::read(text, signature).map_err(|detail| LoadFault::new(Reason::Golden, format!("golden.json: {detail}")))
     }
 
-    fn parse(text: &[u8], signature: &Signature) -> Result<Self, String> {
+    fn read(text: &[u8], signature: &Signature) -> Result<Self, String> {
         let file = GoldenFile::parse(text)?;
         let inputs = file::tensors("inputs", &file.inputs, &signature.inputs)?;
         let outputs = file::tensors("outputs", &file.outputs, &signature.outputs)?;
@@ -140,8 +127,7 @@ mod tests {
 
     #[test]
     fn an_incomplete_file_is_refused() {
-        let fault =
-            |from: &str, to: &str| Golden::parse(GOLDEN.replace(from, to).as_bytes(), &signature()).unwrap_err();
+        let fault = |from: &str, to: &str| Golden::read(GOLDEN.replace(from, to).as_bytes(), &signature()).unwrap_err();
         assert!(fault("\"label\"", "\"other\"").contains("outputs[1]"));
         assert!(fault("INT64", "INT32").contains("INT64"));
         assert!(

@@ -3,19 +3,20 @@
 mod fault;
 mod golden;
 mod library;
+mod memory;
 mod model_file;
 pub mod onnxruntime_telemetry;
 mod pool;
-mod probe;
 mod session;
 mod signature;
 pub mod tensor;
+mod worker;
 
 pub use fault::{LoadFault, Reason};
 pub use golden::GOLDEN_BYTES_MAX;
 pub use library::{Engine, EngineConfig, EngineError};
-pub use model_file::read as read_model_file;
-pub use pool::{Pool, PoolError, PoolLimits, Timings};
-pub use probe::{PROBE_SUBCOMMAND, ProbeLimits, Prober, run_probe};
-pub use session::{RunFault, Session};
+pub use memory::{MemoryBudget, Reservation};
+pub use pool::{Pool, PoolError, PoolLimits, PoolSource, Proved, Timings, WorkersEnded};
+pub use session::RunFault;
 pub use signature::{Signature, TensorMismatch, TensorSpec};
+pub use worker::{Isolation, VersionFiles, WORKER_SUBCOMMAND, WorkerLimits, WorkerStarter, run_worker};

@@ -2,20 +2,21 @@
 
 mod format;
 
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+
 use sha256::Sha256Digest;
-use std::{fs::File, io::Read, path::Path};
 
 use crate::fault::{LoadFault, Reason};
 use format::check_onnx;
 
-/// Reads `model.onnx` of a version folder: not too large, ONNX by its bytes, and the file that was declared.
-pub fn read(folder: &Path, declared: Sha256Digest, bytes_max: u64) -> Result<Vec<u8>, LoadFault> {
-    let unreadable = |error: std::io::Error| LoadFault::new(Reason::Artifact, format!("model.onnx: {error}"));
-    let file = File::open(folder.join("model.onnx")).map_err(unreadable)?;
-    let length = file.metadata().map_err(unreadable)?.len();
-    let mut bytes = Vec::with_capacity(usize::try_from(length.min(bytes_max)).unwrap_or(0));
-    // One more than allowed, so that a file which grew in between is noticed.
-    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+/// Opens `model.onnx` of a version folder.
+pub(crate) fn open(folder: &Path) -> Result<File, LoadFault> {
+    File::open(folder.join("model.onnx")).map_err(unreadable)
+}
+
+/// Reads a model file from its start: not too large, ONNX by its bytes, and the file that was declared.
+pub(crate) fn read(file: &File, declared: Sha256Digest, bytes_max: u64) -> Result<Vec<u8>, LoadFault> {
+    let bytes = read_from_start(file, bytes_max).map_err(unreadable)?;
     if bytes.len() as u64 > bytes_max {
         return Err(LoadFault::new(
             Reason::Artifact,
@@ -32,4 +33,23 @@ pub fn read(folder: &Path, declared: Sha256Digest, bytes_max: u64) -> Result<Vec
         ));
     }
     Ok(bytes)
+}
+
+/// Reads a file from its start, wherever others are in it. One byte more than allowed, so that a file that is too long is noticed.
+pub(crate) fn read_from_start(file: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len().min(bytes_max).saturating_add(1);
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn unreadable(error: io::Error) -> LoadFault {
+    LoadFault::new(Reason::Artifact, format!("model.onnx: {error}"))
 }

@@ -1,36 +1,48 @@
-//! Worker threads that compute one model version, and the bounded queue before them.
+//! The workers of one model version, and the bounded queue before them.
 //!
-//! A call that expired or whose caller went away is dropped before it runs, at the latest when another needs its place;
-//! one that runs is cancelled at its next node. Dropping the pool lets the workers finish what was accepted and end; each takes its session with it.
+//! The task of a call writes to a worker itself and waits for the answer. A call whose deadline passes or whose caller goes away leaves
+//! the queue at once; one that runs is cancelled at its next node, and a worker that does not obey is killed. A worker that dies takes the
+//! call on it and no other, and is started again. Dropping the pool ends the workers.
 
-mod queue;
+mod idle;
+mod supervision;
 
 use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
 use metrics::{Counter, Gauge};
-use ort::session::RunOptions;
-use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use crate::{
-    session::{Computed, RunFault, Session},
+    memory::ReservedBytes,
+    session::{Computed, RunFault},
     tensor::Tensor,
+    worker::{Answered, EncodedCall, Exit, Lost, Worker},
 };
-use queue::Queue;
+use idle::{Idle, Turn};
+
+pub use supervision::{PoolSource, Proved};
+
+/// How long a worker may take to give up a call.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Workers that were gone before they had read a call; more than these is a fault of the machine.
+const UNREAD_MAX: usize = 3;
+/// What is longer is put into its message beside the threads that serve requests.
+const SMALL_BYTES_MAX: usize = 256 << 10;
+
+/// Ids of calls, for cancelling them.
+static NEXT_CALL: AtomicU64 = AtomicU64::new(1);
 
 /// What a pool may hold, and where it reports.
 pub struct PoolLimits {
     /// Calls that may wait.
     pub queue_max: usize,
-    /// What their inputs may take together.
+    /// What they may take together.
     pub queue_bytes_max: usize,
     /// Calls that wait.
     pub depth: Gauge,
@@ -38,22 +50,45 @@ pub struct PoolLimits {
     pub executions: Counter,
     /// Runs that panicked.
     pub panics: Counter,
+    /// Workers that are ready or compute.
+    pub workers: Gauge,
+    /// Those that ended while the version served.
+    pub ended: WorkersEnded,
+}
+
+/// Counts of workers that ended, by reason.
+#[derive(Clone)]
+pub struct WorkersEnded {
+    /// They crashed or were killed from outside.
+    pub crash: Counter,
+    /// They held too much memory after a call.
+    pub memory: Counter,
+    /// They did not give up a call.
+    pub stuck: Counter,
 }
 
 /// The workers of one model version.
 pub struct Pool {
-    queue: Arc<Queue<Job>>,
-    depth: Gauge,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    idle: Idle<Worker>,
+    limits: PoolLimits,
+    source: PoolSource,
+    /// Given back when the workers are gone.
+    _memory: ReservedBytes,
+    state: parking_lot::Mutex<supervision::State>,
 }
 
 /// Where the time of one call went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// CancelOnDrop for a worker.
+    /// Waiting for a worker.
     pub queue: Duration,
     /// In ONNX Runtime.
     pub compute: Duration,
-    /// Making the engine's inputs and copying its outputs.
+    /// To the worker and back.
     pub copy: Duration,
 }
 
@@ -66,49 +101,30 @@ pub enum PoolError {
     ExpiredInQueue,
     /// The deadline passed while it ran.
     ExpiredInCompute,
+    /// No worker can be started.
+    NoWorker,
+    /// The worker died while it computed the call.
+    Died {
+        /// How it ended, e.g. `signal 8, SIGFPE`.
+        how: String,
+        /// It was killed from outside, as when memory runs out.
+        was_killed: bool,
+    },
     /// It ran and failed.
     Run(RunFault),
 }
 
-struct Job {
-    inputs: Vec<Tensor>,
-    wanted: Vec<usize>,
-    deadline: Instant,
-    queued: Instant,
-    run: Arc<RunHandle>,
-    reply: oneshot::Sender<Result<(Vec<Tensor>, Timings), PoolError>>,
+/// A worker that computes a call. Dropping it before there is an answer has the call cancelled.
+struct Lease<'p> {
+    shared: &'p Arc<Shared>,
+    worker: Option<Worker>,
+    /// The call that the worker has whole.
+    under_way: Option<u64>,
 }
-
-/// What caller and worker share about one call.
-struct RunHandle {
-    options: RunOptions,
-    started: AtomicBool,
-}
-
-/// Stops the run when the caller stops waiting, for whatever reason.
-struct CancelOnDrop(Option<Arc<RunHandle>>);
 
 // === impl Pool ===
 
 impl Pool {
-    /// Starts one thread for each session.
-    pub fn start(name: &str, sessions: Vec<Session>, limits: &PoolLimits) -> io::Result<Self> {
-        let queue = Arc::new(Queue::new(limits.queue_max, limits.queue_bytes_max));
-        let pool = Self { queue, depth: limits.depth.clone() };
-        for (index, session) in sessions.into_iter().enumerate() {
-            let worker = Worker {
-                queue: Arc::clone(&pool.queue),
-                session,
-                depth: limits.depth.clone(),
-                executions: limits.executions.clone(),
-                panics: limits.panics.clone(),
-            };
-            // Linux keeps 15 bytes of a thread's name, so the index comes first.
-            thread::Builder::new().name(format!("ort-{index}-{name}")).spawn(move || worker.work())?;
-        }
-        Ok(pool)
-    }
-
     /// Computes the wanted outputs on the next free worker, before the deadline or not at all.
     pub async fn run(
         &self,
@@ -116,110 +132,121 @@ impl Pool {
         wanted: Vec<usize>,
         deadline: Instant,
     ) -> Result<(Vec<Tensor>, Timings), PoolError> {
-        let options = RunOptions::new().map_err(|error| PoolError::Run(RunFault::Engine(error.to_string())))?;
-        let run = Arc::new(RunHandle { options, started: AtomicBool::new(false) });
-        let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, wanted, deadline, queued: Instant::now(), run: Arc::clone(&run), reply };
-        self.enqueue(job)?;
-        let mut waiting = CancelOnDrop(Some(run));
-        match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(Ok(outcome)) => {
-                waiting.0 = None;
-                outcome
+        let arrived = Instant::now();
+        let call = encode(inputs, wanted).await?;
+        let mut queue = Duration::ZERO;
+        for _ in 0..UNREAD_MAX {
+            let queued = Instant::now();
+            let mut lease = self.lease(call.bytes(), deadline).await?;
+            queue += queued.elapsed();
+            self.shared.limits.executions.increment(1);
+            let answered = timeout_at(deadline.into(), lease.compute(&call)).await;
+            match answered.map_err(|_| PoolError::ExpiredInCompute)? {
+                Ok(Computed { outputs, compute }) => {
+                    let copy = arrived.elapsed().saturating_sub(queue + compute);
+                    return Ok((outputs, Timings { queue, compute, copy }));
+                }
+                Err(Failed::Run(fault)) => return Err(PoolError::Run(fault)),
+                Err(Failed::Lost(Lost::Died(exit))) => return Err(PoolError::died(&exit)),
+                Err(Failed::Lost(Lost::Unread)) => {}
             }
-            Ok(Err(_)) => Err(PoolError::Run(RunFault::Engine("a worker panicked".to_owned()))),
-            Err(_) if waiting.has_started() => Err(PoolError::ExpiredInCompute),
-            Err(_) => Err(PoolError::ExpiredInQueue),
         }
+        Err(PoolError::NoWorker)
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), PoolError> {
-        let bytes = job.inputs.iter().map(Tensor::bytes_held).sum();
-        let Err(job) = self.queue.push(job, bytes) else {
-            self.depth.increment(1.0);
-            return Ok(());
-        };
-        let now = Instant::now();
-        for stale in self.queue.remove_stale(|job| job.is_stale(now)) {
-            self.depth.decrement(1.0);
-            // A caller that is gone needs no answer.
-            let _gone = stale.reply.send(Err(PoolError::ExpiredInQueue));
-        }
-        self.queue.push(job, bytes).map_err(|_| PoolError::QueueFull)?;
-        self.depth.increment(1.0);
-        Ok(())
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.queue.close();
-    }
-}
-
-// === impl Job ===
-
-impl Job {
-    /// Whether its caller is gone or its deadline passed.
-    fn is_stale(&self, now: Instant) -> bool {
-        self.reply.is_closed() || now >= self.deadline
-    }
-}
-
-// === impl CancelOnDrop ===
-
-impl CancelOnDrop {
-    fn has_started(&self) -> bool {
-        self.0.as_ref().is_some_and(|run| run.started.load(Ordering::Relaxed))
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(run) = &self.0
-            && let Err(error) = run.options.terminate()
-        {
-            tracing::debug!(%error, "a run could not be cancelled");
-        }
-    }
-}
-
-struct Worker {
-    queue: Arc<Queue<Job>>,
-    session: Session,
-    depth: Gauge,
-    executions: Counter,
-    panics: Counter,
-}
-
-// === impl Worker ===
-
-impl Worker {
-    fn work(mut self) {
-        while let Some(job) = self.queue.pop() {
-            self.depth.decrement(1.0);
-            if job.reply.is_closed() {
-                continue;
+    async fn lease(&self, bytes: usize, deadline: Instant) -> Result<Lease<'_>, PoolError> {
+        let shared = &self.shared;
+        let worker = match shared.idle.take(bytes, |worker| !worker.is_gone()) {
+            Turn::Now(worker) if Instant::now() < deadline => worker,
+            Turn::Now(worker) => {
+                shared.idle.put(worker);
+                return Err(PoolError::ExpiredInQueue);
             }
-            let started = Instant::now();
-            let outcome =
-                if started >= job.deadline { Err(PoolError::ExpiredInQueue) } else { self.compute(&job, started) };
-            // A caller that is gone needs no answer.
-            let _gone = job.reply.send(outcome);
+            Turn::Full => return Err(PoolError::QueueFull),
+            Turn::Later(_) if shared.is_broken() => return Err(PoolError::NoWorker),
+            Turn::Later(mut place) => {
+                let _waiting = Waiting::new(&shared.limits.depth);
+                let waited = timeout_at(deadline.into(), place.wait()).await;
+                waited.map_err(|_| PoolError::ExpiredInQueue)?.ok_or(PoolError::NoWorker)?
+            }
+        };
+        Ok(Lease { shared, worker: Some(worker), under_way: None })
+    }
+}
+
+/// The message of a call. The inputs are gone when it waits.
+async fn encode(inputs: Vec<Tensor>, wanted: Vec<usize>) -> Result<EncodedCall, PoolError> {
+    let id = NEXT_CALL.fetch_add(1, Ordering::Relaxed);
+    if inputs.iter().map(Tensor::bytes_held).sum::<usize>() <= SMALL_BYTES_MAX {
+        return Ok(EncodedCall::new(id, &inputs, &wanted));
+    }
+    let encoded = tokio::task::spawn_blocking(move || EncodedCall::new(id, &inputs, &wanted)).await;
+    encoded.map_err(|error| PoolError::Run(RunFault::Engine(error.to_string())))
+}
+
+impl PoolError {
+    fn died(exit: &Exit) -> Self {
+        Self::Died { how: exit.to_string(), was_killed: exit.is_kill() }
+    }
+}
+
+/// Counts a call that waits, however it stops waiting.
+struct Waiting<'p>(&'p Gauge);
+
+impl<'p> Waiting<'p> {
+    fn new(depth: &'p Gauge) -> Self {
+        depth.increment(1.0);
+        Self(depth)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Why a lease gave no outputs.
+enum Failed {
+    Run(RunFault),
+    Lost(Lost),
+}
+
+// === impl Lease ===
+
+impl Lease<'_> {
+    /// Has the call computed. The worker goes back to the pool unless it is lost, or holds too much memory.
+    async fn compute(&mut self, call: &EncodedCall) -> Result<Computed, Failed> {
+        let Some(worker) = &mut self.worker else { return Err(Failed::Lost(Lost::Unread)) };
+        worker.send(call).await.map_err(Failed::Lost)?;
+        self.under_way = Some(call.id);
+        let answered = worker.answer().await;
+        self.under_way = None;
+        match answered {
+            Ok(Answered { outcome, is_over_mark }) => {
+                if let Some(worker) = self.worker.take() {
+                    self.shared.give_back(worker, is_over_mark);
+                }
+                if outcome.as_ref().err() == Some(&RunFault::Panicked) {
+                    self.shared.limits.panics.increment(1);
+                }
+                outcome.map_err(Failed::Run)
+            }
+            Err(lost) => {
+                self.worker = None;
+                Err(Failed::Lost(lost))
+            }
         }
     }
+}
 
-    fn compute(&mut self, job: &Job, started: Instant) -> Result<(Vec<Tensor>, Timings), PoolError> {
-        job.run.started.store(true, Ordering::Relaxed);
-        self.executions.increment(1);
-        // A panic in the bindings must cost one call, not a worker.
-        let run = catch_unwind(AssertUnwindSafe(|| self.session.run(&job.inputs, &job.wanted, &job.run.options)));
-        let Ok(run) = run else {
-            self.panics.increment(1);
-            return Err(PoolError::Run(RunFault::Engine("the worker panicked".to_owned())));
-        };
-        let Computed { outputs, compute } = run.map_err(PoolError::Run)?;
-        let queue = started.duration_since(job.queued);
-        Ok((outputs, Timings { queue, compute, copy: started.elapsed().saturating_sub(compute) }))
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let Some(worker) = self.worker.take() else { return };
+        match self.under_way {
+            Some(id) => drop(tokio::spawn(Arc::clone(self.shared).cancel(worker, id))),
+            // It has read a part of a call, and waits for the rest that does not come.
+            None => drop(worker),
+        }
     }
 }

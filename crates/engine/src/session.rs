@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ort::{
     ErrorCode,
+    ep::CPU,
     session::{RunOptions, SessionInputValue, builder::GraphOptimizationLevel},
     value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
 };
@@ -16,13 +17,17 @@ use crate::{
     tensor::{Data, Datatype, Tensor, for_data},
 };
 
+/// What ONNX Runtime says when there is no memory: its own allocator, C++, or a size that has no number.
+const OUT_OF_MEMORY: [&str; 3] = ["Failed to allocate memory", "bad_alloc", "Integer overflow"];
+
 /// A session with one thread of its own: the caller's.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     inner: ort::session::Session,
 }
 
 /// What a run gave.
+#[derive(Debug)]
 pub(crate) struct Computed {
     pub(crate) outputs: Vec<Tensor>,
     pub(crate) compute: Duration,
@@ -34,9 +39,25 @@ pub enum RunFault {
     /// A node of the graph refused these inputs, e.g. two lengths that had to be equal.
     #[error("the model cannot compute these inputs: {0}")]
     Inputs(String),
+    /// There was not as much memory as these inputs take.
+    #[error("these inputs take more memory than the model may have: {0}")]
+    Memory(String),
+    /// The outputs are longer than an answer may be.
+    #[error(
+        "the outputs of these inputs take {bytes} bytes, and an answer at most {bytes_max} (inference.answer_bytes_max)"
+    )]
+    AnswerTooLong {
+        /// Of the outputs that were asked for, in their binary form.
+        bytes: u64,
+        /// The most that is allowed.
+        bytes_max: u64,
+    },
     /// The call was given up.
     #[error("the call was cancelled")]
     Cancelled,
+    /// The bindings panicked.
+    #[error("the worker panicked")]
+    Panicked,
     /// Anything else.
     #[error("onnx runtime failed: {0}")]
     Engine(String),
@@ -46,7 +67,7 @@ pub enum RunFault {
 
 impl Session {
     /// Loads a model from its bytes. External data is refused: what has no digest is not part of a model.
-    pub fn new(engine: &Engine, model: &[u8]) -> Result<Self, EngineError> {
+    pub(crate) fn new(engine: &Engine, model: &[u8]) -> Result<Self, EngineError> {
         let runtime = |error: ort::Error| EngineError::Runtime(error.to_string());
         let build = || {
             ort::session::Session::builder(engine.environment())?
@@ -56,6 +77,8 @@ impl Session {
                 .with_inter_op_spinning(false)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_memory_pattern(false)?
+                // What a run took is given back after it, not kept for the next: one large batch would hold it for good.
+                .with_execution_providers([CPU::default().with_arena_allocator(false).build()])?
                 .with_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")?
                 .commit_from_memory(model)
         };
@@ -64,7 +87,7 @@ impl Session {
 
     /// The declared signature in the order of the file, if it is true of the file. Maps and sequences are no tensors of
     /// the protocol.
-    pub fn check_signature(&self, declared: &Signature) -> Result<Signature, LoadFault> {
+    pub(crate) fn check_signature(&self, declared: &Signature) -> Result<Signature, LoadFault> {
         let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
         let specs = |outlets: &[Outlet]| outlets.iter().map(spec).collect::<Result<Vec<_>, _>>().map_err(fault);
         let real = Signature { inputs: specs(self.inner.inputs())?, outputs: specs(self.inner.outputs())? };
@@ -180,11 +203,10 @@ fn fault(error: &ort::Error) -> RunFault {
     if message.contains("terminate flag") {
         return RunFault::Cancelled;
     }
-    let out_of_memory = message.contains("Failed to allocate memory") || message.contains("bad_alloc");
-    if !out_of_memory
-        && (error.code() == ErrorCode::InvalidArgument
-            || message.contains("Non-zero status code returned while running"))
-    {
+    if OUT_OF_MEMORY.iter().any(|words| message.contains(words)) {
+        return RunFault::Memory(message.to_owned());
+    }
+    if error.code() == ErrorCode::InvalidArgument || message.contains("Non-zero status code returned while running") {
         return RunFault::Inputs(message.to_owned());
     }
     RunFault::Engine(message.to_owned())

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use binary::decode_computed;
 pub use binary::{BinaryFault, decode_binary, encode_binary, encoded_len, is_text};
 
 /// A datatype of the protocol.

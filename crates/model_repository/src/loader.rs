@@ -1,31 +1,48 @@
-//! From a folder to a model that serves: read, probe in a child process, then build the sessions.
+//! From a folder to a model that serves: open, prove in a process of its own, then serve with it.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use engine::{Engine, LoadFault, Pool, PoolLimits, Prober, Reason, Session, Signature};
+use engine::{
+    Engine, Isolation, LoadFault, MemoryBudget, PoolLimits, PoolSource, Proved, Reservation, Signature, VersionFiles,
+    WorkerStarter,
+};
 
 use crate::{
     manifest::{Declared, Manifest},
     metrics::{self, ModelMetrics},
     model::{Model, ModelIdentity},
     names::{ModelName, Version},
+    quarantine::Quarantine,
 };
 
 /// Everything that a load needs to know.
 #[derive(Clone)]
 pub struct Loader {
-    /// Where sessions come from.
+    /// Where the sessions of models come from that compute in this process.
     pub engine: Engine,
-    /// Judges a version before it comes into this process.
-    pub prober: Prober,
-    /// Sessions and threads for each model version.
-    pub workers: usize,
-    /// What the sessions of one version may take together.
-    pub memory_bytes_max: u64,
+    /// Starts the processes that judge a version and then compute it.
+    pub starter: WorkerStarter,
+    /// Workers for each model version, if memory allows as many.
+    pub workers_max: usize,
+    /// What the workers of one version, and of all, may take together.
+    pub memory: MemoryBudget,
     /// Calls that may wait, for each version.
     pub queue_max: usize,
-    /// What their inputs may take together.
+    /// What they may take together.
     pub queue_bytes_max: usize,
+    /// Which callers crash which models.
+    pub quarantine: Arc<Quarantine>,
+}
+
+/// Which version is to be loaded, and how.
+pub(crate) struct LoadOrder<'m> {
+    pub(crate) name: &'m ModelName,
+    pub(crate) version: Version,
+    pub(crate) declared: &'m Declared,
+    pub(crate) isolation: Isolation,
+    pub(crate) folder: PathBuf,
+    /// What serves under this number now.
+    pub(crate) serving: Option<&'m Arc<Model>>,
 }
 
 // === impl Loader ===
@@ -37,58 +54,47 @@ impl Loader {
     }
 
     /// Proves a version and takes it into memory. If the very same file serves already, it is proved by its digest.
-    pub(crate) async fn load(
-        &self,
-        name: &ModelName,
-        version: Version,
-        declared: &Declared,
-        folder: PathBuf,
-        serving: Option<&Arc<Model>>,
-    ) -> Result<Arc<Model>, LoadFault> {
+    pub(crate) async fn load(&self, order: LoadOrder<'_>) -> Result<Arc<Model>, LoadFault> {
+        let LoadOrder { name, version, declared, isolation, folder, serving } = order;
         let (digest, signature) = match declared {
             Declared::File(digest, signature) => (*digest, signature),
             Declared::Refused(fault) => return Err(fault.clone()),
         };
         let started = Instant::now();
-        let bytes_max = self.prober.file_bytes_max;
-        let read = {
-            let folder = folder.clone();
-            blocking(move || engine::read_model_file(&folder, digest, bytes_max))
-        };
-        let bytes = read.await?;
+        let bytes_max = self.starter.file_bytes_max;
+        let (files, file_bytes) = blocking(move || VersionFiles::open(&folder, digest, bytes_max)).await?;
         if let Some(serving) = serving
-            && serving.is_same(digest, signature)
+            && serving.is_same(digest, signature, isolation)
         {
             return Ok(Arc::clone(serving));
         }
-        let session_bytes = self.prober.probe(folder, digest, signature).await?;
-        self.admit(session_bytes)?;
-        let identity = ModelIdentity { name: name.clone(), version, digest, file_bytes: bytes.len() as u64 };
-        let (loader, signature) = (self.clone(), signature.clone());
-        let model = blocking(move || loader.build(identity, &signature, &bytes)).await?;
+        let source = PoolSource {
+            name: name.to_string(),
+            version: version.to_string(),
+            starter: self.starter.clone(),
+            files: Arc::new(files),
+            signature: signature.clone(),
+            isolation,
+        };
+        let proved = Proved::start(source).await?;
+        let worker_bytes = proved.memory_bytes();
+        let reservation = self.memory.reserve(worker_bytes, self.workers_max)?;
+        let workers = reservation.workers;
+        let identity = ModelIdentity { name: name.clone(), version, digest, file_bytes, isolation };
+        let model = self.serve(identity, proved, reservation).await?;
         let took = started.elapsed();
         metrics::record_load(name, took);
-        tracing::info!(model = %name, %version, %digest, session_bytes, elapsed_ms = took.as_millis(), "model version serves");
+        tracing::info!(model = %name, %version, %digest, workers, worker_bytes, elapsed_ms = took.as_millis(), "model version serves");
         Ok(Arc::new(model))
     }
 
-    /// Whether there is memory for a session in each worker, if each takes what one took.
-    fn admit(&self, session_bytes: u64) -> Result<(), LoadFault> {
-        let (workers, max) = (self.workers, self.memory_bytes_max);
-        if session_bytes.saturating_mul(workers as u64) <= max {
-            return Ok(());
-        }
-        let detail = format!(
-            "one session took {session_bytes} bytes of memory, and {workers} may take {max} (inference.memory_bytes_max)"
-        );
-        Err(LoadFault::new(Reason::Limits, detail))
-    }
-
-    fn build(&self, identity: ModelIdentity, declared: &Signature, bytes: &[u8]) -> Result<Model, LoadFault> {
-        let sessions = (0..self.workers).map(|_| Session::new(&self.engine, bytes)).collect::<Result<Vec<_>, _>>();
-        let sessions = sessions.map_err(|error| LoadFault::new(Reason::Engine, error.to_string()))?;
-        let session = sessions.first().ok_or_else(|| LoadFault::new(Reason::Internal, "there is no session"))?;
-        let signature = session.check_signature(declared)?;
+    async fn serve(
+        &self,
+        identity: ModelIdentity,
+        proved: Proved,
+        reservation: Reservation,
+    ) -> Result<Model, LoadFault> {
+        let signature: Signature = proved.signature().clone();
         let metrics = ModelMetrics::register(&identity.name, identity.version, identity.file_bytes, self.queue_max);
         let limits = PoolLimits {
             queue_max: self.queue_max,
@@ -96,10 +102,11 @@ impl Loader {
             depth: metrics.queue_depth.clone(),
             executions: metrics.executions.clone(),
             panics: metrics.panics.clone(),
+            workers: metrics.workers.clone(),
+            ended: metrics.workers_ended.clone(),
         };
-        let pool = Pool::start(identity.name.as_str(), sessions, &limits);
-        let pool = pool.map_err(|error| LoadFault::new(Reason::Internal, format!("no worker thread: {error}")))?;
-        Ok(Model::new(identity, signature, pool, metrics))
+        let pool = proved.serve(&self.engine, reservation, limits).await?;
+        Ok(Model::new(identity, signature, pool, metrics, Arc::clone(&self.quarantine)))
     }
 }
 
@@ -107,7 +114,5 @@ impl Loader {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LoadFault> + Send + 'static,
 ) -> Result<T, LoadFault> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(LoadFault::new(Reason::Internal, error.to_string())))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(LoadFault::internal(error)))
 }

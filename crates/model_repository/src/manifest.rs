@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use engine::{LoadFault, Reason, Signature, TensorSpec};
+use engine::{Isolation, LoadFault, Reason, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
 use sha256::Sha256Digest;
 
@@ -21,6 +21,7 @@ const RANK_MAX: usize = 16;
 pub(crate) struct Manifest {
     pub(crate) name: ModelName,
     pub(crate) description: String,
+    pub(crate) isolation: Isolation,
     pub(crate) aliases: BTreeMap<String, Version>,
     /// What an alias meant when its version last served; it answers where the one that is meant now does not.
     pub(crate) last_good: BTreeMap<String, Version>,
@@ -43,6 +44,9 @@ pub(crate) struct ManifestFile {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) description: String,
+    /// Where its versions compute.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) isolation: Isolation,
     #[serde(default)]
     pub(crate) aliases: BTreeMap<String, Version>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -93,6 +97,7 @@ impl Manifest {
             name: ModelName::parse(&file.name)
                 .ok_or("name: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")?,
             description: file.description,
+            isolation: file.isolation,
             aliases: file.aliases,
             last_good: file.last_good,
             versions: file.versions.into_iter().map(declared).collect::<Result<_, String>>()?,
@@ -159,6 +164,10 @@ impl VersionFile {
         check_signature(&signature).map_err(|detail| format!("{place}.{detail}"))?;
         Ok(Declared::File(digest, signature))
     }
+}
+
+fn is_default(isolation: &Isolation) -> bool {
+    *isolation == Isolation::default()
 }
 
 /// Whether inputs and outputs can be declared like this.

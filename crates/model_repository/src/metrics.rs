@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::Reason;
+use engine::{Reason, WorkersEnded};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -22,7 +22,10 @@ const QUEUE_DEPTH: &str = "ml_serving_queue_depth";
 const QUEUE_CAPACITY: &str = "ml_serving_queue_capacity";
 const EXECUTIONS: &str = "ml_serving_executions_total";
 const DEADLINE_EXCEEDED: &str = "ml_serving_deadline_exceeded_total";
+const WORKERS: &str = "ml_serving_workers";
+const WORKERS_ENDED: &str = "ml_serving_workers_ended_total";
 const PANICS: &str = "ml_serving_panics_total";
+const CALL_BYTES: &str = "ml_serving_call_bytes";
 const MODELS_LOADED: &str = "ml_serving_models_loaded";
 const MODEL_INFO: &str = "ml_model_info";
 const MODEL_READY: &str = "ml_model_ready";
@@ -63,6 +66,8 @@ pub struct ModelMetrics {
     pub(crate) queue_depth: Gauge,
     pub(crate) executions: Counter,
     pub(crate) panics: Counter,
+    pub(crate) workers: Gauge,
+    pub(crate) workers_ended: WorkersEnded,
     outcomes: PerOutcome<Counter>,
     cancelled: Counter,
     duration: Histogram,
@@ -90,6 +95,7 @@ pub fn describe() {
     describe_counter!(EXECUTIONS, Unit::Count, "Runs that a worker began, whatever came of them.");
     describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
     describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
+    describe_gauge!(CALL_BYTES, Unit::Bytes, "Bodies, tensors and unread answers of the calls under way.");
     describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
     describe_gauge!(MODEL_INFO, Unit::Count, "1 while a model version serves; the labels say what it is.");
     describe_gauge!(MODEL_READY, Unit::Count, "Whether a model version serves.");
@@ -98,7 +104,14 @@ pub fn describe() {
     describe_histogram!(LOAD_DURATION, Unit::Seconds, "Reading, probing and loading a model version that serves then.");
     describe_counter!(LOAD_FAILURES, Unit::Count, "Model versions that were refused, by reason.");
     counter!(PANICS).absolute(0);
+    describe_gauge!(WORKERS, Unit::Count, "Processes or threads that compute a model version or are ready to.");
+    describe_counter!(
+        WORKERS_ENDED,
+        Unit::Count,
+        "Processes of model versions that ended while the version served, by reason: crash, memory, stuck."
+    );
     gauge!(MODELS_LOADED).set(0.0);
+    gauge!(CALL_BYTES).set(0.0);
 }
 
 /// Says what the metrics of the model registry are, where one is configured.
@@ -125,6 +138,11 @@ pub(crate) fn record_refresh(outcome: RefreshOutcome) {
         gauge!(REGISTRY_REFRESHED_AT)
             .set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
+}
+
+/// Where the bytes of the calls under way are shown.
+pub fn call_bytes_gauge() -> Gauge {
+    gauge!(CALL_BYTES)
 }
 
 /// Whether a version serves.
@@ -173,6 +191,12 @@ impl ModelMetrics {
             counter.increment(0);
             counter
         };
+        let worker_ended = |reason: &'static str| {
+            let counter =
+                counter!(WORKERS_ENDED, "model" => model.clone(), "version" => version.clone(), "reason" => reason);
+            counter.increment(0);
+            counter
+        };
         let stage =
             |stage: &Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => <&str>::from(stage));
         let expired =
@@ -181,6 +205,12 @@ impl ModelMetrics {
             queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
             executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
             panics: counter!(PANICS),
+            workers: gauge!(WORKERS, "model" => model.clone(), "version" => version.clone()),
+            workers_ended: WorkersEnded {
+                crash: worker_ended("crash"),
+                memory: worker_ended("memory"),
+                stuck: worker_ended("stuck"),
+            },
             outcomes: PerOutcome::new(|outcome| ended(outcome.as_str())),
             cancelled: ended("cancelled"),
             duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
@@ -191,6 +221,7 @@ impl ModelMetrics {
         metrics.expired.iter().for_each(|counter| counter.increment(0));
         metrics.executions.increment(0);
         metrics.queue_depth.increment(0.0);
+        metrics.workers.increment(0.0);
         metrics
     }
 

@@ -2,9 +2,9 @@
 
 mod statistics;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use engine::{Pool, PoolError, RunFault, Signature, Timings, tensor::Tensor};
+use engine::{Isolation, Pool, PoolError, RunFault, Signature, Timings, tensor::Tensor};
 use problem::{Kind, Problem};
 use sha256::Sha256Digest;
 
@@ -13,6 +13,7 @@ pub use statistics::{Durations, Statistics};
 use crate::{
     metrics::{ModelMetrics, Stage},
     names::{ModelName, Version},
+    quarantine::Quarantine,
 };
 
 /// Which model version this is, and of which file.
@@ -25,6 +26,8 @@ pub struct ModelIdentity {
     pub digest: Sha256Digest,
     /// Length of the model file.
     pub file_bytes: u64,
+    /// Where it computes.
+    pub isolation: Isolation,
 }
 
 /// A model version in memory, with its workers and its counts. Dropping the last share ends the workers.
@@ -40,30 +43,53 @@ pub struct Model {
     /// The same for Prometheus.
     pub metrics: ModelMetrics,
     pool: Pool,
+    quarantine: Arc<Quarantine>,
 }
 
 // === impl Model ===
 
 impl Model {
-    pub(crate) fn new(identity: ModelIdentity, signature: Signature, pool: Pool, metrics: ModelMetrics) -> Self {
+    pub(crate) fn new(
+        identity: ModelIdentity,
+        signature: Signature,
+        pool: Pool,
+        metrics: ModelMetrics,
+        quarantine: Arc<Quarantine>,
+    ) -> Self {
         let version_text = identity.version.to_string();
-        Self { identity, version_text, signature, statistics: Statistics::default(), metrics, pool }
+        Self { identity, version_text, signature, statistics: Statistics::default(), metrics, pool, quarantine }
     }
 
     /// Whether a load of this file with this declaration would give the very same.
-    pub fn is_same(&self, digest: Sha256Digest, declared: &Signature) -> bool {
+    pub fn is_same(&self, digest: Sha256Digest, declared: &Signature, isolation: Isolation) -> bool {
         self.identity.digest == digest
+            && self.identity.isolation == isolation
             && declared.in_order_of(&self.signature).is_ok_and(|signature| signature == self.signature)
     }
 
-    /// Computes the wanted outputs, by position, of inputs that were checked against the signature.
+    /// Computes the wanted outputs, by position, of inputs that were checked against the signature. `caller` is whose call it is: a caller
+    /// whose calls crash the model is kept from it.
     pub async fn compute(
         &self,
+        caller: &str,
         inputs: Vec<Tensor>,
         wanted: Vec<usize>,
         deadline: Instant,
     ) -> Result<(Vec<Tensor>, Timings), Problem> {
-        self.pool.run(inputs, wanted, deadline).await.map_err(|refusal| self.problem(refusal))
+        self.quarantine.check(caller, &self.identity.name, Instant::now())?;
+        self.pool.run(inputs, wanted, deadline).await.map_err(|refusal| {
+            if let PoolError::Died { how, .. } = &refusal {
+                self.record_death(caller, how);
+            }
+            self.problem(refusal)
+        })
+    }
+
+    fn record_death(&self, caller: &str, how: &str) {
+        let (model, version) = (&self.identity.name, self.identity.version);
+        if self.quarantine.record_death(caller, model, Instant::now()) {
+            tracing::warn!(%model, %version, user = caller, how, "calls of this user crash the model; this replica computes none for a minute");
+        }
     }
 
     fn problem(&self, refusal: PoolError) -> Problem {
@@ -81,12 +107,35 @@ impl Model {
                 self.metrics.count_expired(Stage::Compute);
                 Problem::new(Kind::DeadlineExceeded, "the deadline passed while the model computed")
             }
+            PoolError::NoWorker => Problem::unavailable(format!(
+                "no process for the model \"{name}\" can be started; the log of this replica says why"
+            )),
+            PoolError::Died { how, was_killed: true } => Problem::new(
+                Kind::TooLarge,
+                format!("the model's process was killed while it computed these inputs, as happens when memory runs out: {how}"),
+            )
+            .field("inputs"),
+            PoolError::Died { how, was_killed: false } => Problem::new(
+                Kind::InvalidArgument,
+                format!("the model's process crashed while it computed these inputs: {how}"),
+            )
+            .field("inputs"),
             PoolError::Run(RunFault::Inputs(detail)) => {
-                let detail = detail.lines().next().unwrap_or_default().to_owned();
+                let detail = first_line(&detail);
                 Problem::new(Kind::InvalidArgument, format!("the model cannot compute these inputs: {detail}"))
                     .field("inputs")
             }
+            PoolError::Run(RunFault::Memory(detail)) => {
+                let detail = first_line(&detail);
+                let what = format!("these inputs take more memory than the model may have (probe.memory_bytes_max): {detail}");
+                Problem::new(Kind::TooLarge, what).field("inputs")
+            }
+            PoolError::Run(fault @ RunFault::AnswerTooLong { .. }) => Problem::new(Kind::TooLarge, fault.to_string()),
             PoolError::Run(fault) => Problem::internal(fault),
         }
     }
+}
+
+fn first_line(detail: &str) -> &str {
+    detail.lines().next().unwrap_or_default()
 }

@@ -18,7 +18,7 @@ use service::{Latch, Readiness};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
-    loader::Loader,
+    loader::{LoadOrder, Loader},
     manifest::Manifest,
     metrics,
     model::Model,
@@ -152,7 +152,15 @@ impl Repository {
         for (version, declared) in &manifest.versions {
             let serving = old.versions.get(version).and_then(|slot| slot.serving.clone());
             let folder = self.folder.join(manifest.name.as_str()).join(version.to_string());
-            let slot = match self.loader.load(&manifest.name, *version, declared, folder, serving.as_ref()).await {
+            let order = LoadOrder {
+                name: &manifest.name,
+                version: *version,
+                declared,
+                isolation: manifest.isolation,
+                folder,
+                serving: serving.as_ref(),
+            };
+            let slot = match self.loader.load(order).await {
                 Ok(model) => Slot { serving: Some(model), fault: None },
                 Err(fault) => {
                     metrics::count_load_failure(&manifest.name, fault.reason);

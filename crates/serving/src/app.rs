@@ -7,6 +7,8 @@ use problem::Problem;
 use service::Lifecycle;
 use tokio::sync::oneshot;
 
+use crate::byte_budget::ByteBudget;
+
 /// The state of the service. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -16,6 +18,8 @@ pub(crate) struct Shared {
     pub(crate) repository: Repository,
     pub(crate) registry: Option<Registry>,
     pub(crate) limits: RequestLimits,
+    /// What calls under way may hold.
+    pub(crate) bytes: ByteBudget,
     lifecycle: Lifecycle,
 }
 
@@ -34,9 +38,10 @@ impl App {
         repository: Repository,
         registry: Option<Registry>,
         limits: RequestLimits,
+        bytes: ByteBudget,
         lifecycle: &Lifecycle,
     ) -> Self {
-        Self(Arc::new(Shared { repository, registry, limits, lifecycle: lifecycle.clone() }))
+        Self(Arc::new(Shared { repository, registry, limits, bytes, lifecycle: lifecycle.clone() }))
     }
 
     /// Whether this replica should get calls: every latch is open, that of the models too, and it is not about to stop.

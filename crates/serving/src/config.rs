@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use engine::{EngineConfig, ProbeLimits};
+use engine::{EngineConfig, MemoryBudget, WorkerLimits};
 use model_repository::mlflow::RegistryConfig;
 use serde::Deserialize;
 use service::{Configuration, Fault};
 use transport::{ListenConfig, UpstreamConfig};
 
-use crate::app::RequestLimits;
+use crate::{app::RequestLimits, byte_budget::ByteBudget};
 
 /// The embedded defaults.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -16,6 +16,7 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 const WORKERS_MAX: usize = 256;
 const QUEUE_MAX: usize = 65_536;
 const BODY_BYTES_MAX: usize = 1 << 30;
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
 const TIMEOUT_MS_MAX: u64 = 600_000;
 
 /// Everything that can be configured.
@@ -28,7 +29,7 @@ pub struct Config {
     pub(crate) models: ModelsConfig,
     pub(crate) onnxruntime: EngineConfig,
     pub(crate) inference: InferenceConfig,
-    pub(crate) probe: ProbeLimits,
+    pub(crate) probe: WorkerLimits,
 }
 
 /// Which models there are.
@@ -47,10 +48,14 @@ pub(crate) struct ModelsConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct InferenceConfig {
     workers: usize,
-    pub(crate) memory_bytes_max: u64,
+    memory_bytes_max: u64,
+    memory_total_bytes_max: u64,
     pub(crate) queue_max: usize,
     pub(crate) queue_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
+    pub(crate) answer_bytes_max: u64,
+    bytes_under_way_max: u64,
+    bytes_per_caller_max: u64,
     timeout_ms: u64,
 }
 
@@ -80,6 +85,17 @@ impl Configuration for Config {
             "must be from 1 to 1 GiB",
         );
         demand(
+            (1..=ANSWER_BYTES_MAX).contains(&inference.answer_bytes_max),
+            "inference.answer_bytes_max",
+            "must be from 1 to 1 GiB",
+        );
+        demand(inference.bytes_under_way_max > 0, "inference.bytes_under_way_max", "must be at least 1");
+        demand(
+            (1..=inference.bytes_under_way_max).contains(&inference.bytes_per_caller_max),
+            "inference.bytes_per_caller_max",
+            "must be from 1 to inference.bytes_under_way_max",
+        );
+        demand(
             (1..=TIMEOUT_MS_MAX).contains(&inference.timeout_ms),
             "inference.timeout_ms",
             "must be from 1 to 600000",
@@ -98,17 +114,35 @@ impl Configuration for Config {
 // === impl InferenceConfig ===
 
 impl InferenceConfig {
-    /// Sessions and threads for each model version.
-    pub(crate) fn workers(&self) -> usize {
+    /// Workers for each model version, if memory allows as many.
+    pub(crate) fn workers_max(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
             workers => workers,
         }
     }
 
+    pub(crate) fn memory(&self) -> MemoryBudget {
+        let total = match self.memory_total_bytes_max {
+            0 => machine_bytes() / 4 * 3,
+            bytes => bytes,
+        };
+        MemoryBudget::new(total, self.memory_bytes_max)
+    }
+
+    pub(crate) fn byte_budget(&self) -> ByteBudget {
+        ByteBudget::new(self.bytes_under_way_max, self.bytes_per_caller_max, model_repository::call_bytes_gauge())
+    }
+
     pub(crate) fn limits(&self) -> RequestLimits {
         RequestLimits { body_bytes_max: self.body_bytes_max, timeout_max: Duration::from_millis(self.timeout_ms) }
     }
+}
+
+/// The memory of this machine.
+fn machine_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 #[cfg(test)]

@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use authz::Principal;
 use engine::{Signature, TensorSpec, tensor::Tensor};
 use model_repository::{Model, Stage};
 use problem::{Kind, Problem};
 use slo::Outcome;
+
+use crate::byte_budget::CallBytes;
 
 /// What a caller wants computed, checked against the signature.
 #[derive(Debug)]
@@ -35,6 +38,9 @@ pub(crate) struct Inputs<'s> {
 /// A prediction being measured. Whatever happens to it is counted once, also when its caller goes away.
 pub(crate) struct MeasuredPrediction {
     model: Arc<Model>,
+    caller: Option<Principal>,
+    /// What the call holds of the budget.
+    pub(crate) bytes: CallBytes,
     arrived: Instant,
     mark: Instant,
     /// None until there is an answer: if the caller leaves before, it stays so.
@@ -96,12 +102,17 @@ fn unknown(name: &str, what: &str, specs: &[TensorSpec], place: Place) -> Proble
     Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.name"))
 }
 
+/// Whose call it is: the user of the passport.
+pub(crate) fn subject(caller: Option<&Principal>) -> &str {
+    caller.and_then(Principal::passport).map_or("", |passport| &passport.sub)
+}
+
 // === impl MeasuredPrediction ===
 
 impl MeasuredPrediction {
     /// A prediction arrived; its body is there and nothing was read of it yet.
-    pub(crate) fn start(model: Arc<Model>, arrived: Instant) -> Self {
-        Self { model, arrived, mark: Instant::now(), outcome: None }
+    pub(crate) fn start(model: Arc<Model>, caller: Option<&Principal>, bytes: CallBytes, arrived: Instant) -> Self {
+        Self { model, caller: caller.cloned(), bytes, arrived, mark: Instant::now(), outcome: None }
     }
 
     /// Reading the request is done: computes it before the deadline, which is at most `timeout_max` after the arrival.
@@ -109,9 +120,12 @@ impl MeasuredPrediction {
         let decode = self.mark.elapsed();
         let timeout = call.timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max));
         let rows = call.inputs.first().map_or(1, Tensor::rows);
-        let computed = self.model.compute(call.inputs, call.wanted, self.arrived + timeout).await;
+        self.bytes.hold(call.inputs.iter().map(Tensor::bytes_held).sum())?;
+        let computed =
+            self.model.compute(subject(self.caller.as_ref()), call.inputs, call.wanted, self.arrived + timeout).await;
         self.mark = Instant::now();
         let (outputs, timings) = computed?;
+        self.bytes.hold(outputs.iter().map(Tensor::bytes_held).sum())?;
         let (statistics, metrics) = (&self.model.statistics, &self.model.metrics);
         metrics.record_stage(Stage::Decode, decode);
         metrics.record_stage(Stage::Queue, timings.queue);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod app;
+mod byte_budget;
 mod config;
 mod inference;
 mod protocol;
@@ -9,7 +10,7 @@ mod routes;
 use std::{path::PathBuf, sync::Arc};
 
 use authz::{Clock, Guard, PassportKeys};
-use engine::{Engine, Prober};
+use engine::{Engine, WorkerStarter};
 use model_repository::{
     Loader, Repository,
     mlflow::{self, ArtifactLimits, Registry},
@@ -17,6 +18,7 @@ use model_repository::{
 use policy::Policy;
 use problem::Chain;
 use service::{BoxError, Latch, Lifecycle, Readiness};
+use tokio::sync::Semaphore;
 use transport::{Limits, Server};
 
 pub use config::{Config, DEFAULTS};
@@ -32,14 +34,13 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     model_repository::describe_metrics();
     let identity = lifecycle.identity();
 
-    // The probe runs in another directory: its paths must be absolute.
     let folder = config.models.directory.canonicalize();
     let folder = folder.map_err(|error| format!("models.directory {}: {error}", config.models.directory.display()))?;
     let registry = registry(&config, folder.clone(), &lifecycle).await?;
     // Nothing in the mirror: what there is to serve is for the registry to say.
     let latch = registry.as_ref().filter(|registry| registry.starts_empty()).map(|_| lifecycle.latch("model registry"));
     let repository = repository(&config, folder, lifecycle.readiness()).await?;
-    let app = App::new(repository, registry, config.inference.limits(), &lifecycle);
+    let app = App::new(repository, registry, config.inference.limits(), config.inference.byte_budget(), &lifecycle);
     lifecycle.spawn("models", load_and_follow(app.clone(), latch, lifecycle.clone()));
 
     let keys = Arc::new(PassportKeys::default());
@@ -62,19 +63,22 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 async fn repository(config: &Config, folder: PathBuf, readiness: Readiness) -> Result<Repository, BoxError> {
     let library = config.onnxruntime.clone();
     let engine = tokio::task::spawn_blocking(move || Engine::open(&library)).await??;
-    let prober = Prober {
+    let starter = WorkerStarter {
         program: std::env::current_exe()?,
         engine: config.onnxruntime.clone(),
         limits: config.probe.clone(),
         file_bytes_max: config.models.file_bytes_max,
+        answer_bytes_max: config.inference.answer_bytes_max,
+        starts: Arc::new(Semaphore::new(std::thread::available_parallelism()?.get())),
     };
     let loader = Loader {
         engine,
-        prober,
-        workers: config.inference.workers(),
-        memory_bytes_max: config.inference.memory_bytes_max,
+        starter,
+        workers_max: config.inference.workers_max(),
+        memory: config.inference.memory(),
         queue_max: config.inference.queue_max,
         queue_bytes_max: config.inference.queue_bytes_max,
+        quarantine: Arc::default(),
     };
     Ok(Repository::new(folder, config.models.registry.is_some(), loader, readiness))
 }

@@ -1,4 +1,4 @@
-//! `rampart-serving`: one replica of the inference service, and the child that loads its models first.
+//! `rampart-serving`: one replica of the inference service, and the process that computes a model of it.
 
 use std::process::ExitCode;
 
@@ -7,8 +7,8 @@ fn main() -> ExitCode {
     if !engine::onnxruntime_telemetry::is_disabled() {
         return engine::onnxruntime_telemetry::restart_without_telemetry();
     }
-    if std::env::args().nth(1).as_deref() == Some(engine::PROBE_SUBCOMMAND) {
-        return engine::run_probe();
+    if std::env::args().nth(1).as_deref() == Some(engine::WORKER_SUBCOMMAND) {
+        return engine::run_worker();
     }
     service::run(serving::NAME, serving::DEFAULTS, serving::start)
 }

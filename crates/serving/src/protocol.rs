@@ -3,6 +3,7 @@
 pub(crate) mod deadline;
 pub(crate) mod grpc;
 mod json;
+mod offload;
 pub(crate) mod rest;
 mod wire;
 

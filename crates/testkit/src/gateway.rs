@@ -124,9 +124,14 @@ impl FakeGateway {
         self.state.authorize_calls.load(Ordering::SeqCst)
     }
 
-    /// A passport of a minute for a service.
+    /// A passport of a minute for a service, of user 1.
     pub fn passport(&self, service: &str, roles: &[Role]) -> String {
-        self.state.sign(&claims(service, "1", roles, 60))
+        self.passport_of("1", service, roles)
+    }
+
+    /// The same of another user.
+    pub fn passport_of(&self, sub: &str, service: &str, roles: &[Role]) -> String {
+        self.state.sign(&claims(service, sub, roles, 60))
     }
 
     /// Lost at once, with all its sockets.

@@ -42,6 +42,20 @@ pub enum BinaryFault {
 
 /// Reads a tensor from its binary form. Strings keep a share of `raw`, numbers are copied into their own type.
 pub fn decode_binary(datatype: Datatype, shape: Vec<i64>, raw: &Bytes) -> Result<Tensor, BinaryFault> {
+    decode(datatype, shape, raw, is_text)
+}
+
+/// The same of a tensor that a model gave or is given; a model may give strings with NUL.
+pub(crate) fn decode_computed(datatype: Datatype, shape: Vec<i64>, raw: &Bytes) -> Result<Tensor, BinaryFault> {
+    decode(datatype, shape, raw, |string| std::str::from_utf8(string).is_ok())
+}
+
+fn decode(
+    datatype: Datatype,
+    shape: Vec<i64>,
+    raw: &Bytes,
+    is_allowed: fn(&[u8]) -> bool,
+) -> Result<Tensor, BinaryFault> {
     let count = element_count(&shape).ok_or(BinaryFault::Shape)?;
     if let Some(size) = datatype.element_size() {
         let wanted = count.checked_mul(size).ok_or(BinaryFault::Shape)?;
@@ -63,7 +77,7 @@ pub fn decode_binary(datatype: Datatype, shape: Vec<i64>, raw: &Bytes) -> Result
         Datatype::Fp32 => Data::Fp32(decode_numbers(raw, f32::from_le_bytes)),
         Datatype::Fp64 => Data::Fp64(decode_numbers(raw, f64::from_le_bytes)),
         Datatype::Bf16 => Data::Bf16(decode_numbers(raw, bf16::from_le_bytes)),
-        Datatype::Bytes => Data::Bytes(decode_strings(raw.clone(), count)?),
+        Datatype::Bytes => Data::Bytes(decode_strings(raw.clone(), count, is_allowed)?),
     };
     Ok(Tensor { shape, data })
 }
@@ -101,7 +115,7 @@ fn decode_bools(raw: &[u8]) -> Result<Vec<bool>, BinaryFault> {
         .collect()
 }
 
-fn decode_strings(mut raw: Bytes, wanted: usize) -> Result<Vec<Bytes>, BinaryFault> {
+fn decode_strings(mut raw: Bytes, wanted: usize, is_allowed: fn(&[u8]) -> bool) -> Result<Vec<Bytes>, BinaryFault> {
     // Four bytes is the least that a string takes, so the reservation is bounded by what was really sent.
     let mut strings = Vec::with_capacity(wanted.min(raw.len() / 4));
     while raw.has_remaining() {
@@ -111,7 +125,7 @@ fn decode_strings(mut raw: Bytes, wanted: usize) -> Result<Vec<Bytes>, BinaryFau
             return Err(BinaryFault::Truncated);
         }
         let string = raw.split_to(length);
-        if !is_text(&string) {
+        if !is_allowed(&string) {
             return Err(BinaryFault::Text);
         }
         strings.push(string);

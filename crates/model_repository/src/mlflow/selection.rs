@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::{LoadFault, Reason};
+use engine::{Isolation, LoadFault, Reason};
 use sha256::Sha256Digest;
 
 use super::rest_api::{ModelVersion, RegisteredModel};
@@ -89,6 +89,7 @@ pub(super) fn manifest(
     ManifestFile {
         name: model.name.clone(),
         description: model.description.chars().take(DESCRIPTION_CHARS_MAX).collect(),
+        isolation: Isolation::default(),
         aliases,
         last_good,
         versions,

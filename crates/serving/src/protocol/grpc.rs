@@ -2,12 +2,19 @@
 
 mod infer;
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use engine::TensorSpec;
+use authz::Principal;
+use engine::{TensorSpec, tensor::Tensor};
 use http::HeaderValue;
 use model_repository::{Durations, Model};
 use problem::{Kind, Problem};
+use prost::Message;
 use proto::inference::{
     InferStatistics, ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
     ModelReadyRequest, ModelReadyResponse, ModelRepositoryParameter, ModelStatistics, ModelStatisticsRequest,
@@ -20,12 +27,13 @@ use proto::inference::{
     repository_index_response::ModelIndex,
 };
 use tonic::{Code, Request, Response, Status, body::Body, codec::CompressionEncoding};
-use tower::util::MapResponse;
+use tower::util::{MapRequest, MapResponse};
 
 use crate::{
     app::App,
-    inference::MeasuredPrediction,
-    protocol::{EXTENSIONS, PLATFORM, deadline, is_too_long, properties},
+    byte_budget::{ByteBudget, CallBytes, HeldBody, over_budget},
+    inference::{MeasuredPrediction, subject},
+    protocol::{EXTENSIONS, PLATFORM, deadline, is_too_long, offload::offload_if_large, properties},
 };
 
 /// The service's name in the contract.
@@ -35,27 +43,53 @@ pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
 const TONIC_READ_ERRORS: [&str; 4] =
     ["protocol error: ", "Error decompressing: ", "Unexpected EOF decoding stream", "Missing request message"];
 
-type Server = MapResponse<GrpcInferenceServiceServer<Service>, fn(http::Response<Body>) -> http::Response<Body>>;
-
 /// The methods, over the state of the process.
 #[derive(Clone)]
 pub(crate) struct Service(App);
 
 /// The tonic service with the limits of this process.
-pub(crate) fn server(app: &App) -> Server {
-    // A computed answer is sent, however long; what comes in is bounded, packed and unpacked.
+pub(crate) fn server(
+    app: &App,
+) -> impl tower::Service<
+    http::Request<axum::body::Body>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone
++ Send
++ Sync
++ use<> {
+    // What comes in is bounded, packed and unpacked; what is computed is bounded by the engine.
     let server = GrpcInferenceServiceServer::new(Service(app.clone()))
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(app.limits.body_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    MapResponse::new(server, correct_client_error_codes)
+    let budget = app.bytes.clone();
+    let server = MapResponse::new(server, |response| hold_bytes(correct_client_error_codes(response)));
+    MapRequest::new(server, move |request| count_bytes(&budget, request))
+}
+
+/// Takes the bytes of a request out of the budget as they arrive.
+fn count_bytes(budget: &ByteBudget, mut request: http::Request<axum::body::Body>) -> http::Request<axum::body::Body> {
+    let bytes = budget.open(subject(request.extensions().get()));
+    request.extensions_mut().insert(bytes.clone());
+    request.map(|body| axum::body::Body::new(bytes.count(body)))
+}
+
+/// An answer holds its bytes until it was read.
+fn hold_bytes(mut response: http::Response<Body>) -> http::Response<Body> {
+    let Some(bytes) = response.extensions_mut().remove::<CallBytes>() else { return response };
+    response.map(|body| Body::new(HeldBody::new(axum::body::Body::new(body), bytes)))
 }
 
 /// Corrects the codes of requests that tonic could not read. None of them is the server's fault: a message over the limit is
 /// RESOURCE_EXHAUSTED as on the other routes, and one that is not framed or packed as it says is INVALID_ARGUMENT.
 fn correct_client_error_codes(mut response: http::Response<Body>) -> http::Response<Body> {
     let Some(status) = response.extensions().get::<Status>() else { return response };
+    if let Some(over) = over_budget(status) {
+        return Status::from(Problem::from(over)).into_http();
+    }
     let code = match status.code() {
         Code::OutOfRange => Code::ResourceExhausted,
         // The body itself was cut, by the listener's limit or by its sender.
@@ -127,18 +161,17 @@ impl GrpcInferenceService for Service {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let arrived = Instant::now();
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let model = self.0.repository.resolve(&request.model_name, &request.model_version)?;
         let timeout = deadline::of_headers(metadata.as_ref())?;
-        let mut measured = MeasuredPrediction::start(std::sync::Arc::clone(&model), arrived);
-        let answer = async {
-            let (mut call, reply) = infer::read(request, &model.signature)?;
-            call.timeout = deadline::shorter_of(call.timeout, timeout);
-            let outputs = measured.compute(call, self.0.limits.timeout_max).await?;
-            Ok(reply.write(&model, &outputs))
-        }
-        .await;
-        Ok(Response::new(measured.finish(answer)?))
+        let caller = extensions.get::<Principal>();
+        let bytes = extensions.get().cloned().unwrap_or_else(|| self.0.bytes.open(subject(caller)));
+        let mut measured = MeasuredPrediction::start(Arc::clone(&model), caller, bytes, arrived);
+        let answer = self.predict(&model, request, timeout, &mut measured).await;
+        let bytes = measured.bytes.clone();
+        let mut response = Response::new(measured.finish(answer)?);
+        response.extensions_mut().insert(bytes);
+        Ok(response)
     }
 
     async fn model_statistics(
@@ -187,6 +220,24 @@ impl GrpcInferenceService for Service {
         refuse_parameters(&request.parameters, |key| key == "unload_dependents")?;
         self.0.repository.unload(&request.model_name).await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}
+
+impl Service {
+    async fn predict(
+        &self,
+        model: &Arc<Model>,
+        request: ModelInferRequest,
+        timeout: Option<Duration>,
+        measured: &mut MeasuredPrediction,
+    ) -> Result<ModelInferResponse, Problem> {
+        let (bytes, signed) = (request.encoded_len(), Arc::clone(model));
+        measured.bytes.hold(bytes)?;
+        let (mut call, reply) = offload_if_large(bytes, move || infer::read(request, &signed.signature)).await?;
+        call.timeout = deadline::shorter_of(call.timeout, timeout);
+        let outputs = measured.compute(call, self.0.limits.timeout_max).await?;
+        let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
+        offload_if_large(bytes, move || Ok(reply.write(&model, &outputs))).await
     }
 }
 

@@ -7,22 +7,27 @@ mod response;
 
 use std::{sync::Arc, time::Instant};
 
+use authz::Principal;
 use axum::{
+    body::Body,
     extract::{FromRequestParts, RawPathParams, Request, State},
     response::Response,
 };
 use bytes::Bytes;
 use engine::tensor::Tensor;
 use http::{HeaderMap, StatusCode, request::Parts};
+use http_body::Body as _;
 use model_repository::Model;
 use problem::{Inference, Kind, Problem};
 
 use crate::{
     app::App,
-    inference::MeasuredPrediction,
+    byte_budget::HeldBody,
+    inference::{MeasuredPrediction, subject},
     protocol::{
         deadline,
         json::{Fault, Reader},
+        offload::offload_if_large,
         wire::{read_parameters, set_once},
     },
 };
@@ -34,10 +39,6 @@ type RestResult = Result<Response, Inference>;
 
 /// Bodies that only steer are small.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
-
-/// What is longer is read and written beside the threads that serve requests: a few milliseconds of JSON would hold up all
-/// others, health checks included.
-const SMALL_BYTES_MAX: usize = 256 << 10;
 
 /// The model and version that a path names; both are empty where the path has none.
 pub(crate) struct Target {
@@ -97,10 +98,13 @@ pub(crate) async fn infer(State(app): State<App>, target: Target, request: Reque
     let arrived = Instant::now();
     let model = app.repository.resolve(&target.model, &target.version)?;
     let (parts, body) = request.into_parts();
-    let body = body::read(&parts.headers, body, app.limits.body_bytes_max).await?;
-    let mut measured = MeasuredPrediction::start(Arc::clone(&model), arrived);
+    let caller = parts.extensions.get::<Principal>();
+    let bytes = app.bytes.open(subject(caller));
+    let body = body::read(&parts.headers, Body::new(bytes.count(body)), app.limits.body_bytes_max).await?;
+    let mut measured = MeasuredPrediction::start(Arc::clone(&model), caller, bytes, arrived);
     let answer = predict(&app, &model, &parts.headers, body, &mut measured).await;
-    Ok(measured.finish(answer)?)
+    let bytes = measured.bytes.clone();
+    Ok(measured.finish(answer)?.map(|body| Body::new(HeldBody::new(body, bytes))))
 }
 
 async fn predict(
@@ -111,24 +115,17 @@ async fn predict(
     measured: &mut MeasuredPrediction,
 ) -> Result<Response, Problem> {
     let (bytes, json_length, signed) = (body.len(), json_length(headers)?, Arc::clone(model));
+    measured.bytes.hold(bytes)?;
     let mut request = offload_if_large(bytes, move || InferRequest::read(body, json_length, &signed.signature)).await?;
     let reply = Reply::of(&mut request);
     let mut call = request.call;
     call.timeout = deadline::shorter_of(call.timeout, deadline::of_headers(headers)?);
     let outputs = measured.compute(call, app.limits.timeout_max).await?;
     let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
-    offload_if_large(bytes, move || reply.write(&model, &outputs)).await
-}
-
-/// Does the work at once if it is small, else on a thread where it may take its time.
-async fn offload_if_large<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    if bytes <= SMALL_BYTES_MAX {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Problem::internal(error)))
+    let answer = offload_if_large(bytes, move || reply.write(&model, &outputs)).await?;
+    let answer_bytes = usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX);
+    measured.bytes.hold(answer_bytes)?;
+    Ok(answer)
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {

@@ -144,11 +144,14 @@ async fn metrics_follow_what_serves() {
 /// A load goes on to its end when its caller hangs up.
 #[tokio::test]
 async fn a_load_outlives_its_caller() {
-    let serving = Serving::start(|models| write_steps(models, 1)).await;
+    let serving = Serving::start_with("[inference]\nworkers = 2\n", |models| write_steps(models, 1)).await;
     let client = serving.client("balancer").await;
+    let of_steps = serving.until_workers(2).await;
     write_chain(&serving.models, 500);
     let call = client.post("/v2/repository/models/chain/load", "");
-    let begun = testkit::poll_until("a child proves the model", Duration::from_secs(20), async || has_child(&serving));
+    let begun = testkit::poll_until("a process proves the model", Duration::from_secs(20), async || {
+        serving.workers().iter().any(|worker| !of_steps.contains(worker))
+    });
     tokio::select! {
         answer = call => panic!("the load took no time: {:?}", answer.body),
         () = begun => {}
@@ -157,12 +160,6 @@ async fn a_load_outlives_its_caller() {
         client.get("/v2/models/chain/ready").await.status == 200
     })
     .await;
-}
-
-fn has_child(serving: &Serving) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", serving.child.id())).unwrap();
-    // A thread may be gone by the time it is asked.
-    tasks.flatten().any(|task| std::fs::read_to_string(task.path().join("children")).is_ok_and(|pids| !pids.is_empty()))
 }
 
 /// A signature longer than the system lets an argument be reaches the child that proves the model.

@@ -107,8 +107,7 @@ async fn timed<T>(call: impl Future<Output = T>) -> (T, Duration) {
     (call.await, started.elapsed())
 }
 
-/// Work that waited beyond its deadline, or whose caller went away, is not done when its turn comes; and it keeps no
-/// place: the queue was full of it, and a new call is taken all the same.
+/// Work that waited beyond its deadline, or whose caller went away, is not done, and leaves the queue at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_and_abandoned_work_is_not_done() {
     let (serving, client) = replica().await;
@@ -123,9 +122,10 @@ async fn expired_and_abandoned_work_is_not_done() {
     serving.until_measured("ml_serving_executions_total{model=\"chain\",version=\"1\"} 1").await;
     let (abandoned, expired) = (call(&long), call(&short));
     assert_eq!(expired.await.unwrap(), 504);
-    serving.until_measured("ml_serving_queue_depth{model=\"chain\",version=\"1\"} 2").await;
+    serving.until_measured("ml_serving_queue_depth{model=\"chain\",version=\"1\"} 1").await;
     abandoned.abort();
     serving.until_measured("ml_predictions_total{model=\"chain\",version=\"1\",outcome=\"cancelled\"} 1").await;
+    serving.until_measured("ml_serving_queue_depth{model=\"chain\",version=\"1\"} 0").await;
     let small = call(&square(2));
     serving.until_measured("ml_serving_queue_depth{model=\"chain\",version=\"1\"} 1").await;
     assert!(!first.is_finished(), "the first call is computed all this time");

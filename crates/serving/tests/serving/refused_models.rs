@@ -288,26 +288,31 @@ async fn a_champion_that_does_not_serve_is_unavailable() {
     assert_eq!(client.infer("steps", &body).await.json()["model_version"], "2");
 }
 
-/// One session fits into the child, but one for each worker would not fit into the replica: refused before it is tried.
+/// A version that takes more memory than it may is refused; one that could not have every worker has those that fit.
 #[tokio::test]
-async fn sessions_have_a_bound_together() {
-    let config = "[inference]\nworkers = 4\nmemory_bytes_max = 67108864\n";
+async fn workers_have_a_bound_together() {
+    let config = "[inference]\nworkers = 4\nmemory_bytes_max = 134217728\n";
     let serving = Serving::start_with(config, |models| write_steps(models, 1)).await;
     let client = serving.client("balancer").await;
     let inputs = [("x", "INT64", &[2_i64][..])];
     let outputs = [("y", "FP32", &[1_i64, 1][..])];
     let fill = model(&[("ConstantOfShape", &["x"], &["z"]), ("ReduceSum", &["z"], &["y"])], &inputs, &outputs);
-    let folder = ModelFolder { name: "fill", inputs: &inputs, outputs: &outputs, champion: "1" };
-    for (size, status) in [(3000, 409), (10, 200)] {
+    let mut all_workers = 4;
+    // 144 MB, 36 MB and next to nothing, and what a process takes.
+    for (size, status, workers) in [(6000, 409, 0), (3000, 200, 2), (10, 200, 4)] {
+        let name = format!("fill-{size}");
         let size = tensor("x", "INT64", &[2], json!([size, size]));
         let golden = golden(&[size], &[tensor("y", "FP32", &[1, 1], json!([0]))]);
+        let folder = ModelFolder { name: &name, inputs: &inputs, outputs: &outputs, champion: "1" };
         folder.write(&serving.models, &[("1", &fill, golden)]);
-        let answer = client.post("/v2/repository/models/fill/load", "").await;
+        let answer = client.post(&format!("/v2/repository/models/{name}/load"), "").await;
         assert_eq!(answer.status, status, "{:?}", answer.body);
         assert!(status == 200 || answer.error().contains("inference.memory_bytes_max"), "{}", answer.error());
         assert_version_1_serves(&client).await;
+        all_workers += workers;
+        serving.until_workers(all_workers).await;
     }
-    assert!(serving.metrics().await.contains("ml_model_load_failures_total{model=\"fill\",reason=\"limits\"} 1"));
+    assert!(serving.metrics().await.contains("ml_model_load_failures_total{model=\"fill-6000\",reason=\"limits\"} 1"));
 }
 
 fn write_without_golden(models: &Path) {

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod models;
 pub(crate) mod onnx;
 pub(crate) mod registry;
+pub(crate) mod workers;
 
 use std::{
     fs,
@@ -132,6 +133,12 @@ impl Serving {
     /// A passport to this service.
     pub(crate) fn passport(&self, roles: &[Role]) -> String {
         self.gateway.passport("serving", roles)
+    }
+
+    /// A client as the balancer has, with the passport of another engineer than [`Self::client`].
+    pub(crate) fn client_of(&self, sub: &str) -> Client {
+        let passport = self.gateway.passport_of(sub, "serving", &[Role::Engineer]);
+        Client::new(&self.identity("balancer"), self.address, Some(passport))
     }
 
     pub(crate) fn identity(&self, service: &str) -> Arc<Identity> {

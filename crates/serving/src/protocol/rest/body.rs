@@ -9,7 +9,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
 use problem::{Kind, Problem};
 
-use crate::protocol::is_too_long;
+use crate::{byte_budget::over_budget, protocol::is_too_long};
 
 /// How a body was packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,9 @@ fn unpack(packed: &[u8], packing: Packing, bytes_max: usize) -> Result<Bytes, Pr
 }
 
 fn broken(error: &(dyn Error + 'static), bytes_max: usize) -> Problem {
+    if let Some(over) = over_budget(error) {
+        return over.into();
+    }
     if is_too_long(error) { too_large(bytes_max) } else { Problem::new(Kind::InvalidArgument, "the body broke off") }
 }
 

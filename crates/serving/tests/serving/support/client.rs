@@ -1,9 +1,15 @@
 //! A caller over mTLS and HTTP/2, for REST and gRPC alike.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use identity::Identity;
 use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -81,6 +87,21 @@ impl Client {
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await?.to_bytes() })
     }
 
+    /// Begins a POST whose body announces so many bytes and sends none. Dropping it ends the call.
+    pub(crate) fn upload(&self, path: &str, bytes: u64) -> AbortOnDrop {
+        let (client, path) = (self.clone(), path.to_owned());
+        AbortOnDrop(tokio::spawn(async move {
+            let mut request = Request::new(Body::new(NeverSent(bytes)));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = path.parse().unwrap();
+            request.headers_mut().insert("content-length", HeaderValue::from(bytes));
+            if let Some(passport) = &client.passport {
+                request.headers_mut().insert("rampart-passport", passport.parse().unwrap());
+            }
+            let _unfinished = client.channel.clone().call(request).await;
+        }))
+    }
+
     /// A gRPC client over the same connection.
     pub(crate) fn grpc(&self) -> Grpc {
         GrpcInferenceServiceClient::with_interceptor(self.channel.clone(), Passport(self.passport.clone()))
@@ -93,6 +114,31 @@ impl tonic::service::Interceptor for Passport {
             request.metadata_mut().insert("rampart-passport", MetadataValue::try_from(passport).unwrap());
         }
         Ok(request)
+    }
+}
+
+/// A call that is given up when this is dropped.
+pub(crate) struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A body that announces so many bytes, which never come.
+struct NeverSent(u64);
+
+impl http_body::Body for NeverSent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0)
     }
 }
 

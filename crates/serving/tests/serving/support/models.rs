@@ -114,12 +114,16 @@ pub(crate) fn write_square(models: &Path) {
 /// A run can be stopped between two products. At size 500 all of them take a good part of a second; at the size of its
 /// golden example the load does.
 pub(crate) fn write_chain(models: &Path, golden_size: u32) {
-    const PRODUCTS: usize = 64;
+    write_chain_of(models, 64, golden_size);
+}
+
+/// The same with so many products.
+pub(crate) fn write_chain_of(models: &Path, products: usize, golden_size: u32) {
     let (inputs, outputs) = ([("size", "INT64", &[2_i64][..])], [("sum", "FP32", &[1_i64, 1][..])]);
-    let names: Vec<String> = (0..=PRODUCTS).map(|index| format!("p{index}")).collect();
+    let names: Vec<String> = (0..=products).map(|index| format!("p{index}")).collect();
     let mut nodes: Vec<(&str, Vec<&str>, Vec<&str>)> = vec![("ConstantOfShape", vec!["size"], vec!["p0"])];
     nodes.extend(names.windows(2).map(|pair| ("MatMul", vec![&*pair[0], "p0"], vec![&*pair[1]])));
-    nodes.push(("ReduceSum", vec![&names[PRODUCTS]], vec!["sum"]));
+    nodes.push(("ReduceSum", vec![&names[products]], vec!["sum"]));
     let nodes: Vec<NodeSpec<'_>> =
         nodes.iter().map(|(operator, inputs, outputs)| (*operator, &**inputs, &**outputs)).collect();
     let bytes = model(&nodes, &inputs, &outputs);
@@ -165,4 +169,45 @@ pub(crate) fn example_golden(name: &str, version: &str) -> Value {
         .join(version)
         .join("golden.json");
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// `divide`: whole numbers. `i64::MIN / -1` is a crash of the processor in ONNX Runtime.
+pub(crate) fn write_divide(models: &Path) {
+    let (inputs, outputs) =
+        ([("a", "INT64", &[-1_i64][..]), ("b", "INT64", &[-1_i64][..])], [("y", "INT64", &[-1_i64][..])]);
+    let bytes = model(&[("Div", &["a", "b"], &["y"])], &inputs, &outputs);
+    let golden = golden(
+        &[tensor("a", "INT64", &[1], json!([7])), tensor("b", "INT64", &[1], json!([2]))],
+        &[tensor("y", "INT64", &[1], json!([3]))],
+    );
+    ModelFolder { name: "divide", inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &bytes, golden)]);
+}
+
+/// The body of a division.
+pub(crate) fn division(a: i64, b: i64) -> Value {
+    json!({ "inputs": [tensor("a", "INT64", &[1], json!([a])), tensor("b", "INT64", &[1], json!([b]))] })
+}
+
+/// `fill`: as many zeros as the caller says.
+pub(crate) fn write_fill(models: &Path) {
+    let (inputs, outputs) = ([("n", "INT64", &[1_i64][..])], [("y", "FP32", &[-1_i64][..])]);
+    let bytes = model(&[("ConstantOfShape", &["n"], &["y"])], &inputs, &outputs);
+    let golden = golden(&[tensor("n", "INT64", &[1], json!([2]))], &[tensor("y", "FP32", &[2], json!([0, 0]))]);
+    ModelFolder { name: "fill", inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &bytes, golden)]);
+}
+
+/// `total`: the sum of as many zeros as the caller says; little goes in and comes out, and much is between.
+pub(crate) fn write_total(models: &Path) {
+    let (inputs, outputs) = ([("n", "INT64", &[1_i64][..])], [("y", "FP32", &[1_i64][..])]);
+    let bytes = model(&[("ConstantOfShape", &["n"], &["z"]), ("ReduceSum", &["z"], &["y"])], &inputs, &outputs);
+    let golden = golden(&[tensor("n", "INT64", &[1], json!([2]))], &[tensor("y", "FP32", &[1], json!([0]))]);
+    ModelFolder { name: "total", inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &bytes, golden)]);
+}
+
+/// The body of a call with one number.
+pub(crate) fn count(n: i64) -> Value {
+    json!({ "inputs": [tensor("n", "INT64", &[1], json!([n]))] })
 }

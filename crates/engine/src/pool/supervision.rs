@@ -1,0 +1,264 @@
+//! The life of a pool's workers: how many there are, and what takes the place of one that has ended.
+
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{CANCEL_TIMEOUT, Idle, Pool, PoolLimits, Shared};
+use crate::{
+    fault::LoadFault,
+    library::Engine,
+    memory::Reservation,
+    session::Session,
+    signature::Signature,
+    worker::{Answered, Exit, Isolation, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread},
+};
+
+/// The first restarts within this time follow at once, the others wait.
+const CRASH_WINDOW: Duration = Duration::from_secs(10);
+const CRASHES_MAX: u32 = 8;
+const CRASH_DELAY: Duration = Duration::from_millis(500);
+/// Between attempts to start a worker that could not be started.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// After so many of them calls are refused instead of waiting for a worker.
+const FAILED_STARTS_MAX: u32 = 3;
+
+/// Where the workers of a pool come from.
+pub struct PoolSource {
+    /// The model, for logs.
+    pub name: String,
+    /// The version, for logs.
+    pub version: String,
+    /// Starts their processes.
+    pub starter: WorkerStarter,
+    /// What they load.
+    pub files: Arc<VersionFiles>,
+    /// What it must take and give.
+    pub signature: Signature,
+    /// Where they compute.
+    pub isolation: Isolation,
+}
+
+/// What a pool knows of its workers.
+#[derive(Default)]
+pub(super) struct State {
+    /// Ready or computing.
+    live: usize,
+    /// Starts that failed since the last that succeeded.
+    failed_starts: u32,
+    window_began: Option<Instant>,
+    crashes: u32,
+}
+
+impl State {
+    fn is_broken(&self) -> bool {
+        self.live == 0 && self.failed_starts >= FAILED_STARTS_MAX
+    }
+}
+
+/// A version that was proved, with its first worker.
+pub struct Proved {
+    started: Started,
+    source: PoolSource,
+}
+
+// === impl Proved ===
+
+impl Proved {
+    /// Starts a worker that loads the version and proves it.
+    pub async fn start(source: PoolSource) -> Result<Self, LoadFault> {
+        let started = source.starter.start(&source.files, &source.signature).await?;
+        Ok(Self { started, source })
+    }
+
+    /// Memory that one worker took at its peak, in bytes, but for files that it shares with others.
+    pub fn memory_bytes(&self) -> u64 {
+        self.started.memory_bytes
+    }
+
+    /// In the order of the model file.
+    pub fn signature(&self) -> &Signature {
+        &self.started.signature
+    }
+
+    /// Serves with so many workers: the one that proved it at once, the others as soon as they are there.
+    pub async fn serve(
+        self,
+        engine: &Engine,
+        Reservation { workers, memory }: Reservation,
+        limits: PoolLimits,
+    ) -> Result<Pool, LoadFault> {
+        let Self { started, source } = self;
+        let isolation = source.isolation;
+        let shared = Arc::new(Shared {
+            idle: Idle::new(limits.queue_max, limits.queue_bytes_max),
+            limits,
+            source,
+            _memory: memory,
+            state: parking_lot::Mutex::default(),
+        });
+        match isolation {
+            Isolation::Model => {
+                shared.adopt(started);
+                for _ in 1..workers {
+                    tokio::spawn(start_another(Arc::downgrade(&shared), Duration::ZERO));
+                }
+            }
+            Isolation::None => {
+                drop(started);
+                for worker in shared.threads(engine, workers).await? {
+                    shared.enlist();
+                    shared.idle.put(worker);
+                }
+            }
+        }
+        Ok(Pool { shared })
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Whether there is no worker and the last attempts to start one failed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state.lock().is_broken()
+    }
+
+    /// Takes a worker in, and has its end watched.
+    fn adopt(self: &Arc<Self>, Started { worker, process, .. }: Started) {
+        self.enlist();
+        self.idle.put(worker);
+        tokio::spawn(watch(Arc::downgrade(self), process));
+    }
+
+    fn enlist(&self) {
+        let mut state = self.state.lock();
+        state.live += 1;
+        state.failed_starts = 0;
+        self.limits.workers.increment(1.0);
+    }
+
+    /// A worker answered.
+    pub(super) fn give_back(&self, worker: Worker, is_over_mark: bool) {
+        if !is_over_mark {
+            return self.idle.put(worker);
+        }
+        self.limits.ended.memory.increment(1);
+        tracing::debug!(
+            model = self.source.name,
+            version = self.source.version,
+            "a worker holds the memory of a large call; another takes its place"
+        );
+        worker.expect_end();
+    }
+
+    /// A call was given up while a worker had it.
+    pub(super) async fn cancel(self: Arc<Self>, mut worker: Worker, id: u64) {
+        if worker.cancel(id).is_ok()
+            && let Ok(Ok(Answered { is_over_mark, .. })) = tokio::time::timeout(CANCEL_TIMEOUT, worker.answer()).await
+        {
+            return self.give_back(worker, is_over_mark);
+        }
+        if !worker.is_gone() {
+            self.limits.ended.stuck.increment(1);
+            tracing::info!(
+                model = self.source.name,
+                version = self.source.version,
+                "a worker did not give up a call in time and is killed; another takes its place"
+            );
+        }
+    }
+
+    /// How long to wait before another takes the place of one that has ended.
+    fn delay_after(&self, crash: Option<&Exit>) -> Duration {
+        let mut state = self.state.lock();
+        state.live = state.live.saturating_sub(1);
+        self.limits.workers.decrement(1.0);
+        let Some(exit) = crash else { return Duration::ZERO };
+        self.limits.ended.crash.increment(1);
+        let now = Instant::now();
+        if state.window_began.is_none_or(|began| now.duration_since(began) > CRASH_WINDOW) {
+            state.window_began = Some(now);
+            state.crashes = 0;
+        }
+        state.crashes += 1;
+        let is_often = state.crashes > CRASHES_MAX;
+        drop(state);
+        // The calls that bring this about are of users, so it is no warning by itself; an alert counts them.
+        tracing::info!(
+            model = self.source.name,
+            version = self.source.version,
+            %exit,
+            "the process of a model ended; another takes its place"
+        );
+        if is_often { CRASH_DELAY } else { Duration::ZERO }
+    }
+
+    /// Sessions in this process, each on a thread.
+    async fn threads(self: &Arc<Self>, engine: &Engine, workers: usize) -> Result<Vec<Worker>, LoadFault> {
+        let (shared, engine) = (Arc::clone(self), engine.clone());
+        // The sockets are made where there is a runtime, the sessions where blocking is allowed.
+        let sessions = tokio::task::spawn_blocking(move || {
+            let model = shared.source.files.read_model()?;
+            let session = || Session::new(&engine, &model);
+            (0..workers).map(|_| session()).collect::<Result<Vec<_>, _>>().map_err(LoadFault::engine)
+        });
+        let sessions = sessions.await.unwrap_or_else(|error| Err(LoadFault::internal(error)))?;
+        let answer_bytes_max = self.source.starter.answer_bytes_max;
+        sessions.into_iter().map(|session| start_thread(&self.source.name, session, answer_bytes_max)).collect()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.limits.workers.decrement(u32::try_from(self.state.get_mut().live).map_or(0.0, f64::from));
+    }
+}
+
+/// Waits for the end of a worker, and has another take its place.
+async fn watch(pool: Weak<Shared>, process: Process) {
+    let crash = process.wait().await;
+    let Some(shared) = pool.upgrade() else { return };
+    let delay = shared.delay_after(crash.as_ref());
+    shared.idle.retain(|worker| !worker.is_gone());
+    drop(shared);
+    start_another(pool, delay).await;
+}
+
+/// Starts a worker, again and again until it can be done or the pool is dropped.
+fn start_another(pool: Weak<Shared>, delay: Duration) -> BoxFuture<'static, ()> {
+    // Boxed: a worker that is started is watched, and watching starts another.
+    async move {
+        let mut pause = RETRY_MIN;
+        tokio::time::sleep(delay).await;
+        while let Some(shared) = pool.upgrade() {
+            let fault = match shared.source.starter.start(&shared.source.files, &shared.source.signature).await {
+                Ok(started) => return shared.adopt(started),
+                Err(fault) => fault,
+            };
+            tracing::warn!(
+                model = shared.source.name,
+                version = shared.source.version,
+                reason = %fault,
+                retry_ms = pause.as_millis(),
+                "a process for a model cannot be started; the version serves with those that it has"
+            );
+            let is_broken = {
+                let mut state = shared.state.lock();
+                state.failed_starts += 1;
+                state.is_broken()
+            };
+            if is_broken {
+                shared.idle.dismiss();
+            }
+            drop(shared);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+    .boxed()
+}

@@ -1,0 +1,114 @@
+//! The process of a worker: how it ended, and what is told of it.
+
+use std::{fmt, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStderr},
+    sync::{oneshot, watch},
+};
+
+use super::End;
+
+/// How long the end of a process may take after its sockets were closed.
+pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is logged at once of what a worker writes to standard error.
+const LINE_BYTES_MAX: usize = 4096;
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// By a signal.
+    Signal(i32),
+    /// By itself.
+    Code(i32),
+    /// It did not speak the protocol, and was killed.
+    Broken(String),
+    /// Nothing is known yet.
+    Unknown,
+}
+
+/// The process of a worker that was accepted.
+pub(crate) struct Process {
+    pub(super) child: Child,
+    pub(super) exit: watch::Sender<Option<Exit>>,
+    pub(super) dropped: oneshot::Receiver<()>,
+    pub(super) end: Arc<End>,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Waits for its end, or ends it when its [`Worker`](super::Worker) is dropped; none if that was wanted.
+    pub(crate) async fn wait(mut self) -> Option<Exit> {
+        let mut was_dropped = false;
+        let status = tokio::select! {
+            status = self.child.wait() => status,
+            _ = &mut self.dropped => {
+                was_dropped = true;
+                if let Err(error) = self.child.start_kill() {
+                    tracing::debug!(%error, "the process of a model had ended when it was to be killed");
+                }
+                self.child.wait().await
+            }
+        };
+        let exit = status.map_or(Exit::Unknown, Exit::of);
+        self.exit.send_replace(Some(exit.clone()));
+        let was_wanted = was_dropped || self.end.is_wanted();
+        (!was_wanted).then_some(exit)
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    pub(super) fn of(status: ExitStatus) -> Self {
+        match (status.signal(), status.code()) {
+            (Some(signal), _) => Self::Signal(signal),
+            (None, Some(code)) => Self::Code(code),
+            (None, None) => Self::Unknown,
+        }
+    }
+
+    /// Whether it was killed from outside, as the kernel does when memory runs out.
+    pub(crate) fn is_kill(&self) -> bool {
+        *self == Self::Signal(libc::SIGKILL)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(signal) => match signal_name(*signal) {
+                Some(name) => write!(f, "signal {signal}, {name}"),
+                None => write!(f, "signal {signal}"),
+            },
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Broken(why) => write!(f, "broken protocol: {why}"),
+            Self::Unknown => f.write_str("unknown cause"),
+        }
+    }
+}
+
+/// The signals that native code ends by.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGXCPU => "SIGXCPU",
+        _ => return None,
+    })
+}
+
+/// Logs what a worker writes to standard error, and keeps the pipe empty.
+pub(super) async fn log_errors(mut stderr: ChildStderr) {
+    let mut line = vec![0; LINE_BYTES_MAX];
+    while let Ok(length @ 1..) = stderr.read(&mut line).await {
+        let text = line.get(..length).map(String::from_utf8_lossy);
+        tracing::debug!(stderr = %text.unwrap_or_default().trim_end(), "the process of a model wrote to standard error");
+    }
+}
