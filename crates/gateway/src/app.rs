@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use authz::{Principal, UnixTime};
+use governor::DefaultKeyedRateLimiter;
 use problem::{Kind, Problem};
 use secrets::SecretFile;
 use tokio::sync::Semaphore;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    audit::{self, Actor, AuditEvent, DenialQueue, RequestSource},
+    audit::{self, Actor, AuditEvent, Denials, RequestSource},
     auth_state::AuthState,
     clock::{WallClock, unix_seconds},
     error::StoreError,
@@ -33,8 +34,10 @@ pub struct App {
     pub hasher: Hasher,
     /// Failed attempts.
     pub throttle: Throttle,
-    /// Denials on their way to the audit log.
-    pub denials: DenialQueue,
+    /// How often the machines sign in.
+    pub machine_rate: DefaultKeyedRateLimiter<Uuid>,
+    /// What was refused and is not in the audit log yet.
+    pub denials: Denials,
     /// Database connections for proofs of identity. They need no token, so they get half of the pool at most.
     pub auth_db_permits: Semaphore,
     /// The one connection for the question whether a login comes from a known network.

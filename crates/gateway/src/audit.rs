@@ -10,5 +10,5 @@ mod event;
 mod record;
 
 pub use chain::{BrokenChain, GENESIS, Hash, StoredRecord, chain_hash, verify_chain};
-pub use denials::{DENIAL_QUEUE_MAX, Denial, DenialQueue};
+pub use denials::{Denial, Denials};
 pub use event::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};

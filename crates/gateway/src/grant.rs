@@ -199,6 +199,12 @@ impl GrantError {
         Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: AuthOutcome::Throttled }
     }
 
+    fn too_often(wait: Duration) -> Self {
+        let detail = "this account signs in too often; keep a token until it expires";
+        let problem = Problem::new(Kind::ResourceExhausted, detail).retry_after(wait + Duration::from_millis(999));
+        Self { code: "temporarily_unavailable", problem: Box::new(problem), outcome: AuthOutcome::Throttled }
+    }
+
     fn busy() -> Self {
         let problem = Box::new(Problem::unavailable("too many sign-ins at once"));
         Self { code: "temporarily_unavailable", problem, outcome: AuthOutcome::Unavailable }

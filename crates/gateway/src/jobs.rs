@@ -4,15 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use service::{Latch, Readiness};
 use sqlx::migrate::MigrateError;
-use tokio::{
-    sync::mpsc,
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    audit::{AuditEvent, DENIAL_QUEUE_MAX, Denial, EventKind, GENESIS, Hash, verify_chain},
+    audit::{AuditEvent, EventKind, GENESIS, Hash, verify_chain},
     auth_state::{AuthState, follow, listen},
     metrics,
     store::Store,
@@ -60,31 +57,19 @@ pub(crate) async fn run(
 }
 
 /// Writes denials to the audit log, a second's worth at a time; the rest when the process stops.
-pub(crate) async fn write_denials(app: Arc<App>, mut queue: mpsc::Receiver<Denial>, stop: CancellationToken) {
-    let mut gathered = Vec::new();
+pub(crate) async fn write_denials(app: Arc<App>, stop: CancellationToken) {
     loop {
-        let is_last = tokio::select! {
-            () = stop.cancelled() => true,
-            count = queue.recv_many(&mut gathered, DENIAL_QUEUE_MAX) => count == 0,
-        };
-        if !is_last {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(GATHER) => {}
-            }
-        }
-        while let Ok(denial) = queue.try_recv() {
-            gathered.push(denial);
-        }
-        write(&app, &mut gathered).await;
+        let is_last = stop.run_until_cancelled(app.denials.arrived()).await.is_none()
+            || stop.run_until_cancelled(tokio::time::sleep(GATHER)).await.is_none();
+        write(&app).await;
         if is_last {
             return;
         }
     }
 }
 
-async fn write(app: &App, gathered: &mut Vec<Denial>) {
-    let events = app.denials.batch(gathered.drain(..));
+async fn write(app: &App) {
+    let events = app.denials.take();
     if events.is_empty() {
         return;
     }
@@ -114,10 +99,11 @@ async fn report_age(auth_state: Arc<AuthState>, readiness: Readiness, stop: Canc
     }
 }
 
-/// Deletes expired sessions and feed entries.
+/// Deletes expired sessions and feed entries, and forgets the rates of machines that are quiet.
 async fn prune(app: Arc<App>, stop: CancellationToken) {
     let mut ticks = every(PRUNE_PERIOD);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        app.machine_rate.retain_recent();
         match stop.run_until_cancelled(app.store.prune()).await {
             None => return,
             Some(Ok(0)) => {}

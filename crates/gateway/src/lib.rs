@@ -27,6 +27,7 @@ use ::http::Method;
 use authz::{Guard, PassportKeys, Routes};
 use axum::{Router, extract::FromRef, middleware};
 use database::DatabaseConfig;
+use governor::{Quota, RateLimiter};
 use policy::{Action, Caller, DeclaredRoute, Policy};
 use proto::auth::v1::authorization_server::{self, AuthorizationServer};
 use service::{BoxError, Lifecycle};
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use transport::{Limits, Server};
 
 use crate::{
-    app::App, audit::DenialQueue, auth_state::AuthState, authorizer::Authorizer, clock::WallClock, config::Config,
+    app::App, audit::Denials, auth_state::AuthState, authorizer::Authorizer, clock::WallClock, config::Config,
     password::Hasher, store::Store, throttle::Throttle, token::Tokens,
 };
 
@@ -52,6 +53,10 @@ pub struct RouteState {
     authorizer: Authorizer,
 }
 
+/// How often one machine may sign in at one gateway: a token lives for minutes.
+const MACHINE_QUOTA: Quota =
+    Quota::per_second(NonZeroU32::new(5).expect("5 is not 0")).allow_burst(NonZeroU32::new(50).expect("50 is not 0"));
+
 /// Starts a gateway: wires its parts, and returns when its tasks run.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError> {
     metrics::register();
@@ -64,13 +69,14 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let database = database::connect(&config.database)?;
     let auth_db_permits_max = usize::try_from(config.database.connections_max.get() / 2)?.max(1);
     let policy = Arc::new(Policy::embedded()?);
-    let (denials, refusals) = DenialQueue::queue(policy.policy_set_hash());
+    let denials = Denials::new(policy.policy_set_hash());
     let app = Arc::new(App {
         store: Store::new(database, writer, clock.clone()),
         auth_state: Arc::new(AuthState::default()),
         tokens: Tokens::load(&config.tokens)?,
         hasher: Hasher::new(config.passwords.concurrency.get(), config.passwords.queue_max)?,
         throttle: Throttle::default(),
+        machine_rate: RateLimiter::keyed(MACHINE_QUOTA),
         denials,
         auth_db_permits: Semaphore::new(auth_db_permits_max),
         network_permit: Semaphore::new(1),
@@ -91,7 +97,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
     let known = lifecycle.latch("users and revocations");
     let served = CancellationToken::new();
-    lifecycle.spawn("audit", jobs::write_denials(Arc::clone(&app), refusals, served.clone()));
+    lifecycle.spawn("audit", jobs::write_denials(Arc::clone(&app), served.clone()));
     lifecycle.spawn_critical("jobs", jobs::run(app, feed, known, lifecycle.readiness(), stop.clone()));
     lifecycle.spawn_critical("listener", async move {
         let result = server.serve(router, stop).await;

@@ -1,26 +1,27 @@
 //! Denials, recorded after the response.
 //!
 //! A caller without rights decides how many denials there are, so a denial neither waits for the database nor writes a
-//! row of its own. Denials go through a bounded queue, and equal ones of the same second become one record with a
-//! count. What does not fit is counted and recorded as dropped.
+//! row of its own. Denials are gathered, and equal ones of the same second become one record with a count. Each identified caller has
+//! room of its own, and all strangers together have one: a flood of theirs pushes out none of a user's. What does not fit is counted and
+//! recorded as dropped.
 //!
 //! Only what unauthenticated callers can cause at will goes this way: what the policies refused, texts that are no valid
 //! token, and attempts that must wait. Everything else is recorded before the response.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::HashMap;
 
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use uuid::Uuid;
 
 use super::event::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};
 
-/// How many denials may wait to be written.
-pub const DENIAL_QUEUE_MAX: usize = 4_096;
-
-/// How many different records one batch makes at most.
-const BATCH_MAX: usize = 256;
+/// How many different denials of strangers are kept for one batch. A client can vary its address.
+const STRANGERS_MAX: usize = 256;
+/// The same of one identified caller.
+const CALLER_MAX: usize = 32;
+/// How many identified callers have room in one batch.
+const CALLERS_MAX: usize = 512;
 
 /// A denial that is recorded after the response.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,45 +40,46 @@ pub struct Denial {
     pub source: RequestSource,
 }
 
-/// The sending end of the queue.
+/// The denials of the second under way.
 #[derive(Debug)]
-pub struct DenialQueue {
-    sender: mpsc::Sender<Denial>,
-    dropped: AtomicU64,
+pub struct Denials {
+    gathered: Mutex<Gathered>,
+    arrived: Notify,
     policy_set: String,
 }
 
-// === impl DenialQueue ===
+#[derive(Debug, Default)]
+struct Gathered {
+    /// By user; `None` is every stranger.
+    callers: HashMap<Option<Uuid>, HashMap<Denial, u64>>,
+    dropped: u64,
+}
 
-impl DenialQueue {
-    /// A queue and its receiving end. `policy_set` is the hash of the policies that decide.
-    pub fn queue(policy_set: &str) -> (Self, mpsc::Receiver<Denial>) {
-        let (sender, receiver) = mpsc::channel(DENIAL_QUEUE_MAX);
-        (Self { sender, dropped: AtomicU64::new(0), policy_set: policy_set.to_owned() }, receiver)
+// === impl Denials ===
+
+impl Denials {
+    /// None yet. `policy_set` is the hash of the policies that decide.
+    pub fn new(policy_set: &str) -> Self {
+        Self { gathered: Mutex::default(), arrived: Notify::new(), policy_set: policy_set.to_owned() }
     }
 
-    /// Queues a denial. Never waits. The trace id is left out: with it no two denials would be equal.
+    /// Keeps a denial for the next batch. Never waits. The trace id is left out: with it no two denials would be equal.
     pub fn push(&self, mut denial: Denial) {
         denial.source.trace_id = None;
-        if self.sender.try_send(denial).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.gathered.lock().push(denial);
+        self.arrived.notify_one();
     }
 
-    /// The events of a batch: equal denials once, with their count, and what was dropped since the last batch.
-    pub fn batch(&self, denials: impl IntoIterator<Item = Denial>) -> Vec<AuditEvent> {
-        let mut counts: HashMap<Denial, u64> = HashMap::new();
-        let mut dropped = self.dropped.swap(0, Ordering::Relaxed);
-        for denial in denials {
-            // A client can vary its address, so the number of different records is bounded, too.
-            if counts.len() < BATCH_MAX || counts.contains_key(&denial) {
-                *counts.entry(denial).or_default() += 1;
-            } else {
-                dropped += 1;
-            }
-        }
+    /// Waits until there is something to record.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// The events of what was gathered: equal denials once, with their count, and how many were dropped since the last batch.
+    pub fn take(&self) -> Vec<AuditEvent> {
+        let Gathered { callers, dropped } = std::mem::take(&mut *self.gathered.lock());
         let event = |(denial, count): (Denial, u64)| denial.event(count, &self.policy_set);
-        let mut events: Vec<AuditEvent> = counts.into_iter().map(event).collect();
+        let mut events: Vec<AuditEvent> = callers.into_values().flatten().map(event).collect();
         if dropped > 0 {
             let event = AuditEvent::new(
                 EventKind::DroppedRecords,
@@ -92,8 +94,31 @@ impl DenialQueue {
 
     /// Counts a batch that could not be written as dropped, to be recorded once writing works again.
     pub fn count_dropped(&self, events: &[AuditEvent]) {
-        let count = events.iter().filter_map(|event| event.details.get("count")?.as_u64()).sum();
-        self.dropped.fetch_add(count, Ordering::Relaxed);
+        let count: u64 = events.iter().filter_map(|event| event.details.get("count")?.as_u64()).sum();
+        self.gathered.lock().dropped += count;
+    }
+}
+
+// === impl Gathered ===
+
+impl Gathered {
+    fn push(&mut self, denial: Denial) {
+        let (caller, max) = match &denial.actor {
+            Actor::Anonymous => (None, STRANGERS_MAX),
+            Actor::User { id, .. } => (Some(*id), CALLER_MAX),
+        };
+        // One more for the strangers.
+        let has_room = self.callers.len() <= CALLERS_MAX || caller.is_none() || self.callers.contains_key(&caller);
+        if !has_room {
+            self.dropped += 1;
+            return;
+        }
+        let counts = self.callers.entry(caller).or_default();
+        if counts.len() < max || counts.contains_key(&denial) {
+            *counts.entry(denial).or_default() += 1;
+        } else {
+            self.dropped += 1;
+        }
     }
 }
 
@@ -128,29 +153,42 @@ mod tests {
 
     #[test]
     fn a_flood_becomes_few_records_and_every_denial_is_counted() {
-        let (denials, mut receiver) = DenialQueue::queue("hash");
-        for _ in 0..DENIAL_QUEUE_MAX + 5 {
+        let denials = Denials::new("hash");
+        for _ in 0..5_000 {
             denials.push(denial("a"));
         }
-        let queued: Vec<Denial> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
-        let events = denials.batch(queued);
-        assert_eq!(events.len(), 2);
-        assert_eq!(events[0].details["count"], DENIAL_QUEUE_MAX);
-        assert_eq!((events[1].kind, &events[1].details["count"]), (EventKind::DroppedRecords, &5.into()));
+        let events = denials.take();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].details["count"], 5_000);
 
         denials.count_dropped(&events);
-        assert_eq!(
-            denials.batch([]).pop().unwrap().details["count"],
-            DENIAL_QUEUE_MAX + 5,
-            "counted again after a failed write"
-        );
-        assert!(denials.batch([]).is_empty());
+        let again = denials.take();
+        assert_eq!((again[0].kind, &again[0].details["count"]), (EventKind::DroppedRecords, &5_000.into()));
+        assert!(denials.take().is_empty());
     }
 
+    /// Strangers vary what they send as they like; what users are refused is recorded all the same.
     #[test]
-    fn varied_denials_make_a_bounded_number_of_records() {
-        let (denials, _receiver) = DenialQueue::queue("hash");
-        let events = denials.batch((0..1_000).map(|number| denial(&number.to_string())));
-        assert_eq!(events.len(), BATCH_MAX + 1);
+    fn strangers_push_out_no_denial_of_a_user() {
+        let denials = Denials::new("hash");
+        (0..10_000).for_each(|number| denials.push(denial(&number.to_string())));
+        let of_user = |id: u128, resource: usize| Denial {
+            actor: Actor::User { id: Uuid::from_u128(id), session: None },
+            resource: Some(resource.to_string()),
+            ..denial("a")
+        };
+        (0..100).for_each(|resource| denials.push(of_user(1, resource)));
+        denials.push(of_user(2, 0));
+        let events = denials.take();
+        let count = |id| {
+            events
+                .iter()
+                .filter(|event| matches!(event.actor, Actor::User { id: of, .. } if of == Uuid::from_u128(id)))
+                .count()
+        };
+        assert_eq!((count(1), count(2)), (CALLER_MAX, 1));
+        assert_eq!(events.len(), STRANGERS_MAX + CALLER_MAX + 1 + 1);
+        let dropped = events.iter().find(|event| event.kind == EventKind::DroppedRecords).unwrap();
+        assert_eq!(dropped.details["count"], 10_000 - STRANGERS_MAX + 100 - CALLER_MAX);
     }
 }

@@ -1,6 +1,10 @@
 //! Signing in with a client secret.
 
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
 use secrets::Secret;
+use uuid::Uuid;
 
 use super::{
     GrantError, IssuedTokens, network,
@@ -8,7 +12,7 @@ use super::{
 };
 use crate::{
     app::App,
-    audit::{EventKind, RequestSource},
+    audit::{Actor, Denial, EventKind, EventOutcome, RequestSource},
     random_secrets,
     store::NewSession,
     user::UserKind,
@@ -37,6 +41,11 @@ impl App {
             let failure = FailedAttempt { kind, user: found.as_ref(), reason };
             return Err(self.fail(attempt, failure, source, "invalid_client").await?);
         };
+        if let Err(until) = self.machine_rate.check_key(&machine.user.id) {
+            attempt.succeeded();
+            let wait = until.wait_time_from(DefaultClock::default().now());
+            return Err(self.too_often(kind, machine.user.id, wait, source));
+        }
         let network = network(source);
         let new = NewSession {
             user_id: machine.user.id,
@@ -51,5 +60,18 @@ impl App {
         };
         attempt.succeeded();
         self.issue(&signed_in, None)
+    }
+
+    /// A secret that is right is used more often than a machine needs tokens, which live for minutes.
+    fn too_often(&self, kind: EventKind, id: Uuid, wait: Duration, source: &RequestSource) -> GrantError {
+        self.denials.push(Denial {
+            kind,
+            outcome: EventOutcome::Denied,
+            actor: Actor::User { id, session: None },
+            resource: None,
+            reason: Some("rate"),
+            source: source.clone(),
+        });
+        GrantError::too_often(wait)
     }
 }

@@ -97,6 +97,32 @@ async fn a_change_reaches_the_tokens_that_were_given_before() {
     client.sign_in("ada", "another long password").await.expect_status(StatusCode::OK);
 }
 
+/// A machine that signs in again and again is told to keep its token; another machine signs in as before.
+#[tokio::test]
+async fn a_machine_signs_in_only_so_often() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let (id, _) = client.machine(&admin, "robot", &["viewer"]).await;
+    let secret = patch(&client, &admin, &id, json!({ "new_client_secret": true })).await;
+    let secret = secret.expect_status(StatusCode::OK).text("client_secret");
+    let grant = json!({ "grant_type": "client_credentials", "client_id": "robot", "client_secret": secret });
+    // As fast as it can, one after the other: more at once wait for another reason.
+    let mut issued = 0;
+    let refused = loop {
+        let answer = client.token(&grant).await;
+        if answer.status != StatusCode::OK {
+            break answer;
+        }
+        issued += 1;
+        assert!(issued < 2_000, "no rate in sight");
+    };
+    assert!(issued >= 50, "{issued} were issued");
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(
+        refused.headers.contains_key("retry-after") && String::from_utf8_lossy(&refused.body).contains("too often")
+    );
+    client.machine(&admin, "other", &["viewer"]).await;
+}
+
 /// With other roles the session goes on: the refresh token works and the next token has the new roles.
 #[tokio::test]
 async fn other_roles_do_not_end_the_session() {
