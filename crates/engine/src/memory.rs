@@ -40,7 +40,8 @@ impl MemoryBudget {
         Self { taken: Arc::default(), total_bytes_max, version_bytes_max }
     }
 
-    /// Memory for as many workers as there is room for, at most `workers_max`, if each takes what one took. Not even one is a fault.
+    /// Memory for one worker, and for as many more, up to `workers_max`, as fit into half of what is left then: a version that comes later
+    /// finds room, too. Each takes what one took; not even one is a fault.
     pub fn reserve(&self, worker_bytes: u64, workers_max: usize) -> Result<Reservation, LoadFault> {
         let worker_bytes = worker_bytes.max(1);
         let of_version = self.version_bytes_max / worker_bytes;
@@ -50,8 +51,9 @@ impl MemoryBudget {
         let mut workers = 0;
         let wanted = of_version.min(workers_max.max(1) as u64);
         let reserve = |taken: u64| {
-            workers = (self.total_bytes_max.saturating_sub(taken) / worker_bytes).min(wanted);
-            (workers > 0).then(|| taken + workers * worker_bytes)
+            let left = self.total_bytes_max.saturating_sub(taken).checked_sub(worker_bytes)?;
+            workers = (1 + left / 2 / worker_bytes).min(wanted);
+            Some(taken + workers * worker_bytes)
         };
         if self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).is_err() {
             return Err(refused(
@@ -84,13 +86,16 @@ mod tests {
 
     #[test]
     fn there_are_as_many_workers_as_fit_and_at_least_one() {
-        let budget = MemoryBudget::new(100, 60);
+        let budget = MemoryBudget::new(200, 60);
         let first = budget.reserve(20, 4).unwrap();
         assert_eq!(first.workers, 3, "the bound of a version");
-        let second = budget.reserve(20, 4).unwrap();
-        assert_eq!(second.workers, 2, "what is left of all");
-        assert!(budget.reserve(20, 4).unwrap_err().detail.contains("memory_total_bytes_max"));
-        drop(first);
+        let second = budget.reserve(30, 2).unwrap();
+        assert_eq!(second.workers, 2, "as many as are wanted");
+        let third = budget.reserve(20, 4).unwrap();
+        assert_eq!(third.workers, 2, "one, and half of what is left");
+        assert_eq!(budget.reserve(40, 1).unwrap().workers, 1, "one is never halved");
+        assert!(budget.reserve(41, 1).unwrap_err().detail.contains("memory_total_bytes_max"));
+        drop((first, second, third));
         assert_eq!(budget.reserve(60, 1).unwrap().workers, 1);
         assert!(budget.reserve(61, 1).unwrap_err().detail.contains("memory_bytes_max"));
     }

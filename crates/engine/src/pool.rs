@@ -22,9 +22,11 @@ use crate::{
     memory::ReservedBytes,
     session::{Computed, RunFault},
     tensor::Tensor,
-    worker::{Answered, EncodedCall, Exit, Lost, Worker},
+    worker::{EncodedCall, Exit, Lost, Message, Worker},
 };
 use idle::{Idle, Turn};
+
+use supervision::Abandoned;
 
 pub use supervision::{PoolSource, Proved};
 
@@ -103,6 +105,11 @@ pub enum PoolError {
     ExpiredInCompute,
     /// No worker can be started.
     NoWorker,
+    /// Calls of this caller ended workers of this model lately.
+    Quarantined {
+        /// How long the caller is still kept from it.
+        left: Duration,
+    },
     /// The worker died while it computed the call.
     Died {
         /// How it ended, e.g. `signal 8, SIGFPE`.
@@ -117,46 +124,62 @@ pub enum PoolError {
 /// A worker that computes a call. Dropping it before there is an answer has the call cancelled.
 struct Lease<'p> {
     shared: &'p Arc<Shared>,
-    worker: Option<Worker>,
-    /// The call that the worker has whole.
-    under_way: Option<u64>,
+    caller: &'p str,
+    call: &'p EncodedCall,
+    /// The worker, and how much of the call it was sent; gone when it has answered.
+    worker: Option<(Worker, usize)>,
 }
 
 // === impl Pool ===
 
 impl Pool {
-    /// Computes the wanted outputs on the next free worker, before the deadline or not at all.
+    /// Computes the wanted outputs on the next free worker, before the deadline or not at all. `caller` is whose call it is: one whose
+    /// calls end workers is kept from them.
     pub async fn run(
         &self,
+        caller: &str,
         inputs: Vec<Tensor>,
         wanted: Vec<usize>,
         deadline: Instant,
     ) -> Result<(Vec<Tensor>, Timings), PoolError> {
-        let arrived = Instant::now();
+        let (arrived, wanted_count) = (Instant::now(), wanted.len());
+        self.shared.admit(caller)?;
         let call = encode(inputs, wanted).await?;
         let mut queue = Duration::ZERO;
         for _ in 0..UNREAD_MAX {
             let queued = Instant::now();
-            let mut lease = self.lease(call.bytes(), deadline).await?;
+            let mut lease = self.lease(caller, &call, deadline).await?;
             queue += queued.elapsed();
+            // Others of the same caller may have ended workers while this one waited.
+            self.shared.admit(caller)?;
             self.shared.limits.executions.increment(1);
-            let answered = timeout_at(deadline.into(), lease.compute(&call)).await;
-            match answered.map_err(|_| PoolError::ExpiredInCompute)? {
-                Ok(Computed { outputs, compute }) => {
-                    let copy = arrived.elapsed().saturating_sub(queue + compute);
-                    return Ok((outputs, Timings { queue, compute, copy }));
+            let answered = timeout_at(deadline.into(), lease.compute()).await;
+            let message = match answered.map_err(|_| PoolError::ExpiredInCompute)? {
+                Ok(message) => message,
+                Err(Lost::Unread) => continue,
+                Err(Lost::Died(exit)) => {
+                    self.shared.blame(caller, &exit.to_string());
+                    return Err(PoolError::died(&exit));
                 }
-                Err(Failed::Run(fault)) => return Err(PoolError::Run(fault)),
-                Err(Failed::Lost(Lost::Died(exit))) => return Err(PoolError::died(&exit)),
-                Err(Failed::Lost(Lost::Unread)) => {}
+            };
+            let Computed { outputs, compute } = self.shared.read(message).await?;
+            if outputs.len() != wanted_count {
+                return Err(PoolError::died(&Exit::Broken("an answer without all outputs".to_owned())));
             }
+            let copy = arrived.elapsed().saturating_sub(queue + compute);
+            return Ok((outputs, Timings { queue, compute, copy }));
         }
         Err(PoolError::NoWorker)
     }
 
-    async fn lease(&self, bytes: usize, deadline: Instant) -> Result<Lease<'_>, PoolError> {
+    async fn lease<'p>(
+        &'p self,
+        caller: &'p str,
+        call: &'p EncodedCall,
+        deadline: Instant,
+    ) -> Result<Lease<'p>, PoolError> {
         let shared = &self.shared;
-        let worker = match shared.idle.take(bytes, |worker| !worker.is_gone()) {
+        let worker = match shared.idle.take(call.bytes(), |worker| !worker.is_gone()) {
             Turn::Now(worker) if Instant::now() < deadline => worker,
             Turn::Now(worker) => {
                 shared.idle.put(worker);
@@ -170,7 +193,36 @@ impl Pool {
                 waited.map_err(|_| PoolError::ExpiredInQueue)?.ok_or(PoolError::NoWorker)?
             }
         };
-        Ok(Lease { shared, worker: Some(worker), under_way: None })
+        Ok(Lease { shared, caller, call, worker: Some((worker, 0)) })
+    }
+}
+
+impl Shared {
+    fn admit(&self, caller: &str) -> Result<(), PoolError> {
+        let left = self.source.quarantine.time_left(caller, &self.source.name, Instant::now());
+        left.map_or(Ok(()), |left| Err(PoolError::Quarantined { left }))
+    }
+
+    /// A call of this caller ended a worker.
+    fn blame(&self, caller: &str, how: &str) {
+        let PoolSource { name, version, quarantine, .. } = &self.source;
+        if quarantine.record_death(caller, name, Instant::now()) {
+            tracing::warn!(
+                model = name,
+                version,
+                user = caller,
+                how,
+                "calls of this user end processes of the model; this replica computes none of them for a minute"
+            );
+        }
+    }
+
+    async fn read(&self, message: Message) -> Result<Computed, PoolError> {
+        let outcome = message.decode().await.map_err(|exit| PoolError::died(&exit))?;
+        if outcome.as_ref().err() == Some(&RunFault::Panicked) {
+            self.limits.panics.increment(1);
+        }
+        outcome.map_err(PoolError::Run)
     }
 }
 
@@ -206,47 +258,30 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Why a lease gave no outputs.
-enum Failed {
-    Run(RunFault),
-    Lost(Lost),
-}
-
 // === impl Lease ===
 
 impl Lease<'_> {
     /// Has the call computed. The worker goes back to the pool unless it is lost, or holds too much memory.
-    async fn compute(&mut self, call: &EncodedCall) -> Result<Computed, Failed> {
-        let Some(worker) = &mut self.worker else { return Err(Failed::Lost(Lost::Unread)) };
-        worker.send(call).await.map_err(Failed::Lost)?;
-        self.under_way = Some(call.id);
-        let answered = worker.answer().await;
-        self.under_way = None;
-        match answered {
-            Ok(Answered { outcome, is_over_mark }) => {
-                if let Some(worker) = self.worker.take() {
-                    self.shared.give_back(worker, is_over_mark);
-                }
-                if outcome.as_ref().err() == Some(&RunFault::Panicked) {
-                    self.shared.limits.panics.increment(1);
-                }
-                outcome.map_err(Failed::Run)
-            }
-            Err(lost) => {
-                self.worker = None;
-                Err(Failed::Lost(lost))
-            }
+    async fn compute(&mut self) -> Result<Message, Lost> {
+        let Some((worker, sent)) = &mut self.worker else { return Err(Lost::Unread) };
+        worker.send(self.call, sent).await?;
+        let answered = worker.receive().await;
+        if let (Some((worker, _)), Ok(message)) = (self.worker.take(), &answered) {
+            self.shared.give_back(worker, message.is_over_mark());
         }
+        answered
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let Some(worker) = self.worker.take() else { return };
-        match self.under_way {
-            Some(id) => drop(tokio::spawn(Arc::clone(self.shared).cancel(worker, id))),
-            // It has read a part of a call, and waits for the rest that does not come.
-            None => drop(worker),
+        match self.worker.take() {
+            Some((worker, 0)) => self.shared.idle.put(worker),
+            Some((worker, sent)) => {
+                let abandoned = Abandoned { worker, sent, call: self.call.clone(), caller: self.caller.to_owned() };
+                tokio::spawn(Arc::clone(self.shared).cancel(abandoned));
+            }
+            None => {}
         }
     }
 }

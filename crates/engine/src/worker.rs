@@ -15,14 +15,7 @@ mod start;
 mod thread;
 mod wire;
 
-use std::{
-    io,
-    net::Shutdown,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, net::Shutdown};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -64,21 +57,18 @@ pub(crate) struct Worker {
     calls: Framed<UnixStream, LengthDelimitedCodec>,
     control: UnixStream,
     exit: watch::Receiver<Option<Exit>>,
-    end: Arc<End>,
     _dropped: oneshot::Sender<()>,
 }
 
-/// Why a worker is to end, if it is.
-#[derive(Debug, Default)]
-pub(crate) struct End {
-    is_wanted: AtomicBool,
-}
-
-/// A call in the form that workers read, and what to do with its outputs.
+/// A call in the form that workers read. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct EncodedCall {
     pub(crate) id: u64,
     message: Bytes,
 }
+
+/// What a worker said of one call, not read yet.
+pub(crate) struct Message(Bytes);
 
 /// How a call ended on a worker that did not answer it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,12 +77,6 @@ pub(crate) enum Lost {
     Unread,
     /// The worker died while it had the call.
     Died(Exit),
-}
-
-/// What a worker said of one call.
-pub(crate) struct Answered {
-    pub(crate) outcome: Result<Computed, RunFault>,
-    pub(crate) is_over_mark: bool,
 }
 
 // === impl EncodedCall ===
@@ -116,19 +100,18 @@ impl Worker {
         self.exit.borrow().is_some()
     }
 
-    /// Sends a call. Until this has returned the worker may have read a part of it.
-    pub(crate) async fn send(&mut self, call: &EncodedCall) -> Result<(), Lost> {
-        self.calls.get_mut().write_all(&call.message).await.map_err(|_| Lost::Unread)
+    /// Sends what is left of a call. `sent` is true when this future is dropped, too.
+    pub(crate) async fn send(&mut self, call: &EncodedCall, sent: &mut usize) -> Result<(), Lost> {
+        while let Some(rest) = call.message.get(*sent..).filter(|rest| !rest.is_empty()) {
+            *sent += self.calls.get_mut().write(rest).await.map_err(|_| Lost::Unread)?;
+        }
+        Ok(())
     }
 
     /// Waits for the answer to the call that was sent last.
-    pub(crate) async fn answer(&mut self) -> Result<Answered, Lost> {
+    pub(crate) async fn receive(&mut self) -> Result<Message, Lost> {
         match self.calls.next().await {
-            Some(Ok(message)) => match decode(message.freeze()).await {
-                Ok(wire::Answer { outcome, is_over_mark }) => Ok(Answered { outcome, is_over_mark }),
-                // A worker that does not speak the protocol was taken over; dropping it kills it.
-                Err(fault) => Err(Lost::Died(Exit::Broken(fault.to_string()))),
-            },
+            Some(Ok(message)) => Ok(Message(message.freeze())),
             // Unix: a socket whose peer closed it with bytes still to be read says so.
             Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Err(Lost::Unread),
             Some(Err(_)) | None => Err(Lost::Died(self.wait_for_exit().await)),
@@ -141,11 +124,6 @@ impl Worker {
         if sent == size_of::<u64>() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// From here on its end is no fault.
-    pub(crate) fn expect_end(&self) {
-        self.end.is_wanted.store(true, Ordering::Relaxed);
-    }
-
     async fn wait_for_exit(&mut self) -> Exit {
         let exit = tokio::time::timeout(process::EXIT_TIMEOUT, self.exit.wait_for(Option::is_some)).await;
         match exit {
@@ -155,23 +133,27 @@ impl Worker {
     }
 }
 
-// === impl End ===
-
-impl End {
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.is_wanted.load(Ordering::Relaxed)
-    }
-}
-
 /// What is longer is read beside the threads that serve requests.
 const SMALL_BYTES_MAX: usize = 256 << 10;
 
-async fn decode(message: Bytes) -> Result<wire::Answer, wire::WireFault> {
-    if message.len() <= SMALL_BYTES_MAX {
-        return wire::decode_answer(message);
+// === impl Message ===
+
+impl Message {
+    /// Whether the worker holds more memory than it should keep.
+    pub(crate) fn is_over_mark(&self) -> bool {
+        self.0.first().is_some_and(|flag| *flag != 0)
     }
-    let bytes = message.len();
-    tokio::task::spawn_blocking(move || wire::decode_answer(message)).await.unwrap_or(Err(wire::WireFault(bytes)))
+
+    /// What it says. A worker that does not speak the protocol was taken over.
+    pub(crate) async fn decode(self) -> Result<Result<Computed, RunFault>, Exit> {
+        let broken = |error: &dyn std::error::Error| Exit::Broken(error.to_string());
+        let message = self.0;
+        if message.len() <= SMALL_BYTES_MAX {
+            return wire::decode_answer(message).map_err(|fault| broken(&fault));
+        }
+        let decoded = tokio::task::spawn_blocking(move || wire::decode_answer(message)).await;
+        decoded.map_err(|error| broken(&error))?.map_err(|fault| broken(&fault))
+    }
 }
 
 /// The codec of what a worker sends.

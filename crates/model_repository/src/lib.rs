@@ -6,7 +6,6 @@ mod metrics;
 pub mod mlflow;
 mod model;
 mod names;
-mod quarantine;
 mod repository;
 mod snapshot;
 
@@ -14,6 +13,5 @@ pub use loader::Loader;
 pub use metrics::{ModelMetrics, Stage, call_bytes_gauge, describe as describe_metrics};
 pub use model::{Durations, Model, ModelIdentity, Statistics};
 pub use names::{ModelName, Version};
-pub use quarantine::Quarantine;
 pub use repository::{ChangeLock, Repository};
 pub use snapshot::{IndexRow, ModelEntry, ServingState, Snapshot};

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use engine::{
-    Engine, Isolation, LoadFault, MemoryBudget, PoolLimits, PoolSource, Proved, Reservation, Signature, VersionFiles,
-    WorkerStarter,
+    Engine, Isolation, LoadFault, MemoryBudget, PoolLimits, PoolSource, Proved, Quarantine, Reservation, Signature,
+    VersionFiles, WorkerStarter,
 };
 
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
     metrics::{self, ModelMetrics},
     model::{Model, ModelIdentity},
     names::{ModelName, Version},
-    quarantine::Quarantine,
 };
 
 /// Everything that a load needs to know.
@@ -62,12 +61,13 @@ impl Loader {
         };
         let started = Instant::now();
         let bytes_max = self.starter.file_bytes_max;
-        let (files, file_bytes) = blocking(move || VersionFiles::open(&folder, digest, bytes_max)).await?;
+        let files = blocking(move || VersionFiles::open(&folder, digest, bytes_max)).await?;
         if let Some(serving) = serving
             && serving.is_same(digest, signature, isolation)
         {
             return Ok(Arc::clone(serving));
         }
+        let file_bytes = files.bytes();
         let source = PoolSource {
             name: name.to_string(),
             version: version.to_string(),
@@ -75,6 +75,7 @@ impl Loader {
             files: Arc::new(files),
             signature: signature.clone(),
             isolation,
+            quarantine: Arc::clone(&self.quarantine),
         };
         let proved = Proved::start(source).await?;
         let worker_bytes = proved.memory_bytes();
@@ -106,7 +107,7 @@ impl Loader {
             ended: metrics.workers_ended.clone(),
         };
         let pool = proved.serve(&self.engine, reservation, limits).await?;
-        Ok(Model::new(identity, signature, pool, metrics, Arc::clone(&self.quarantine)))
+        Ok(Model::new(identity, signature, pool, metrics))
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod statistics;
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use engine::{Isolation, Pool, PoolError, RunFault, Signature, Timings, tensor::Tensor};
 use problem::{Kind, Problem};
@@ -13,7 +13,6 @@ pub use statistics::{Durations, Statistics};
 use crate::{
     metrics::{ModelMetrics, Stage},
     names::{ModelName, Version},
-    quarantine::Quarantine,
 };
 
 /// Which model version this is, and of which file.
@@ -43,21 +42,14 @@ pub struct Model {
     /// The same for Prometheus.
     pub metrics: ModelMetrics,
     pool: Pool,
-    quarantine: Arc<Quarantine>,
 }
 
 // === impl Model ===
 
 impl Model {
-    pub(crate) fn new(
-        identity: ModelIdentity,
-        signature: Signature,
-        pool: Pool,
-        metrics: ModelMetrics,
-        quarantine: Arc<Quarantine>,
-    ) -> Self {
+    pub(crate) fn new(identity: ModelIdentity, signature: Signature, pool: Pool, metrics: ModelMetrics) -> Self {
         let version_text = identity.version.to_string();
-        Self { identity, version_text, signature, statistics: Statistics::default(), metrics, pool, quarantine }
+        Self { identity, version_text, signature, statistics: Statistics::default(), metrics, pool }
     }
 
     /// Whether a load of this file with this declaration would give the very same.
@@ -76,20 +68,7 @@ impl Model {
         wanted: Vec<usize>,
         deadline: Instant,
     ) -> Result<(Vec<Tensor>, Timings), Problem> {
-        self.quarantine.check(caller, &self.identity.name, Instant::now())?;
-        self.pool.run(inputs, wanted, deadline).await.map_err(|refusal| {
-            if let PoolError::Died { how, .. } = &refusal {
-                self.record_death(caller, how);
-            }
-            self.problem(refusal)
-        })
-    }
-
-    fn record_death(&self, caller: &str, how: &str) {
-        let (model, version) = (&self.identity.name, self.identity.version);
-        if self.quarantine.record_death(caller, model, Instant::now()) {
-            tracing::warn!(%model, %version, user = caller, how, "calls of this user crash the model; this replica computes none for a minute");
-        }
+        self.pool.run(caller, inputs, wanted, deadline).await.map_err(|refusal| self.problem(refusal))
     }
 
     fn problem(&self, refusal: PoolError) -> Problem {
@@ -107,6 +86,11 @@ impl Model {
                 self.metrics.count_expired(Stage::Compute);
                 Problem::new(Kind::DeadlineExceeded, "the deadline passed while the model computed")
             }
+            PoolError::Quarantined { left } => Problem::new(
+                Kind::ResourceExhausted,
+                format!("calls of yours ended the process of the model \"{name}\" twice within a minute; this replica computes no other of them for now"),
+            )
+            .retry_after(left),
             PoolError::NoWorker => Problem::unavailable(format!(
                 "no process for the model \"{name}\" can be started; the log of this replica says why"
             )),

@@ -1,7 +1,8 @@
 //! Bytes of calls under way: bodies, tensors, and answers that their callers have not read yet.
 //!
 //! All calls share one budget, and each caller has a share of it, so that many large calls of one leave room for the others. A call that
-//! is the only one of its caller may be of any size that other limits allow.
+//! is the only one of its caller may be of any size that other limits allow, and callers with little under way always have room: what others
+//! hold keeps no one from small calls.
 
 use std::{
     collections::HashMap,
@@ -9,6 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use axum::body::Body;
@@ -16,7 +18,15 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use metrics::Gauge;
 use parking_lot::Mutex;
-use problem::Problem;
+use problem::{Kind, Problem};
+use tokio::time::{Sleep, sleep_until};
+
+/// A caller whose calls hold no more than this together is never refused.
+const SMALL_BYTES: u64 = 1 << 20;
+/// The most that a packed byte becomes: deflate's own limit.
+const UNPACKED_MAX: u64 = 1032;
+/// Of an answer that is longer each piece holds its bytes until it was sent.
+const HELD_BYTES_MIN: usize = 64 << 10;
 
 /// What calls may hold.
 #[derive(Clone)]
@@ -56,19 +66,41 @@ pub(crate) enum OverBudget {
     Caller,
 }
 
+/// A body did not arrive in the time that a call may take.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the body did not arrive in time")]
+pub(crate) struct BodyLate;
+
 /// A request's body whose bytes are taken out of the budget before they are kept.
 pub(crate) struct CountedBody {
     body: Body,
     bytes: CallBytes,
     /// Announced and taken, and not arrived yet.
     prepaid: u64,
+    /// What one byte of it may become.
+    weight: u64,
     refused: Option<OverBudget>,
+    /// When all of it must have arrived; its timer is made when there is something to wait for.
+    due: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// An answer that holds its bytes until it was read.
+/// An answer that holds its bytes until it was sent.
 pub(crate) struct HeldBody {
     body: Body,
+    bytes: CallBytes,
+}
+
+/// A piece of an answer. It lives as long as a connection still has it to send.
+struct HeldPiece {
+    piece: Bytes,
     _bytes: CallBytes,
+}
+
+impl AsRef<[u8]> for HeldPiece {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
 }
 
 // === impl ByteBudget ===
@@ -93,6 +125,19 @@ impl CallBytes {
         self.change(|_| bytes as u64)
     }
 
+    /// The same, whether there is room or not: what was computed is not thrown away.
+    pub(crate) fn hold_computed(&self, bytes: usize) {
+        let Held { budget, caller, bytes: held } = &*self.0;
+        let mut held = held.lock();
+        budget.replace(caller, *held, bytes as u64);
+        *held = bytes as u64;
+    }
+
+    /// Makes room for what a packed body may become, of which `packed` bytes are there.
+    pub(crate) fn hold_unpacked(&self, packed: usize, bytes_max: usize) -> Result<(), OverBudget> {
+        self.change(|_| (packed as u64).saturating_mul(UNPACKED_MAX).min(bytes_max as u64))
+    }
+
     /// So many bytes more.
     fn grow(&self, bytes: u64) -> Result<(), OverBudget> {
         self.change(|held| held.saturating_add(bytes))
@@ -107,18 +152,18 @@ impl CallBytes {
         Ok(())
     }
 
-    /// Counts a body as it arrives; what it announces is taken at once.
-    pub(crate) fn count(&self, body: Body) -> CountedBody {
+    /// Counts a body as it arrives, until it is due; what it announces is taken at once.
+    pub(crate) fn count(&self, body: Body, due: Instant) -> CountedBody {
         let announced = body.size_hint().lower();
         let refused = self.grow(announced).err();
-        CountedBody { body, bytes: self.clone(), prepaid: announced, refused }
+        CountedBody { body, bytes: self.clone(), prepaid: announced, weight: 1, refused, due, timer: None }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let held = *self.bytes.get_mut();
-        let _given_back = self.budget.exchange(&self.caller, held, 0);
+        self.budget.replace(&self.caller, held, 0);
     }
 }
 
@@ -133,7 +178,7 @@ impl Shared {
         let mut taken = self.taken.lock();
         let of_caller = taken.by_caller.get(caller).copied().unwrap_or(0);
         let (others, other_calls) = (taken.total - held, of_caller - held);
-        if wanted > held {
+        if wanted > held && other_calls.saturating_add(wanted) > SMALL_BYTES {
             if others > 0 && others.saturating_add(wanted) > self.total_max {
                 return Err(OverBudget::Total);
             }
@@ -141,14 +186,35 @@ impl Shared {
                 return Err(OverBudget::Caller);
             }
         }
-        taken.total = others.saturating_add(wanted);
-        if other_calls.saturating_add(wanted) == 0 {
-            taken.by_caller.remove(caller);
-        } else {
-            taken.by_caller.insert(Arc::clone(caller), other_calls.saturating_add(wanted));
-        }
-        self.gauge.set(u32::try_from(taken.total).map_or(f64::MAX, f64::from));
+        taken.replace(caller, held, wanted);
+        self.show(&taken);
         Ok(())
+    }
+
+    /// The same, whether there is room or not.
+    fn replace(&self, caller: &Arc<str>, held: u64, wanted: u64) {
+        let mut taken = self.taken.lock();
+        taken.replace(caller, held, wanted);
+        self.show(&taken);
+    }
+
+    fn show(&self, taken: &Taken) {
+        self.gauge.set(u32::try_from(taken.total).map_or(f64::MAX, f64::from));
+    }
+}
+
+// === impl Taken ===
+
+impl Taken {
+    fn replace(&mut self, caller: &Arc<str>, held: u64, wanted: u64) {
+        let of_caller = self.by_caller.get(caller).copied().unwrap_or(0);
+        let of_caller = (of_caller - held).saturating_add(wanted);
+        self.total = (self.total - held).saturating_add(wanted);
+        if of_caller == 0 {
+            self.by_caller.remove(caller);
+        } else {
+            self.by_caller.insert(Arc::clone(caller), of_caller);
+        }
     }
 }
 
@@ -156,7 +222,13 @@ impl Shared {
 
 impl From<OverBudget> for Problem {
     fn from(over: OverBudget) -> Self {
-        Self::unavailable(over.to_string())
+        match over {
+            // Another replica may have room.
+            OverBudget::Total => Self::unavailable(over.to_string()),
+            OverBudget::Caller => {
+                Self::new(Kind::ResourceExhausted, over.to_string()).retry_after(Duration::from_secs(1))
+            }
+        }
     }
 }
 
@@ -167,6 +239,13 @@ pub(crate) fn over_budget(error: &(dyn Error + 'static)) -> Option<OverBudget> {
 
 // === impl CountedBody ===
 
+impl CountedBody {
+    /// Its messages are packed: each byte counts as what it may become.
+    pub(crate) fn packed(self) -> Self {
+        Self { weight: UNPACKED_MAX, ..self }
+    }
+}
+
 impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
@@ -175,14 +254,17 @@ impl http_body::Body for CountedBody {
         if let Some(over) = self.refused {
             return Poll::Ready(Some(Err(axum::Error::new(over))));
         }
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let due = self.due.into();
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            return timer.as_mut().poll(cx).map(|()| Some(Err(axum::Error::new(BodyLate))));
+        };
         let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let prepaid = self.prepaid.min(length);
         self.prepaid -= prepaid;
-        if length > prepaid
-            && let Err(over) = self.bytes.grow(length - prepaid)
-        {
+        let new = (length - prepaid).saturating_add(length.saturating_mul(self.weight - 1));
+        if let Err(over) = self.bytes.grow(new) {
             self.refused = Some(over);
             return Poll::Ready(Some(Err(axum::Error::new(over))));
         }
@@ -202,7 +284,7 @@ impl http_body::Body for CountedBody {
 
 impl HeldBody {
     pub(crate) fn new(body: Body, bytes: CallBytes) -> Self {
-        Self { body, _bytes: bytes }
+        Self { body, bytes }
     }
 }
 
@@ -211,7 +293,14 @@ impl http_body::Body for HeldBody {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let hold = |piece: Bytes| {
+            if piece.len() < HELD_BYTES_MIN {
+                return piece;
+            }
+            Bytes::from_owner(HeldPiece { piece, _bytes: self.bytes.clone() })
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -229,19 +318,23 @@ mod tests {
 
     use super::*;
 
+    const MIB: usize = 1 << 20;
+
     fn budget() -> ByteBudget {
-        ByteBudget::new(100, 60, Gauge::noop())
+        ByteBudget::new(100 * MIB as u64, 60 * MIB as u64, Gauge::noop())
     }
 
     #[test]
     fn callers_have_a_share_and_all_have_a_bound() {
         let budget = budget();
         let (first, second, other) = (budget.open("a"), budget.open("a"), budget.open("b"));
-        assert_eq!(first.hold(40), Ok(()));
-        assert_eq!((second.hold(21), second.hold(20)), (Err(OverBudget::Caller), Ok(())));
-        assert_eq!((other.hold(41), other.hold(40)), (Err(OverBudget::Total), Ok(())));
-        assert_eq!(first.hold(10), Ok(()), "less is never refused");
-        assert_eq!(other.hold(70), Ok(()), "the only call of its caller is bounded by what is left");
+        assert_eq!(first.hold(40 * MIB), Ok(()));
+        assert_eq!((second.hold(21 * MIB), second.hold(20 * MIB)), (Err(OverBudget::Caller), Ok(())));
+        assert_eq!((other.hold(41 * MIB), other.hold(40 * MIB)), (Err(OverBudget::Total), Ok(())));
+        assert_eq!(first.hold(10 * MIB), Ok(()), "less is never refused");
+        assert_eq!(other.hold(70 * MIB), Ok(()), "the only call of its caller is bounded by what is left");
+        assert_eq!(budget.open("c").hold(MIB), Ok(()), "little is never refused");
+        assert_eq!(budget.open("c").hold(MIB + 1), Err(OverBudget::Total));
         drop((first, second, other));
         let taken = budget.0.taken.lock();
         assert!(taken.total == 0 && taken.by_caller.is_empty());
@@ -251,25 +344,47 @@ mod tests {
     fn a_call_alone_may_be_of_any_size() {
         let budget = budget();
         let alone = budget.open("a");
-        assert_eq!(alone.hold(1000), Ok(()));
-        assert_eq!(budget.open("b").hold(1), Err(OverBudget::Total));
-        assert_eq!(alone.hold(20), Ok(()));
-        assert_eq!(budget.open("b").hold(80), Ok(()));
+        assert_eq!(alone.hold(1000 * MIB), Ok(()));
+        assert_eq!(budget.open("b").hold(2 * MIB), Err(OverBudget::Total));
+        budget.open("b").hold_computed(2 * MIB);
+        assert_eq!(alone.hold(20 * MIB), Ok(()));
+        assert_eq!(budget.open("b").hold(80 * MIB), Ok(()));
     }
 
     #[tokio::test]
     async fn a_body_is_taken_before_it_is_kept() {
         let budget = budget();
+        let due = Instant::now() + Duration::from_secs(60);
         let other = budget.open("b");
-        other.hold(50).unwrap();
+        other.hold(97 * MIB).unwrap();
         let call = budget.open("a");
-        let error = call.count(Body::from(vec![0; 51])).collect().await.err().unwrap();
+        let error = call.count(Body::from(vec![0; 4 * MIB]), due).collect().await.err().unwrap();
         assert_eq!(over_budget(&error), Some(OverBudget::Total));
-        let read = call.count(Body::from(vec![0; 50])).collect().await.unwrap().to_bytes();
-        assert_eq!((read.len(), *call.0.bytes.lock()), (50, 50));
+        let read = call.count(Body::from(vec![0; 3 * MIB]), due).collect().await.unwrap().to_bytes();
+        assert_eq!((read.len(), *call.0.bytes.lock()), (3 * MIB, 3 * MIB as u64));
         let unannounced = Body::from_stream(futures::stream::iter([Ok::<_, std::io::Error>(vec![0_u8; 1])]));
-        assert!(call.count(unannounced).collect().await.is_err());
+        assert!(call.count(unannounced, due).collect().await.is_err());
         drop(call);
-        assert_eq!(budget.0.taken.lock().total, 50);
+        assert_eq!(budget.0.taken.lock().total, 97 * MIB as u64);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let call = budget().open("a");
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let error = call.count(never, Instant::now()).collect().await.err().unwrap();
+        assert!(error.to_string().contains("in time"), "{error}");
+    }
+
+    /// A connection that has taken a piece of an answer holds its bytes as long as it has it.
+    #[tokio::test]
+    async fn an_answer_holds_its_bytes_until_it_was_sent() {
+        let budget = budget();
+        let call = budget.open("a");
+        call.hold_computed(2 * MIB);
+        let piece = HeldBody::new(Body::from(vec![0; 2 * MIB]), call).collect().await.unwrap().to_bytes();
+        assert_eq!(budget.0.taken.lock().total, 2 * MIB as u64);
+        drop(piece);
+        assert_eq!(budget.0.taken.lock().total, 0);
     }
 }

@@ -125,7 +125,7 @@ impl MeasuredPrediction {
             self.model.compute(subject(self.caller.as_ref()), call.inputs, call.wanted, self.arrived + timeout).await;
         self.mark = Instant::now();
         let (outputs, timings) = computed?;
-        self.bytes.hold(outputs.iter().map(Tensor::bytes_held).sum())?;
+        self.bytes.hold_computed(outputs.iter().map(Tensor::bytes_held).sum());
         let (statistics, metrics) = (&self.model.statistics, &self.model.metrics);
         metrics.record_stage(Stage::Decode, decode);
         metrics.record_stage(Stage::Queue, timings.queue);

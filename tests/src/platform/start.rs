@@ -26,6 +26,8 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Where its data is.
     pub data: Data<'a>,
+    /// Its models; none are those of the examples.
+    pub models: Option<&'a Path>,
 }
 
 /// Where a platform has its data.
@@ -69,7 +71,8 @@ impl Setup<'_> {
         let output = fs::File::create(directory.join(OUTPUT))?;
         let (library, digest) = onnxruntime()?;
         let mut command = die_with_parent(&binary("rampart")?);
-        command.args(["dev", "--port", "0", "--models"]).arg(repository().join("examples/models"));
+        let examples = repository().join("examples/models");
+        command.args(["dev", "--port", "0", "--models"]).arg(self.models.unwrap_or(&examples));
         command.arg("--onnxruntime").arg(library).args(["--onnxruntime-sha256", &digest]).args(self.arguments);
         match self.data {
             Data::Own => command.arg("--data").arg(directory.join("data")),

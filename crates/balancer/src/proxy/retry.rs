@@ -80,7 +80,8 @@ pub(super) fn may_retry_after_unavailable(response: &ResponseHeader, session: &S
 /// Whether the replicas that are left must be kept from a prediction whose replica was lost.
 fn may_have_ended_replica(state: &RequestState) -> bool {
     let RequestState { context, attempts, .. } = state;
-    attempts.losses > LOSSES_MAX || context.pool().is_none_or(|pool| pool.untried_count(attempts.tried) <= 1)
+    let Some(pool) = context.pool() else { return false };
+    pool.name == topology::name::SERVING && (attempts.losses > LOSSES_MAX || pool.untried_count(attempts.tried) <= 1)
 }
 
 fn may_send_again(session: &Session, state: &RequestState, is_certainly_unseen: bool) -> bool {

@@ -6,15 +6,17 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::watch;
 
 use super::{CANCEL_TIMEOUT, Idle, Pool, PoolLimits, Shared};
 use crate::{
     fault::LoadFault,
     library::Engine,
     memory::Reservation,
+    quarantine::Quarantine,
     session::Session,
     signature::Signature,
-    worker::{Answered, Exit, Isolation, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread},
+    worker::{EncodedCall, Exit, Isolation, Lost, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread},
 };
 
 /// The first restarts within this time follow at once, the others wait.
@@ -41,6 +43,17 @@ pub struct PoolSource {
     pub signature: Signature,
     /// Where they compute.
     pub isolation: Isolation,
+    /// Which callers are kept from which models.
+    pub quarantine: Arc<Quarantine>,
+}
+
+/// A call that was given up while a worker had it, or a part of it.
+pub(super) struct Abandoned {
+    pub(super) worker: Worker,
+    /// How much of the call the worker was sent, in bytes.
+    pub(super) sent: usize,
+    pub(super) call: EncodedCall,
+    pub(super) caller: String,
 }
 
 /// What a pool knows of its workers.
@@ -75,9 +88,9 @@ impl Proved {
         Ok(Self { started, source })
     }
 
-    /// Memory that one worker took at its peak, in bytes, but for files that it shares with others.
+    /// Memory that one worker took at its peak, in bytes, but for files that it shares with others; no less than the model file has.
     pub fn memory_bytes(&self) -> u64 {
-        self.started.memory_bytes
+        self.started.memory_bytes.max(self.source.files.bytes())
     }
 
     /// In the order of the model file.
@@ -110,9 +123,10 @@ impl Proved {
             }
             Isolation::None => {
                 drop(started);
-                for worker in shared.threads(engine, workers).await? {
-                    shared.enlist();
-                    shared.idle.put(worker);
+                for _ in 0..workers {
+                    let (worker, ended) = shared.start_thread(engine).await?;
+                    shared.enlist(worker);
+                    tokio::spawn(watch_thread(Arc::downgrade(&shared), engine.clone(), ended));
                 }
             }
         }
@@ -130,16 +144,17 @@ impl Shared {
 
     /// Takes a worker in, and has its end watched.
     fn adopt(self: &Arc<Self>, Started { worker, process, .. }: Started) {
-        self.enlist();
-        self.idle.put(worker);
-        tokio::spawn(watch(Arc::downgrade(self), process));
+        self.enlist(worker);
+        tokio::spawn(watch_process(Arc::downgrade(self), process));
     }
 
-    fn enlist(&self) {
+    fn enlist(&self, worker: Worker) {
         let mut state = self.state.lock();
         state.live += 1;
         state.failed_starts = 0;
         self.limits.workers.increment(1.0);
+        drop(state);
+        self.idle.put(worker);
     }
 
     /// A worker answered.
@@ -153,24 +168,44 @@ impl Shared {
             version = self.source.version,
             "a worker holds the memory of a large call; another takes its place"
         );
-        worker.expect_end();
     }
 
-    /// A call was given up while a worker had it.
-    pub(super) async fn cancel(self: Arc<Self>, mut worker: Worker, id: u64) {
-        if worker.cancel(id).is_ok()
-            && let Ok(Ok(Answered { is_over_mark, .. })) = tokio::time::timeout(CANCEL_TIMEOUT, worker.answer()).await
-        {
-            return self.give_back(worker, is_over_mark);
+    /// Has a worker give up a call. It reads the rest of the call first, which it knows to be cancelled by then.
+    pub(super) async fn cancel(self: Arc<Self>, abandoned: Abandoned) {
+        let Abandoned { mut worker, mut sent, call, caller } = abandoned;
+        let is_told = worker.cancel(call.id).is_ok();
+        let obey = async {
+            worker.send(&call, &mut sent).await?;
+            worker.receive().await
+        };
+        match tokio::time::timeout(CANCEL_TIMEOUT, obey).await {
+            Ok(Ok(message)) if is_told => self.give_back(worker, message.is_over_mark()),
+            Ok(Ok(_) | Err(Lost::Unread)) => {}
+            // Who leaves in time is not spared.
+            Ok(Err(Lost::Died(exit))) => self.blame(&caller, &exit.to_string()),
+            Err(_) => {
+                self.limits.ended.stuck.increment(1);
+                self.blame(&caller, "it did not give up a call in time");
+                self.count_end();
+                tracing::info!(
+                    model = self.source.name,
+                    version = self.source.version,
+                    "a worker did not give up a call in time and is ended; another takes its place"
+                );
+            }
         }
-        if !worker.is_gone() {
-            self.limits.ended.stuck.increment(1);
-            tracing::info!(
-                model = self.source.name,
-                version = self.source.version,
-                "a worker did not give up a call in time and is killed; another takes its place"
-            );
+    }
+
+    /// Counts a worker that was lost by a call. Returns whether there are too many of them to go on as fast as can be.
+    fn count_end(&self) -> bool {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        if state.window_began.is_none_or(|began| now.duration_since(began) > CRASH_WINDOW) {
+            state.window_began = Some(now);
+            state.crashes = 0;
         }
+        state.crashes += 1;
+        state.crashes > CRASHES_MAX
     }
 
     /// How long to wait before another takes the place of one that has ended.
@@ -178,16 +213,15 @@ impl Shared {
         let mut state = self.state.lock();
         state.live = state.live.saturating_sub(1);
         self.limits.workers.decrement(1.0);
-        let Some(exit) = crash else { return Duration::ZERO };
-        self.limits.ended.crash.increment(1);
-        let now = Instant::now();
-        if state.window_began.is_none_or(|began| now.duration_since(began) > CRASH_WINDOW) {
-            state.window_began = Some(now);
-            state.crashes = 0;
-        }
-        state.crashes += 1;
-        let is_often = state.crashes > CRASHES_MAX;
+        let (is_broken, is_often) = (state.is_broken(), state.crashes >= CRASHES_MAX);
         drop(state);
+        if is_broken {
+            self.idle.dismiss();
+        }
+        let Some(exit) = crash else {
+            return if is_often { CRASH_DELAY } else { Duration::ZERO };
+        };
+        self.limits.ended.crash.increment(1);
         // The calls that bring this about are of users, so it is no warning by itself; an alert counts them.
         tracing::info!(
             model = self.source.name,
@@ -195,21 +229,21 @@ impl Shared {
             %exit,
             "the process of a model ended; another takes its place"
         );
-        if is_often { CRASH_DELAY } else { Duration::ZERO }
+        if self.count_end() { CRASH_DELAY } else { Duration::ZERO }
     }
 
-    /// Sessions in this process, each on a thread.
-    async fn threads(self: &Arc<Self>, engine: &Engine, workers: usize) -> Result<Vec<Worker>, LoadFault> {
+    /// A session in this process, on a thread of its own, and what says that the thread has ended.
+    async fn start_thread(
+        self: &Arc<Self>,
+        engine: &Engine,
+    ) -> Result<(Worker, watch::Receiver<Option<Exit>>), LoadFault> {
         let (shared, engine) = (Arc::clone(self), engine.clone());
-        // The sockets are made where there is a runtime, the sessions where blocking is allowed.
-        let sessions = tokio::task::spawn_blocking(move || {
-            let model = shared.source.files.read_model()?;
-            let session = || Session::new(&engine, &model);
-            (0..workers).map(|_| session()).collect::<Result<Vec<_>, _>>().map_err(LoadFault::engine)
+        // The session is made where blocking is allowed, the sockets where there is a runtime.
+        let session = tokio::task::spawn_blocking(move || {
+            Session::new(&engine, &shared.source.files.read_model()?).map_err(LoadFault::engine)
         });
-        let sessions = sessions.await.unwrap_or_else(|error| Err(LoadFault::internal(error)))?;
-        let answer_bytes_max = self.source.starter.answer_bytes_max;
-        sessions.into_iter().map(|session| start_thread(&self.source.name, session, answer_bytes_max)).collect()
+        let session = session.await.unwrap_or_else(|error| Err(LoadFault::internal(error)))?;
+        start_thread(&self.source.name, session, self.source.starter.answer_bytes_max)
     }
 }
 
@@ -220,13 +254,43 @@ impl Drop for Shared {
 }
 
 /// Waits for the end of a worker, and has another take its place.
-async fn watch(pool: Weak<Shared>, process: Process) {
+async fn watch_process(pool: Weak<Shared>, process: Process) {
     let crash = process.wait().await;
     let Some(shared) = pool.upgrade() else { return };
     let delay = shared.delay_after(crash.as_ref());
     shared.idle.retain(|worker| !worker.is_gone());
     drop(shared);
     start_another(pool, delay).await;
+}
+
+/// The same of a worker that is a thread: one that did not obey has computed to its end by then.
+async fn watch_thread(pool: Weak<Shared>, engine: Engine, mut ended: watch::Receiver<Option<Exit>>) {
+    loop {
+        drop(ended.wait_for(Option::is_some).await);
+        let Some(shared) = pool.upgrade() else { return };
+        shared.delay_after(None);
+        drop(shared);
+        let Some(next) = start_another_thread(&pool, &engine).await else { return };
+        ended = next;
+    }
+}
+
+async fn start_another_thread(pool: &Weak<Shared>, engine: &Engine) -> Option<watch::Receiver<Option<Exit>>> {
+    let mut pause = RETRY_MIN;
+    loop {
+        let shared = pool.upgrade()?;
+        let fault = match shared.start_thread(engine).await {
+            Ok((worker, ended)) => {
+                shared.enlist(worker);
+                return Some(ended);
+            }
+            Err(fault) => fault,
+        };
+        tracing::warn!(model = shared.source.name, reason = %fault, "a thread for a model cannot be started");
+        drop(shared);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
 }
 
 /// Starts a worker, again and again until it can be done or the pool is dropped.

@@ -87,11 +87,12 @@ fn work(socket: &mut CallSocket, control: UnixStream) -> io::Result<()> {
 /// Takes this process everything that it does not need, then loads the model and judges it.
 fn load(job: &Job, golden: &[u8], model: &[u8], control: UnixStream) -> Result<(Verdict, Loaded), LoadFault> {
     limit(&job.limits)?;
-    let engine = Engine::open(&job.library).map_err(LoadFault::internal)?;
     let resident = ResidentMemory::of_this_process().map_err(LoadFault::internal)?;
     let status = File::open("/proc/self/status").map_err(LoadFault::internal)?;
+    // Before the library is loaded: a thread that it started would not be bounded.
+    let landlock = sandbox::restrict_files(&job.library.library).map_err(LoadFault::internal)?;
+    let engine = Engine::open(&job.library).map_err(LoadFault::internal)?;
     let run = Arc::new(CurrentRun::new().map_err(LoadFault::internal)?);
-    let landlock = sandbox::restrict_files().map_err(LoadFault::internal)?;
     // Without its replica nothing has a use for what is computed, and no signal tells this process so.
     obey_cancellations(control, Arc::clone(&run), || std::process::abort()).map_err(LoadFault::internal)?;
     let sandbox = Sandbox { landlock, seccomp: sandbox::restrict_system_calls().map_err(LoadFault::internal)? };

@@ -1,14 +1,12 @@
 //! The process of a worker: how it ended, and what is told of it.
 
-use std::{fmt, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
+use std::{fmt, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use tokio::{
     io::AsyncReadExt,
     process::{Child, ChildStderr},
     sync::{oneshot, watch},
 };
-
-use super::End;
 
 /// How long the end of a process may take after its sockets were closed.
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,7 +31,6 @@ pub(crate) struct Process {
     pub(super) child: Child,
     pub(super) exit: watch::Sender<Option<Exit>>,
     pub(super) dropped: oneshot::Receiver<()>,
-    pub(super) end: Arc<End>,
 }
 
 // === impl Process ===
@@ -43,7 +40,8 @@ impl Process {
     pub(crate) async fn wait(mut self) -> Option<Exit> {
         let mut was_dropped = false;
         let status = tokio::select! {
-            status = self.child.wait() => status,
+            // A worker ends by itself when its sockets are closed, so the drop is looked at first.
+            biased;
             _ = &mut self.dropped => {
                 was_dropped = true;
                 if let Err(error) = self.child.start_kill() {
@@ -51,11 +49,11 @@ impl Process {
                 }
                 self.child.wait().await
             }
+            status = self.child.wait() => status,
         };
         let exit = status.map_or(Exit::Unknown, Exit::of);
         self.exit.send_replace(Some(exit.clone()));
-        let was_wanted = was_dropped || self.end.is_wanted();
-        (!was_wanted).then_some(exit)
+        (!was_dropped).then_some(exit)
     }
 }
 

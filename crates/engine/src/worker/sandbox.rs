@@ -4,7 +4,7 @@
 //! libraries and locales only), no one to talk to and nothing to start (seccomp: no sockets, no processes, no threads).
 //! Where the kernel lacks one of both, the worker goes on without it and says so.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
@@ -16,7 +16,7 @@ use seccompiler::{
 use serde::{Deserialize, Serialize};
 
 /// Where libraries and locales are. ONNX Runtime opens some of them late.
-const READABLE: [&str; 4] = ["/usr", "/lib", "/lib64", "/sys/devices/system/cpu"];
+const READABLE: [&str; 5] = ["/usr", "/lib", "/lib64", "/sys/devices/system/cpu", "/proc/cpuinfo"];
 
 /// The system calls of a computation. Everything else fails as if the kernel did not know it.
 const ALLOWED: &[i64] = &[
@@ -33,7 +33,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fstat,
     libc::SYS_statx,
     libc::SYS_lseek,
-    libc::SYS_fcntl,
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
     libc::SYS_faccessat,
@@ -88,8 +87,8 @@ pub(crate) struct Sandbox {
     pub(crate) seccomp: bool,
 }
 
-/// Bounds the files of this thread and of those that it starts. Whether the kernel could.
-pub(super) fn restrict_files() -> Result<bool, landlock::RulesetError> {
+/// Bounds the files of this thread and of those that it starts to system libraries and this one. Whether the kernel could.
+pub(super) fn restrict_files(library: &Path) -> Result<bool, landlock::RulesetError> {
     let abi = ABI::V6;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -97,7 +96,7 @@ pub(super) fn restrict_files() -> Result<bool, landlock::RulesetError> {
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
-        .add_rules(path_beneath_rules(READABLE, AccessFs::from_read(abi)))?
+        .add_rules(path_beneath_rules(READABLE.iter().map(Path::new).chain([library]), AccessFs::from_read(abi)))?
         .restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
@@ -115,6 +114,14 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let own = u64::from(std::process::id());
     let of_own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![of_own])?]);
+    // Other commands have the kernel send signals to any process of the same user.
+    let command = |command: i32| {
+        let condition =
+            SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(command.unsigned_abs()))?;
+        SeccompRule::new(vec![condition])
+    };
+    let commands = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC].map(command);
+    rules.insert(libc::SYS_fcntl, commands.into_iter().collect::<Result<_, _>>()?);
     let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, unknown, SeccompAction::Allow, arch)?.try_into()
@@ -131,7 +138,7 @@ mod tests {
     fn a_sandboxed_thread_reaches_no_file_and_no_network() {
         let secret = std::env::current_exe().unwrap();
         let sandboxed = thread::spawn(move || {
-            assert!(restrict_files().unwrap(), "this kernel has landlock");
+            assert!(restrict_files(Path::new("/usr/lib")).unwrap(), "this kernel has landlock");
             let denied = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
             denied(fs::read(&secret).unwrap_err());
             denied(fs::read("/etc/passwd").unwrap_err());

@@ -21,10 +21,10 @@ use tokio::{
 use tokio_util::codec::Framed;
 
 use super::{
-    End, Exit, Process, WORKER_SUBCOMMAND, Worker, codec,
+    Exit, Process, WORKER_SUBCOMMAND, Worker, codec,
     process::{EXIT_TIMEOUT, log_errors},
     sandbox::Sandbox,
-    socket_pair, wire, write_only,
+    socket_pair, write_only,
 };
 use crate::{
     fault::{LoadFault, Reason},
@@ -34,6 +34,9 @@ use crate::{
     onnxruntime_telemetry,
     signature::Signature,
 };
+
+/// The longest reason of a refusal.
+const DETAIL_BYTES_MAX: usize = 16 << 10;
 
 /// What glibc is told in a worker: large blocks are given back when they are freed, and small ones come from one heap.
 const ALLOCATOR_VARIABLES: [(&str, &str); 3] =
@@ -76,6 +79,7 @@ pub struct VersionFiles {
     golden: Option<File>,
     digest: Sha256Digest,
     bytes_max: u64,
+    bytes: u64,
 }
 
 /// What a worker reads first.
@@ -117,15 +121,20 @@ pub(crate) struct Started {
 
 impl VersionFiles {
     /// Opens the files of a version folder, and reads the model once to see that it is what was declared. Blocks.
-    pub fn open(folder: &Path, digest: Sha256Digest, bytes_max: u64) -> Result<(Self, u64), LoadFault> {
+    pub fn open(folder: &Path, digest: Sha256Digest, bytes_max: u64) -> Result<Self, LoadFault> {
         let golden = match File::open(folder.join("golden.json")) {
             Ok(golden) => Some(golden),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(golden_fault(&error.to_string())),
         };
-        let files = Self { model: model_file::open(folder)?, golden, digest, bytes_max };
-        let file_bytes = files.read_model()?.len() as u64;
-        Ok((files, file_bytes))
+        let mut files = Self { model: model_file::open(folder)?, golden, digest, bytes_max, bytes: 0 };
+        files.bytes = files.read_model()?.len() as u64;
+        Ok(files)
+    }
+
+    /// Length of the model file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) fn read_model(&self) -> Result<Vec<u8>, LoadFault> {
@@ -171,22 +180,33 @@ impl WorkerStarter {
         let mut calls = Framed::new(calls, codec(self.answer_bytes_max));
         for message in self.messages(files, signature).await? {
             // A worker that is gone before it has read everything has said why, or is judged by its end.
-            if calls.get_mut().write_all(&message).await.is_err() {
+            let length = (message.len() as u64).to_le_bytes();
+            let stream = calls.get_mut();
+            if stream.write_all(&length).await.is_err() || stream.write_all(&message).await.is_err() {
                 break;
             }
         }
         let Some(Ok(verdict)) = calls.next().await else { return Err(death_while_loading(child).await) };
         match serde_json::from_slice(&verdict).map_err(LoadFault::internal)? {
-            Verdict::Refused { reason, detail } => Err(LoadFault::new(reason, detail)),
-            Verdict::Accepted { memory_bytes, signature, sandbox } => {
+            Verdict::Refused { reason, mut detail } => {
+                detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+                Err(LoadFault::new(reason, detail))
+            }
+            Verdict::Accepted { memory_bytes, signature: real, sandbox } => {
+                // The process that says so has run the model.
+                if !signature.in_order_of(&real).is_ok_and(|declared| declared == real) {
+                    return Err(LoadFault::new(
+                        Reason::Signature,
+                        "its process names another signature than is declared",
+                    ));
+                }
                 sandbox.warn_once();
                 lift_cpu_limit(&child)?;
                 let (exit, exited) = watch::channel(None);
                 let (dropped, when_dropped) = oneshot::channel();
-                let end = Arc::new(End::default());
-                let process = Process { child, exit, dropped: when_dropped, end: Arc::clone(&end) };
-                let worker = Worker { calls, control, exit: exited, end, _dropped: dropped };
-                Ok(Started { worker, process, memory_bytes, signature })
+                let process = Process { child, exit, dropped: when_dropped };
+                let worker = Worker { calls, control, exit: exited, _dropped: dropped };
+                Ok(Started { worker, process, memory_bytes, signature: real })
             }
         }
     }
@@ -222,7 +242,7 @@ impl WorkerStarter {
         let files = Arc::clone(files);
         let read = move || {
             let job = serde_json::to_vec(&job).map_err(LoadFault::internal)?;
-            Ok([wire::frame(&job), wire::frame(&files.read_golden()?), wire::frame(&files.read_model()?)])
+            Ok([job, files.read_golden()?, files.read_model()?])
         };
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(LoadFault::internal(error)))
     }

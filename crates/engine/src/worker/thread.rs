@@ -6,7 +6,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::codec::Framed;
 
 use super::{
-    End, Worker, codec,
+    Exit, Worker, codec,
     compute::{CallSocket, CurrentRun, compute_calls, obey_cancellations},
     socket_pair, write_only,
 };
@@ -15,8 +15,12 @@ use crate::{
     session::Session,
 };
 
-/// Gives a session to a thread of its own. The thread ends when the worker is dropped.
-pub(crate) fn start_thread(name: &str, mut session: Session, answer_bytes_max: u64) -> Result<Worker, LoadFault> {
+/// Gives a session to a thread of its own. The thread ends when the worker is dropped and its call is computed, which the receiver says.
+pub(crate) fn start_thread(
+    name: &str,
+    mut session: Session,
+    answer_bytes_max: u64,
+) -> Result<(Worker, watch::Receiver<Option<Exit>>), LoadFault> {
     let internal = |error: io::Error| LoadFault::new(Reason::Internal, format!("no worker thread: {error}"));
     let (calls, their_calls) = socket_pair().map_err(internal)?;
     let (control, their_control) = socket_pair().map_err(internal)?;
@@ -25,15 +29,16 @@ pub(crate) fn start_thread(name: &str, mut session: Session, answer_bytes_max: u
     let (exit, exited) = watch::channel(None);
     // Linux keeps 15 bytes of a thread's name.
     let compute = move || {
-        let _exit = exit;
         if let Err(error) = compute_calls(&mut session, &mut CallSocket::new(their_calls), &run, None, answer_bytes_max)
         {
             tracing::debug!(%error, "a worker thread ended");
         }
+        exit.send_replace(Some(Exit::Unknown));
     };
     thread::Builder::new().name(format!("ort-{name}")).spawn(compute).map_err(internal)?;
     let (dropped, _) = oneshot::channel();
     let calls = Framed::new(calls, codec(answer_bytes_max));
     let control = write_only(control).map_err(internal)?;
-    Ok(Worker { calls, control, exit: exited, end: Arc::new(End::default()), _dropped: dropped })
+    let worker = Worker { calls, control, exit: exited.clone(), _dropped: dropped };
+    Ok((worker, exited))
 }

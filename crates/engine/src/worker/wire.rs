@@ -38,13 +38,6 @@ pub(super) struct Call {
     pub(super) wanted: Vec<usize>,
 }
 
-/// What a worker computed.
-pub(super) struct Answer {
-    pub(super) outcome: Result<Computed, RunFault>,
-    /// It holds more memory than it should keep.
-    pub(super) is_over_mark: bool,
-}
-
 /// How the kinds of an answer are numbered.
 #[derive(Clone, Copy)]
 #[repr(u8)]
@@ -135,13 +128,14 @@ pub(super) fn encode_answer(outcome: Result<Computed, RunFault>, is_over_mark: b
     finish(message)
 }
 
-pub(super) fn decode_answer(mut message: Bytes) -> Result<Answer, WireFault> {
+/// What a worker computed. The first byte says whether it holds too much memory.
+pub(super) fn decode_answer(mut message: Bytes) -> Result<Result<Computed, RunFault>, WireFault> {
     let fault = WireFault(message.len());
     let mut decode = || {
-        let is_over_mark = message.try_get_u8().ok()? != 0;
+        message.try_get_u8().ok()?;
         let status = message.try_get_u8().ok()?;
-        let text = || String::from_utf8_lossy(&message).into_owned();
-        let outcome = match status {
+        let text = || String::from_utf8_lossy(message.get(..FAULT_BYTES_MAX).unwrap_or(&message)).into_owned();
+        Some(match status {
             0 => {
                 let compute = Duration::from_nanos(message.try_get_u64_le().ok()?);
                 Ok(Computed { outputs: get_tensors(&mut message)?, compute })
@@ -156,8 +150,7 @@ pub(super) fn decode_answer(mut message: Bytes) -> Result<Answer, WireFault> {
             5 => Err(RunFault::Panicked),
             6 => Err(RunFault::Engine(text())),
             _ => return None,
-        };
-        Some(Answer { outcome, is_over_mark })
+        })
     };
     decode().ok_or(fault)
 }
@@ -252,9 +245,10 @@ mod tests {
         // NaN is not equal to itself, its text is.
         assert_eq!(format!("{:?}", call.inputs), format!("{:?}", tensors()));
         let computed = Computed { outputs: tensors(), compute: Duration::from_nanos(12) };
-        let answer = decode_answer(unframed(&encode_answer(Ok(computed), true, 1 << 20))).unwrap();
-        let computed = answer.outcome.unwrap();
-        assert!(answer.is_over_mark && computed.compute == Duration::from_nanos(12));
+        let answer = unframed(&encode_answer(Ok(computed), true, 1 << 20));
+        assert_eq!(answer[0], 1);
+        let computed = decode_answer(answer).unwrap().unwrap();
+        assert_eq!(computed.compute, Duration::from_nanos(12));
         assert_eq!(format!("{:?}", computed.outputs), format!("{:?}", tensors()));
     }
 
@@ -269,7 +263,7 @@ mod tests {
             RunFault::Engine(String::new()),
         ] {
             let answer = decode_answer(unframed(&encode_answer(Err(fault.clone()), false, 0))).unwrap();
-            assert_eq!(answer.outcome.err(), Some(fault));
+            assert_eq!(answer.err(), Some(fault));
         }
     }
 
@@ -277,8 +271,7 @@ mod tests {
     fn an_answer_over_its_bound_becomes_a_fault() {
         let computed = || Computed { outputs: tensors(), compute: Duration::ZERO };
         let bytes: u64 = tensors().iter().map(|tensor| encoded_len(tensor.data()) as u64).sum();
-        let outcome =
-            |bytes_max| decode_answer(unframed(&encode_answer(Ok(computed()), false, bytes_max))).unwrap().outcome;
+        let outcome = |bytes_max| decode_answer(unframed(&encode_answer(Ok(computed()), false, bytes_max))).unwrap();
         assert!(outcome(bytes).is_ok());
         assert_eq!(outcome(bytes - 1).err(), Some(RunFault::AnswerTooLong { bytes, bytes_max: bytes - 1 }));
     }

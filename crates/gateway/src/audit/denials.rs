@@ -19,9 +19,9 @@ use super::event::{Actor, AuditEvent, EventKind, EventOutcome, RequestSource};
 /// How many different denials of strangers are kept for one batch. A client can vary its address.
 const STRANGERS_MAX: usize = 256;
 /// The same of one identified caller.
-const CALLER_MAX: usize = 32;
+const CALLER_MAX: usize = 16;
 /// How many identified callers have room in one batch.
-const CALLERS_MAX: usize = 512;
+const CALLERS_MAX: usize = 128;
 
 /// A denial that is recorded after the response.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,8 +107,7 @@ impl Gathered {
             Actor::Anonymous => (None, STRANGERS_MAX),
             Actor::User { id, .. } => (Some(*id), CALLER_MAX),
         };
-        // One more for the strangers.
-        let has_room = self.callers.len() <= CALLERS_MAX || caller.is_none() || self.callers.contains_key(&caller);
+        let has_room = self.callers.len() < CALLERS_MAX || caller.is_none() || self.callers.contains_key(&caller);
         if !has_room {
             self.dropped += 1;
             return;

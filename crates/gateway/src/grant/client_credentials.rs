@@ -42,7 +42,10 @@ impl App {
             return Err(self.fail(attempt, failure, source, "invalid_client").await?);
         };
         if let Err(until) = self.machine_rate.check_key(&machine.user.id) {
-            attempt.succeeded();
+            // Of an account that could sign in this is no failure; of another it stays one.
+            if !machine.user.disabled {
+                attempt.succeeded();
+            }
             let wait = until.wait_time_from(DefaultClock::default().now());
             return Err(self.too_often(kind, machine.user.id, wait, source));
         }

@@ -65,16 +65,24 @@ pub(crate) fn server(
         .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(app.limits.body_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    let budget = app.bytes.clone();
+    let (budget, timeout_max) = (app.bytes.clone(), app.limits.timeout_max);
     let server = MapResponse::new(server, |response| hold_bytes(correct_client_error_codes(response)));
-    MapRequest::new(server, move |request| count_bytes(&budget, request))
+    MapRequest::new(server, move |request| count_bytes(&budget, Instant::now() + timeout_max, request))
 }
 
 /// Takes the bytes of a request out of the budget as they arrive.
-fn count_bytes(budget: &ByteBudget, mut request: http::Request<axum::body::Body>) -> http::Request<axum::body::Body> {
+fn count_bytes(
+    budget: &ByteBudget,
+    due: Instant,
+    mut request: http::Request<axum::body::Body>,
+) -> http::Request<axum::body::Body> {
     let bytes = budget.open(subject(request.extensions().get()));
     request.extensions_mut().insert(bytes.clone());
-    request.map(|body| axum::body::Body::new(bytes.count(body)))
+    let is_packed = request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity");
+    request.map(|body| {
+        let counted = bytes.count(body, due);
+        axum::body::Body::new(if is_packed { counted.packed() } else { counted })
+    })
 }
 
 /// An answer holds its bytes until it was read.
@@ -233,11 +241,13 @@ impl Service {
     ) -> Result<ModelInferResponse, Problem> {
         let (bytes, signed) = (request.encoded_len(), Arc::clone(model));
         measured.bytes.hold(bytes)?;
-        let (mut call, reply) = offload_if_large(bytes, move || infer::read(request, &signed.signature)).await?;
+        let held = measured.bytes.clone();
+        let (mut call, reply) = offload_if_large(bytes, held, move || infer::read(request, &signed.signature)).await?;
         call.timeout = deadline::shorter_of(call.timeout, timeout);
         let outputs = measured.compute(call, self.0.limits.timeout_max).await?;
         let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
-        offload_if_large(bytes, move || Ok(reply.write(&model, &outputs))).await
+        let held = measured.bytes.clone();
+        offload_if_large(bytes, held, move || Ok(reply.write(&model, &outputs))).await
     }
 }
 

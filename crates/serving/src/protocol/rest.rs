@@ -100,7 +100,8 @@ pub(crate) async fn infer(State(app): State<App>, target: Target, request: Reque
     let (parts, body) = request.into_parts();
     let caller = parts.extensions.get::<Principal>();
     let bytes = app.bytes.open(subject(caller));
-    let body = body::read(&parts.headers, Body::new(bytes.count(body)), app.limits.body_bytes_max).await?;
+    let body =
+        body::read(&parts.headers, body, &bytes, arrived + app.limits.timeout_max, app.limits.body_bytes_max).await?;
     let mut measured = MeasuredPrediction::start(Arc::clone(&model), caller, bytes, arrived);
     let answer = predict(&app, &model, &parts.headers, body, &mut measured).await;
     let bytes = measured.bytes.clone();
@@ -116,15 +117,18 @@ async fn predict(
 ) -> Result<Response, Problem> {
     let (bytes, json_length, signed) = (body.len(), json_length(headers)?, Arc::clone(model));
     measured.bytes.hold(bytes)?;
-    let mut request = offload_if_large(bytes, move || InferRequest::read(body, json_length, &signed.signature)).await?;
+    let held = measured.bytes.clone();
+    let mut request =
+        offload_if_large(bytes, held, move || InferRequest::read(body, json_length, &signed.signature)).await?;
     let reply = Reply::of(&mut request);
     let mut call = request.call;
     call.timeout = deadline::shorter_of(call.timeout, deadline::of_headers(headers)?);
     let outputs = measured.compute(call, app.limits.timeout_max).await?;
     let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
-    let answer = offload_if_large(bytes, move || reply.write(&model, &outputs)).await?;
+    let held = measured.bytes.clone();
+    let answer = offload_if_large(bytes, held, move || reply.write(&model, &outputs)).await?;
     let answer_bytes = usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX);
-    measured.bytes.hold(answer_bytes)?;
+    measured.bytes.hold_computed(answer_bytes);
     Ok(answer)
 }
 
@@ -180,7 +184,7 @@ async fn refuse_parameters(request: Request, harmless: impl Fn(&str) -> bool) ->
 
 async fn control_body(request: Request) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
-    body::read(&parts.headers, body, CONTROL_BYTES_MAX).await
+    body::read_small(&parts.headers, body, CONTROL_BYTES_MAX).await
 }
 
 /// Reads an object, or nothing at all: clients send empty bodies here.

@@ -78,7 +78,7 @@ async fn a_caller_whose_calls_crash_a_model_is_kept_from_it() {
     assert_eq!(refused.status, 429, "{:?}", refused.body);
     let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((50..=60).contains(&wait), "{wait}");
-    assert!(refused.error().contains("crashed the process of the model \"divide\""), "{}", refused.error());
+    assert!(refused.error().contains("ended the process of the model \"divide\""), "{}", refused.error());
     assert_steps_answers(&attacker).await;
     let answer = other.infer("divide", &division(9, 3)).await;
     assert_eq!((answer.status, quotient(&answer.json())), (200, &json!([3])));
@@ -120,9 +120,40 @@ async fn a_process_that_does_not_stop_is_killed() {
     let square = |size: i64| json!({ "inputs": [tensor("size", "INT64", &[2], json!([size, size]))] });
     let mut long = square(8000);
     long["parameters"] = json!({ "timeout": 1_000_000 });
-    assert_eq!(client.infer("chain", &long).await.status, 504);
-    assert_eq!(client.infer("chain", &square(2)).await.status, 200);
-    serving.until_measured("ml_serving_workers_ended_total{model=\"chain\",version=\"1\",reason=\"stuck\"} 1").await;
+    for number in 1..=2 {
+        assert_eq!(client.infer("chain", &long).await.status, 504);
+        let stuck =
+            format!("ml_serving_workers_ended_total{{model=\"chain\",version=\"1\",reason=\"stuck\"}} {number}");
+        serving.until_measured(&stuck).await;
+        assert_eq!(serving.client_of("7").infer("chain", &square(2)).await.status, 200);
+    }
+    assert_eq!(client.infer("chain", &square(2)).await.status, 429, "who ends processes is kept from the model");
+}
+
+/// Calls that are given up while they are sent or computed cost no process, wherever the model computes.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_given_up_end_no_process() {
+    let serving = Serving::start_with(ONE_WORKER, |models| write_steps(models, 1)).await;
+    let client = serving.client("balancer").await;
+    let mut large = json!({ "inputs": [tensor("x", "FP32", &[500_000], json!(vec![0.5; 500_000]))] });
+    for isolation in ["model", "none"] {
+        let file = serving.models.join("steps/model.toml");
+        let toml = fs::read_to_string(&file).unwrap().replace("isolation = \"model\"\n", "");
+        fs::write(&file, format!("isolation = {isolation:?}\n{toml}")).unwrap();
+        assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 200);
+        let workers = serving.until_workers(usize::from(isolation == "model")).await;
+        let began = std::time::Instant::now();
+        assert_eq!(client.infer("steps", &large).await.status, 200);
+        let whole = u64::try_from(began.elapsed().as_micros()).unwrap();
+        for part in 1..=20 {
+            large["parameters"] = json!({ "timeout": whole * part / 20 });
+            let status = client.infer("steps", &large).await.status;
+            assert!([200, 504].contains(&status), "{status}");
+            assert_steps_answers(&client).await;
+        }
+        large.as_object_mut().unwrap().remove("parameters");
+        assert_eq!(serving.workers(), workers);
+    }
 }
 
 /// What a process of a model can reach: no secret in its environment, no descriptor but its own, few system calls; the kernel ends it

@@ -78,16 +78,16 @@ async fn answers_are_bounded() {
 /// take no room from another. Over gRPC the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_under_way_are_bounded() {
-    let config = "[inference]\nbytes_under_way_max = 3000000\nbytes_per_caller_max = 2000000\n";
+    let config = "[inference]\nbytes_under_way_max = 12000000\nbytes_per_caller_max = 8000000\n";
     let serving = Serving::start_with(config, |models| write_identity(models, "BYTES")).await;
     let (greedy, other) = (serving.client_of("66"), serving.client_of("7"));
-    let text = "a".repeat(900_000);
+    let text = "a".repeat(3_900_000);
     let large = json!({ "inputs": [tensor("x", "BYTES", &[1], json!([text]))] });
-    let unfinished: Vec<_> = (0..2).map(|_| greedy.upload("/v2/models/identity-bytes/infer", 900_000)).collect();
-    let held = "ml_serving_call_bytes 1800000";
+    let unfinished: Vec<_> = (0..2).map(|_| greedy.upload("/v2/models/identity-bytes/infer", 3_900_000)).collect();
+    let held = "ml_serving_call_bytes 7800000";
     serving.until_measured(held).await;
     let refused = greedy.infer("identity-bytes", &large).await;
-    assert_eq!((refused.status, &refused.headers["retry-after"]), (503, &"1".parse().unwrap()), "{:?}", refused.body);
+    assert_eq!((refused.status, &refused.headers["retry-after"]), (429, &"1".parse().unwrap()), "{:?}", refused.body);
     assert!(refused.error().contains("inference.bytes_per_caller_max"), "{}", refused.error());
     let contents = || InferTensorContents { bytes_contents: vec![Bytes::from(text.clone())], ..Default::default() };
     let grpc = |client: &Client| {
@@ -95,7 +95,7 @@ async fn bodies_under_way_are_bounded() {
         async move { grpc.model_infer(request("identity-bytes", "x", "BYTES", 1, contents())).await }
     };
     let refused = grpc(&greedy).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("inference.bytes_per_caller_max"), "{refused}");
     assert_eq!(other.infer("identity-bytes", &large).await.status, 200);
     grpc(&other).await.unwrap();

@@ -1,6 +1,6 @@
 //! The body of a REST request: read whole, within the limit, unpacked within the same limit.
 
-use std::{error::Error, io::Read};
+use std::{error::Error, io::Read, time::Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -9,7 +9,10 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Limited};
 use problem::{Kind, Problem};
 
-use crate::{byte_budget::over_budget, protocol::is_too_long};
+use crate::{
+    byte_budget::{BodyLate, CallBytes, OverBudget, over_budget},
+    protocol::is_too_long,
+};
 
 /// How a body was packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +21,44 @@ enum Packing {
     Deflate,
 }
 
-/// Reads a body to its end. What is longer than `bytes_max`, packed or unpacked, is refused.
-pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+/// Reads a body to its end, until it is due. What is longer than `bytes_max`, packed or unpacked, is refused, and what there is no
+/// room for.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    bytes: &CallBytes,
+    due: Instant,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
+    read_with(headers, Body::new(bytes.count(body, due)), bytes_max, |packed| {
+        bytes.hold_unpacked(packed, bytes_max).map(|()| bytes.clone())
+    })
+    .await
+}
+
+/// The same of a body that only steers.
+pub(crate) async fn read_small(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    read_with(headers, body, bytes_max, |_| Ok(())).await
+}
+
+/// `make_room` is asked for the room that a packed body takes when it is unpacked.
+async fn read_with<H: Send + 'static>(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    make_room: impl FnOnce(usize) -> Result<H, OverBudget>,
+) -> Result<Bytes, Problem> {
     let packing = packing(headers)?;
     let body = Limited::new(body, bytes_max).collect().await.map_err(|error| broken(&*error, bytes_max))?.to_bytes();
     match packing {
         None => Ok(body),
         Some(packing) => {
-            let unpacked = tokio::task::spawn_blocking(move || unpack(&body, packing, bytes_max)).await;
+            let room = make_room(body.len())?;
+            let unpack = move || {
+                let _room = room;
+                unpack(&body, packing, bytes_max)
+            };
+            let unpacked = tokio::task::spawn_blocking(unpack).await;
             unpacked.unwrap_or_else(|error| Err(Problem::internal(error)))
         }
     }
@@ -63,7 +96,14 @@ fn broken(error: &(dyn Error + 'static), bytes_max: usize) -> Problem {
     if let Some(over) = over_budget(error) {
         return over.into();
     }
+    if has_source::<BodyLate>(error) {
+        return Problem::new(Kind::InvalidArgument, BodyLate.to_string());
+    }
     if is_too_long(error) { too_large(bytes_max) } else { Problem::new(Kind::InvalidArgument, "the body broke off") }
+}
+
+fn has_source<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(has_source::<E>)
 }
 
 fn too_large(bytes_max: usize) -> Problem {
@@ -86,7 +126,7 @@ mod tests {
 
     async fn read_gzip(body: Vec<u8>, bytes_max: usize) -> Result<Bytes, Kind> {
         let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
-        read(&headers, Body::from(body), bytes_max).await.map_err(|problem| problem.kind())
+        read_small(&headers, Body::from(body), bytes_max).await.map_err(|problem| problem.kind())
     }
 
     #[tokio::test]
@@ -97,7 +137,7 @@ mod tests {
         assert_eq!(read_gzip(bomb, 4096).await, Err(Kind::TooLarge));
         assert_eq!(read_gzip(vec![0; 101], 100).await, Err(Kind::TooLarge));
         assert_eq!(read_gzip(b"abc".to_vec(), 100).await, Err(Kind::InvalidArgument));
-        assert_eq!(read(&HeaderMap::new(), Body::from("abc"), 2).await.unwrap_err().kind(), Kind::TooLarge);
+        assert_eq!(read_small(&HeaderMap::new(), Body::from("abc"), 2).await.unwrap_err().kind(), Kind::TooLarge);
     }
 
     #[tokio::test]

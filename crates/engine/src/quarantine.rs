@@ -1,7 +1,7 @@
-//! Callers whose requests end the processes of a model are kept from that model for a while.
+//! Callers whose requests end workers of a model are kept from that model for a while.
 //!
-//! A crash costs its caller an answer and the model a worker for a tenth of a second. A caller who goes on would cost the others all of
-//! its workers.
+//! A crash costs its caller an answer and the model a worker for a tenth of a second; so does a call that is given up and cannot be
+//! stopped. A caller who goes on would cost the others all workers of the model.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use problem::{Kind, Problem};
-
-use crate::names::ModelName;
 
 /// So many deaths of workers, the last within [`WINDOW`] of the first, begin a quarantine.
 const DEATHS_MAX: u32 = 2;
@@ -23,13 +20,14 @@ const LENGTH: Duration = Duration::from_secs(60);
 const PAIRS_MAX: usize = 4096;
 
 /// Which callers ended a worker of which model lately.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Quarantine {
-    pairs: Mutex<HashMap<(String, ModelName), Deaths>>,
+    pairs: Mutex<HashMap<(String, String), Deaths>>,
     /// Read before the lock is taken: nearly always there is none.
     count: AtomicUsize,
 }
 
+#[derive(Debug)]
 struct Deaths {
     count: u32,
     first: Instant,
@@ -39,21 +37,16 @@ struct Deaths {
 // === impl Quarantine ===
 
 impl Quarantine {
-    /// Refuses a call of a caller who is kept from the model.
-    pub(crate) fn check(&self, caller: &str, model: &ModelName, now: Instant) -> Result<(), Problem> {
+    /// How long a caller is still kept from a model, if so.
+    pub(crate) fn time_left(&self, caller: &str, model: &str, now: Instant) -> Option<Duration> {
         if self.count.load(Ordering::Relaxed) == 0 {
-            return Ok(());
+            return None;
         }
-        let left = self.pairs.lock().get(&(caller.to_owned(), model.clone())).and_then(|deaths| deaths.time_left(now));
-        let Some(left) = left else { return Ok(()) };
-        let detail = format!(
-            "{DEATHS_MAX} of your calls within a minute crashed the process of the model \"{model}\"; this replica computes no other of them for now"
-        );
-        Err(Problem::new(Kind::ResourceExhausted, detail).retry_after(left))
+        self.pairs.lock().get(&(caller.to_owned(), model.to_owned()))?.time_left(now)
     }
 
     /// A worker died while it computed a call of this caller. Returns whether a quarantine begins.
-    pub(crate) fn record_death(&self, caller: &str, model: &ModelName, now: Instant) -> bool {
+    pub(crate) fn record_death(&self, caller: &str, model: &str, now: Instant) -> bool {
         let mut pairs = self.pairs.lock();
         pairs.retain(|_, deaths| now.saturating_duration_since(deaths.last) < WINDOW.max(LENGTH));
         if pairs.len() >= PAIRS_MAX
@@ -62,7 +55,7 @@ impl Quarantine {
             pairs.remove(&oldest);
         }
         let new = Deaths { count: 0, first: now, last: now };
-        let deaths = pairs.entry((caller.to_owned(), model.clone())).or_insert(new);
+        let deaths = pairs.entry((caller.to_owned(), model.to_owned())).or_insert(new);
         if now.saturating_duration_since(deaths.first) >= WINDOW {
             *deaths = Deaths { count: 0, first: now, last: now };
         }
@@ -89,23 +82,18 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn model(name: &str) -> ModelName {
-        ModelName::parse(name).unwrap()
-    }
-
     #[test]
     fn two_deaths_in_a_minute_keep_this_caller_from_this_model() {
         let (quarantine, began) = (Quarantine::default(), Instant::now());
-        let is_kept = |caller: &str, name: &str, now| quarantine.check(caller, &model(name), now).is_err();
-        assert!(!quarantine.record_death("a", &model("m"), began));
+        let is_kept = |caller: &str, name: &str, now| quarantine.time_left(caller, name, now).is_some();
+        assert!(!quarantine.record_death("a", "m", began));
         assert!(!is_kept("a", "m", began));
         let second = began + 59 * SECOND;
-        assert!(quarantine.record_death("a", &model("m"), second));
+        assert!(quarantine.record_death("a", "m", second));
         assert!(is_kept("a", "m", second + 59 * SECOND));
         assert!(!is_kept("a", "m", second + 60 * SECOND));
         assert!(!is_kept("b", "m", second) && !is_kept("a", "n", second));
-        let problem = quarantine.check("a", &model("m"), second + 10 * SECOND).unwrap_err();
-        assert_eq!((problem.kind(), problem.retry_after_s()), (Kind::ResourceExhausted, Some(50)));
+        assert_eq!(quarantine.time_left("a", "m", second + 10 * SECOND), Some(50 * SECOND));
     }
 
     #[test]
@@ -113,8 +101,8 @@ mod tests {
         let (quarantine, began) = (Quarantine::default(), Instant::now());
         for minute in 0..5 {
             let now = began + minute * 61 * SECOND;
-            assert!(!quarantine.record_death("a", &model("m"), now));
-            assert!(quarantine.check("a", &model("m"), now).is_ok());
+            assert!(!quarantine.record_death("a", "m", now));
+            assert!(quarantine.time_left("a", "m", now).is_none());
         }
     }
 
@@ -122,7 +110,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
         for caller in 0..PAIRS_MAX + 10 {
-            quarantine.record_death(&caller.to_string(), &model("m"), now);
+            quarantine.record_death(&caller.to_string(), "m", now);
         }
         assert_eq!(quarantine.pairs.lock().len(), PAIRS_MAX);
     }
