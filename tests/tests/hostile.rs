@@ -35,7 +35,7 @@ const LATEST: Duration = Duration::from_secs(1);
 /// How long it goes on.
 const HOSTILITIES: Duration = Duration::from_secs(30);
 /// Between two of each attacker's calls.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(100);
 /// How long an attacker holds what it has begun.
 const HELD: Duration = Duration::from_secs(3);
 
@@ -64,7 +64,7 @@ async fn hostile_neighbours_take_nothing_from_another_caller() {
     attackers.spawn(call_on(front.clone(), "divide", crasher, vec![poison]));
     let sizes = [1_i64 << 33, 1 << 27, 1 << 50].map(|size| json!({ "inputs": [number("n", size)] }));
     attackers.spawn(call_on(front.clone(), "total", hog.clone(), sizes.to_vec()));
-    let long = json!({ "inputs": [number("n", 4_000_000)] });
+    let long = json!({ "inputs": [number("n", 500_000)] });
     attackers.spawn(hold_on(front.clone(), request("fill", &hog, &long.to_string(), 0)));
     attackers.spawn(hold_on(front.clone(), request("fill", &sluggard, "{\"inputs\":", 16_000_000)));
     attackers.spawn(give_up_on(front.clone(), request("total", &sluggard, &sizes[1].to_string(), 0)));
@@ -94,11 +94,11 @@ async fn call_on(front: FrontDoor, model: &str, token: String, bodies: Vec<Value
     }
 }
 
-/// Sends a request, or a part of one, on eight connections, and neither goes on with it nor reads the answer.
+/// Sends a request, or a part of one, on four connections, and neither goes on with it nor reads the answer.
 async fn hold_on(front: FrontDoor, request: String) {
     loop {
         let mut held = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..4 {
             if let Some(mut stream) = connect(&front).await {
                 let _sent = stream.write_all(request.as_bytes()).await;
                 held.push(stream);
