@@ -114,7 +114,8 @@ pub async fn report_until_stopped(
     let mut client = LedgerClient::new(channel);
     let interval = Duration::from_secs(config.report_interval_s.max(1));
     let mut window = ObservedWindow::from(current_minute(), interval + REPORT_DELAY_MAX);
-    let mut ticks = tokio::time::interval(interval);
+    // Not at once: a platform starts as a whole, the tracker perhaps later.
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = FailureLog::once();
     loop {
