@@ -22,10 +22,9 @@ use crate::{
     memory::ReservedBytes,
     session::{Computed, RunFault},
     tensor::Tensor,
-    worker::{EncodedCall, Exit, Lost, Message, Worker},
+    worker::{EncodedCall, Exit, Lost, Message, SMALL_BYTES_MAX, Worker},
 };
 use idle::{Idle, Turn};
-
 use supervision::Abandoned;
 
 pub use supervision::{PoolSource, Proved};
@@ -34,8 +33,6 @@ pub use supervision::{PoolSource, Proved};
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Workers that were gone before they had read a call; more than these is a fault of the machine.
 const UNREAD_MAX: usize = 3;
-/// What is longer is put into its message beside the threads that serve requests.
-const SMALL_BYTES_MAX: usize = 256 << 10;
 
 /// Ids of calls, for cancelling them.
 static NEXT_CALL: AtomicU64 = AtomicU64::new(1);
@@ -264,7 +261,11 @@ impl Lease<'_> {
     /// Has the call computed. The worker goes back to the pool unless it is lost, or holds too much memory.
     async fn compute(&mut self) -> Result<Message, Lost> {
         let Some((worker, sent)) = &mut self.worker else { return Err(Lost::Unread) };
-        worker.send(self.call, sent).await?;
+        if let Err(lost) = worker.send(self.call, sent).await {
+            // It is dead, perhaps not reaped yet: no other call may get it.
+            self.worker = None;
+            return Err(lost);
+        }
         let answered = worker.receive().await;
         if let (Some((worker, _)), Ok(message)) = (self.worker.take(), &answered) {
             self.shared.give_back(worker, message.is_over_mark());

@@ -38,6 +38,9 @@ use crate::{
     tensor::Tensor,
 };
 
+/// A message that is longer is made and read beside the threads that serve requests.
+pub(crate) const SMALL_BYTES_MAX: usize = 256 << 10;
+
 /// The subcommand under which the program is a worker.
 pub const WORKER_SUBCOMMAND: &str = "model-worker";
 
@@ -132,9 +135,6 @@ impl Worker {
         }
     }
 }
-
-/// What is longer is read beside the threads that serve requests.
-const SMALL_BYTES_MAX: usize = 256 << 10;
 
 // === impl Message ===
 

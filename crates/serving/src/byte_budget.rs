@@ -1,4 +1,4 @@
-//! Bytes of calls under way: bodies, tensors, and answers that their callers have not read yet.
+//! Bytes of calls under way: bodies, tensors, and answers that were not sent yet.
 //!
 //! All calls share one budget, and each caller has a share of it, so that many large calls of one leave room for the others. A call that
 //! is the only one of its caller may be of any size that other limits allow, and callers with little under way always have room: what others
@@ -77,8 +77,8 @@ pub(crate) struct CountedBody {
     bytes: CallBytes,
     /// Announced and taken, and not arrived yet.
     prepaid: u64,
-    /// What one byte of it may become.
-    weight: u64,
+    /// What is still to be taken for what it may become when it is unpacked.
+    unpacked_left: u64,
     refused: Option<OverBudget>,
     /// When all of it must have arrived; its timer is made when there is something to wait for.
     due: Instant,
@@ -156,7 +156,7 @@ impl CallBytes {
     pub(crate) fn count(&self, body: Body, due: Instant) -> CountedBody {
         let announced = body.size_hint().lower();
         let refused = self.grow(announced).err();
-        CountedBody { body, bytes: self.clone(), prepaid: announced, weight: 1, refused, due, timer: None }
+        CountedBody { body, bytes: self.clone(), prepaid: announced, unpacked_left: 0, refused, due, timer: None }
     }
 }
 
@@ -240,9 +240,9 @@ pub(crate) fn over_budget(error: &(dyn Error + 'static)) -> Option<OverBudget> {
 // === impl CountedBody ===
 
 impl CountedBody {
-    /// Its messages are packed: each byte counts as what it may become.
-    pub(crate) fn packed(self) -> Self {
-        Self { weight: UNPACKED_MAX, ..self }
+    /// Its messages are packed: each byte counts as what it may become, up to the longest message.
+    pub(crate) fn packed(self, bytes_max: usize) -> Self {
+        Self { unpacked_left: bytes_max as u64, ..self }
     }
 }
 
@@ -263,8 +263,9 @@ impl http_body::Body for CountedBody {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         let prepaid = self.prepaid.min(length);
         self.prepaid -= prepaid;
-        let new = (length - prepaid).saturating_add(length.saturating_mul(self.weight - 1));
-        if let Err(over) = self.bytes.grow(new) {
+        let unpacked = length.saturating_mul(UNPACKED_MAX).min(self.unpacked_left);
+        self.unpacked_left -= unpacked;
+        if let Err(over) = self.bytes.grow(length - prepaid + unpacked) {
             self.refused = Some(over);
             return Poll::Ready(Some(Err(axum::Error::new(over))));
         }
@@ -366,6 +367,18 @@ mod tests {
         assert!(call.count(unannounced, due).collect().await.is_err());
         drop(call);
         assert_eq!(budget.0.taken.lock().total, 97 * MIB as u64);
+    }
+
+    /// Of a packed body more is taken than has arrived, and never more than a message may be.
+    #[tokio::test]
+    async fn a_packed_body_counts_as_what_it_may_become() {
+        let due = Instant::now() + Duration::from_secs(60);
+        for (packed, held) in [(1000, 1000 + 1_032_000), (MIB, 5 * MIB as u64)] {
+            let call = budget().open("a");
+            let body = call.count(Body::from(vec![0; packed]), due).packed(4 * MIB);
+            body.collect().await.unwrap();
+            assert_eq!(*call.0.bytes.lock(), held);
+        }
     }
 
     #[tokio::test]

@@ -68,6 +68,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether so many workers were lost by calls lately that the next start waits.
+    fn is_crashing(&self) -> bool {
+        self.crashes > CRASHES_MAX && self.window_began.is_some_and(|began| began.elapsed() <= CRASH_WINDOW)
+    }
+
     fn is_broken(&self) -> bool {
         self.live == 0 && self.failed_starts >= FAILED_STARTS_MAX
     }
@@ -196,40 +201,38 @@ impl Shared {
         }
     }
 
-    /// Counts a worker that was lost by a call. Returns whether there are too many of them to go on as fast as can be.
-    fn count_end(&self) -> bool {
+    /// Counts a worker that was lost by a call.
+    fn count_end(&self) {
         let mut state = self.state.lock();
-        let now = Instant::now();
-        if state.window_began.is_none_or(|began| now.duration_since(began) > CRASH_WINDOW) {
-            state.window_began = Some(now);
+        if state.window_began.is_none_or(|began| began.elapsed() > CRASH_WINDOW) {
+            state.window_began = Some(Instant::now());
             state.crashes = 0;
         }
         state.crashes += 1;
-        state.crashes > CRASHES_MAX
     }
 
     /// How long to wait before another takes the place of one that has ended.
     fn delay_after(&self, crash: Option<&Exit>) -> Duration {
+        if let Some(exit) = crash {
+            self.limits.ended.crash.increment(1);
+            self.count_end();
+            // The calls that bring this about are of users, so it is no warning by itself; the metric counts them.
+            tracing::info!(
+                model = self.source.name,
+                version = self.source.version,
+                %exit,
+                "the process of a model ended; another takes its place"
+            );
+        }
         let mut state = self.state.lock();
         state.live = state.live.saturating_sub(1);
         self.limits.workers.decrement(1.0);
-        let (is_broken, is_often) = (state.is_broken(), state.crashes >= CRASHES_MAX);
+        let (is_broken, is_crashing) = (state.is_broken(), state.is_crashing());
         drop(state);
         if is_broken {
             self.idle.dismiss();
         }
-        let Some(exit) = crash else {
-            return if is_often { CRASH_DELAY } else { Duration::ZERO };
-        };
-        self.limits.ended.crash.increment(1);
-        // The calls that bring this about are of users, so it is no warning by itself; an alert counts them.
-        tracing::info!(
-            model = self.source.name,
-            version = self.source.version,
-            %exit,
-            "the process of a model ended; another takes its place"
-        );
-        if self.count_end() { CRASH_DELAY } else { Duration::ZERO }
+        if is_crashing { CRASH_DELAY } else { Duration::ZERO }
     }
 
     /// A session in this process, on a thread of its own, and what says that the thread has ended.

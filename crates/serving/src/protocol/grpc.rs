@@ -30,7 +30,7 @@ use tonic::{Code, Request, Response, Status, body::Body, codec::CompressionEncod
 use tower::util::{MapRequest, MapResponse};
 
 use crate::{
-    app::App,
+    app::{App, RequestLimits},
     byte_budget::{ByteBudget, CallBytes, HeldBody, over_budget},
     inference::{MeasuredPrediction, subject},
     protocol::{EXTENSIONS, PLATFORM, deadline, is_too_long, offload::offload_if_large, properties},
@@ -65,27 +65,27 @@ pub(crate) fn server(
         .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(app.limits.body_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    let (budget, timeout_max) = (app.bytes.clone(), app.limits.timeout_max);
+    let (budget, limits) = (app.bytes.clone(), app.limits);
     let server = MapResponse::new(server, |response| hold_bytes(correct_client_error_codes(response)));
-    MapRequest::new(server, move |request| count_bytes(&budget, Instant::now() + timeout_max, request))
+    MapRequest::new(server, move |request| count_bytes(&budget, limits, request))
 }
 
 /// Takes the bytes of a request out of the budget as they arrive.
 fn count_bytes(
     budget: &ByteBudget,
-    due: Instant,
+    limits: RequestLimits,
     mut request: http::Request<axum::body::Body>,
 ) -> http::Request<axum::body::Body> {
     let bytes = budget.open(subject(request.extensions().get()));
     request.extensions_mut().insert(bytes.clone());
     let is_packed = request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity");
     request.map(|body| {
-        let counted = bytes.count(body, due);
-        axum::body::Body::new(if is_packed { counted.packed() } else { counted })
+        let counted = bytes.count(body, Instant::now() + limits.timeout_max);
+        axum::body::Body::new(if is_packed { counted.packed(limits.body_bytes_max) } else { counted })
     })
 }
 
-/// An answer holds its bytes until it was read.
+/// An answer holds its bytes until it was sent.
 fn hold_bytes(mut response: http::Response<Body>) -> http::Response<Body> {
     let Some(bytes) = response.extensions_mut().remove::<CallBytes>() else { return response };
     response.map(|body| Body::new(HeldBody::new(axum::body::Body::new(body), bytes)))
