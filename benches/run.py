@@ -154,17 +154,21 @@ def load_command(arguments, connections: int, request: Path, target: list, durat
 
 def cpu_seconds(pids: list[int]) -> float:
     """User and system time of processes and all that they started, which for PostgreSQL is where its work is done."""
-    ticks, parents = {}, {}
+    # With what their ended children used.
+    return sum(sum(map(int, fields[11:15])) for fields in processes_below(pids).values()) / CLOCK_TICKS_PER_S
+
+
+def processes_below(pids: list[int]) -> dict[int, list[str]]:
+    """These processes and all that they started, with the fields of their stat that follow the name."""
+    fields_of = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # The command's name is in parentheses and may contain anything; what follows it is regular.
-            fields = stat.read_text().rsplit(")", 1)[1].split()
+            fields_of[int(stat.parent.name)] = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue  # it has ended
-        pid = int(stat.parent.name)
-        # With what their ended children used.
-        ticks[pid], parents[pid] = sum(map(int, fields[11:15])), int(fields[1])
-    return sum(ticks[pid] for pid in ticks if is_below(pid, set(pids), parents)) / CLOCK_TICKS_PER_S
+    parents = {pid: int(fields[1]) for pid, fields in fields_of.items()}
+    return {pid: fields for pid, fields in fields_of.items() if is_below(pid, set(pids), parents)}
 
 
 def is_below(pid: int, ancestors: set[int], parents: dict[int, int]) -> bool:
@@ -185,7 +189,8 @@ def profile(arguments) -> str:
         request = platform.data / "example-request.json"
         command = load_command(arguments, max(arguments.connections), request, target, arguments.duration_s)
         samples = Path(folder) / "samples"
-        sampled = ",".join(str(pids[name]) for name in names)
+        # With the processes of the models.
+        sampled = ",".join(map(str, processes_below([pids[name] for name in names])))
         record = ["perf", "record", "--quiet", "--freq", "499", "--output", samples, "--pid", sampled, "--", *command]
         subprocess.run(record, check=True, stdout=subprocess.DEVNULL)
         reports = []

@@ -1,11 +1,12 @@
 //! The workers of one model version, and the bounded queue before them.
 //!
-//! The task of a call writes to a worker itself and waits for the answer. A call whose deadline passes or whose caller goes away leaves
-//! the queue at once; one that runs is cancelled at its next node, and a worker that does not obey is killed. A worker that dies takes the
-//! call on it and no other, and is started again. Dropping the pool ends the workers.
+//! The task of a call writes to a worker itself; one task reads the answers of a worker. A call whose deadline passes or whose caller goes
+//! away leaves the queue at once; one that runs is cancelled at its next node, and a worker that does not obey is killed. A worker that dies
+//! takes the call that it computes and no other, and is started again. Dropping the pool ends the workers.
 
-mod idle;
+mod answers;
 mod supervision;
+mod turns;
 
 use std::{
     sync::{
@@ -16,21 +17,24 @@ use std::{
 };
 
 use metrics::{Counter, Gauge};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::{
     memory::ReservedBytes,
     session::{Computed, RunFault},
     tensor::Tensor,
-    worker::{EncodedCall, Exit, Lost, Message, SMALL_BYTES_MAX, Worker},
+    worker::{EncodedCall, Exit, Lost, Message, SMALL_BYTES_MAX, Submitted, Worker},
 };
-use idle::{Idle, Turn};
-use supervision::Abandoned;
+use turns::{Taken, Turn, Turns};
 
 pub use supervision::{PoolSource, Proved};
 
-/// How long a worker may take to give up a call.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Calls that a worker may have at once while those of its model are short.
+const DEPTH: u32 = 4;
+/// Calls that take less on average are short.
+const SHORT_COMPUTE: Duration = Duration::from_micros(500);
+/// A call that is still behind another one on its worker after this goes to the next worker that is free.
+const BEHIND_MAX: Duration = Duration::from_millis(5);
 /// Workers that were gone before they had read a call; more than these is a fault of the machine.
 const UNREAD_MAX: usize = 3;
 
@@ -45,7 +49,7 @@ pub struct PoolLimits {
     pub queue_bytes_max: usize,
     /// Calls that wait.
     pub depth: Gauge,
-    /// Runs that began.
+    /// Calls that were given a worker.
     pub executions: Counter,
     /// Runs that panicked.
     pub panics: Counter,
@@ -72,7 +76,9 @@ pub struct Pool {
 }
 
 struct Shared {
-    idle: Idle<Worker>,
+    workers: Turns<Worker>,
+    /// What calls took lately on average, in nanoseconds.
+    compute_ns: AtomicU64,
     limits: PoolLimits,
     source: PoolSource,
     /// Given back when the workers are gone.
@@ -118,13 +124,10 @@ pub enum PoolError {
     Run(RunFault),
 }
 
-/// A worker that computes a call. Dropping it before there is an answer has the call cancelled.
+/// A worker that a call may use. Dropping it before it is used leaves it to others.
 struct Lease<'p> {
-    shared: &'p Arc<Shared>,
-    caller: &'p str,
-    call: &'p EncodedCall,
-    /// The worker, and how much of the call it was sent; gone when it has answered.
-    worker: Option<(Worker, usize)>,
+    shared: &'p Shared,
+    turn: Option<Turn<Worker>>,
 }
 
 // === impl Pool ===
@@ -141,25 +144,34 @@ impl Pool {
     ) -> Result<(Vec<Tensor>, Timings), PoolError> {
         let (arrived, wanted_count) = (Instant::now(), wanted.len());
         self.shared.admit(caller)?;
-        let call = encode(inputs, wanted).await?;
-        let mut queue = Duration::ZERO;
-        for _ in 0..UNREAD_MAX {
+        let mut call = encode(inputs, wanted).await?;
+        let caller: Arc<str> = caller.into();
+        let (mut queue, mut unread, mut is_counted) = (Duration::ZERO, 0, false);
+        while unread < UNREAD_MAX {
             let queued = Instant::now();
-            let mut lease = self.lease(caller, &call, deadline).await?;
+            let lease = self.lease(&call, deadline).await?;
             queue += queued.elapsed();
             // Others of the same caller may have ended workers while this one waited.
-            self.shared.admit(caller)?;
-            self.shared.limits.executions.increment(1);
-            let answered = timeout_at(deadline.into(), lease.compute()).await;
-            let message = match answered.map_err(|_| PoolError::ExpiredInCompute)? {
-                Ok(message) => message,
-                Err(Lost::Unread) => continue,
-                Err(Lost::Died(exit)) => {
-                    self.shared.blame(caller, &exit.to_string());
-                    return Err(PoolError::died(&exit));
+            self.shared.admit(&caller)?;
+            if !is_counted {
+                self.shared.limits.executions.increment(1);
+                is_counted = true;
+            }
+            let computed = timeout_at(deadline.into(), self.shared.compute(lease, &call, &caller)).await;
+            let message = match computed.map_err(|_| PoolError::ExpiredInCompute)? {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    call = call.renumbered(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
+                    continue;
                 }
+                Err(Lost::Unread) => {
+                    unread += 1;
+                    continue;
+                }
+                Err(Lost::Died(exit)) => return Err(PoolError::died(&exit)),
             };
             let Computed { outputs, compute } = self.shared.read(message).await?;
+            self.shared.learn(compute);
             if outputs.len() != wanted_count {
                 return Err(PoolError::died(&Exit::Broken("an answer without all outputs".to_owned())));
             }
@@ -169,32 +181,52 @@ impl Pool {
         Err(PoolError::NoWorker)
     }
 
-    async fn lease<'p>(
-        &'p self,
-        caller: &'p str,
-        call: &'p EncodedCall,
-        deadline: Instant,
-    ) -> Result<Lease<'p>, PoolError> {
-        let shared = &self.shared;
-        let worker = match shared.idle.take(call.bytes(), |worker| !worker.is_gone()) {
-            Turn::Now(worker) if Instant::now() < deadline => worker,
-            Turn::Now(worker) => {
-                shared.idle.put(worker);
+    async fn lease(&self, call: &EncodedCall, deadline: Instant) -> Result<Lease<'_>, PoolError> {
+        let shared = &*self.shared;
+        // No call is put behind one that takes longer than was expected.
+        let may_have = |worker: &Worker, calls| !worker.is_gone() && (calls == 0 || worker.is_prompt());
+        let turn = match shared.workers.take(call.bytes(), may_have) {
+            Taken::Now(turn) if Instant::now() < deadline => turn,
+            Taken::Now(turn) => {
+                shared.workers.free(turn.number);
                 return Err(PoolError::ExpiredInQueue);
             }
-            Turn::Full => return Err(PoolError::QueueFull),
-            Turn::Later(_) if shared.is_broken() => return Err(PoolError::NoWorker),
-            Turn::Later(mut place) => {
+            Taken::Full => return Err(PoolError::QueueFull),
+            Taken::Later(_) if shared.is_broken() => return Err(PoolError::NoWorker),
+            Taken::Later(mut place) => {
                 let _waiting = Waiting::new(&shared.limits.depth);
                 let waited = timeout_at(deadline.into(), place.wait()).await;
                 waited.map_err(|_| PoolError::ExpiredInQueue)?.ok_or(PoolError::NoWorker)?
             }
         };
-        Ok(Lease { shared, caller, call, worker: Some((worker, 0)) })
+        Ok(Lease { shared, turn: Some(turn) })
     }
 }
 
 impl Shared {
+    /// Has a call computed; none if it had to wait behind another one for too long.
+    async fn compute(&self, lease: Lease<'_>, call: &EncodedCall, caller: &Arc<str>) -> Result<Option<Message>, Lost> {
+        let mut submitted = lease.submit(call, caller).await?;
+        if submitted.was_behind() {
+            if let Ok(answer) = timeout(BEHIND_MAX, submitted.answer()).await {
+                return answer.map(Some);
+            }
+            if submitted.is_behind() {
+                return Ok(None);
+            }
+        }
+        submitted.answer().await.map(Some)
+    }
+
+    /// Keeps the average of what calls take, and gives workers more of them at once while they are short.
+    fn learn(&self, compute: Duration) {
+        let (new, old) =
+            (u64::try_from(compute.as_nanos()).unwrap_or(u64::MAX), self.compute_ns.load(Ordering::Relaxed));
+        let average = if old == 0 { new } else { old - old / 8 + new / 8 };
+        self.compute_ns.store(average, Ordering::Relaxed);
+        self.workers.set_depth(if u128::from(average) < SHORT_COMPUTE.as_nanos() { DEPTH } else { 1 });
+    }
+
     fn admit(&self, caller: &str) -> Result<(), PoolError> {
         let left = self.source.quarantine.time_left(caller, &self.source.name, Instant::now());
         left.map_or(Ok(()), |left| Err(PoolError::Quarantined { left }))
@@ -258,31 +290,24 @@ impl Drop for Waiting<'_> {
 // === impl Lease ===
 
 impl Lease<'_> {
-    /// Has the call computed. The worker goes back to the pool unless it is lost, or holds too much memory.
-    async fn compute(&mut self) -> Result<Message, Lost> {
-        let Some((worker, sent)) = &mut self.worker else { return Err(Lost::Unread) };
-        if let Err(lost) = worker.send(self.call, sent).await {
+    /// Gives the worker the call.
+    async fn submit(mut self, call: &EncodedCall, caller: &Arc<str>) -> Result<Submitted, Lost> {
+        let Some(Turn { number, worker }) = &self.turn else { return Err(Lost::Unread) };
+        let submitted = worker.submit(call, caller).await;
+        if submitted.is_err() {
             // It is dead, perhaps not reaped yet: no other call may get it.
-            self.worker = None;
-            return Err(lost);
+            self.shared.workers.remove(*number);
         }
-        let answered = worker.receive().await;
-        if let (Some((worker, _)), Ok(message)) = (self.worker.take(), &answered) {
-            self.shared.give_back(worker, message.is_over_mark());
-        }
-        answered
+        // From here on its answer frees the worker.
+        self.turn = None;
+        submitted
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        match self.worker.take() {
-            Some((worker, 0)) => self.shared.idle.put(worker),
-            Some((worker, sent)) => {
-                let abandoned = Abandoned { worker, sent, call: self.call.clone(), caller: self.caller.to_owned() };
-                tokio::spawn(Arc::clone(self.shared).cancel(abandoned));
-            }
-            None => {}
+        if let Some(turn) = self.turn.take() {
+            self.shared.workers.free(turn.number);
         }
     }
 }

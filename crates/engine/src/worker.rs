@@ -9,25 +9,22 @@
 
 mod child;
 mod compute;
+mod line;
 mod process;
 mod sandbox;
 mod start;
 mod thread;
 mod wire;
 
-use std::{io, net::Shutdown};
+use std::io::{self, PipeReader, PipeWriter};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::AsyncWriteExt,
-    net::UnixStream,
-    sync::{oneshot, watch},
-};
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio::net::{UnixStream, unix::pipe};
+use tokio_util::codec::LengthDelimitedCodec;
 
 pub use child::run as run_worker;
+pub(crate) use line::{Answers, Pending, Said, Submitted, Worker};
 pub(crate) use process::{Exit, Process};
 pub(crate) use start::{Job, Started, Verdict};
 pub use start::{VersionFiles, WorkerLimits, WorkerStarter};
@@ -53,14 +50,6 @@ pub enum Isolation {
     Model,
     /// Each worker is a thread of the replica: a crash or a leak of this model is the replica's. It is still loaded in a process first.
     None,
-}
-
-/// A replica's end of one worker. Dropping it ends the worker.
-pub(crate) struct Worker {
-    calls: Framed<UnixStream, LengthDelimitedCodec>,
-    control: UnixStream,
-    exit: watch::Receiver<Option<Exit>>,
-    _dropped: oneshot::Sender<()>,
 }
 
 /// A call in the form that workers read. Cheap to clone.
@@ -90,49 +79,13 @@ impl EncodedCall {
         Self { id, message: Bytes::from(wire::encode_call(id, inputs, wanted)) }
     }
 
+    /// The same call for another worker: the one that had it was told to give this id up, and may be the next again.
+    pub(crate) fn renumbered(&self, id: u64) -> Self {
+        Self { id, message: Bytes::from(wire::renumber_call(&self.message, id)) }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.message.len()
-    }
-}
-
-// === impl Worker ===
-
-impl Worker {
-    /// Whether its process has ended, or is about to.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.exit.borrow().is_some()
-    }
-
-    /// Sends what is left of a call. `sent` is true when this future is dropped, too.
-    pub(crate) async fn send(&mut self, call: &EncodedCall, sent: &mut usize) -> Result<(), Lost> {
-        while let Some(rest) = call.message.get(*sent..).filter(|rest| !rest.is_empty()) {
-            *sent += self.calls.get_mut().write(rest).await.map_err(|_| Lost::Unread)?;
-        }
-        Ok(())
-    }
-
-    /// Waits for the answer to the call that was sent last.
-    pub(crate) async fn receive(&mut self) -> Result<Message, Lost> {
-        match self.calls.next().await {
-            Some(Ok(message)) => Ok(Message(message.freeze())),
-            // Unix: a socket whose peer closed it with bytes still to be read says so.
-            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Err(Lost::Unread),
-            Some(Err(_)) | None => Err(Lost::Died(self.wait_for_exit().await)),
-        }
-    }
-
-    /// Asks the worker to give up a call. It then answers, soon if it obeys.
-    pub(crate) fn cancel(&self, id: u64) -> io::Result<()> {
-        let sent = self.control.try_write(&id.to_le_bytes())?;
-        if sent == size_of::<u64>() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-    }
-
-    async fn wait_for_exit(&mut self) -> Exit {
-        let exit = tokio::time::timeout(process::EXIT_TIMEOUT, self.exit.wait_for(Option::is_some)).await;
-        match exit {
-            Ok(Ok(exit)) => exit.clone().unwrap_or(Exit::Unknown),
-            Ok(Err(_)) | Err(_) => Exit::Unknown,
-        }
     }
 }
 
@@ -162,16 +115,33 @@ fn codec(answer_bytes_max: u64) -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().little_endian().length_field_type::<u64>().max_frame_length(bytes_max).new_codec()
 }
 
-/// Both ends of a socket: one for this process, and one for the worker, who blocks on it.
-fn socket_pair() -> io::Result<(UnixStream, std::os::unix::net::UnixStream)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    Ok((UnixStream::from_std(ours)?, theirs))
+/// The pipes and the socket between a replica and a worker: the replica's ends, and the worker's, who blocks on them.
+///
+/// Calls and answers have a pipe each. A stream socket would wake its writer each time when the other side has read: two changes of the
+/// process more for each call (`docs/adr/0011-…`).
+struct Ends {
+    calls: pipe::Sender,
+    answers: pipe::Receiver,
+    /// Ids of calls that were given up, to the worker; its standard error, back.
+    control: UnixStream,
 }
 
-/// A worker says nothing on this socket: what it writes there all the same fails, and does not fill a buffer.
-fn write_only(control: UnixStream) -> io::Result<UnixStream> {
-    let control = control.into_std()?;
-    control.shutdown(Shutdown::Read)?;
-    UnixStream::from_std(control)
+/// The other ends of [`Ends`].
+struct WorkerEnds {
+    calls: PipeReader,
+    answers: PipeWriter,
+    control: std::os::unix::net::UnixStream,
+}
+
+fn connect() -> io::Result<(Ends, WorkerEnds)> {
+    let (their_calls, calls) = io::pipe()?;
+    let (answers, their_answers) = io::pipe()?;
+    let (control, their_control) = std::os::unix::net::UnixStream::pair()?;
+    control.set_nonblocking(true)?;
+    let ours = Ends {
+        calls: pipe::Sender::from_owned_fd(calls.into())?,
+        answers: pipe::Receiver::from_owned_fd(answers.into())?,
+        control: UnixStream::from_std(control)?,
+    };
+    Ok((ours, WorkerEnds { calls: their_calls, answers: their_answers, control: their_control }))
 }

@@ -1,14 +1,14 @@
 //! The life of a pool's workers: how many there are, and what takes the place of one that has ended.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
-use super::{CANCEL_TIMEOUT, Idle, Pool, PoolLimits, Shared};
+use super::{Pool, PoolLimits, Shared, Turns, answers::read_answers};
 use crate::{
     fault::LoadFault,
     library::Engine,
@@ -16,7 +16,7 @@ use crate::{
     quarantine::Quarantine,
     session::Session,
     signature::Signature,
-    worker::{EncodedCall, Exit, Isolation, Lost, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread},
+    worker::{Answers, Exit, Isolation, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread},
 };
 
 /// The first restarts within this time follow at once, the others wait.
@@ -45,15 +45,6 @@ pub struct PoolSource {
     pub isolation: Isolation,
     /// Which callers are kept from which models.
     pub quarantine: Arc<Quarantine>,
-}
-
-/// A call that was given up while a worker had it, or a part of it.
-pub(super) struct Abandoned {
-    pub(super) worker: Worker,
-    /// How much of the call the worker was sent, in bytes.
-    pub(super) sent: usize,
-    pub(super) call: EncodedCall,
-    pub(super) caller: String,
 }
 
 /// What a pool knows of its workers.
@@ -113,7 +104,8 @@ impl Proved {
         let Self { started, source } = self;
         let isolation = source.isolation;
         let shared = Arc::new(Shared {
-            idle: Idle::new(limits.queue_max, limits.queue_bytes_max),
+            workers: Turns::new(limits.queue_max, limits.queue_bytes_max),
+            compute_ns: AtomicU64::new(0),
             limits,
             source,
             _memory: memory,
@@ -129,8 +121,8 @@ impl Proved {
             Isolation::None => {
                 drop(started);
                 for _ in 0..workers {
-                    let (worker, ended) = shared.start_thread(engine).await?;
-                    shared.enlist(worker);
+                    let (worker, answers, ended) = shared.start_thread(engine).await?;
+                    shared.enlist(worker, answers);
                     tokio::spawn(watch_thread(Arc::downgrade(&shared), engine.clone(), ended));
                 }
             }
@@ -148,25 +140,27 @@ impl Shared {
     }
 
     /// Takes a worker in, and has its end watched.
-    fn adopt(self: &Arc<Self>, Started { worker, process, .. }: Started) {
-        self.enlist(worker);
+    fn adopt(self: &Arc<Self>, Started { worker, answers, process, .. }: Started) {
+        self.enlist(worker, answers);
         tokio::spawn(watch_process(Arc::downgrade(self), process));
     }
 
-    fn enlist(&self, worker: Worker) {
+    fn enlist(self: &Arc<Self>, worker: Worker, answers: Answers) {
         let mut state = self.state.lock();
         state.live += 1;
         state.failed_starts = 0;
         self.limits.workers.increment(1.0);
         drop(state);
-        self.idle.put(worker);
+        let number = self.workers.add(Arc::new(worker));
+        tokio::spawn(read_answers(Arc::downgrade(self), number, answers));
     }
 
     /// A worker answered.
-    pub(super) fn give_back(&self, worker: Worker, is_over_mark: bool) {
+    pub(super) fn give_back(&self, number: u64, is_over_mark: bool) {
         if !is_over_mark {
-            return self.idle.put(worker);
+            return self.workers.free(number);
         }
+        self.workers.remove(number);
         self.limits.ended.memory.increment(1);
         tracing::debug!(
             model = self.source.name,
@@ -175,30 +169,18 @@ impl Shared {
         );
     }
 
-    /// Has a worker give up a call. It reads the rest of the call first, which it knows to be cancelled by then.
-    pub(super) async fn cancel(self: Arc<Self>, abandoned: Abandoned) {
-        let Abandoned { mut worker, mut sent, call, caller } = abandoned;
-        let is_told = worker.cancel(call.id).is_ok();
-        let obey = async {
-            worker.send(&call, &mut sent).await?;
-            worker.receive().await
-        };
-        match tokio::time::timeout(CANCEL_TIMEOUT, obey).await {
-            Ok(Ok(message)) if is_told => self.give_back(worker, message.is_over_mark()),
-            Ok(Ok(_) | Err(Lost::Unread)) => {}
-            // Who leaves in time is not spared.
-            Ok(Err(Lost::Died(exit))) => self.blame(&caller, &exit.to_string()),
-            Err(_) => {
-                self.limits.ended.stuck.increment(1);
-                self.blame(&caller, "it did not give up a call in time");
-                self.count_end();
-                tracing::info!(
-                    model = self.source.name,
-                    version = self.source.version,
-                    "a worker did not give up a call in time and is ended; another takes its place"
-                );
-            }
+    /// A worker did not give up a call of this caller. It ends now.
+    pub(super) fn record_stuck(&self, caller: Option<&str>) {
+        self.limits.ended.stuck.increment(1);
+        if let Some(caller) = caller {
+            self.blame(caller, "it did not give up a call in time");
         }
+        self.count_end();
+        tracing::info!(
+            model = self.source.name,
+            version = self.source.version,
+            "a worker did not give up a call in time and is ended; another takes its place"
+        );
     }
 
     /// Counts a worker that was lost by a call.
@@ -230,7 +212,7 @@ impl Shared {
         let (is_broken, is_crashing) = (state.is_broken(), state.is_crashing());
         drop(state);
         if is_broken {
-            self.idle.dismiss();
+            self.workers.dismiss();
         }
         if is_crashing { CRASH_DELAY } else { Duration::ZERO }
     }
@@ -239,7 +221,7 @@ impl Shared {
     async fn start_thread(
         self: &Arc<Self>,
         engine: &Engine,
-    ) -> Result<(Worker, watch::Receiver<Option<Exit>>), LoadFault> {
+    ) -> Result<(Worker, Answers, watch::Receiver<Option<Exit>>), LoadFault> {
         let (shared, engine) = (Arc::clone(self), engine.clone());
         // The session is made where blocking is allowed, the sockets where there is a runtime.
         let session = tokio::task::spawn_blocking(move || {
@@ -261,7 +243,6 @@ async fn watch_process(pool: Weak<Shared>, process: Process) {
     let crash = process.wait().await;
     let Some(shared) = pool.upgrade() else { return };
     let delay = shared.delay_after(crash.as_ref());
-    shared.idle.retain(|worker| !worker.is_gone());
     drop(shared);
     start_another(pool, delay).await;
 }
@@ -283,8 +264,8 @@ async fn start_another_thread(pool: &Weak<Shared>, engine: &Engine) -> Option<wa
     loop {
         let shared = pool.upgrade()?;
         let fault = match shared.start_thread(engine).await {
-            Ok((worker, ended)) => {
-                shared.enlist(worker);
+            Ok((worker, answers, ended)) => {
+                shared.enlist(worker, answers);
                 return Some(ended);
             }
             Err(fault) => fault,
@@ -320,7 +301,7 @@ fn start_another(pool: Weak<Shared>, delay: Duration) -> BoxFuture<'static, ()> 
                 state.is_broken()
             };
             if is_broken {
-                shared.idle.dismiss();
+                shared.workers.dismiss();
             }
             drop(shared);
             tokio::time::sleep(pause).await;

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::ExitCode,
@@ -13,10 +13,11 @@ use std::{
 
 use ort::session::RunOptions;
 use rlimit::Resource;
+use rustix::fs::{FileType, fstat};
 
 use super::{
     Job, Verdict, WorkerLimits,
-    compute::{CallSocket, CurrentRun, MemoryMark, ResidentMemory, compute_calls, obey_cancellations},
+    compute::{CallPipes, CurrentRun, MemoryMark, ResidentMemory, compute_calls, obey_cancellations},
     sandbox::{self, Sandbox},
     wire,
 };
@@ -42,14 +43,26 @@ struct Loaded {
     mark: Option<MemoryMark>,
 }
 
-/// The whole life of `rampart-serving model-worker`. Standard input is the socket of calls, standard output that of cancellations.
+/// The whole life of `rampart-serving model-worker`. Standard input is the pipe of calls, standard output that of answers; standard error is
+/// a socket, by which it is told of calls that are given up.
 pub fn run() -> ExitCode {
-    let (Ok(calls), Ok(control)) = (socket(io::stdin().as_fd()), socket(io::stdout().as_fd())) else {
-        return complain("model-worker is for the service itself: its standard input and output are sockets");
+    let ends = || {
+        let (calls, answers) = (pipe(io::stdin().as_fd())?, pipe(io::stdout().as_fd())?);
+        Ok::<_, io::Error>((CallPipes::new(calls.into(), answers.into()), socket(io::stderr().as_fd())?))
     };
-    match work(&mut CallSocket::new(calls), control) {
+    let Ok((mut pipes, control)) = ends() else {
+        return complain("model-worker is for the service itself: its standard input and output are pipes");
+    };
+    match work(&mut pipes, control) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error.to_string()),
+    }
+}
+
+fn pipe(stream: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    match FileType::from_raw_mode(fstat(stream)?.st_mode) {
+        FileType::Fifo => stream.try_clone_to_owned(),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -65,11 +78,11 @@ fn complain(line: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn work(socket: &mut CallSocket, control: UnixStream) -> io::Result<()> {
-    let Some(job) = socket.read(JOB_BYTES_MAX)? else { return Ok(()) };
+fn work(pipes: &mut CallPipes, control: UnixStream) -> io::Result<()> {
+    let Some(job) = pipes.read(JOB_BYTES_MAX)? else { return Ok(()) };
     let job: Job = serde_json::from_slice(&job)?;
-    let Some(golden) = socket.read(GOLDEN_BYTES_MAX)? else { return Ok(()) };
-    let Some(model) = socket.read(job.file_bytes_max)? else { return Ok(()) };
+    let Some(golden) = pipes.read(GOLDEN_BYTES_MAX)? else { return Ok(()) };
+    let Some(model) = pipes.read(job.file_bytes_max)? else { return Ok(()) };
     let mut loaded = None;
     let verdict = match load(&job, &golden, &model, control) {
         Ok((accepted, model)) => {
@@ -79,9 +92,9 @@ fn work(socket: &mut CallSocket, control: UnixStream) -> io::Result<()> {
         Err(LoadFault { reason, detail }) => Verdict::Refused { reason, detail },
     };
     drop((golden, model));
-    socket.write(&wire::frame(&serde_json::to_vec(&verdict)?))?;
+    pipes.write(&wire::frame(&serde_json::to_vec(&verdict)?))?;
     let Some(mut loaded) = loaded else { return Ok(()) };
-    compute_calls(&mut loaded.session, socket, &loaded.run, loaded.mark.as_ref(), job.answer_bytes_max)
+    compute_calls(&mut loaded.session, pipes, &loaded.run, loaded.mark.as_ref(), job.answer_bytes_max)
 }
 
 /// Takes this process everything that it does not need, then loads the model and judges it.

@@ -1,8 +1,9 @@
 //! The loop of a worker: one call after the other, each cancelled when the replica says so.
 
 use std::{
+    collections::VecDeque,
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, PipeReader, PipeWriter, Read, Write},
     os::unix::{fs::FileExt, net::UnixStream},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -13,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use ort::session::RunOptions;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::wire;
 use crate::session::{RunFault, Session};
@@ -22,9 +24,14 @@ const CALL_BYTES_MAX: u64 = 16 << 30;
 /// A run that takes less time and moves less than this cannot have taken much memory.
 const SMALL_RUN: Duration = Duration::from_millis(2);
 const SMALL_MESSAGE_BYTES: usize = 64 << 10;
+/// More calls than a worker is given at once.
+const CANCELLED_MAX: usize = 64;
 
-/// A worker's end of the socket of calls.
-pub(super) struct CallSocket(BufReader<UnixStream>);
+/// A worker's ends of the pipes of calls and answers.
+pub(super) struct CallPipes {
+    calls: BufReader<PipeReader>,
+    answers: PipeWriter,
+}
 
 /// The run that is under way, as the loop and the thread that hears of cancellations share it.
 pub(super) struct CurrentRun {
@@ -36,7 +43,8 @@ pub(super) struct CurrentRun {
 #[derive(Default)]
 struct RunState {
     running: u64,
-    cancelled: u64,
+    /// The last that were given up, some before they were read.
+    cancelled: VecDeque<u64>,
 }
 
 /// How much memory a worker may hold between two calls.
@@ -52,15 +60,15 @@ pub(super) struct ResidentMemory {
     page_bytes: u64,
 }
 
-/// Computes calls until the replica closes the socket.
+/// Computes calls until the replica closes their pipe.
 pub(super) fn compute_calls(
     session: &mut Session,
-    socket: &mut CallSocket,
+    pipes: &mut CallPipes,
     run: &CurrentRun,
     mark: Option<&MemoryMark>,
     answer_bytes_max: u64,
 ) -> io::Result<()> {
-    while let Some(message) = socket.read(CALL_BYTES_MAX)? {
+    while let Some(message) = pipes.read(CALL_BYTES_MAX)? {
         let call_bytes = message.len();
         let call = wire::decode_call(message).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
         let outcome = run.guard(call.id, |options| {
@@ -75,12 +83,12 @@ pub(super) fn compute_calls(
                     && computed.outputs.iter().all(|output| output.bytes_held() < SMALL_MESSAGE_BYTES)
             });
         let is_over_mark = !is_small && mark.is_some_and(MemoryMark::is_exceeded);
-        socket.write(&wire::encode_answer(outcome, is_over_mark, answer_bytes_max))?;
+        pipes.write(&wire::encode_answer(outcome, is_over_mark, answer_bytes_max))?;
     }
     Ok(())
 }
 
-/// Obeys the other socket on a thread of its own: each number on it is a call to be cancelled. `at_end` runs when the replica is gone.
+/// Obeys the socket of control on a thread of its own: each number on it is a call to be cancelled. `at_end` runs when the replica is gone.
 pub(super) fn obey_cancellations(
     mut socket: UnixStream,
     run: Arc<CurrentRun>,
@@ -95,20 +103,25 @@ pub(super) fn obey_cancellations(
     })
 }
 
-// === impl CallSocket ===
+// === impl CallPipes ===
 
-impl CallSocket {
-    pub(super) fn new(socket: UnixStream) -> Self {
-        Self(BufReader::with_capacity(SMALL_MESSAGE_BYTES, socket))
+impl CallPipes {
+    pub(super) fn new(calls: PipeReader, answers: PipeWriter) -> Self {
+        Self { calls: BufReader::with_capacity(SMALL_MESSAGE_BYTES, calls), answers }
     }
 
     /// The next message; none when the replica is gone.
     pub(super) fn read(&mut self, bytes_max: u64) -> io::Result<Option<Bytes>> {
-        wire::read(&mut self.0, bytes_max)
+        if self.calls.buffer().is_empty() {
+            // A process that is killed while it waits to read reads what comes before it is scheduled again; that call would pass for what it
+            // died of. One that waits to be told that there is something dies before it reads.
+            poll(&mut [PollFd::new(self.calls.get_ref(), PollFlags::IN)], None)?;
+        }
+        wire::read(&mut self.calls, bytes_max)
     }
 
     pub(super) fn write(&mut self, framed: &[u8]) -> io::Result<()> {
-        self.0.get_mut().write_all(framed)
+        self.answers.write_all(framed)
     }
 }
 
@@ -123,7 +136,7 @@ impl CurrentRun {
     fn guard<T>(&self, id: u64, run: impl FnOnce(&RunOptions) -> Result<T, RunFault>) -> Result<T, RunFault> {
         {
             let mut state = self.state.lock();
-            if state.cancelled == id {
+            if state.is_cancelled(id) {
                 return Err(RunFault::Cancelled);
             }
             state.running = id;
@@ -131,7 +144,7 @@ impl CurrentRun {
         let outcome = run(&self.options);
         let mut state = self.state.lock();
         state.running = 0;
-        if state.cancelled == id {
+        if state.is_cancelled(id) {
             self.options.unterminate().map_err(|error| RunFault::Engine(error.to_string()))?;
         }
         outcome
@@ -139,12 +152,23 @@ impl CurrentRun {
 
     fn cancel(&self, id: u64) {
         let mut state = self.state.lock();
-        state.cancelled = id;
+        if state.cancelled.len() >= CANCELLED_MAX {
+            state.cancelled.pop_front();
+        }
+        state.cancelled.push_back(id);
         if state.running == id
             && let Err(error) = self.options.terminate()
         {
             tracing::debug!(%error, "a run could not be cancelled");
         }
+    }
+}
+
+// === impl RunState ===
+
+impl RunState {
+    fn is_cancelled(&self, id: u64) -> bool {
+        self.cancelled.contains(&id)
     }
 }
 

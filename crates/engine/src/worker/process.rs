@@ -4,7 +4,8 @@ use std::{fmt, os::unix::process::ExitStatusExt, process::ExitStatus, time::Dura
 
 use tokio::{
     io::AsyncReadExt,
-    process::{Child, ChildStderr},
+    net::unix::OwnedReadHalf,
+    process::Child,
     sync::{oneshot, watch},
 };
 
@@ -102,8 +103,8 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// Logs what a worker writes to standard error, and keeps the pipe empty.
-pub(super) async fn log_errors(mut stderr: ChildStderr) {
+/// Logs what a worker writes to standard error, and keeps the socket empty.
+pub(super) async fn log_errors(mut stderr: OwnedReadHalf) {
     let mut line = vec![0; LINE_BYTES_MAX];
     while let Ok(length @ 1..) = stderr.read(&mut line).await {
         let text = line.get(..length).map(String::from_utf8_lossy);

@@ -22,6 +22,7 @@ const READABLE: [&str; 5] = ["/usr", "/lib", "/lib64", "/sys/devices/system/cpu"
 const ALLOWED: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,
+    libc::SYS_ppoll,
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_pread64,
@@ -72,8 +73,15 @@ const ALLOWED: &[i64] = &[
 
 /// The forms of the same calls that only older architectures have.
 #[cfg(target_arch = "x86_64")]
-const ALLOWED_OLD: &[i64] =
-    &[libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_time];
+const ALLOWED_OLD: &[i64] = &[
+    libc::SYS_poll,
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_time,
+];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[i64] = &[];
 

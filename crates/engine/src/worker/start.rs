@@ -18,13 +18,12 @@ use tokio::{
     process::{Child, Command},
     sync::{Semaphore, oneshot, watch},
 };
-use tokio_util::codec::Framed;
+use tokio_util::codec::FramedRead;
 
 use super::{
-    Exit, Process, WORKER_SUBCOMMAND, Worker, codec,
+    Answers, Exit, Process, WORKER_SUBCOMMAND, Worker, WorkerEnds, codec, connect, line,
     process::{EXIT_TIMEOUT, log_errors},
     sandbox::Sandbox,
-    socket_pair, write_only,
 };
 use crate::{
     fault::{LoadFault, Reason},
@@ -112,6 +111,7 @@ pub(crate) enum Verdict {
 /// A worker that was accepted.
 pub(crate) struct Started {
     pub(crate) worker: Worker,
+    pub(crate) answers: Answers,
     pub(crate) process: Process,
     pub(crate) memory_bytes: u64,
     pub(crate) signature: Signature,
@@ -170,23 +170,20 @@ impl WorkerStarter {
     }
 
     async fn start_and_judge(&self, files: &Arc<VersionFiles>, signature: &Signature) -> Result<Started, LoadFault> {
-        let (calls, their_calls) = socket_pair().map_err(LoadFault::internal)?;
-        let (control, their_control) = socket_pair().map_err(LoadFault::internal)?;
-        let control = write_only(control).map_err(LoadFault::internal)?;
-        let mut child = self.spawn(their_calls.into(), their_control.into())?;
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(log_errors(stderr));
-        }
-        let mut calls = Framed::new(calls, codec(self.answer_bytes_max));
+        let (ours, theirs) = connect().map_err(LoadFault::internal)?;
+        let child = self.spawn(theirs)?;
+        let (stderr, control) = ours.control.into_split();
+        tokio::spawn(log_errors(stderr));
+        let mut writer = ours.calls;
+        let mut frames = FramedRead::new(ours.answers, codec(self.answer_bytes_max));
         for message in self.messages(files, signature).await? {
             // A worker that is gone before it has read everything has said why, or is judged by its end.
             let length = (message.len() as u64).to_le_bytes();
-            let stream = calls.get_mut();
-            if stream.write_all(&length).await.is_err() || stream.write_all(&message).await.is_err() {
+            if writer.write_all(&length).await.is_err() || writer.write_all(&message).await.is_err() {
                 break;
             }
         }
-        let Some(Ok(verdict)) = calls.next().await else { return Err(death_while_loading(child).await) };
+        let Some(Ok(verdict)) = frames.next().await else { return Err(death_while_loading(child).await) };
         match serde_json::from_slice(&verdict).map_err(LoadFault::internal)? {
             Verdict::Refused { reason, mut detail } => {
                 detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
@@ -205,13 +202,13 @@ impl WorkerStarter {
                 let (exit, exited) = watch::channel(None);
                 let (dropped, when_dropped) = oneshot::channel();
                 let process = Process { child, exit, dropped: when_dropped };
-                let worker = Worker { calls, control, exit: exited, _dropped: dropped };
-                Ok(Started { worker, process, memory_bytes, signature: real })
+                let (worker, answers) = line::new(frames, writer, control, exited, dropped);
+                Ok(Started { worker, answers, process, memory_bytes, signature: real })
             }
         }
     }
 
-    fn spawn(&self, calls: OwnedFd, control: OwnedFd) -> Result<Child, LoadFault> {
+    fn spawn(&self, ends: WorkerEnds) -> Result<Child, LoadFault> {
         Command::new(&self.program)
             .arg(WORKER_SUBCOMMAND)
             .env_clear()
@@ -221,9 +218,9 @@ impl WorkerStarter {
             .current_dir("/")
             // A signal that a terminal sends to the service's group is for the service, which stops its workers last.
             .process_group(0)
-            .stdin(Stdio::from(calls))
-            .stdout(Stdio::from(control))
-            .stderr(Stdio::piped())
+            .stdin(Stdio::from(ends.calls))
+            .stdout(Stdio::from(ends.answers))
+            .stderr(Stdio::from(OwnedFd::from(ends.control)))
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| LoadFault::internal(format!("the process of the model cannot be started: {error}")))

@@ -88,6 +88,15 @@ pub(super) fn encode_call(id: u64, inputs: &[Tensor], wanted: &[usize]) -> Vec<u
     finish(message)
 }
 
+/// The same call under another id.
+pub(super) fn renumber_call(framed: &[u8], id: u64) -> Vec<u8> {
+    let mut framed = framed.to_vec();
+    if let Some(place) = framed.get_mut(LENGTH_BYTES..LENGTH_BYTES + size_of::<u64>()) {
+        place.copy_from_slice(&id.to_le_bytes());
+    }
+    framed
+}
+
 pub(super) fn decode_call(mut message: Bytes) -> Result<Call, WireFault> {
     let fault = WireFault(message.len());
     let mut decode = || {
@@ -244,6 +253,8 @@ mod tests {
         assert_eq!((call.id, call.wanted), (7, vec![3, 0]));
         // NaN is not equal to itself, its text is.
         assert_eq!(format!("{:?}", call.inputs), format!("{:?}", tensors()));
+        let again = decode_call(unframed(&renumber_call(&encode_call(7, &tensors(), &[3, 0]), 8))).unwrap();
+        assert_eq!((again.id, again.wanted, again.inputs.len()), (8, vec![3, 0], call.inputs.len()));
         let computed = Computed { outputs: tensors(), compute: Duration::from_nanos(12) };
         let answer = unframed(&encode_answer(Ok(computed), true, 1 << 20));
         assert_eq!(answer[0], 1);
