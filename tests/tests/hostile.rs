@@ -32,8 +32,9 @@ use onnx::{NodeSpec, ValueSpec, model};
 
 const RATE: u32 = 200;
 const LATEST: Duration = Duration::from_secs(1);
-/// How long it goes on.
+/// How long it goes on, and with `scripts/test --all`.
 const HOSTILITIES: Duration = Duration::from_secs(30);
+const LONG_HOSTILITIES: Duration = Duration::from_secs(600);
 /// Between two of each attacker's calls.
 const PACE: Duration = Duration::from_millis(100);
 /// How long an attacker holds what it has begun.
@@ -70,7 +71,8 @@ async fn hostile_neighbours_take_nothing_from_another_caller() {
     attackers.spawn(give_up_on(front.clone(), request("total", &sluggard, &sizes[1].to_string(), 0)));
     attackers.spawn(guess_on(front.clone()));
 
-    load.go_on(HOSTILITIES).await.unwrap();
+    let is_long = std::env::var("RAMPART_TEST_MATRIX").is_ok_and(|matrix| matrix == "all");
+    load.go_on(if is_long { LONG_HOSTILITIES } else { HOSTILITIES }).await.unwrap();
     let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
     attackers.shutdown().await;
     eprintln!("    hostile neighbours: {}", figures.line());

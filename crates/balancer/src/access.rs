@@ -32,7 +32,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 pub use gateways::Gateways;
-pub use grant::AccessError;
+pub use grant::{AccessError, Grant};
 pub use revocations::watch;
 
 use self::{
@@ -106,12 +106,11 @@ impl Access {
         token: &str,
         audience: &'static str,
         origin: Origin<'_>,
-    ) -> Result<HeaderValue, AccessError> {
-        let grant = self.grant(GrantRequest { token, audience, request: None }, origin).await?;
-        Ok(grant.passport.clone())
+    ) -> Result<Arc<Grant>, AccessError> {
+        self.grant(GrantRequest { token, audience, request: None }, origin).await
     }
 
-    /// Whether the token's owner may make this request of a third party.
+    /// That the token's owner may make this request of a third party.
     pub async fn permission(
         self: &Arc<Self>,
         token: &str,
@@ -119,12 +118,11 @@ impl Access {
         method: &Method,
         path: &str,
         origin: Origin<'_>,
-    ) -> Result<(), AccessError> {
+    ) -> Result<Arc<Grant>, AccessError> {
         if path.len() > policy::mlflow_routes::PATH_BYTES_MAX {
             return Err(AccessError::PermissionDenied);
         }
-        self.grant(GrantRequest { token, audience, request: Some((method, path)) }, origin).await?;
-        Ok(())
+        self.grant(GrantRequest { token, audience, request: Some((method, path)) }, origin).await
     }
 
     async fn grant(self: &Arc<Self>, request: GrantRequest<'_>, origin: Origin<'_>) -> GrantResult {

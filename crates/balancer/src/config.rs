@@ -5,6 +5,7 @@ use service::{Configuration, Fault};
 
 use crate::{
     access::AccessConfig,
+    callers::CallersConfig,
     front::FrontConfig,
     pool::{HealthSettings, PeerSettings, PoolsConfig},
     proxy::ProxyConfig,
@@ -34,6 +35,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// Tokens and passports.
     pub access: AccessConfig,
+    /// What each caller may take.
+    pub callers: CallersConfig,
     /// Reports to the SLA tracker.
     pub sla: SlaConfig,
 }
@@ -77,6 +80,7 @@ impl Configuration for Config {
             faults.push(Fault::new("front.limits.header_bytes_max", "must be from 1 KiB to 1 MiB"));
         }
         faults.extend(self.pools.faults());
+        faults.extend(self.callers.faults());
         faults
     }
 }

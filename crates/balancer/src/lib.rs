@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod access;
+pub mod callers;
 pub mod config;
 pub mod connection;
 pub mod front;
@@ -24,6 +25,7 @@ pub use config::{Config, DEFAULTS};
 pub use status::declared_routes;
 
 use access::{Access, Gateways};
+use callers::Callers;
 use front::{Front, StopSignals};
 use pool::{Pool, Pools};
 use proxy::{Broadcast, Shared};
@@ -73,6 +75,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         broadcast: Broadcast::new(serving_pool, &identity),
         pools,
         access,
+        callers: Callers::new(config.callers),
         status: StatusPage::new(guard, lifecycle.readiness()),
         sla_minutes: Arc::clone(&sla_minutes),
         own_metrics: metrics::PoolMetrics::new(name::BALANCER),

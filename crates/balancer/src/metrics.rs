@@ -59,6 +59,32 @@ pub enum RetryReason {
     Unavailable,
 }
 
+/// What a caller may take at a time, and has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum CallerLimit {
+    /// Requests of a principal in a second.
+    PrincipalRate,
+    /// Calls of a principal at once.
+    PrincipalCalls,
+    /// Bodies of a principal's calls.
+    PrincipalBytes,
+    /// Requests of a tenant in a second.
+    TenantRate,
+    /// Calls of a tenant at once.
+    TenantCalls,
+    /// Bodies of a tenant's calls.
+    TenantBytes,
+    /// Bodies of all calls.
+    AllBytes,
+}
+
+/// Metrics of what callers take.
+pub struct CallerMetrics {
+    /// Calls that were refused.
+    pub limited: Counters<CallerLimit>,
+}
+
 /// Metrics of one pool.
 pub struct PoolMetrics {
     requests: PerOutcome<Counter>,
@@ -246,6 +272,20 @@ impl AccessMetrics {
     }
 }
 
+// === impl CallerMetrics ===
+
+impl CallerMetrics {
+    /// Registers the label sets.
+    pub fn register() -> Self {
+        Self { limited: Counters::register(|limit| counter!("ml_balancer_rate_limited_total", "scope" => limit)) }
+    }
+}
+
+/// Bytes of request bodies under way.
+pub fn body_bytes() -> Gauge {
+    gauge!("ml_balancer_body_bytes")
+}
+
 /// 1 while the revocation stream of this gateway is alive.
 pub fn revocation_stream_up(gateway: &str) -> Gauge {
     gauge!("ml_balancer_revocation_stream_up", "gateway" => gateway.to_owned())
@@ -278,6 +318,7 @@ pub fn describe() {
     describe_counter!("ml_balancer_failovers_total", "Requests that were in flight on a replica when it was lost.");
     describe_gauge!("ml_balancer_circuit_state", "0 closed (in use), 1 half open (starting), 2 open (not in use).");
     describe_counter!("ml_balancer_rate_limited_total", "Refusals by limiter.");
+    describe_gauge!("ml_balancer_body_bytes", Unit::Bytes, "Bodies of the requests under way that carry a token.");
     describe_counter!("ml_balancer_tls_handshakes_total", "TLS handshakes with clients.");
     describe_histogram!(
         "ml_balancer_tls_handshake_duration_seconds",

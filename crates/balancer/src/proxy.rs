@@ -33,6 +33,7 @@ pub use broadcast::Broadcast;
 use self::{admission::Admission, attempts::Attempts, context::RequestContext, outcome::RequestOutcome};
 use crate::{
     access::Access,
+    callers::Callers,
     connection::CONNECTION,
     metrics::{PoolMetrics, RetryReason},
     pool::Pools,
@@ -61,6 +62,8 @@ pub struct Shared {
     pub broadcast: Broadcast,
     /// Passports.
     pub access: Arc<Access>,
+    /// What callers have under way.
+    pub callers: Callers,
     /// The routes that the balancer answers itself.
     pub status: StatusPage,
     /// Minutes for the SLA tracker.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use authz::{AccessTokenClaims, Guard, PassportClaims, Principal, TokenError, UnixTime};
 use http::Method;
-use policy::mlflow_routes;
+use policy::{Roles, mlflow_routes};
 use problem::{Kind, Problem};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     audit::{self, Actor, Denial, RequestSource},
     auth_state::{PollTimeout, TokenVerdict, UserRights},
     metrics::{self, AuthOutcome},
+    user::Tenant,
 };
 
 /// Answers authorize queries for one gateway.
@@ -39,6 +40,10 @@ pub struct AuthorizeQuery<'a> {
 pub struct Authorized {
     /// What the token says.
     pub claims: AccessTokenClaims,
+    /// The user's tenant now.
+    pub tenant: Tenant,
+    /// The user's roles now.
+    pub roles: Roles,
     /// For a service of this platform; a third party could not verify it.
     pub passport: Option<String>,
     /// Until when it may be cached.
@@ -93,7 +98,7 @@ impl Authorizer {
             let signed = self.app.tokens.issue_passport(&passport);
             Some(signed.map_err(|error| AuthorizeError::Internal(Box::new(Problem::internal(error))))?)
         };
-        Ok(Authorized { claims, passport, expires_at })
+        Ok(Authorized { claims, tenant: user.tenant, roles: user.roles, passport, expires_at })
     }
 
     async fn verify_token(&self, token: &str) -> Result<(AccessTokenClaims, UserRights), AuthorizeError> {

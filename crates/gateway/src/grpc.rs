@@ -55,6 +55,8 @@ impl Authorization for Service {
             session_id: authorized.claims.sid,
             token_id: authorized.claims.jti,
             stale: self.authorizer.is_stale(),
+            tenant: authorized.tenant.as_str().to_owned(),
+            roles: authorized.roles.iter().map(|role| role.as_str().to_owned()).collect(),
         }))
     }
 

@@ -31,7 +31,7 @@ impl Outcome {
     /// By the status of an HTTP answer. For gRPC, whose HTTP status is 200 whatever happened, see [`Self::of_grpc`].
     pub fn of_http(status: u16) -> Self {
         match status {
-            429 | 503 => Self::Shed,
+            503 => Self::Shed,
             504 => Self::Timeout,
             400..=499 => Self::ClientError,
             ..=399 => Self::Ok,
@@ -43,12 +43,12 @@ impl Outcome {
     pub fn of_grpc(code: i32) -> Self {
         match code {
             0 => Self::Ok,
-            // CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED
-            1 | 3 | 5 | 6 | 7 => Self::ClientError,
+            // CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED
+            1 | 3 | 5 | 6 | 7 | 8 => Self::ClientError,
             // DEADLINE_EXCEEDED
             4 => Self::Timeout,
-            // RESOURCE_EXHAUSTED, UNAVAILABLE
-            8 | 14 => Self::Shed,
+            // UNAVAILABLE
+            14 => Self::Shed,
             // FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED
             9..=12 | 16 => Self::ClientError,
             // UNKNOWN, INTERNAL, DATA_LOSS, and what gRPC does not define
@@ -89,7 +89,7 @@ mod tests {
         for status in 100..=600_u16 {
             let expected = match status {
                 100..400 => "ok",
-                429 | 503 => "shed",
+                503 => "shed",
                 504 => "timeout",
                 400..500 => "client_error",
                 _ => "error",
@@ -105,7 +105,7 @@ mod tests {
             "client_error", // NOT_FOUND
             "client_error", // ALREADY_EXISTS
             "client_error", // PERMISSION_DENIED
-            "shed",         // RESOURCE_EXHAUSTED
+            "client_error", // RESOURCE_EXHAUSTED
             "client_error", // FAILED_PRECONDITION
             "client_error", // ABORTED
             "client_error", // OUT_OF_RANGE

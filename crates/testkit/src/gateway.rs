@@ -227,6 +227,8 @@ impl Authorization for GatewayState {
             session_id: claims.sid,
             token_id: format!("id-{token}"),
             stale: self.is_stale.load(Ordering::SeqCst),
+            tenant: claims.tenant,
+            roles: vec![role.as_str().to_owned()],
         }))
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use http::{Extensions, HeaderMap, HeaderValue};
 use identity::Identity;
+use policy::Role;
 use proto::auth::v1::{AuthorizeRequest, AuthorizeResponse, authorization_client::AuthorizationClient};
 use tokio::time::{Instant as Deadline, timeout_at};
 use tonic::{Code, Request, Status, metadata::MetadataMap};
@@ -17,6 +18,7 @@ use transport::Channel;
 
 use super::grant::{AccessError, Grant, GrantRequest, GrantResult};
 use crate::{
+    callers::Principal,
     pool::{Pool, Replica},
     replica_state::ReplicaState,
 };
@@ -145,7 +147,11 @@ impl Grant {
             passport,
             expires: now.0 + passport_life.min(token_life).min(PASSPORT_LIFE_MAX),
             received: now.0,
-            subject: response.subject,
+            principal: Principal {
+                subject: response.subject.into(),
+                tenant: response.tenant.into(),
+                roles: response.roles.iter().filter_map(|role| role.parse::<Role>().ok()).collect(),
+            },
             session_id: response.session_id,
             token_id: response.token_id,
             epoch,

@@ -5,14 +5,17 @@ use std::{sync::Arc, time::Instant};
 use http::{HeaderValue, Method};
 use sha256::Sha256Digest;
 
+use crate::callers::Principal;
+
 /// What a gateway granted.
 #[derive(Debug)]
-pub(super) struct Grant {
+pub struct Grant {
     /// Empty when the grant is for one request.
-    pub(super) passport: HeaderValue,
+    pub passport: HeaderValue,
+    /// Who it is for.
+    pub principal: Principal,
     pub(super) expires: Instant,
     pub(super) received: Instant,
-    pub(super) subject: String,
     pub(super) session_id: String,
     pub(super) token_id: String,
     /// The cache's epoch when the call began; a grant of an older epoch is stale.

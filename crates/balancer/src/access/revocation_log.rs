@@ -33,7 +33,7 @@ impl Revocation {
         match self {
             Self::Token(id) => *id == grant.token_id,
             Self::Session(id) => *id == grant.session_id,
-            Self::Subject(id) => *id == grant.subject,
+            Self::Subject(id) => **id == *grant.principal.subject,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     context::{RequestContext, too_large},
 };
 use crate::{
-    access::AccessError,
+    access::{AccessError, Grant},
     routes::{AuthMode, Route, Target},
     status,
 };
@@ -32,7 +32,7 @@ pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Re
     // The balancer's own routes end here: they need no replica.
     let pool = match route.target {
         Target::Health => return own_health(session, &state.context).map(Admission::Answer),
-        Target::Status => return own_status(session, &state.context).await.map(Admission::Answer),
+        Target::Status => return own_status(session, &mut state.context).await.map(Admission::Answer),
         Target::Pool(pool) => pool,
     };
     // Before the body is asked for: a client without permission is answered at once.
@@ -61,9 +61,12 @@ fn find_route(session: &Session, context: &mut RequestContext) -> Result<Route, 
 
 /// A declared length is checked before a byte of the body is read; without one, the bytes are counted as they come.
 fn check_declared_length(session: &Session, route: &Route) -> Result<(), Problem> {
-    let declared = session.req_header().headers.get(header::CONTENT_LENGTH);
-    let declared = declared.and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<u64>().ok());
-    if declared.is_some_and(|bytes| bytes > route.body_bytes_max) { Err(too_large(route)) } else { Ok(()) }
+    let is_too_large = declared_length(session).is_some_and(|bytes| bytes > route.body_bytes_max);
+    if is_too_large { Err(too_large(route)) } else { Ok(()) }
+}
+
+fn declared_length(session: &Session) -> Option<u64> {
+    session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn own_health(session: &Session, context: &RequestContext) -> Result<Response<Bytes>, Problem> {
@@ -71,16 +74,10 @@ fn own_health(session: &Session, context: &RequestContext) -> Result<Response<By
     Ok(context.shared.status.health())
 }
 
-async fn own_status(session: &Session, context: &RequestContext) -> Result<Response<Bytes>, Problem> {
+async fn own_status(session: &Session, context: &mut RequestContext) -> Result<Response<Bytes>, Problem> {
     check_own_method(session)?;
-    let access = &context.shared.access;
-    let passport = match bearer_token(session)? {
-        Some(token) => {
-            Some(access.passport(&token, status::AUDIENCE, context.origin()).await.map_err(problem_of_access)?)
-        }
-        None => None,
-    };
-    context.shared.status.answer(context.shared.pools.all(), passport.as_ref())
+    take_passport(session, context, status::AUDIENCE).await?;
+    context.shared.status.answer(context.shared.pools.all(), context.passport.as_ref())
 }
 
 fn check_own_method(session: &Session) -> Result<(), Problem> {
@@ -99,25 +96,35 @@ async fn authenticate(
 ) -> Result<(), Problem> {
     match mode {
         AuthMode::Public => Ok(()),
-        AuthMode::Passport => {
-            if let Some(token) = bearer_token(session)? {
-                let passport = context.shared.access.passport(&token, pool, context.origin()).await;
-                context.passport = Some(passport.map_err(problem_of_access)?);
-            }
-            Ok(())
-        }
+        AuthMode::Passport => take_passport(session, context, pool).await,
         AuthMode::PerRequest => authorize_request(session, context, pool).await,
     }
 }
 
+/// Exchanges the token for a passport, if there is one. Without it what is behind the route says what it thinks of strangers.
+async fn take_passport(session: &Session, context: &mut RequestContext, audience: &'static str) -> Result<(), Problem> {
+    let Some(token) = bearer_token(session)? else { return Ok(()) };
+    let grant = context.shared.access.passport(&token, audience, context.origin()).await.map_err(problem_of_access)?;
+    context.passport = Some(grant.passport.clone());
+    take_permit(session, context, &grant)
+}
+
+/// A place among the calls of its caller. What the head announces of a body is taken at once.
+fn take_permit(session: &Session, context: &mut RequestContext, grant: &Grant) -> Result<(), Problem> {
+    let announced = declared_length(session).unwrap_or(0);
+    context.permit = Some(context.shared.callers.admit(&grant.principal, announced)?);
+    Ok(())
+}
+
 /// What is behind this route checks no passports: without permission for this very request nothing goes on.
-async fn authorize_request(session: &Session, context: &RequestContext, pool: &'static str) -> Result<(), Problem> {
+async fn authorize_request(session: &Session, context: &mut RequestContext, pool: &'static str) -> Result<(), Problem> {
     let unauthenticated = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
     let token = bearer_token(session)?.ok_or_else(unauthenticated)?;
     let request = session.req_header();
     let access = &context.shared.access;
     let permitted = access.permission(&token, pool, &request.method, request.uri.path(), context.origin());
-    permitted.await.map_err(problem_of_access)?;
+    let grant = permitted.await.map_err(problem_of_access)?;
+    take_permit(session, context, &grant)?;
     if context.pool().is_some_and(|pool| pool.replicas.is_empty()) {
         return Err(Problem::new(Kind::NotFound, "this installation has no model registry"));
     }

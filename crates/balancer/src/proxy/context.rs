@@ -14,6 +14,7 @@ use tracing::Level;
 use super::Shared;
 use crate::{
     access::Origin,
+    callers::CallPermit,
     connection::Connection,
     metrics::PoolMetrics,
     pool::Pool,
@@ -31,6 +32,8 @@ pub(super) struct RequestContext {
     /// Whether a second replica may get it although a first one may have seen it.
     pub(super) is_repeatable: bool,
     pub(super) passport: Option<HeaderValue>,
+    /// Its place among the calls of its caller, if it has a token.
+    pub(super) permit: Option<CallPermit>,
     /// The client has sent all of it.
     pub(super) is_received: bool,
     /// Of the attempt under way.
@@ -50,6 +53,7 @@ impl RequestContext {
             route: None,
             is_repeatable: false,
             passport: None,
+            permit: None,
             is_received: false,
             body_bytes: 0,
         }
@@ -94,7 +98,11 @@ impl RequestContext {
     pub(super) fn count_body(&mut self, bytes: usize) -> Result<(), Problem> {
         let Some(route) = self.route else { return Ok(()) };
         self.body_bytes = self.body_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
-        if self.body_bytes > route.body_bytes_max { Err(too_large(&route)) } else { Ok(()) }
+        if self.body_bytes > route.body_bytes_max {
+            return Err(too_large(&route));
+        }
+        // Another attempt sends the body again, which takes nothing more.
+        self.permit.as_mut().map_or(Ok(()), |permit| permit.count_body(self.body_bytes)).map_err(Problem::from)
     }
 }
 

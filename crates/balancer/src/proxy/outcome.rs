@@ -22,7 +22,7 @@ pub(super) struct RequestOutcome {
     /// The kind of problem that the balancer answered with.
     pub(super) answered_kind: Option<Kind>,
     pub(super) grpc_status: Option<u16>,
-    /// Refused for overload, by the balancer or by the replica.
+    /// Refused for overload, by the balancer.
     pub(super) is_shed: bool,
     is_counted: bool,
 }
@@ -46,7 +46,6 @@ impl RequestOutcome {
 
     pub(super) fn record_response(&mut self, response: &ResponseHeader) {
         self.grpc_status = headers::grpc_status(&response.headers);
-        self.is_shed = response.status == StatusCode::TOO_MANY_REQUESTS;
     }
 
     pub(super) fn record_trailers(&mut self, trailers: &HeaderMap) {

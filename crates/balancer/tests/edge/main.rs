@@ -14,6 +14,7 @@
 #![expect(clippy::disallowed_methods, reason = "the routes of a test need no action")]
 
 mod access;
+mod callers;
 mod failover;
 mod front;
 mod life;

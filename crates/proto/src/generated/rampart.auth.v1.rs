@@ -35,6 +35,11 @@ pub struct AuthorizeResponse {
     /// has is better.
     #[prost(bool, tag = "7")]
     pub stale: bool,
+    /// The subject's tenant and roles now: what it may take at a time depends on them.
+    #[prost(string, tag = "8")]
+    pub tenant: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "9")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRevocationsRequest {}

@@ -25,7 +25,7 @@ pub struct Minute {
     /// Answered with a server error, or not at all.
     #[prost(uint64, tag = "4")]
     pub bad: u64,
-    /// Refused for overload (503 with Retry-After, 429 of the balancer).
+    /// Refused for overload (503 with Retry-After).
     #[prost(uint64, tag = "5")]
     pub shed: u64,
     /// The client's own fault; outside the SLA.
