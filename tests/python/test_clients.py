@@ -88,6 +88,29 @@ def test_unknown_model_is_not_ready(request, platform, protocol):
     assert not client.is_model_ready("no-such-model", headers=platform.bearer(READER))
 
 
+@pytest.mark.parametrize(("protocol", "library"), [("http", tritonclient.http), ("grpc", tritonclient.grpc)])
+def test_statistics_are_those_of_all_replicas(request, platform, protocol, library):
+    client, expected = request.getfixturevalue(protocol), truth(FOREST, "1")
+
+    def counts():
+        options = {"as_json": True} if protocol == "grpc" else {}
+        answer = client.get_inference_statistics(FOREST, "1", headers=platform.bearer(READER), **options)
+        [model] = answer["model_stats"]
+        return int(model.get("inference_count", 0)), int(model["inference_stats"]["success"].get("count", 0)), answer
+
+    rows, calls, _ = counts()
+    for _ in range(12):
+        client.infer(
+            FOREST, [_input(library, expected.features[:3])], model_version="1", headers=platform.bearer(CALLER)
+        )
+    rows_now, calls_now, answer = counts()
+    assert (rows_now - rows, calls_now - calls) == (36, 12)
+    if protocol == "http":
+        replicas = {replica["name"]: replica["model_stats"][0]["inference_count"] for replica in answer["replicas"]}
+        assert sorted(replicas) == ["serving-1", "serving-2", "serving-3"]
+        assert sum(replicas.values()) == rows_now
+
+
 # === infer ===
 
 

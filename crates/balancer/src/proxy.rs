@@ -9,10 +9,12 @@ mod attempts;
 mod broadcast;
 mod context;
 mod failure;
+mod grpc_message;
 mod headers;
 mod local_reply;
 mod outcome;
 mod retry;
+mod statistics;
 
 use std::sync::Arc;
 

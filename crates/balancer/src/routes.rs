@@ -92,8 +92,10 @@ pub struct RouteLimits {
 #[derive(Clone, Debug)]
 pub struct Routes(Vec<Route>);
 
-/// A request to load or unload a model: as much as a service reads of it.
+/// A request to load or unload a model, or for statistics: as much as a service reads of it.
 const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
+
+const MODEL_STATISTICS: &str = "/inference.GRPCInferenceService/ModelStatistics";
 
 const INFERENCE_RPCS: &[&str] =
     &["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "RepositoryIndex"];
@@ -154,6 +156,7 @@ impl Routes {
                 Rpc(INFERENCE_RPCS),
                 control,
             )),
+            counted(row(MODEL_STATISTICS, Pool(name::SERVING), SafeMethods, control)),
             counted(row("/inference.GRPCInferenceService", Pool(name::SERVING), Rpc(INFERENCE_RPCS), inference)),
             public(row("/api/auth/token", Pool(name::GATEWAY), SafeMethods, api)),
             row("/api/auth", Pool(name::GATEWAY), SafeMethods, api),
@@ -201,6 +204,15 @@ impl Route {
         self.is_broadcast && *method == Method::POST
     }
 
+    /// Whether every replica is asked and the client gets the sum: a replica has counted only what it computed itself.
+    pub fn is_summed(&self, method: &Method, path: &str) -> bool {
+        match *method {
+            Method::GET | Method::HEAD => self.target == Target::Pool(name::SERVING) && is_statistics(path),
+            Method::POST => path == MODEL_STATISTICS,
+            _ => false,
+        }
+    }
+
     /// The pool's name, or the balancer's own, for metrics.
     pub fn pool_label(&self) -> &'static str {
         match self.target {
@@ -208,6 +220,13 @@ impl Route {
             Target::Health | Target::Status => name::BALANCER,
         }
     }
+}
+
+/// Whether a path asks for the statistics of all models, of one, or of one version. A model or an alias may have the same name.
+fn is_statistics(path: &str) -> bool {
+    let Some(segments) = path.strip_prefix("/v2/models/") else { return false };
+    let segments: Vec<&str> = segments.splitn(5, '/').collect();
+    matches!(*segments, ["stats"] | [_, "stats"] | [_, "versions", _, "stats"])
 }
 
 #[cfg(test)]
@@ -309,6 +328,28 @@ mod tests {
             (Method::PUT, "/api/2.0/mlflow-artifacts/artifacts/a", false),
         ] {
             assert_eq!(routes.find(path).unwrap().is_repeatable(&method, path), repeatable, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn statistics_are_summed_and_nothing_else_is() {
+        let routes = routes();
+        for (method, path, is_summed) in [
+            (Method::GET, "/v2/models/stats", true),
+            (Method::HEAD, "/v2/models/m/stats", true),
+            (Method::GET, "/v2/models/m/versions/2/stats", true),
+            (Method::GET, "/v2/models/stats/stats", true),
+            (Method::POST, "/v2/models/m/stats", false),
+            (Method::GET, "/v2/models/m/versions/stats", false),
+            (Method::GET, "/v2/models/m/versions/2/x/stats", false),
+            (Method::GET, "/v2/models/m/stats/x", false),
+            (Method::GET, "/v2/stats", false),
+            (Method::POST, "/inference.GRPCInferenceService/ModelStatistics", true),
+            (Method::POST, "/inference.GRPCInferenceService/ModelStatistics/x", false),
+            (Method::GET, "/inference.GRPCInferenceService/ModelStatistics", false),
+            (Method::POST, "/inference.GRPCInferenceService/ModelInfer", false),
+        ] {
+            assert_eq!(routes.find(path).unwrap().is_summed(&method, path), is_summed, "{method} {path}");
         }
     }
 }

@@ -8,6 +8,7 @@ use problem::{Form, Kind, Problem};
 use super::{
     RequestState, broadcast,
     context::{RequestContext, too_large},
+    statistics,
 };
 use crate::{
     access::{AccessError, Grant},
@@ -39,7 +40,14 @@ pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Re
     authenticate(session, &mut state.context, route.auth_mode, pool).await?;
     // Last: from here on the body is wanted.
     continue_expected_body(session).await;
-    if !route.is_broadcast(&session.req_header().method) {
+    let request = session.req_header();
+    if route.is_summed(&request.method, request.uri.path()) {
+        // What comes with a GET means nothing, and by its route it could be as long as a prediction.
+        let is_read = request.method == Method::POST;
+        let body = if is_read { read_body(session, &mut state.context).await? } else { Bytes::new() };
+        return statistics::answer(state, session.req_header(), body).await.map(Admission::Answer);
+    }
+    if !route.is_broadcast(&request.method) {
         return Ok(Admission::Forward);
     }
     let body = read_body(session, &mut state.context).await?;

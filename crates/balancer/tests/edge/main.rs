@@ -24,5 +24,6 @@ mod proxying;
 mod raw;
 mod registry;
 mod reports;
+mod statistics;
 mod upstream;
 mod world;

@@ -18,7 +18,7 @@ use crate::{
     world::{Platform, SOON},
 };
 
-async fn grpc(platform: &Platform) -> Channel {
+pub async fn grpc(platform: &Platform) -> Channel {
     let tls =
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(platform.world.ca.pem())).domain_name("localhost");
     Endpoint::from_shared(platform.url("/")).unwrap().tls_config(tls).unwrap().connect().await.unwrap()

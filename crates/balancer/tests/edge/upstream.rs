@@ -21,6 +21,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use identity::{Identity, IdentityConfig, PeerList};
+use prost::Message;
+use proto::inference::{InferStatistics, ModelStatistics, ModelStatisticsResponse, StatisticDuration};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::{runtime::Runtime, sync::watch};
@@ -170,6 +172,9 @@ async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
     match path.as_str() {
         _ if path.contains("/unread/") => status(StatusCode::OK),
         _ if path.contains("/large/") => Response::new(Body::from(vec![b'x'; 4 << 20])),
+        _ if path.ends_with("/nowhere/stats") => no_model(),
+        _ if path.ends_with("/stats") => statistics(&seen),
+        "/inference.GRPCInferenceService/ModelStatistics" => grpc(Request::new(Body::from(message(&seen)))).await,
         _ if path.starts_with("/inference.GRPCInferenceService/") => grpc(request).await,
         _ => echo(&seen, request).await,
     }
@@ -208,6 +213,48 @@ async fn echo(seen: &Seen, request: Request) -> Response {
         "headers": headers, "body_bytes": body.len(), "body": String::from_utf8_lossy(&body[..body.len().min(100)]),
     });
     Response::new(Body::from(value.to_string()))
+}
+
+/// What this replica has computed: of version 2 as much as its number, and the first one has a version more.
+fn figures(seen: &Seen) -> Vec<(&'static str, u64)> {
+    let number: u64 = seen.name.rsplit('-').next().unwrap().parse().unwrap();
+    if number == 1 { vec![("2", 1), ("10", 5)] } else { vec![("2", number)] }
+}
+
+fn statistics(seen: &Seen) -> Response {
+    let model = |(version, count): (&str, u64)| {
+        let durations = json!({ "count": count, "ns": 1000 * count });
+        json!({
+            "name": "m", "version": version, "last_inference": 1_700_000_000_000 + count, "inference_count": 10 * count,
+            "execution_count": count, "inference_stats": { "success": durations, "fail": durations }, "batch_stats": [],
+        })
+    };
+    let models: Vec<_> = figures(seen).into_iter().map(model).collect();
+    Response::new(Body::from(json!({ "model_stats": models }).to_string()))
+}
+
+/// The same in a frame of gRPC.
+fn message(seen: &Seen) -> Vec<u8> {
+    let model = |(version, count): (&str, u64)| {
+        let durations = Some(StatisticDuration { count, ns: 1000 * count });
+        ModelStatistics {
+            name: "m".into(),
+            version: version.into(),
+            last_inference: 1_700_000_000_000 + count,
+            inference_count: 10 * count,
+            execution_count: count,
+            inference_stats: Some(InferStatistics { success: durations, fail: durations, ..Default::default() }),
+            ..Default::default()
+        }
+    };
+    let message = ModelStatisticsResponse { model_stats: figures(seen).into_iter().map(model).collect() }.encode_to_vec();
+    [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat()
+}
+
+fn no_model() -> Response {
+    let mut response = Response::new(Body::from(json!({ "error": "there is no model \"nowhere\"" }).to_string()));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 /// The request's message back, twice, with trailers; or a status without a message.
