@@ -1,16 +1,21 @@
 //! Every metric of this service, by name. Those of HTTP, TLS and the process come from the kit.
 //!
 //! Labels are bounded: models and versions by the repository's limits, everything else by closed enums. All series of a
-//! model exist, at zero, from the moment it serves.
+//! model exist, at zero, from the moment it serves, and end when it leaves the index; so do those of a version.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use engine::{Reason, WorkersEnded};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use parking_lot::Mutex;
 use slo::{Outcome, PerOutcome};
 use strum::{IntoStaticStr, VariantArray};
+use telemetry::EndingSeries;
 
 use crate::names::{ModelName, Version};
 
@@ -36,6 +41,9 @@ const LOAD_FAILURES: &str = "ml_model_load_failures_total";
 const REGISTRY_UP: &str = "ml_model_registry_up";
 const REGISTRY_REFRESHED_AT: &str = "ml_model_registry_last_refresh_timestamp_seconds";
 const REGISTRY_REFRESHES: &str = "ml_model_registry_refreshes_total";
+
+/// Of each model, and of each of its versions, as long as the index has it. As `metrics` itself, they belong to the process.
+static SERIES: Mutex<BTreeMap<(ModelName, Option<Version>), EndingSeries>> = Mutex::new(BTreeMap::new());
 
 /// Where the time of a prediction goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -71,13 +79,28 @@ pub struct ModelMetrics {
     outcomes: PerOutcome<Counter>,
     cancelled: Counter,
     duration: Histogram,
+    of_model: SeriesOfModel,
+}
+
+/// The series that the versions of a model share.
+struct SeriesOfModel {
     stages: Vec<Histogram>,
     expired: [Counter; 2],
     batch_size: Histogram,
 }
 
-/// Says what each metric is. Once, before anything is counted.
+/// Says what each metric of the process is. Once, before anything is counted.
 pub fn describe() {
+    describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
+    describe_gauge!(CALL_BYTES, Unit::Bytes, "Bodies, tensors and unread answers of the calls under way.");
+    describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
+    counter!(PANICS).absolute(0);
+    gauge!(MODELS_LOADED).set(0.0);
+    gauge!(CALL_BYTES).set(0.0);
+}
+
+/// Says what each metric of a model or a version is.
+fn describe_model() {
     describe_counter!(PREDICTIONS, Unit::Count, "Predictions answered, by model, version and outcome.");
     describe_histogram!(
         PREDICTION_DURATION,
@@ -94,24 +117,34 @@ pub fn describe() {
     describe_gauge!(QUEUE_CAPACITY, Unit::Count, "Calls that may wait for a worker.");
     describe_counter!(EXECUTIONS, Unit::Count, "Runs that a worker began, whatever came of them.");
     describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
-    describe_counter!(PANICS, Unit::Count, "Calls that panicked in a worker. Must stay 0.");
-    describe_gauge!(CALL_BYTES, Unit::Bytes, "Bodies, tensors and unread answers of the calls under way.");
-    describe_gauge!(MODELS_LOADED, Unit::Count, "Model versions that serve.");
     describe_gauge!(MODEL_INFO, Unit::Count, "1 while a model version serves; the labels say what it is.");
     describe_gauge!(MODEL_READY, Unit::Count, "Whether a model version serves.");
     describe_gauge!(MODEL_FILE, Unit::Bytes, "Size of the model file that serves.");
     describe_gauge!(MODEL_LOADED_AT, Unit::Seconds, "When the model version was loaded.");
     describe_histogram!(LOAD_DURATION, Unit::Seconds, "Reading, probing and loading a model version that serves then.");
     describe_counter!(LOAD_FAILURES, Unit::Count, "Model versions that were refused, by reason.");
-    counter!(PANICS).absolute(0);
     describe_gauge!(WORKERS, Unit::Count, "Processes or threads that compute a model version or are ready to.");
     describe_counter!(
         WORKERS_ENDED,
         Unit::Count,
         "Processes of model versions that ended while the version served, by reason: crash, memory, stuck."
     );
-    gauge!(MODELS_LOADED).set(0.0);
-    gauge!(CALL_BYTES).set(0.0);
+}
+
+/// Registers and sets series of a model, or of a version.
+fn series_of<R>(name: &ModelName, version: Option<Version>, register: impl FnOnce() -> R) -> R {
+    let mut all = SERIES.lock();
+    let series = all.entry((name.clone(), version)).or_insert_with(|| {
+        let series = EndingSeries::new();
+        series.within(describe_model);
+        series
+    });
+    series.within(register)
+}
+
+/// Ends the series of a version, or those of a model that no version has.
+pub(crate) fn end_series(name: &ModelName, version: Option<Version>) {
+    SERIES.lock().remove(&(name.clone(), version));
 }
 
 /// Says what the metrics of the model registry are, where one is configured.
@@ -147,9 +180,11 @@ pub fn call_bytes_gauge() -> Gauge {
 
 /// Whether a version serves.
 pub(crate) fn set_model_serves(name: &ModelName, version: Version, serves: bool) {
-    let (model, version, value) = (name.to_string(), version.to_string(), f64::from(u8::from(serves)));
-    gauge!(MODEL_INFO, "model" => model.clone(), "version" => version.clone(), "framework" => "onnx").set(value);
-    gauge!(MODEL_READY, "model" => model, "version" => version).set(value);
+    let (model, number, value) = (name.to_string(), version.to_string(), f64::from(u8::from(serves)));
+    series_of(name, Some(version), || {
+        gauge!(MODEL_INFO, "model" => model.clone(), "version" => number.clone(), "framework" => "onnx").set(value);
+        gauge!(MODEL_READY, "model" => model, "version" => number).set(value);
+    });
 }
 
 /// How many versions serve.
@@ -159,15 +194,17 @@ pub(crate) fn set_models_loaded(count: usize) {
 
 /// A version was loaded.
 pub(crate) fn record_load(name: &ModelName, took: Duration) {
-    histogram!(LOAD_DURATION, "model" => name.to_string()).record(took);
+    series_of(name, None, || histogram!(LOAD_DURATION, "model" => name.to_string()).record(took));
 }
 
 /// A version was refused.
 pub(crate) fn count_load_failure(name: &ModelName, reason: Reason) {
-    for each in Reason::ALL {
-        counter!(LOAD_FAILURES, "model" => name.to_string(), "reason" => each.as_str())
-            .increment(u64::from(*each == reason));
-    }
+    series_of(name, None, || {
+        for each in Reason::ALL {
+            counter!(LOAD_FAILURES, "model" => name.to_string(), "reason" => each.as_str())
+                .increment(u64::from(*each == reason));
+        }
+    });
 }
 
 // === impl ModelMetrics ===
@@ -175,6 +212,19 @@ pub(crate) fn count_load_failure(name: &ModelName, reason: Reason) {
 impl ModelMetrics {
     /// Makes every series of a version, at zero where it is new.
     pub(crate) fn register(name: &ModelName, version: Version, file_bytes: u64, queue_max: usize) -> Self {
+        // Not of the version, and hence registered outside of its series.
+        let (panics, of_model) = (counter!(PANICS), series_of(name, None, || SeriesOfModel::register(name)));
+        series_of(name, Some(version), || Self::of_version(name, version, file_bytes, queue_max, panics, of_model))
+    }
+
+    fn of_version(
+        name: &ModelName,
+        version: Version,
+        file_bytes: u64,
+        queue_max: usize,
+        panics: Counter,
+        of_model: SeriesOfModel,
+    ) -> Self {
         let (model, version) = (name.to_string(), version.to_string());
         let file_bytes = u32::try_from(file_bytes).map_or(f64::MAX, f64::from);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -182,9 +232,6 @@ impl ModelMetrics {
         gauge!(MODEL_LOADED_AT, "model" => model.clone(), "version" => version.clone()).set(now.as_secs_f64());
         gauge!(QUEUE_CAPACITY, "model" => model.clone(), "version" => version.clone())
             .set(u32::try_from(queue_max).unwrap_or(u32::MAX));
-        for reason in Reason::ALL {
-            counter!(LOAD_FAILURES, "model" => model.clone(), "reason" => reason.as_str()).increment(0);
-        }
         let ended = |outcome: &'static str| {
             let counter =
                 counter!(PREDICTIONS, "model" => model.clone(), "version" => version.clone(), "outcome" => outcome);
@@ -197,14 +244,10 @@ impl ModelMetrics {
             counter.increment(0);
             counter
         };
-        let stage =
-            |stage: &Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => <&str>::from(stage));
-        let expired =
-            |stage: Stage| counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => <&str>::from(stage));
         let metrics = Self {
             queue_depth: gauge!(QUEUE_DEPTH, "model" => model.clone(), "version" => version.clone()),
             executions: counter!(EXECUTIONS, "model" => model.clone(), "version" => version.clone()),
-            panics: counter!(PANICS),
+            panics,
             workers: gauge!(WORKERS, "model" => model.clone(), "version" => version.clone()),
             workers_ended: WorkersEnded {
                 crash: worker_ended("crash"),
@@ -214,11 +257,8 @@ impl ModelMetrics {
             outcomes: PerOutcome::new(|outcome| ended(outcome.as_str())),
             cancelled: ended("cancelled"),
             duration: histogram!(PREDICTION_DURATION, "model" => model.clone(), "version" => version.clone()),
-            stages: Stage::VARIANTS.iter().map(stage).collect(),
-            expired: [Stage::Queue, Stage::Compute].map(expired),
-            batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
+            of_model,
         };
-        metrics.expired.iter().for_each(|counter| counter.increment(0));
         metrics.executions.increment(0);
         metrics.queue_depth.increment(0.0);
         metrics.workers.increment(0.0);
@@ -227,7 +267,7 @@ impl ModelMetrics {
 
     /// A stage of a prediction ended.
     pub fn record_stage(&self, stage: Stage, took: Duration) {
-        if let Some(histogram) = self.stages.get(stage as usize) {
+        if let Some(histogram) = self.of_model.stages.get(stage as usize) {
             histogram.record(took);
         }
     }
@@ -240,12 +280,35 @@ impl ModelMetrics {
 
     /// A prediction had so many rows.
     pub fn record_rows(&self, rows: u64) {
-        self.batch_size.record(u32::try_from(rows).unwrap_or(u32::MAX));
+        self.of_model.batch_size.record(u32::try_from(rows).unwrap_or(u32::MAX));
     }
 
     /// A deadline passed in the queue or in the computation.
     pub(crate) fn count_expired(&self, stage: Stage) {
-        let [queue, compute] = &self.expired;
+        let [queue, compute] = &self.of_model.expired;
         if stage == Stage::Queue { queue } else { compute }.increment(1);
+    }
+}
+
+// === impl SeriesOfModel ===
+
+impl SeriesOfModel {
+    fn register(name: &ModelName) -> Self {
+        let model = name.to_string();
+        for reason in Reason::ALL {
+            counter!(LOAD_FAILURES, "model" => model.clone(), "reason" => reason.as_str()).increment(0);
+        }
+        let stage =
+            |stage: &Stage| histogram!(PREDICTION_STAGE, "model" => model.clone(), "stage" => <&str>::from(stage));
+        let expired = |stage: Stage| {
+            let counter = counter!(DEADLINE_EXCEEDED, "model" => model.clone(), "stage" => <&str>::from(stage));
+            counter.increment(0);
+            counter
+        };
+        Self {
+            stages: Stage::VARIANTS.iter().map(stage).collect(),
+            expired: [Stage::Queue, Stage::Compute].map(expired),
+            batch_size: histogram!(BATCH_SIZE, "model" => model.clone()),
+        }
     }
 }

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - Callers see one snapshot, exchanged whole. A call keeps the model version it began with until it is answered.
 //! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
-//! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what a
-//!   registry has deleted goes, whatever else of its model fails.
+//! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what was
+//!   deleted goes: by a registry, whatever else of its model fails, or with its folder.
 //! - One change at a time; callers of `load` and `unload` wait for the one before, with a limit.
 //!
 //! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
@@ -81,9 +81,13 @@ impl Repository {
         Ok(())
     }
 
-    /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it.
+    /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it. One whose
+    /// folder was deleted is gone then.
     pub async fn load(&self, lock: ChangeLock, name: &str) -> Result<(), Problem> {
         let name = known_name(name)?;
+        if self.is_deleted(&name) {
+            self.forget(&lock, &name);
+        }
         let is_known = self.snapshot.load().models.contains_key(&name) || self.folder.join(name.as_str()).is_dir();
         if !is_known {
             return Err(unknown_model(name.as_str()));
@@ -99,10 +103,17 @@ impl Repository {
         self.load_locked(lock, name).await
     }
 
-    /// Takes out a model that the registry has deleted. Calls that have begun are still answered.
-    pub(crate) fn remove(&self, lock: &ChangeLock, name: &ModelName) {
-        self.change(lock, |snapshot| drop(snapshot.models.remove(name)));
-        tracing::info!(model = %name, "model is gone from the registry and out of service");
+    /// Takes out a model that was deleted. Calls that have begun are still answered.
+    pub(crate) fn forget(&self, lock: &ChangeLock, name: &ModelName) {
+        if self.snapshot.load().models.contains_key(name) {
+            self.change(lock, |snapshot| drop(snapshot.models.remove(name)));
+            tracing::info!(model = %name, "model was deleted and is out of service");
+        }
+    }
+
+    /// Whether a model has no folder. Where there is no folder of models at all none of them was deleted.
+    fn is_deleted(&self, name: &ModelName) -> bool {
+        self.folder.is_dir() && matches!(self.folder.join(name.as_str()).try_exists(), Ok(false))
     }
 
     /// Takes a model out of service. Calls that have begun are still answered.
@@ -112,6 +123,10 @@ impl Repository {
         let Some(entry) = self.snapshot.load().models.get(&name).cloned() else {
             return Err(unknown_model(name.as_str()));
         };
+        if self.is_deleted(&name) {
+            self.forget(&lock, &name);
+            return Ok(());
+        }
         let entry = entry.unloaded();
         self.change(&lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         tracing::info!(model = %name, "model unloaded");

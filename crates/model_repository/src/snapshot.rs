@@ -108,12 +108,15 @@ impl Snapshot {
         rows.filter(|row| !only_ready || row.state == ServingState::Ready).collect()
     }
 
-    /// Says in the metrics what serves now, and of what `old` had and this has not, that it does not.
+    /// Says in the metrics what serves now. What `old` had and this has not is in them no more.
     pub(crate) fn measure(&self, old: &Self) {
         for (name, version, _) in old.slots() {
             if self.models.get(name).is_none_or(|entry| !entry.versions.contains_key(&version)) {
-                metrics::set_model_serves(name, version, false);
+                metrics::end_series(name, Some(version));
             }
+        }
+        for name in old.models.keys().filter(|name| !self.models.contains_key(*name)) {
+            metrics::end_series(name, None);
         }
         for (name, version, slot) in self.slots() {
             metrics::set_model_serves(name, version, slot.serving.is_some());

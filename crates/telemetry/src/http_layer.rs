@@ -252,7 +252,7 @@ mod tests {
 
     /// What the layer measured while `work` ran; the recorder is this thread's.
     fn measured(work: impl AsyncFnOnce(Router)) -> String {
-        let recorder = crate::prometheus::builder().unwrap().build_recorder();
+        let recorder = crate::prometheus::builder().build_recorder();
         metrics::with_local_recorder(&recorder, || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(work(router()));

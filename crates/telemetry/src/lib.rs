@@ -14,6 +14,6 @@ pub use config::{LogFormat, TelemetryConfig};
 pub use export::Collector;
 pub use failure_log::FailureLog;
 pub use http_layer::{HttpLayer, HttpService, ResponseFuture, http_layer};
-pub use prometheus::{LATENCY_BUCKETS_S, MetricsHandle};
+pub use prometheus::{EndingSeries, LATENCY_BUCKETS_S, MetricsHandle};
 pub use setup::{Telemetry, TelemetryError, init, install_recorder};
 pub use trace::{Trace, inject};

@@ -141,12 +141,7 @@ fn path_of(uri: &Uri) -> Result<Uri, Problem> {
     path.parse().map_err(|_| Problem::new(Kind::InvalidArgument, "the request's target is not valid"))
 }
 
-async fn call(
-    replica: &Arc<Replica>,
-    mut channel: Channel,
-    request: Request<Bytes>,
-    bounds: AnswerBounds,
-) -> Answer {
+async fn call(replica: &Arc<Replica>, mut channel: Channel, request: Request<Bytes>, bounds: AnswerBounds) -> Answer {
     let _lease = replica.lease();
     let exchange = async {
         let request = request.map(|body| Body::new(Full::new(body)));
@@ -159,10 +154,12 @@ async fn call(
         }
         Ok(Response::from_parts(parts, body.to_bytes()))
     };
-    timeout(bounds.time_max, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|why: String| {
-        tracing::info!(replica = %replica.name, why, "a replica did not answer a request that goes to all of them");
-        Problem::unavailable(format!("{} did not answer; others may have", replica.name))
-    })
+    timeout(bounds.time_max, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(
+        |why: String| {
+            tracing::info!(replica = %replica.name, why, "a replica did not answer a request that goes to all of them");
+            Problem::unavailable(format!("{} did not answer; others may have", replica.name))
+        },
+    )
 }
 
 fn forwarded(headers: &HeaderMap) -> HeaderMap {

@@ -87,7 +87,11 @@ async fn a_replica_that_gives_no_figures_is_named() {
     assert_eq!(answer["replicas"][2], json!({ "name": "serving-3", "error": "serving-3 is down" }));
 
     platform.serving[0].seen.is_unavailable.send_replace(true);
-    assert_eq!(platform.get("/v2/models/stats").await.status(), StatusCode::SERVICE_UNAVAILABLE, "there are no figures");
+    assert_eq!(
+        platform.get("/v2/models/stats").await.status(),
+        StatusCode::SERVICE_UNAVAILABLE,
+        "there are no figures"
+    );
 }
 
 /// The same over gRPC, where a header says which replica is missing.
@@ -98,7 +102,10 @@ async fn statistics_over_grpc_are_sums_over_the_replicas() {
     let mut ask = async || client.model_statistics(ModelStatisticsRequest::default()).await;
     let shown = |models: &[ModelStatistics]| -> Vec<_> {
         let success = |model: &ModelStatistics| model.inference_stats.unwrap().success.unwrap().ns;
-        models.iter().map(|model| (model.version.clone(), model.last_inference, model.inference_count, success(model))).collect()
+        models
+            .iter()
+            .map(|model| (model.version.clone(), model.last_inference, model.inference_count, success(model)))
+            .collect()
     };
     let answer = ask().await.unwrap();
     assert!(answer.metadata().get("rampart-missing-replicas").is_none());

@@ -247,7 +247,8 @@ fn message(seen: &Seen) -> Vec<u8> {
             ..Default::default()
         }
     };
-    let message = ModelStatisticsResponse { model_stats: figures(seen).into_iter().map(model).collect() }.encode_to_vec();
+    let message =
+        ModelStatisticsResponse { model_stats: figures(seen).into_iter().map(model).collect() }.encode_to_vec();
     [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat()
 }
 

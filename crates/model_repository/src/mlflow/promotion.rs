@@ -191,7 +191,7 @@ impl Registry {
         name: &ModelName,
     ) -> Result<(), RefreshError> {
         let lock = repository.lock().await.map_err(|problem| RefreshError::Busy(problem.message()))?;
-        repository.remove(&lock, name);
+        repository.forget(&lock, name);
         mirror.remove(name).map_err(RefreshError::Mirror)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,7 +10,9 @@ use std::{
     time::Duration,
 };
 
+use proto::inference::RepositoryModelLoadRequest;
 use serde_json::json;
+use tonic::Code;
 
 use crate::support::{
     Client, Serving,
@@ -115,7 +118,7 @@ async fn unloading_under_traffic_breaks_no_call() {
     assert_eq!(seen.statuses, BTreeSet::from([200, 404]));
 }
 
-/// A version that is dropped from service is measured as dropped, not as it was.
+/// The series of a version end with it; those of a model that was unloaded say that it does not serve.
 #[tokio::test]
 async fn metrics_follow_what_serves() {
     let serving = Serving::start(|models| write_steps(models, 2)).await;
@@ -126,19 +129,78 @@ async fn metrics_follow_what_serves() {
             format!("ml_model_info{{model=\"steps\",version=\"{version}\",framework=\"onnx\"}} {value}"),
         ]
     };
-    let assert_measured = async |expected: [[String; 2]; 2]| {
+    let assert_measured = async |expected: &[[String; 2]]| {
         let metrics = serving.metrics().await;
         for line in expected.iter().flatten() {
             assert!(metrics.lines().any(|each| each == line), "{line} is not in\n{metrics}");
         }
     };
-    assert_measured([lines(1, 1), lines(2, 1)]).await;
+    assert_measured(&[lines(1, 1), lines(2, 1)]).await;
     ModelFolder { name: "steps", inputs: &INPUTS, outputs: &OUTPUTS, champion: "2" }
         .write(&serving.models, &[("2", &steps(2), steps_golden(2))]);
     assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 200);
-    assert_measured([lines(1, 0), lines(2, 1)]).await;
+    assert_measured(&[lines(2, 1)]).await;
+    let metrics = serving.metrics().await;
+    assert!(!metrics.contains("model=\"steps\",version=\"1\""), "{metrics}");
     assert_eq!(client.post("/v2/repository/models/steps/unload", "").await.status, 200);
-    assert_measured([lines(1, 0), lines(2, 0)]).await;
+    assert_measured(&[lines(2, 0)]).await;
+    assert_described_once(&serving.metrics().await);
+}
+
+/// Prometheus wants one description for each metric, and all of its series behind it.
+fn assert_described_once(metrics: &str) {
+    let names: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    assert!(names.contains(&"ml_model_ready") && names.contains(&"ml_serving_panics_total"), "{metrics}");
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{metrics}");
+    for name in ["ml_model_ready", "ml_predictions_total", "ml_prediction_duration_seconds"] {
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{metrics}");
+    }
+}
+
+/// A model whose folder was deleted serves until it is loaded or unloaded again. Then it is gone: from the index, from the
+/// metrics, and for every further load, over REST and gRPC; and it can come back.
+#[tokio::test]
+async fn a_deleted_model_is_gone() {
+    let serving = Serving::start(|models| {
+        write_steps(models, 1);
+        write_chain(models, 2);
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([1]))] });
+    let index = async || client.post("/v2/repository/index", "").await.json();
+    let delete = || fs::remove_dir_all(serving.models.join("steps")).unwrap();
+    for change in ["load", "unload"] {
+        delete();
+        assert_eq!(client.infer("steps", &body).await.status, 200, "the folder is not watched");
+        assert!(serving.metrics().await.contains("model=\"steps\""));
+        let answer = client.post(&format!("/v2/repository/models/steps/{change}"), "").await;
+        assert_eq!(answer.status, if change == "load" { 404 } else { 200 }, "{change}: {:?}", answer.body);
+        assert_eq!(
+            index().await,
+            json!([{ "name": "chain", "version": "1", "state": "READY", "reason": "" }]),
+            "{change}"
+        );
+        let metrics = serving.metrics().await;
+        assert!(!metrics.contains("\"steps\""), "{change}: {metrics}");
+        assert!(metrics.contains("ml_model_ready{model=\"chain\",version=\"1\"} 1\n"), "{metrics}");
+        assert_eq!(client.infer("steps", &body).await.status, 404);
+        for change in ["load", "unload"] {
+            let answer = client.post(&format!("/v2/repository/models/steps/{change}"), "").await;
+            assert_eq!((answer.status, answer.error()), (404, "there is no model \"steps\"".to_owned()), "{change}");
+        }
+        let mut grpc = client.grpc();
+        let request = RepositoryModelLoadRequest { model_name: "steps".to_owned(), ..Default::default() };
+        assert_eq!(grpc.repository_model_load(request).await.unwrap_err().code(), Code::NotFound);
+        write_steps(&serving.models, 1);
+        assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 200);
+        assert!(serving.metrics().await.contains("ml_model_ready{model=\"steps\",version=\"1\"} 1\n"));
+    }
+    // Where the models themselves are away, as a volume that is not mounted, nothing was deleted.
+    fs::rename(&serving.models, serving.directory.path().join("elsewhere")).unwrap();
+    assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 409);
+    assert_eq!(client.infer("steps", &body).await.status, 200);
+    assert_eq!(client.post("/v2/repository/models/unheard/load", "").await.status, 404);
 }
 
 /// A load goes on to its end when its caller hangs up.

@@ -103,6 +103,8 @@ async fn what_the_registry_has_serves_and_what_it_deletes_goes() {
     registry.shelf.delete_version(3);
     testkit::poll_until("3 is gone", PATIENCE, async || answer(&client, "/versions/3").await == Err(404)).await;
     assert!(!mirrored(&serving.models, "3/model.onnx"));
+    assert!(!versions_of_index(&client).await.contains(&"3".to_owned()));
+    assert!(!serving.metrics().await.contains("model=\"steps\",version=\"3\""));
     registry.shelf.register("another");
     until_looked_at_again(&serving, "ok").await;
     registry.shelf.delete_model();
@@ -110,6 +112,15 @@ async fn what_the_registry_has_serves_and_what_it_deletes_goes() {
         answer(&client, "").await == Err(404) && !mirrored(&serving.models, "")
     })
     .await;
+    assert!(versions_of_index(&client).await.is_empty());
+    let metrics = serving.metrics().await;
+    assert!(!metrics.contains("\"steps\""), "{metrics}");
+    assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 404);
+}
+
+async fn versions_of_index(client: &Client) -> Vec<String> {
+    let index = client.post("/v2/repository/index", "").await.json();
+    index.as_array().unwrap().iter().map(|row| row["version"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Who has nothing any more has lost it, and does not mean that nothing shall be served.
