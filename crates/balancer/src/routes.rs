@@ -2,8 +2,8 @@
 //!
 //! What is not here is 404. Nothing is decided here about who may call: services decide that by the passport, and the gateway
 //! where what is behind a route checks no passports.
-//! RPCs that services answer to peers (`grpc.health.v1.Health` among them) must never be here: a service would see the
-//! balancer's own certificate and answer any client.
+//! RPCs that services answer to peers must never lead to a pool: a service would see the balancer's own certificate and answer
+//! any client. `grpc.health.v1.Health` is one of them; what clients ask by that name the balancer answers itself.
 
 mod path;
 
@@ -20,6 +20,8 @@ pub enum Target {
     Pool(&'static str),
     /// The balancer itself: `GET /health`.
     Health,
+    /// The balancer itself: `grpc.health.v1.Health/Check`.
+    GrpcHealth,
     /// The balancer itself: `GET /api/loadbalancer/status`.
     Status,
 }
@@ -95,6 +97,9 @@ pub struct Routes(Vec<Route>);
 /// A request to load or unload a model, or for statistics: as much as a service reads of it.
 const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
+/// The name of a service.
+const HEALTH_BODY_BYTES_MAX: u64 = 1024;
+
 const MODEL_STATISTICS: &str = "/inference.GRPCInferenceService/ModelStatistics";
 
 const INFERENCE_RPCS: &[&str] =
@@ -106,7 +111,7 @@ impl Routes {
     /// The table with its limits filled in.
     pub fn new(limits: &RouteLimits) -> Self {
         use Repeatable::{Inference, Rpc, SafeMethods};
-        use Target::{Health, Pool, Status};
+        use Target::{GrpcHealth, Health, Pool, Status};
         let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
         let api = (limits.api_body_bytes_max, Duration::from_millis(limits.api_time_max_ms));
         let registry = (limits.registry_body_bytes_max, Duration::from_millis(limits.registry_time_max_ms));
@@ -169,6 +174,7 @@ impl Routes {
             per_request(row("/api/2.0/mlflow-artifacts", Pool(name::MLFLOW), SafeMethods, artifact)),
             row("/api/loadbalancer/status", Status, SafeMethods, nothing),
             public(row("/health", Health, SafeMethods, nothing)),
+            public(row("/grpc.health.v1.Health/Check", GrpcHealth, SafeMethods, (HEALTH_BODY_BYTES_MAX, api.1))),
         ])
     }
 
@@ -217,7 +223,7 @@ impl Route {
     pub fn pool_label(&self) -> &'static str {
         match self.target {
             Target::Pool(pool) => pool,
-            Target::Health | Target::Status => name::BALANCER,
+            Target::Health | Target::GrpcHealth | Target::Status => name::BALANCER,
         }
     }
 }
@@ -268,6 +274,7 @@ mod tests {
             assert_eq!(target(path), Some(Target::Pool(pool)), "{path}");
         }
         assert_eq!(target("/health"), Some(Target::Health));
+        assert_eq!(target("/grpc.health.v1.Health/Check"), Some(Target::GrpcHealth));
         assert_eq!(target("/api/loadbalancer/status"), Some(Target::Status));
         for path in [
             "/",
@@ -288,7 +295,8 @@ mod tests {
             "/api/3.0/mlflow/server-info",
             "/ajax-api/2.0/mlflow/runs/search",
             "/metrics",
-            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.health.v1.Health",
         ] {
             assert_eq!(target(path), None, "{path}");
         }

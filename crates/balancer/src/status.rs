@@ -1,4 +1,4 @@
-//! The routes that the balancer answers itself: `GET /health` and `GET /api/loadbalancer/status`.
+//! The routes that the balancer answers itself: `GET /health`, the same over gRPC, and `GET /api/loadbalancer/status`.
 //!
 //! Without a token the status says how many replicas there are and in which state; since when, why, and how loaded they
 //! are needs permission.
@@ -14,13 +14,17 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use service::Readiness;
 use time::format_description::well_known::Rfc3339;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
 use crate::pool::{Pool, Replica};
 
 /// The audience of passports for the balancer's own routes.
 pub const AUDIENCE: &str = topology::name::BALANCER;
 
-/// Answers both, with details for callers that may read them.
+/// What clients may ask the health of: everything, and what of it is gRPC, which is the same.
+const HEALTH_SERVICES: [&str; 2] = ["", "inference.GRPCInferenceService"];
+
+/// Answers them, with details for callers that may read them.
 pub struct StatusPage {
     guard: Arc<Guard>,
     readiness: Readiness,
@@ -37,9 +41,12 @@ struct Body<'a> {
 
 /// The routes that the balancer answers itself, for the matrix of who may do what.
 pub fn declared_routes() -> Vec<DeclaredRoute> {
-    let route =
-        |path: &str, action| DeclaredRoute { method: Method::GET, path: path.into(), action, caller: Caller::User };
-    vec![route("/health", Action::ReadHealth), route("/api/loadbalancer/status", Action::ReadReplicasSummary)]
+    let route = |method, path: &str, action| DeclaredRoute { method, path: path.into(), action, caller: Caller::User };
+    vec![
+        route(Method::GET, "/health", Action::ReadHealth),
+        route(Method::POST, "/grpc.health.v1.Health/Check", Action::ReadHealth),
+        route(Method::GET, "/api/loadbalancer/status", Action::ReadReplicasSummary),
+    ]
 }
 
 // === impl StatusPage ===
@@ -63,6 +70,21 @@ impl StatusPage {
         response
     }
 
+    /// Whether a client's call of a model can be answered: the balancer takes requests, and a replica is there for them.
+    pub fn check_health(
+        &self,
+        pools: &[Arc<Pool>],
+        request: &HealthCheckRequest,
+    ) -> Result<HealthCheckResponse, Problem> {
+        if !HEALTH_SERVICES.contains(&request.service.as_str()) {
+            let known = HEALTH_SERVICES.map(|name| format!("{name:?}")).join(" and ");
+            return Err(Problem::new(Kind::NotFound, format!("only the services {known} are known")));
+        }
+        let is_serving = self.readiness.is_ready() && serving_pool(pools).is_some_and(|pool| pool.healthy_count() > 0);
+        let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(HealthCheckResponse { status: status.into() })
+    }
+
     /// The status, with details for a passport that allows them.
     pub fn answer(&self, pools: &[Arc<Pool>], passport: Option<&HeaderValue>) -> Result<Response<Bytes>, Problem> {
         let with_details = match self.identify(passport)? {
@@ -75,10 +97,9 @@ impl StatusPage {
                 true
             }
         };
-        let serving = pools.iter().find(|pool| pool.name == topology::name::SERVING);
         let describe = |pool: &Arc<Pool>| (pool.name.to_owned(), describe_pool(pool, with_details));
         let body = Body {
-            healthy_backends: serving.map_or(0, |pool| pool.healthy_count()),
+            healthy_backends: serving_pool(pools).map_or(0, |pool| pool.healthy_count()),
             pools: pools.iter().map(describe).collect(),
             version: with_details.then_some(env!("CARGO_PKG_VERSION")),
         };
@@ -98,6 +119,10 @@ impl StatusPage {
         let text = passport.to_str().map_err(|error| rejected(error.to_string()))?;
         self.guard.identify(Some(text)).map_err(|reject| rejected(reject.to_string()))
     }
+}
+
+fn serving_pool(pools: &[Arc<Pool>]) -> Option<&Arc<Pool>> {
+    pools.iter().find(|pool| pool.name == topology::name::SERVING)
 }
 
 fn describe_pool(pool: &Pool, with_details: bool) -> Value {

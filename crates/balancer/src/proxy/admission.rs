@@ -8,6 +8,7 @@ use problem::{Form, Kind, Problem};
 use super::{
     RequestState, broadcast,
     context::{RequestContext, too_large},
+    grpc_message::{self, MessageError},
     statistics,
 };
 use crate::{
@@ -33,6 +34,7 @@ pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Re
     // The balancer's own routes end here: they need no replica.
     let pool = match route.target {
         Target::Health => return own_health(session, &state.context).map(Admission::Answer),
+        Target::GrpcHealth => return own_grpc_health(session, &mut state.context).await.map(Admission::Answer),
         Target::Status => return own_status(session, &mut state.context).await.map(Admission::Answer),
         Target::Pool(pool) => pool,
     };
@@ -80,6 +82,22 @@ fn declared_length(session: &Session) -> Option<u64> {
 fn own_health(session: &Session, context: &RequestContext) -> Result<Response<Bytes>, Problem> {
     check_own_method(session)?;
     Ok(context.shared.status.health())
+}
+
+/// For clients without a token, as over REST. `Watch` has no route, which clients take for a server that has only `Check`.
+async fn own_grpc_health(session: &mut Session, context: &mut RequestContext) -> Result<Response<Bytes>, Problem> {
+    let method = &session.req_header().method;
+    if *method != Method::POST || context.form != Form::Grpc {
+        return Err(Problem::unknown_route(format!("nothing but gRPC answers {method} at this path")));
+    }
+    continue_expected_body(session).await;
+    let body = read_body(session, context).await?;
+    let request = grpc_message::read(&body).map_err(|error| {
+        let problem = Problem::new(Kind::InvalidArgument, error.to_string());
+        if matches!(error, MessageError::Compressed) { Problem::unknown_route(error.to_string()) } else { problem }
+    })?;
+    let shared = &context.shared;
+    grpc_message::answer(&shared.status.check_health(shared.pools.all(), &request)?)
 }
 
 async fn own_status(session: &Session, context: &mut RequestContext) -> Result<Response<Bytes>, Problem> {

@@ -12,6 +12,7 @@ use tonic::{
     Code,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
     raw::Raw,
@@ -125,7 +126,40 @@ async fn own_errors_have_the_form_of_their_route() {
     let response = platform.get("/nothing/here").await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert_eq!(response.json::<Value>().await.unwrap()["status"], 404);
-    assert_eq!(platform.get("/grpc.health.v1.Health/Check").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(platform.get("/grpc.health.v1.Health/Check").await.status(), StatusCode::NOT_FOUND, "it is gRPC");
+}
+
+/// gRPC's own health is the platform's, for every client: whether a healthy replica is there.
+#[tokio::test]
+async fn grpc_health_is_answered_by_the_balancer() {
+    let mut platform = Platform::start(2).await;
+    let mut client = HealthClient::new(grpc(&platform).await);
+    let mut check = async |service: &str| {
+        let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
+        answer.map(|answer| answer.into_inner().status())
+    };
+    platform.serving[0].kill();
+    platform.wait_healthy(1).await;
+    for service in ["", "inference.GRPCInferenceService"] {
+        assert_eq!(check(service).await.unwrap(), ServingStatus::Serving, "{service:?}");
+    }
+    for service in ["inference", &"x".repeat(1000)] {
+        assert_eq!(check(service).await.unwrap_err().code(), Code::NotFound, "{service:?}");
+    }
+    assert_eq!(check(&"x".repeat(1024)).await.unwrap_err().code(), Code::ResourceExhausted);
+    platform.serving[1].kill();
+    platform.wait_healthy(0).await;
+    assert_eq!(check("").await.unwrap(), ServingStatus::NotServing);
+
+    let code = client.watch(HealthCheckRequest::default()).await.unwrap_err().code();
+    assert_eq!(code, Code::Unimplemented);
+    // What is no message, and one that is compressed.
+    for (body, code) in [(&b"no message"[..], "3"), (b"", "3"), (&[1, 0, 0, 0, 0], "12")] {
+        let request = platform.client.post(platform.url("/grpc.health.v1.Health/Check"));
+        let response = request.header("content-type", "application/grpc").body(body).send().await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], code, "{response:?}");
+    }
+    assert_eq!(platform.serving.iter().map(|replica| replica.seen.count()).sum::<usize>(), 0);
 }
 
 /// A connection serves many requests, also with bodies, and `Expect: 100-continue` gets its go-ahead from the balancer.
