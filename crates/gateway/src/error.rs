@@ -11,6 +11,9 @@ pub enum StoreError {
     /// There is no such user.
     #[error("no such user")]
     UserNotFound,
+    /// The user is no longer as the caller has seen it.
+    #[error("the user was changed meanwhile")]
+    UserChanged,
     /// The change would leave no active administrator.
     #[error("the last administrator cannot be removed")]
     LastAdmin,
@@ -47,6 +50,7 @@ impl StoreError {
         match self {
             Self::NameTaken => Some("name_taken"),
             Self::UserNotFound => Some("no_such_user"),
+            Self::UserChanged => Some("user_changed"),
             Self::LastAdmin => Some("last_admin"),
             Self::CallerChanged => Some("caller_changed"),
             Self::UserLimitReached => Some("too_many_users"),
@@ -61,6 +65,11 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::NameTaken => Self::new(Kind::Conflict, "this name is taken").field("name"),
             StoreError::UserNotFound => Self::new(Kind::NotFound, "there is no such user"),
+            StoreError::UserChanged => Self::new(
+                Kind::PreconditionFailed,
+                "the user was changed since you read it, and is as it is now; read it again",
+            )
+            .field("If-Match"),
             StoreError::LastAdmin => {
                 Self::new(Kind::Conflict, "this is the last active administrator; make another user one first")
             }
@@ -86,6 +95,7 @@ mod tests {
         let cases = [
             (StoreError::NameTaken, Kind::Conflict),
             (StoreError::UserNotFound, Kind::NotFound),
+            (StoreError::UserChanged, Kind::PreconditionFailed),
             (StoreError::LastAdmin, Kind::Conflict),
             (StoreError::CallerChanged, Kind::Unauthenticated),
             (StoreError::UserLimitReached, Kind::Conflict),

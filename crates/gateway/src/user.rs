@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use policy::{Role, Roles};
 use strum::{EnumString, IntoStaticStr};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 /// How many users one installation can have. All of them are kept in memory.
@@ -58,6 +58,15 @@ pub struct User {
     pub created_at: OffsetDateTime,
     /// When it was last altered.
     pub updated_at: OffsetDateTime,
+}
+
+/// Which state of a user a change is meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpectedState {
+    /// Whatever it is.
+    Any,
+    /// One with one of these tags.
+    OneOf(Vec<String>),
 }
 
 /// What an administrator alters; absent is unchanged. Cannot be printed, because of the credential.
@@ -148,10 +157,32 @@ impl User {
         !self.disabled && self.roles.contains(Role::Admin)
     }
 
+    /// Another one after each change of the user.
+    pub fn state_tag(&self) -> String {
+        format!("{:x}", self.updated_at.unix_timestamp_nanos() / 1_000)
+    }
+
+    /// Notes that the user is altered. The clock of another gateway may have been ahead, and yet the state is another one.
+    pub fn mark_updated(&mut self, now: OffsetDateTime) {
+        self.updated_at = now.max(self.updated_at + Duration::MICROSECOND);
+    }
+
     /// Revokes every token issued so far.
     pub fn end_tokens(&mut self) {
         self.authz_version += 1;
         self.tokens_since = self.authz_version;
+    }
+}
+
+// === impl ExpectedState ===
+
+impl ExpectedState {
+    /// Whether the user is in it.
+    pub fn is_of(&self, user: &User) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(tags) => tags.contains(&user.state_tag()),
+        }
     }
 }
 
@@ -175,7 +206,7 @@ impl UserChange {
         if self.ends_sessions(user) {
             changed.end_tokens();
         }
-        changed.updated_at = now;
+        changed.mark_updated(now);
         changed
     }
 
@@ -244,6 +275,18 @@ mod tests {
             let after = change.applied_to(&user(), now);
             assert_eq!((after.authz_version, after.tokens_since), (version, since), "case {case}");
             assert_eq!(change.ends_sessions(&user()), since > 3, "case {case}");
+        }
+    }
+
+    /// Also when the clock has not moved, or back.
+    #[test]
+    fn every_change_gives_another_state() {
+        let before = user();
+        let expected = ExpectedState::OneOf(vec!["x".into(), before.state_tag()]);
+        assert!(expected.is_of(&before) && ExpectedState::Any.is_of(&before));
+        for now in [OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH - Duration::DAY] {
+            let after = UserChange { disabled: Some(false), ..Default::default() }.applied_to(&before, now);
+            assert!(!expected.is_of(&after) && after.updated_at > before.updated_at, "{after:?}");
         }
     }
 }

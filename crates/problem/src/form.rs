@@ -98,7 +98,7 @@ fn registry_body(problem: &Problem) -> serde_json::Value {
         Kind::Unauthenticated => "UNAUTHENTICATED",
         Kind::PermissionDenied => "PERMISSION_DENIED",
         Kind::NotFound => "ENDPOINT_NOT_FOUND",
-        Kind::Conflict => "RESOURCE_CONFLICT",
+        Kind::Conflict | Kind::PreconditionFailed => "RESOURCE_CONFLICT",
         Kind::ResourceExhausted => "REQUEST_LIMIT_EXCEEDED",
         Kind::Unavailable | Kind::DeadlineExceeded => "TEMPORARILY_UNAVAILABLE",
         Kind::Internal => "INTERNAL_ERROR",

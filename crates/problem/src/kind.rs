@@ -18,6 +18,8 @@ pub enum Kind {
     NotFound,
     /// The state of the thing forbids it now. 409.
     Conflict,
+    /// The thing is no longer as the caller has seen it. 412.
+    PreconditionFailed,
     /// A body or message is over its limit. 413.
     TooLarge,
     /// The caller is over its rate limit. 429.
@@ -44,6 +46,7 @@ impl Kind {
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -60,6 +63,8 @@ impl Kind {
             Self::PermissionDenied => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
             Self::Conflict => Code::FailedPrecondition,
+            // As gRPC's own list has it: read, modify and write again.
+            Self::PreconditionFailed => Code::Aborted,
             Self::TooLarge | Self::ResourceExhausted => Code::ResourceExhausted,
             Self::Unavailable => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
@@ -80,6 +85,7 @@ impl Kind {
             Self::PermissionDenied => "Not permitted",
             Self::NotFound => "Not found",
             Self::Conflict => "In conflict with the present state",
+            Self::PreconditionFailed => "Changed meanwhile",
             Self::TooLarge => "Too large",
             Self::ResourceExhausted => "Too many requests",
             Self::Unavailable => "Not available now",

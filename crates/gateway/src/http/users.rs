@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub use body::{ChangeUserRequest, CreateUserRequest, ShownUser, UserWithSecret, UsersPage};
 
 use super::{
+    if_match::{IfMatch, etag},
     paging::{PageParams, wrong_cursor},
     payload::{Payload, fields},
 };
@@ -66,7 +67,7 @@ pub async fn list(
 #[utoipa::path(
     get, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
     responses(
-        (status = 200, description = "The user", body = ShownUser),
+        (status = 200, description = "The user", body = ShownUser, headers(("ETag" = String, description = "Another one after each change"))),
         (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -75,18 +76,19 @@ pub async fn get(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
-) -> Result<Json<ShownUser>, problem::Api> {
+) -> Result<Response, problem::Api> {
     let user = SignedInUser::try_from(&principal)?;
     let found = app.store.user(id).await.map_err(Problem::from)?;
     app.record_read(audit::EventKind::ReadUsers, &user, source).await?;
-    Ok(Json(found.ok_or(StoreError::UserNotFound).map_err(Problem::from)?.into()))
+    let found = found.ok_or(StoreError::UserNotFound).map_err(Problem::from)?;
+    Ok(([etag(&found)?], Json(ShownUser::from(found))).into_response())
 }
 
 /// Make a user. A machine's client secret is in the answer, and never shown again.
 #[utoipa::path(
     post, path = "/api/admin/users", tag = "users", request_body = CreateUserRequest,
     responses(
-        (status = 201, description = "The user", body = UserWithSecret),
+        (status = 201, description = "The user", body = UserWithSecret, headers(("ETag" = String, description = "Another one after each change"))),
         (status = 400, description = "A field is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The name is taken", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
@@ -109,18 +111,20 @@ pub async fn create(
     let made = app.store.create_user(user.caller, &new, event).await;
     let made = app.finish_change(kind, &user, None, source, made).await?;
     let location = HeaderValue::try_from(format!("/api/admin/users/{}", made.id)).map_err(Problem::internal)?;
+    let headers = [(header::LOCATION, location), no_store(), etag(&made)?];
     let shown = UserWithSecret { user: made.into(), client_secret };
-    Ok((StatusCode::CREATED, [(header::LOCATION, location), no_store()], Json(shown)).into_response())
+    Ok((StatusCode::CREATED, headers, Json(shown)).into_response())
 }
 
 /// Alter a user: what is absent stays as it is. Whatever makes its tokens untrue ends them within two seconds.
 #[utoipa::path(
-    patch, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)), request_body = ChangeUserRequest,
+    patch, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that the user must still have; without it any will do")), request_body = ChangeUserRequest,
     responses(
-        (status = 200, description = "The user as it is now", body = UserWithSecret),
+        (status = 200, description = "The user as it is now", body = UserWithSecret, headers(("ETag" = String, description = "Another one after each change"))),
         (status = 400, description = "A field is wrong", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "This is the last administrator", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 412, description = "The user no longer has the ETag of If-Match", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn change(
@@ -128,6 +132,7 @@ pub async fn change(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
+    IfMatch(expected): IfMatch,
     payload: Payload,
 ) -> Result<Response, problem::Api> {
     let kind = audit::EventKind::ChangeUser;
@@ -140,18 +145,20 @@ pub async fn change(
     };
     let (change, client_secret) = request.into_change(&app, &present).await?;
     let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone());
-    let changed = app.store.change_user(user.caller, id, &change, event).await;
+    let changed = app.store.change_user(user.caller, id, &expected, &change, event).await;
     let changed = app.finish_change(kind, &user, Some(id), source, changed).await?;
-    Ok(([no_store()], Json(UserWithSecret { user: changed.into(), client_secret })).into_response())
+    let headers = [no_store(), etag(&changed)?];
+    Ok((headers, Json(UserWithSecret { user: changed.into(), client_secret })).into_response())
 }
 
 /// Remove a user, its logins and its tokens.
 #[utoipa::path(
-    delete, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path)),
+    delete, path = "/api/admin/users/{id}", tag = "users", params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that the user must still have; without it any will do")),
     responses(
         (status = 204, description = "The user is gone"),
         (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "This is the last administrator", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 412, description = "The user no longer has the ETag of If-Match", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn delete(
@@ -159,22 +166,24 @@ pub async fn delete(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
+    IfMatch(expected): IfMatch,
 ) -> Result<StatusCode, problem::Api> {
     let kind = audit::EventKind::DeleteUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
     let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone());
-    let deleted = app.store.delete_user(user.caller, id, event).await;
+    let deleted = app.store.delete_user(user.caller, id, &expected, event).await;
     app.finish_change(kind, &user, Some(id), source, deleted).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// End every login and token of a user, who may sign in again.
 #[utoipa::path(
-    post, path = "/api/admin/users/{id}/revoke", tag = "users", params(("id" = Uuid, Path)),
+    post, path = "/api/admin/users/{id}/revoke", tag = "users", params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that the user must still have; without it any will do")),
     responses(
         (status = 204, description = "All are dead"),
         (status = 404, description = "There is no such user", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
+        (status = 412, description = "The user no longer has the ETag of If-Match", body = super::problem_body::ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn revoke(
@@ -182,12 +191,13 @@ pub async fn revoke(
     Extension(principal): Extension<Principal>,
     source: RequestSource,
     UserId(id): UserId,
+    IfMatch(expected): IfMatch,
 ) -> Result<StatusCode, problem::Api> {
     let kind = audit::EventKind::RevokeUser;
     let user = SignedInUser::try_from(&principal)?;
     app.require_fresh()?;
     let event = AuditEvent::new(kind, EventOutcome::Success, user.actor(), source.clone());
-    let revoked = app.store.revoke_user(user.caller, id, event).await;
+    let revoked = app.store.revoke_user(user.caller, id, &expected, event).await;
     app.finish_change(kind, &user, Some(id), source, revoked).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     audit::AuditEvent,
     error::StoreError,
-    user::{User, UserChange, UserName},
+    user::{ExpectedState, User, UserChange, UserName},
 };
 
 // === impl Store ===
@@ -84,17 +84,18 @@ impl Store {
         .await
     }
 
-    /// Alters a user. `event` gets the difference.
+    /// Alters a user that is in the expected state. `event` gets the difference.
     pub async fn change_user(
         &self,
         caller: Caller,
         id: Uuid,
+        expected: &ExpectedState,
         change: &UserChange,
         event: AuditEvent,
     ) -> Result<Committed<User>, StoreError> {
         self.commit("change_user", async |transaction, now| {
             check_caller(transaction, caller).await?;
-            let before = lock_user(transaction, id).await?;
+            let before = lock_expected(transaction, id, expected).await?;
             let after = change.applied_to(&before, now);
             if before.is_active_admin() && !after.is_active_admin() {
                 check_another_admin(transaction, id).await?;
@@ -111,11 +112,17 @@ impl Store {
         .await
     }
 
-    /// Removes a user with its logins.
-    pub async fn delete_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
+    /// Removes a user that is in the expected state, with its logins.
+    pub async fn delete_user(
+        &self,
+        caller: Caller,
+        id: Uuid,
+        expected: &ExpectedState,
+        event: AuditEvent,
+    ) -> Result<Committed<()>, StoreError> {
         self.commit("delete_user", async |transaction, _| {
             check_caller(transaction, caller).await?;
-            let user = lock_user(transaction, id).await?;
+            let user = lock_expected(transaction, id, expected).await?;
             if user.is_active_admin() {
                 check_another_admin(transaction, id).await?;
             }
@@ -126,13 +133,19 @@ impl Store {
         .await
     }
 
-    /// Revokes every session and token of a user.
-    pub async fn revoke_user(&self, caller: Caller, id: Uuid, event: AuditEvent) -> Result<Committed<()>, StoreError> {
+    /// Revokes every session and token of a user that is in the expected state.
+    pub async fn revoke_user(
+        &self,
+        caller: Caller,
+        id: Uuid,
+        expected: &ExpectedState,
+        event: AuditEvent,
+    ) -> Result<Committed<()>, StoreError> {
         self.commit("revoke_user", async |transaction, now| {
             check_caller(transaction, caller).await?;
-            let mut user = lock_user(transaction, id).await?;
+            let mut user = lock_expected(transaction, id, expected).await?;
             user.end_tokens();
-            user.updated_at = now;
+            user.mark_updated(now);
             update(transaction, &user, None).await?;
             revocations::revoke_all_of_user(transaction, id, now).await?;
             let event = event.about_user(id).in_tenant(&user.tenant);
@@ -140,6 +153,11 @@ impl Store {
         })
         .await
     }
+}
+
+async fn lock_expected(connection: &mut PgConnection, id: Uuid, expected: &ExpectedState) -> Result<User, StoreError> {
+    let user = lock_user(connection, id).await?;
+    if expected.is_of(&user) { Ok(user) } else { Err(StoreError::UserChanged) }
 }
 
 /// Refuses unless another user is an active administrator. Needs the lock of the feed, or two could remove each other.

@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Client {
     channel: Channel,
     address: String,
+    if_match: Option<String>,
 }
 
 /// An answer, whole.
@@ -40,12 +41,17 @@ pub(crate) struct TestResponse {
 impl Client {
     pub(crate) fn new(identity: &Arc<Identity>, address: SocketAddr) -> Self {
         let channel = transport::channel(identity, "gateway", &[address.to_string()]);
-        Self { channel, address: "192.0.2.1".to_owned() }
+        Self { channel, address: "192.0.2.1".to_owned(), if_match: None }
     }
 
     /// The same for a client at another address.
     pub(crate) fn at(&self, address: &str) -> Self {
-        Self { channel: self.channel.clone(), address: address.to_owned() }
+        Self { address: address.to_owned(), ..self.clone() }
+    }
+
+    /// The same with a condition on each call.
+    pub(crate) fn if_match(&self, tags: &str) -> Self {
+        Self { if_match: Some(tags.to_owned()), ..self.clone() }
     }
 
     /// Makes the first administrator, `admin`, and answers its token.
@@ -115,6 +121,9 @@ impl Client {
         }
         if !content_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        if let Some(tags) = &self.if_match {
+            request = request.header(header::IF_MATCH, tags);
         }
         self.raw(request.body(tonic::body::Body::new(Full::new(body))).unwrap()).await
     }

@@ -4,11 +4,11 @@ use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Client, password_of},
+    client::{Client, TestResponse, password_of},
     world::World,
 };
 
-async fn patch(client: &Client, admin: &str, id: &str, change: Value) -> crate::client::TestResponse {
+async fn patch(client: &Client, admin: &str, id: &str, change: Value) -> TestResponse {
     client.call(Method::PATCH, &format!("/api/admin/users/{id}"), Some(admin), Some(&change)).await
 }
 
@@ -43,6 +43,79 @@ async fn a_user_is_made_read_altered_and_removed() {
         client.call(method, &path, Some(&admin), None).await.expect_status(StatusCode::NOT_FOUND);
     }
     patch(&client, &admin, &id, json!({ "disabled": true })).await.expect_status(StatusCode::NOT_FOUND);
+}
+
+/// Who has read a user changes that state of it and no other: every change gives it another `ETag`, and one that no longer fits
+/// changes nothing and is recorded.
+#[tokio::test]
+async fn a_user_is_changed_only_as_it_was_read() {
+    let (world, _gateway, client, admin) = World::begin().await;
+    let (id, _) = client.machine(&admin, "robot", &["viewer"]).await;
+    let path = format!("/api/admin/users/{id}");
+    let tag = |answer: &TestResponse| answer.headers[header::ETAG].to_str().unwrap().to_owned();
+    let read = async || client.call(Method::GET, &path, Some(&admin), None).await.expect_status(StatusCode::OK);
+    let mut tags = vec![tag(&read().await)];
+    assert_eq!(tag(&read().await), tags[0], "reading changes nothing");
+
+    // The last two say what is so already.
+    let changes = [
+        json!({ "roles": ["analyst"] }),
+        json!({ "tenant": "research" }),
+        json!({ "new_client_secret": true }),
+        json!({ "disabled": true }),
+        json!({ "disabled": false }),
+        json!({ "disabled": false }),
+        json!({ "roles": ["analyst"] }),
+    ];
+    for change in &changes {
+        let fitting = client.if_match(&format!("\"other\", {}", tags.last().unwrap()));
+        let changed = patch(&fitting, &admin, &id, change.clone()).await.expect_status(StatusCode::OK);
+        assert_eq!(tag(&changed), tag(&read().await), "{change}");
+        assert!(!tags.contains(&tag(&changed)), "{change}");
+        tags.push(tag(&changed));
+    }
+    let revoke = format!("{path}/revoke");
+    client.call(Method::POST, &revoke, Some(&admin), None).await.expect_status(StatusCode::NO_CONTENT);
+    let before = read().await;
+    assert!(!tags.contains(&tag(&before)));
+
+    for outdated in [tags.last().unwrap(), &format!("W/{}", tag(&before))] {
+        let late = client.if_match(outdated);
+        let refused = patch(&late, &admin, &id, json!({ "roles": ["admin"] })).await;
+        let refused = refused.expect_status(StatusCode::PRECONDITION_FAILED);
+        assert_eq!(refused.headers[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(refused.json()["type"], "urn:rampart:problem:precondition-failed");
+        let refused = late.call(Method::DELETE, &path, Some(&admin), None).await;
+        refused.expect_status(StatusCode::PRECONDITION_FAILED);
+        let refused = late.call(Method::POST, &revoke, Some(&admin), None).await;
+        refused.expect_status(StatusCode::PRECONDITION_FAILED);
+    }
+    assert_eq!((read().await.json(), tag(&read().await)), (before.json(), tag(&before)), "nothing was changed");
+    world.wait_for_record("change_user", "failure", Some("user_changed")).await;
+
+    let wrong = patch(&client.if_match("no quotes"), &admin, &id, json!({ "disabled": true })).await;
+    wrong.expect_status(StatusCode::BAD_REQUEST).expect_field("If-Match");
+    let any = client.if_match("*");
+    patch(&any, &admin, &id, json!({ "disabled": true })).await.expect_status(StatusCode::OK);
+    let gone = client.if_match(&tag(&read().await)).call(Method::DELETE, &path, Some(&admin), None).await;
+    gone.expect_status(StatusCode::NO_CONTENT);
+    patch(&any, &admin, &id, json!({ "disabled": true })).await.expect_status(StatusCode::NOT_FOUND);
+}
+
+/// Two who have read the same state: the change of one of them is made.
+#[tokio::test]
+async fn of_two_changes_of_one_state_one_is_made() {
+    let (_world, _gateway, client, admin) = World::begin().await;
+    let (id, _) = client.machine(&admin, "robot", &["viewer"]).await;
+    let read = client.call(Method::GET, &format!("/api/admin/users/{id}"), Some(&admin), None).await;
+    let client = client.if_match(read.headers[header::ETAG].to_str().unwrap());
+    let (one, other) = tokio::join!(
+        patch(&client, &admin, &id, json!({ "roles": ["analyst"] })),
+        patch(&client, &admin, &id, json!({ "roles": ["engineer"] })),
+    );
+    let mut statuses = [one.status, other.status];
+    statuses.sort();
+    assert_eq!(statuses, [StatusCode::OK, StatusCode::PRECONDITION_FAILED]);
 }
 
 /// A list goes through all users by name, whatever the page size.
