@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, string::Ia5String};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use secrets::{WriteError, replace_file};
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::client::text;
@@ -19,9 +19,8 @@ pub(crate) async fn renew(
     directory: &Path,
 ) -> Result<OffsetDateTime, VaultError> {
     let key = KeyPair::generate()?;
-    let request = request(login)?.serialize_request(&key)?.pem()?;
     let path = format!("pki/sign/{}", login.role);
-    let answer = vault.post(token, &path, &json!({ "csr": request, "exclude_cn_from_sans": true })).await?;
+    let answer = vault.post(token, &path, &request(login, &key)?).await?;
     let call = format!("POST {path}");
     let certificate = text(&answer, "/data/certificate", &call, "certificate")?;
     let issuer = text(&answer, "/data/issuing_ca", &call, "issuing CA")?;
@@ -37,12 +36,13 @@ pub(crate) async fn renew(
     Ok(not_after)
 }
 
-fn request(login: &Login) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::new(login.dns_names.clone())?;
-    params.subject_alt_names.push(SanType::URI(Ia5String::try_from(login.name.as_str())?));
+/// Vault takes the key from the signing request, and no name: names are parameters, which a policy can compare.
+fn request(login: &Login, key: &KeyPair) -> Result<Value, rcgen::Error> {
+    let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, login.role.as_str());
-    Ok(params)
+    let mut request = login.names();
+    request.insert("csr".to_owned(), params.serialize_request(key)?.pem()?.into());
+    Ok(request.into())
 }
 
 /// A link, so that readers see a renewed CA file at once.
@@ -51,24 +51,4 @@ fn link_to(ca_file: &Path, link: &Path) -> Result<(), WriteError> {
         return Ok(());
     }
     std::os::unix::fs::symlink(ca_file, link).map_err(|source| WriteError { path: link.to_owned(), source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_has_exactly_the_names_of_the_login() {
-        let login = Login {
-            role: "gateway".into(),
-            role_id: String::new(),
-            secret_id: String::new(),
-            name: "spiffe://rampart.internal/svc/gateway/gateway-a".into(),
-            dns_names: vec!["gateway.rampart.internal".into(), "127.0.0.1".into()],
-        };
-        let names = request(&login).unwrap().subject_alt_names;
-        assert!(
-            matches!(&names[..], [SanType::DnsName(_), SanType::IpAddress(_), SanType::URI(uri)] if uri.as_str() == login.name)
-        );
-    }
 }

@@ -1,9 +1,10 @@
 //! The `[vault]` section, and the file with which a container logs in.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use secrets::{Secret, SecretFile};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::VaultError;
 
@@ -26,15 +27,17 @@ pub struct VaultConfig {
 }
 
 /// What one container needs to log in to Vault and to ask for its certificate.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
-    /// Name of the `AppRole` and of the PKI role: the service.
+    /// Name of the `AppRole` and of the PKI role: the container.
     pub role: String,
     /// The `AppRole`'s id.
     pub role_id: String,
     /// Its secret, valid for a few days.
     pub secret_id: String,
+    /// The common name in the certificate: the service.
+    pub common_name: String,
     /// The SPIFFE name in the certificate.
     pub name: String,
     /// DNS names and IP addresses in the certificate.
@@ -42,6 +45,27 @@ pub struct Login {
 }
 
 // === impl Login ===
+
+impl Login {
+    /// The names in the certificate, as the parameters with which Vault is asked to sign it; a policy compares each with what it
+    /// must be.
+    pub fn names(&self) -> Map<String, Value> {
+        let (addresses, hosts): (Vec<&str>, Vec<&str>) =
+            self.dns_names.iter().map(String::as_str).partition(|name| name.parse::<IpAddr>().is_ok());
+        let names = [
+            ("common_name", self.common_name.clone()),
+            ("alt_names", hosts.join(",")),
+            ("ip_sans", addresses.join(",")),
+            ("uri_sans", self.name.clone()),
+        ];
+        let named = names.into_iter().filter(|(_, names)| !names.is_empty());
+        let mut parameters: Map<String, Value> =
+            named.map(|(parameter, names)| (parameter.to_owned(), names.into())).collect();
+        // The common name is the service's, and no host's. As a text: Vault's policies compare no other values.
+        parameters.insert("exclude_cn_from_sans".to_owned(), "true".into());
+        parameters
+    }
+}
 
 /// Without the secret id, which opens Vault.
 impl fmt::Debug for Login {
@@ -74,6 +98,8 @@ impl VaultConfig {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn config(address: &str, role: Option<&str>) -> VaultConfig {
@@ -92,10 +118,35 @@ mod tests {
         assert_eq!(config("http://vault:8200", Some("gateway")).faults().len(), 2);
     }
 
+    fn login(dns_names: &[&str]) -> Login {
+        Login {
+            role: "gateway-a".into(),
+            common_name: "gateway".into(),
+            name: "spiffe://r/svc/gateway/gateway-a".into(),
+            dns_names: dns_names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Login::default()
+        }
+    }
+
+    #[test]
+    fn vault_is_asked_for_exactly_the_names_of_the_login() {
+        let names = Value::Object(login(&["gateway.r", "127.0.0.1", "gateway-a"]).names());
+        let (common_name, uri) = ("gateway", "spiffe://r/svc/gateway/gateway-a");
+        let wanted = json!({
+            "common_name": common_name,
+            "alt_names": "gateway.r,gateway-a",
+            "ip_sans": "127.0.0.1",
+            "uri_sans": uri,
+            "exclude_cn_from_sans": "true",
+        });
+        assert_eq!(names, wanted);
+        assert!(!login(&["gateway.r"]).names().contains_key("ip_sans"), "what is empty is not asked for");
+    }
+
     #[test]
     fn a_login_is_shown_without_what_opens_vault() {
         let (role_id, secret_id) = ("0f6f".to_owned(), "s.3cr3t".to_owned());
-        let login = Login { role: "sla".into(), role_id, secret_id, name: "spiffe://r/sla".into(), dns_names: vec![] };
+        let login = Login { role: "sla-tracker".into(), role_id, secret_id, ..login(&[]) };
         let shown = format!("{login:?}");
         assert!(shown.contains("sla") && !shown.contains("0f6f") && !shown.contains("s.3cr3t"), "{shown}");
     }

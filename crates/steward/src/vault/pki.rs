@@ -1,7 +1,5 @@
 //! Vault's intermediate CA, signed by the root, and what it may sign for each service.
 
-use std::collections::BTreeMap;
-
 use ::vault::Vault;
 use anyhow::{Context as _, bail};
 use authority::Authority;
@@ -16,7 +14,7 @@ const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
 /// Renewed well before leaves would outlive it.
 const INTERMEDIATE_LEFT_MIN: time::Duration = time::Duration::days(60);
 
-/// Ensures an intermediate of the root, and a role for each service.
+/// Ensures an intermediate of the root, and a role for each container of a service.
 pub(super) async fn ensure(
     vault: &Vault,
     token: &str,
@@ -28,8 +26,8 @@ pub(super) async fn ensure(
         make_intermediate(vault, token, authority).await?;
         say("Vault has an intermediate CA");
     }
-    for (service, names) in names_by_service(containers) {
-        vault.post(token, &format!("pki/roles/{service}"), &role(service, names, lifetime_s)).await?;
+    for container in containers.iter().filter(|container| container.third_party.is_none()) {
+        vault.post(token, &format!("pki/roles/{}", container.name), &role(container, lifetime_s)).await?;
     }
     Ok(())
 }
@@ -67,43 +65,25 @@ async fn make_intermediate(vault: &Vault, token: &str, authority: &Authority) ->
     Ok(())
 }
 
-/// What the certificates of a service may say.
-#[derive(Default)]
-struct Names {
-    /// DNS names and addresses.
-    hosts: Vec<String>,
-    /// SPIFFE names, one for each instance.
-    uris: Vec<String>,
-}
-
-/// The names of all instances of a service, those that ask Vault.
-fn names_by_service(containers: &[Instance]) -> BTreeMap<&str, Names> {
-    let mut services: BTreeMap<&str, Names> = BTreeMap::new();
-    for container in containers.iter().filter(|container| container.third_party.is_none()) {
-        let names = services.entry(container.workload.name).or_default();
-        names.hosts.extend(dns_names(container));
-        names.uris.push(peer_name(container).to_string());
-    }
-    services
-}
-
-/// Exactly the names of the service, and nothing of another. HAProxy looks for a SPIFFE name anywhere in a certificate, and PostgreSQL
-/// takes the common name for a role: so there is no pattern and no free text in it.
-fn role(service: &str, Names { hosts, uris }: Names, lifetime_s: u32) -> Value {
+/// Exactly the names of the container, and nothing of another. The signing request says none: names are parameters, which the policy of
+/// the container's login compares too, and as a whole (see `logins`). A role by itself would let in any address, and each of
+/// its names as the common name.
+fn role(container: &Instance, lifetime_s: u32) -> Value {
     let is_address = |name: &String| name.parse::<std::net::IpAddr>().is_ok();
-    let has_address = hosts.iter().any(is_address);
-    let mut domains: Vec<String> = hosts.into_iter().filter(|name| !is_address(name)).collect();
+    let (addresses, mut domains): (Vec<String>, Vec<String>) = dns_names(container).into_iter().partition(is_address);
     // The common name is held to be a domain, too.
-    domains.push(service.to_owned());
+    domains.push(container.workload.name.to_owned());
     json!({
         "allowed_domains": domains,
         "allow_bare_domains": true,
         "allow_subdomains": false,
         "allow_localhost": false,
-        "allow_ip_sans": has_address,
+        "allow_ip_sans": !addresses.is_empty(),
+        "use_csr_common_name": false,
+        "use_csr_sans": false,
         "allow_glob_domains": false,
         "allow_wildcard_certificates": false,
-        "allowed_uri_sans": uris,
+        "allowed_uri_sans": [peer_name(container).to_string()],
         "allowed_other_sans": [],
         "allowed_serial_numbers": [],
         "require_cn": true,
@@ -122,29 +102,18 @@ fn role(service: &str, Names { hosts, uris }: Names, lifetime_s: u32) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use topology::{PLATFORM, SERVICES};
+    use topology::PLATFORM;
 
     use super::*;
 
     #[test]
-    fn a_role_signs_the_names_of_its_own_service_alone() {
-        let containers: Vec<Instance> = PLATFORM.instances().collect();
-        let names = names_by_service(&containers);
-        let services: BTreeSet<&str> = SERVICES.iter().map(|service| service.workload.name).collect();
-        assert_eq!(names.keys().copied().collect::<BTreeSet<_>>(), services);
-        let role = role("serving", names_by_service(&containers).remove("serving").unwrap(), 60);
-        let uris: Vec<&str> =
-            role["allowed_uri_sans"].as_array().unwrap().iter().map(|uri| uri.as_str().unwrap()).collect();
-        assert_eq!(
-            uris,
-            ["primary", "secondary", "tertiary"]
-                .map(|name| format!("spiffe://rampart.internal/svc/serving/ml-serving-{name}"))
-        );
-        assert_eq!((&role["require_cn"], &role["cn_validations"]), (&true.into(), &json!(["hostname"])));
-        assert_eq!(role["allow_ip_sans"], false);
-        let domains = role["allowed_domains"].to_string();
-        assert!(domains.contains("ml-serving-primary") && !domains.contains("gateway"), "{domains}");
+    fn a_role_signs_the_names_of_its_own_container_alone() {
+        let role = |name: &str| role(&PLATFORM.instances().find(|container| container.name == name).unwrap(), 60);
+        let serving = role("ml-serving-primary");
+        assert_eq!(serving["allowed_uri_sans"], json!(["spiffe://rampart.internal/svc/serving/ml-serving-primary"]));
+        assert_eq!((&serving["require_cn"], &serving["cn_validations"]), (&true.into(), &json!(["hostname"])));
+        assert_eq!(serving["allowed_domains"], json!(["serving.rampart.internal", "ml-serving-primary", "serving"]));
+        assert_eq!(serving["allow_ip_sans"], false);
+        assert_eq!(role("balancer-a")["allow_ip_sans"], true);
     }
 }
