@@ -7,6 +7,7 @@
 mod bystander;
 mod database;
 mod faults;
+mod forgeries;
 mod front;
 mod late;
 mod load;
