@@ -57,6 +57,24 @@ async fn vault_signs_the_names_of_a_container_and_nothing_else() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// Through the published port a call comes from another network.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_to_vault_counts_in_the_platforms_own_network_alone() {
+    let platform = Containers::from_environment().unwrap();
+    let inside = VaultSession::open(&platform, FORGER).await.unwrap();
+    let port: u16 = std::env::var("RAMPART_PORT_8200").unwrap().parse().unwrap();
+    let mut outside = inside.clone();
+    outside.server.address = SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(inside.log_in().await.unwrap().status, StatusCode::OK, "the control");
+    let refused = outside.log_in().await.unwrap();
+    assert!(refused.status.is_client_error(), "a secret id: {}", told(&refused));
+
+    let path = format!("pki/sign/{FORGER}");
+    assert_eq!(inside.sign(&path, &inside.own_names()).await.unwrap().status, StatusCode::OK, "the control");
+    let refused = outside.sign(&path, &inside.own_names()).await.unwrap();
+    assert_eq!(refused.status, StatusCode::FORBIDDEN, "a token: {}", told(&refused));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_third_party_takes_a_part_of_a_name_for_the_name() {
     let platform = Containers::from_environment().unwrap();
@@ -273,7 +291,8 @@ impl Forger {
 }
 
 /// Vault, with the login of a container.
-struct VaultSession {
+#[derive(Clone)]
+pub(crate) struct VaultSession {
     server: Server,
     login: Value,
     token: String,
@@ -282,7 +301,8 @@ struct VaultSession {
 // === impl VaultSession ===
 
 impl VaultSession {
-    async fn open(platform: &Containers, container: &str) -> anyhow::Result<Self> {
+    /// With the login that the container has now.
+    pub(crate) async fn open(platform: &Containers, container: &str) -> anyhow::Result<Self> {
         let tls = Arc::new(client_config(&platform.front.ca_file, None)?);
         let address = address(platform, "vault", 8200).await?;
         let name = ServerName::try_from("vault")?;
@@ -290,13 +310,18 @@ impl VaultSession {
         let file = platform.container(container).run(&["cat", "/state/secrets/vault-login.json"]).await?;
         let login: Value = serde_json::from_str(&file)?;
         let mut session = Self { server, login, token: String::new() };
-        let secret = json!({ "role_id": session.login["role_id"], "secret_id": session.login["secret_id"] });
-        let answer = session.post("auth/approle/login", &secret).await?;
+        let answer = session.log_in().await?;
         ensure!(answer.status == StatusCode::OK, "{}", told(&answer));
         let body: Value = serde_json::from_slice(&answer.body)?;
         let token = body.pointer("/auth/client_token").and_then(Value::as_str).context("no token")?;
         token.clone_into(&mut session.token);
         Ok(session)
+    }
+
+    /// Once more with the same login.
+    pub(crate) async fn log_in(&self) -> anyhow::Result<HttpResponse> {
+        let secret = json!({ "role_id": self.login["role_id"], "secret_id": self.login["secret_id"] });
+        self.post("auth/approle/login", &secret).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<HttpResponse> {

@@ -1,4 +1,5 @@
-//! Proves that the passwords of the database change under load, and no query fails.
+//! Proves that the passwords of the database change under load, and no query fails; and that a login to Vault ends when the next one
+//! is there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,10 +9,11 @@ use std::{
 use anyhow::ensure;
 use end_to_end::{
     containers::{Containers, prometheus, say},
+    docker::docker,
     poll::{until, until_every},
 };
 
-use crate::load::Load;
+use crate::{forgeries::VaultSession, load::Load};
 
 /// The test's platform rotates each minute, and the test waits for two changes of each password.
 const CHANGES: usize = 2;
@@ -22,6 +24,8 @@ const LOOK_PERIOD: Duration = Duration::from_secs(2);
 const CONNECTIONS_MIN: usize = 30;
 /// Prometheus asks every 10 s.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(60);
+/// At its start the steward sets up all of Vault.
+const RENEWED_WITHIN: Duration = Duration::from_secs(60);
 const FAILED_QUERIES: &str = r#"sum(ml_db_query_duration_seconds_count{outcome!="ok"})"#;
 /// Who keeps a password that Vault rotates.
 const HOLDERS: [(&str, &str); 3] = [
@@ -62,6 +66,24 @@ async fn no_query_fails_while_the_passwords_change() {
     assert_eq!(figures.failed, 0, "{:?}", figures.failures);
     assert!(made >= CONNECTIONS_MIN, "{made} connections: too few had to show a password");
     assert!(failed <= failed_before, "{} queries failed", failed - failed_before);
+}
+
+/// The steward renews logins once a day, and at its start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_login_to_vault_ends_when_the_next_one_is_there() {
+    let platform = Containers::from_environment().unwrap();
+    let old = VaultSession::open(&platform, "sla-tracker").await.unwrap();
+    docker(&["restart", &platform.container("steward").name]).await.unwrap();
+    until("the old login is refused", RENEWED_WITHIN, async || {
+        let answer = old.log_in().await?;
+        ensure!(answer.status.is_client_error(), "it is {}", answer.status);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // Opens with a login of its own.
+    VaultSession::open(&platform, "sla-tracker").await.unwrap();
+    platform.container("steward").is_healthy().await.unwrap();
 }
 
 fn changes<'a>(seen: &BTreeMap<&'a str, Vec<String>>) -> BTreeMap<&'a str, usize> {
