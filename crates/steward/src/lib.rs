@@ -15,13 +15,16 @@ use bootstrap::{platform_secrets, say, say_error};
 use secrets::{make_folder, replace_file};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
-use topology::{Instance, PLATFORM};
+use topology::{Instance, PLATFORM, ThirdParty};
 
 use names::peer_name;
 use vault::Reconciler;
 
 /// How often certificates are checked for renewal.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(600);
+
+/// How long the certificate lasts of who works once.
+const ONCE_LIFETIME: time::Duration = time::Duration::hours(1);
 
 /// Options of `rampart steward`.
 #[derive(clap::Args)]
@@ -84,8 +87,8 @@ async fn renew_certificates(authority: &Authority, containers: &[Instance], stat
         tokio::time::sleep(CERTIFICATE_PERIOD).await;
         let now = OffsetDateTime::now_utc();
         for (container, signed) in containers.iter().zip(&mut signed) {
-            let days = container.third_party.map_or(1, |it| it.certificate_days);
-            if now - *signed < time::Duration::days(days.into()) / 2 {
+            let Some(third_party) = container.third_party else { continue };
+            if third_party.works_once || now - *signed < lifetime(third_party) / 2 {
                 continue;
             }
             match issue_certificate(container, authority, state) {
@@ -126,8 +129,7 @@ fn write_ca(container: &Instance, authority: &Authority, state: &Path) -> anyhow
 /// Signs a certificate, unless Vault does.
 fn issue_certificate(container: &Instance, authority: &Authority, state: &Path) -> anyhow::Result<()> {
     let Some(third_party) = container.third_party else { return Ok(()) };
-    let lifetime = time::Duration::days(third_party.certificate_days.into());
-    let mut leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime)
+    let mut leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime(third_party))
         .with_names(&[container.name])
         .with_names(container.workload.dns_names);
     leaf.group = Some(container.workload.user);
@@ -136,6 +138,10 @@ fn issue_certificate(container: &Instance, authority: &Authority, state: &Path) 
     }
     let folder = state.join(container.name).join("identity");
     authority.issue(&leaf, &folder).with_context(|| format!("cannot sign a certificate for {}", container.name))
+}
+
+fn lifetime(third_party: &ThirdParty) -> time::Duration {
+    if third_party.works_once { ONCE_LIFETIME } else { time::Duration::days(third_party.certificate_days.into()) }
 }
 
 #[cfg(test)]
@@ -175,6 +181,9 @@ mod tests {
                 assert_eq!(mode(&directory.join("key.pem")), 0o640, "{}", container.name);
                 // In this test owner and reader are the same user, for which that mode is too wide.
                 fs::set_permissions(directory.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
+                let until = identity::certificate_pem_not_after(&fs::read(directory.join("certificate.pem")).unwrap());
+                let is_short = until.unwrap() <= OffsetDateTime::now_utc() + ONCE_LIFETIME;
+                assert_eq!(is_short, container.name == "example-models", "{}", container.name);
                 assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), peer_name(&container));
             }
             for (_, to) in container.workload.secrets {

@@ -60,6 +60,8 @@ pub struct ThirdParty {
     pub workload: Workload,
     /// How many days a certificate lasts. Who reads it only when told to has more.
     pub certificate_days: u16,
+    /// Whether its work is done once, at the start: its certificate lasts an hour from the steward's start and is not renewed.
+    pub works_once: bool,
     /// The common name in its certificate, where that matters.
     pub common_name: Option<&'static str>,
     /// Ports of it that are published on the host under the same number: for clients, or on loopback for people.

@@ -125,7 +125,7 @@ pub const THIRD_PARTIES: &[ThirdParty] = &[
             ..alone(name::MLFLOW, 10_030, &["mlflow"])
         })
     },
-    of(alone(name::PUBLISHER, 10_030, &["example-models"])),
+    ThirdParty { works_once: true, ..of(alone(name::PUBLISHER, 10_030, &["example-models"])) },
     ThirdParty {
         reads_secrets: true,
         ..of(Workload { secrets: secrets::TOOLS, ..alone("tools", 10_022, &["tools"]) })
@@ -193,7 +193,15 @@ const fn alone(name: &'static str, user: u32, instances: Names) -> Workload {
 }
 
 const fn of(workload: Workload) -> ThirdParty {
-    ThirdParty { workload, certificate_days: 90, common_name: None, published: &[], peers: &[], reads_secrets: false }
+    ThirdParty {
+        workload,
+        certificate_days: 90,
+        works_once: false,
+        common_name: None,
+        published: &[],
+        peers: &[],
+        reads_secrets: false,
+    }
 }
 
 const fn socket(port: u16, speaks: Speaks, about: &'static str) -> Socket {

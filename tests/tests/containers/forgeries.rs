@@ -16,15 +16,18 @@ use authority::{Authority, Leaf};
 use end_to_end::{
     containers::{Containers, say},
     docker::{as_root, docker},
+    poll::until,
     request::{HttpResponse, Protocol, Server, Template},
     tls_probe::client_config,
 };
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use identity::PeerName;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::{Value, json};
 
+/// After the first prediction, for which one of them is enough.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(120);
 /// Who forges.
 const FORGER: &str = "sla-tracker";
 /// Whose names it would like to have.
@@ -143,6 +146,37 @@ async fn patroni_takes_changes_from_members_alone() {
     for identity in [None, Some(certificate.as_path())] {
         let answer = call(&platform, address, node, identity, &change).await.unwrap();
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{identity:?}: {}", told(&answer));
+    }
+}
+
+/// It has registered the example models, and a certificate of its own for an hour.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_publisher_may_write_until_its_work_is_done() {
+    let platform = Containers::from_environment().unwrap();
+    until("the example models are registered", REGISTERED_WITHIN, async || {
+        let publisher = platform.container("example-models").inspect().await?;
+        let state = publisher.pointer("/State").context("no state")?;
+        ensure!(state["Status"] == "exited" && state["ExitCode"] == 0, "{state}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let volume = format!("{}_state-example-models:/state:ro", platform.project);
+    for file in ["certificate.pem", "key.pem"] {
+        let kept = format!("/state/identity/{file}");
+        let read = ["run", "--rm", "--network", "none", "--volume", &volume, "debian:trixie-slim", "cat", &kept];
+        fs::write(directory.path().join(file), docker(&read).await.unwrap()).unwrap();
+    }
+    let certificate = fs::read(directory.path().join("certificate.pem")).unwrap();
+    let ends = SystemTime::from(identity::certificate_pem_not_after(&certificate).unwrap());
+    assert!(ends < SystemTime::now() + Duration::from_secs(3600), "{ends:?}");
+
+    let address = address(&platform, "mlflow", 5000).await.unwrap();
+    for ((method, path, body), wanted) in [(SEARCH, StatusCode::OK), (REGISTER, StatusCode::FORBIDDEN)] {
+        let template = Template::json(method, path, None, body).unwrap();
+        let answer = call(&platform, address, "mlflow", Some(directory.path()), &template).await.unwrap();
+        assert_eq!(answer.status, wanted, "{path}: {}", told(&answer));
     }
 }
 
@@ -350,7 +384,7 @@ impl VaultSession {
             "common_name": self.login["common_name"],
             "alt_names": hosts.join(","),
             "uri_sans": self.login["name"],
-            "exclude_cn_from_sans": true,
+            "exclude_cn_from_sans": "true",
         });
         if !addresses.is_empty() {
             own["ip_sans"] = addresses.join(",").into();
@@ -381,6 +415,7 @@ impl VaultSession {
             ("one more address", "ip_sans", "127.0.0.1,172.30.95.2".to_owned()),
             ("a name of another kind", "other_sans", "1.3.6.1.4.1.311.20.2.3;UTF8:publisher".to_owned()),
             ("a serial number in the subject", "serial_number", "publisher".to_owned()),
+            ("its common name as a host", "exclude_cn_from_sans", "false".to_owned()),
             ("a longer life", "ttl", "8760h".to_owned()),
         ];
         let with = |parameter: &str, value: String| {
@@ -406,8 +441,11 @@ async fn call(
     template: &Template,
 ) -> anyhow::Result<HttpResponse> {
     let tls = Some(Arc::new(client_config(&platform.front.ca_file, identity)?));
+    let mut template = template.clone();
+    // MLflow looks at it.
+    template.headers.insert(header::HOST, name.parse()?);
     let name = ServerName::try_from(name.to_owned())?;
-    Server { address, name, tls, protocol: Protocol::Http1 }.connect().await?.call(template).await
+    Server { address, name, tls, protocol: Protocol::Http1 }.connect().await?.call(&template).await
 }
 
 async fn address(platform: &Containers, container: &str, port: u16) -> anyhow::Result<SocketAddr> {
