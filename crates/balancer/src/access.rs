@@ -4,7 +4,8 @@
 //!   token's hash, the method and the path: a grant for one path is found for no other.
 //! - A cached passport is used without waiting and is renewed in the background at half its life, if it is used.
 //! - However many requests bring a token at once, one call is made for it.
-//! - A revocation removes grants at once. A revocation stream that begins anew makes every grant stale, since something may
+//! - A revocation removes grants at once, and is remembered for as long as tokens live: no gateway that has not heard of it can
+//!   grant them again (`revocation_log`). A revocation stream that begins anew makes every grant stale, since something may
 //!   have been missed: each is brought to a gateway again before it is used. Only while no gateway can be reached, stale
 //!   ones serve until they expire. The policies of a gateway change only with its process, whose stream then begins anew:
 //!   no grant outlives the rules that it was given by.
@@ -167,10 +168,9 @@ impl Access {
         self.tracker.spawn(async move {
             let deadline = Deadline::now() + access.call_timeout;
             let answer = loop {
-                let began = access.cache.mark();
-                let answer = access.authorize(&call, began.epoch, deadline).await;
-                // A revocation that came while the call was in flight may be newer than its answer: ask again.
-                if access.cache.finish_call(&key, &answer, &began, Instant::now()) {
+                let answer = access.authorize(&call, deadline).await;
+                // A revocation overtook the answer: ask again.
+                if access.cache.finish_call(&key, &answer, Instant::now()) {
                     break answer;
                 }
             };
@@ -179,12 +179,12 @@ impl Access {
         receiver
     }
 
-    async fn authorize(&self, call: &AuthorizeCall, epoch: u64, deadline: Deadline) -> GrantResult {
+    async fn authorize(&self, call: &AuthorizeCall, deadline: Deadline) -> GrantResult {
         let Ok(_permit) = self.calls.try_acquire() else {
             self.metrics.limited.increment(1);
             return Err(AccessError::Unavailable);
         };
-        let answer = self.gateways.authorize(call, epoch, deadline).await;
+        let answer = self.gateways.authorize(call, &self.cache, deadline).await;
         match &answer {
             Ok(_) => self.metrics.granted.increment(1),
             Err(AccessError::Unauthenticated) => self.metrics.unauthenticated.increment(1),
@@ -194,15 +194,15 @@ impl Access {
         answer
     }
 
-    /// Removes what the revocation names.
-    fn revoke(&self, revocation: Revocation) {
-        let count = self.cache.revoke(revocation);
+    /// Removes what the revocation ends, and refuses it from now on.
+    fn revoke(&self, revocation: &Revocation) {
+        let count = self.cache.revoke(revocation, Instant::now());
         self.metrics.revoked.increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// A revocation may have been missed: every grant must be asked for anew.
-    fn make_all_stale(&self) {
-        self.cache.make_all_stale();
+    /// Revocations up to this place in the feed may have been missed: every grant must be asked for anew.
+    fn make_all_stale(&self, feed_position: u64) {
+        self.cache.make_all_stale(feed_position, Instant::now());
     }
 }
 

@@ -37,17 +37,26 @@ pub enum Revocation {
     Token(Uuid),
     /// Every token of one login, by its `sid`.
     Session(Uuid),
-    /// Every passport of one user; its tokens may be worth another one.
-    Subject(Uuid),
+    /// Every passport of one user of a lower version than this; its tokens may be worth another one. Deleted: no version is
+    /// as high.
+    Subject {
+        /// The user.
+        id: Uuid,
+        /// Its rights of now.
+        authz_version: u64,
+    },
     /// This gateway may have missed revocations itself: drop every cached passport.
     Reset,
 }
+
+/// A revocation with a place in the feed: a state that has applied this entry has applied the revocation.
+pub type PlacedRevocation = (Revocation, u64);
 
 /// The auth state of one gateway.
 #[derive(Debug)]
 pub struct AuthState {
     index: RwLock<AuthIndex>,
-    revocations: broadcast::Sender<Revocation>,
+    revocations: broadcast::Sender<PlacedRevocation>,
     /// The last entry of the feed that was applied.
     seq: watch::Sender<i64>,
     /// Polls of the feed so far: begun, and the last one that succeeded.
@@ -75,7 +84,7 @@ impl Revocation {
         match self {
             Self::Token(_) => Some("token"),
             Self::Session(_) => Some("session"),
-            Self::Subject(_) => Some("subject"),
+            Self::Subject { .. } => Some("subject"),
             Self::Reset => None,
         }
     }
@@ -102,9 +111,10 @@ impl AuthState {
         lookup(&self.index.read())
     }
 
-    /// Every revocation from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Revocation> {
-        self.revocations.subscribe()
+    /// Every revocation from now on, and the place in the feed up to which revocations went before.
+    pub fn subscribe(&self) -> (broadcast::Receiver<PlacedRevocation>, u64) {
+        // Under the lock under which they are broadcast: each is either before the place or received.
+        self.read(|index| (self.revocations.subscribe(), index.position()))
     }
 
     /// Time since the last successful poll; `None` before the first.
@@ -155,13 +165,14 @@ impl AuthState {
         let mut index = self.index.write();
         let revocations = change(&mut index);
         metrics::users(index.users_len());
+        let position = index.position();
         // Broadcast while the lock is held: a watcher that subscribes later gets answers from the index as it is now.
-        revocations.into_iter().for_each(|revocation| self.broadcast(revocation));
+        revocations.into_iter().for_each(|revocation| self.broadcast(revocation, position));
     }
 
-    pub(crate) fn broadcast(&self, revocation: Revocation) {
+    pub(crate) fn broadcast(&self, revocation: Revocation, position: u64) {
         revocation.kind().into_iter().for_each(metrics::revocation);
-        let _no_receiver = self.revocations.send(revocation);
+        let _no_receiver = self.revocations.send((revocation, position));
     }
 }
 

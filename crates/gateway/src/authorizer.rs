@@ -48,6 +48,10 @@ pub struct Authorized {
     pub passport: Option<String>,
     /// Until when it may be cached.
     pub expires_at: UnixTime,
+    /// The version of the user's rights that it was granted by.
+    pub authz_version: u64,
+    /// The last entry of the feed that had been applied.
+    pub feed_position: u64,
 }
 
 /// Why a query is not granted.
@@ -87,7 +91,7 @@ impl Authorizer {
             let problem = Problem::new(Kind::InvalidArgument, "no service of this name takes passports");
             return Err(AuthorizeError::InvalidRequest(Box::new(problem.field("audience"))));
         }
-        let (claims, user) = self.verify_token(query.token).await?;
+        let (claims, user, feed_position) = self.verify_token(query.token).await?;
         let passport = self.app.tokens.passport_claims(&claims, &user, query.audience, self.app.unix_now());
         let passport = passport.ok_or_else(|| AuthorizeError::of(&claims, TokenError::Expired.into()))?;
         let expires_at = passport.exp;
@@ -98,21 +102,25 @@ impl Authorizer {
             let signed = self.app.tokens.issue_passport(&passport);
             Some(signed.map_err(|error| AuthorizeError::Internal(Box::new(Problem::internal(error))))?)
         };
-        Ok(Authorized { claims, tenant: user.tenant, roles: user.roles, passport, expires_at })
+        let authz_version = user.authz_version();
+        let UserRights { tenant, roles, .. } = user;
+        Ok(Authorized { claims, tenant, roles, passport, expires_at, authz_version, feed_position })
     }
 
-    async fn verify_token(&self, token: &str) -> Result<(AccessTokenClaims, UserRights), AuthorizeError> {
+    /// What a valid token says, its user's rights, and the place in the feed that both are as of.
+    async fn verify_token(&self, token: &str) -> Result<(AccessTokenClaims, UserRights, u64), AuthorizeError> {
         let app = &self.app;
         let claims =
             app.tokens.verify_access(token, app.unix_now()).map_err(|reject| self.invalid_token(token, reject))?;
-        let mut verdict = app.auth_state.read(|index| index.judge(&claims));
+        let judge = || app.auth_state.read(|index| (index.judge(&claims), index.position()));
+        let (mut verdict, mut feed_position) = judge();
         if verdict == TokenVerdict::StateLagging {
             // Signed by a gateway, for a user or version that is not applied here yet: another gateway made it.
             app.auth_state.poll_again().await.map_err(|PollTimeout| AuthorizeError::StateLagging)?;
-            verdict = app.auth_state.read(|index| index.judge(&claims));
+            (verdict, feed_position) = judge();
         }
         match verdict {
-            TokenVerdict::Valid(user) => Ok((claims, user)),
+            TokenVerdict::Valid(user) => Ok((claims, user, feed_position)),
             TokenVerdict::Invalid(reason) => Err(AuthorizeError::of(&claims, reason)),
             TokenVerdict::StateLagging => Err(AuthorizeError::of(&claims, "unknown_user")),
         }

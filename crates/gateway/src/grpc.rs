@@ -57,6 +57,8 @@ impl Authorization for Service {
             stale: self.authorizer.is_stale(),
             tenant: authorized.tenant.as_str().to_owned(),
             roles: authorized.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+            authz_version: authorized.authz_version,
+            feed_position: authorized.feed_position,
         }))
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    auth_state::{AuthState, Revocation},
+    auth_state::{AuthState, PlacedRevocation, Revocation},
     metrics,
 };
 
@@ -33,10 +33,11 @@ pub(crate) struct WatcherSlot {
 }
 
 struct RevocationStream {
-    revocations: broadcast::Receiver<Revocation>,
+    revocations: broadcast::Receiver<PlacedRevocation>,
     heartbeat: Interval,
     stop: CancellationToken,
-    has_sent_snapshot: bool,
+    /// The place in the feed that the stream begins at, until it was sent.
+    begins_at: Option<u64>,
     _slot: WatcherSlot,
 }
 
@@ -51,17 +52,12 @@ pub(crate) fn watch(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heartbeat.reset();
     // Subscribed before the snapshot is sent: a revocation in between follows it.
-    let watch = RevocationStream {
-        revocations: auth_state.subscribe(),
-        heartbeat,
-        stop,
-        has_sent_snapshot: false,
-        _slot: slot,
-    };
+    let (revocations, begins_at) = auth_state.subscribe();
+    let watch = RevocationStream { revocations, heartbeat, stop, begins_at: Some(begins_at), _slot: slot };
     stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
         match watch.next().await {
-            Ok(event) => Some((Ok(WatchRevocationsResponse { event: Some(event) }), Some(watch))),
+            Ok(message) => Some((Ok(message), Some(watch))),
             Err(status) => Some((Err(status), None)),
         }
     })
@@ -96,22 +92,30 @@ impl Drop for WatcherSlot {
 // === impl RevocationStream ===
 
 impl RevocationStream {
-    async fn next(&mut self) -> Result<Event, Status> {
-        if !std::mem::replace(&mut self.has_sent_snapshot, true) {
-            return Ok(Event::Snapshot(Snapshot {}));
+    async fn next(&mut self) -> Result<WatchRevocationsResponse, Status> {
+        if let Some(begins_at) = self.begins_at.take() {
+            return Ok(message(Event::Snapshot(Snapshot {}), 0, begins_at));
         }
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Status::unavailable("this gateway stops; watch another")),
             revocation = self.revocations.recv() => match revocation {
-                Ok(Revocation::Token(id)) => Ok(Event::TokenId(id.to_string())),
-                Ok(Revocation::Session(id)) => Ok(Event::SessionId(id.to_string())),
-                Ok(Revocation::Subject(id)) => Ok(Event::Subject(id.to_string())),
-                Ok(Revocation::Reset) | Err(_) => Err(Status::aborted("revocations may have been missed; watch again")),
+                Ok((Revocation::Token(id), position)) => Ok(message(Event::TokenId(id.to_string()), 0, position)),
+                Ok((Revocation::Session(id), position)) => Ok(message(Event::SessionId(id.to_string()), 0, position)),
+                Ok((Revocation::Subject { id, authz_version }, position)) => {
+                    Ok(message(Event::Subject(id.to_string()), authz_version, position))
+                }
+                Ok((Revocation::Reset, _)) | Err(_) => {
+                    Err(Status::aborted("revocations may have been missed; watch again"))
+                }
             },
-            _ = self.heartbeat.tick() => Ok(Event::Heartbeat(Heartbeat {})),
+            _ = self.heartbeat.tick() => Ok(message(Event::Heartbeat(Heartbeat {}), 0, 0)),
         }
     }
+}
+
+fn message(event: Event, authz_version: u64, feed_position: u64) -> WatchRevocationsResponse {
+    WatchRevocationsResponse { event: Some(event), authz_version, feed_position }
 }
 
 #[cfg(test)]
@@ -130,9 +134,14 @@ mod tests {
         let auth_state = AuthState::default();
         let watchers = WatcherSlots::default();
         let mut stream = std::pin::pin!(watch(&auth_state, CancellationToken::new(), watchers.acquire().unwrap()));
-        auth_state.broadcast(Revocation::Token(Uuid::nil()));
+        auth_state.broadcast(Revocation::Token(Uuid::nil()), 7);
+        let deleted = Revocation::Subject { id: Uuid::nil(), authz_version: u64::MAX };
+        auth_state.broadcast(deleted, 8);
         assert_eq!(event(stream.next().await), Event::Snapshot(Snapshot {}));
-        assert_eq!(event(stream.next().await), Event::TokenId(Uuid::nil().to_string()));
+        let revocation = stream.next().await.unwrap().unwrap();
+        assert_eq!(revocation, message(Event::TokenId(Uuid::nil().to_string()), 0, 7));
+        let revocation = stream.next().await.unwrap().unwrap();
+        assert_eq!(revocation, message(Event::Subject(Uuid::nil().to_string()), u64::MAX, 8));
         assert_eq!(event(stream.next().await), Event::Heartbeat(Heartbeat {}));
     }
 
@@ -142,7 +151,7 @@ mod tests {
         let watchers = WatcherSlots::default();
         let mut stream = std::pin::pin!(watch(&auth_state, CancellationToken::new(), watchers.acquire().unwrap()));
         for _ in 0..5_000 {
-            auth_state.broadcast(Revocation::Session(Uuid::nil()));
+            auth_state.broadcast(Revocation::Session(Uuid::nil()), 1);
         }
         assert_eq!(event(stream.next().await), Event::Snapshot(Snapshot {}));
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Aborted);

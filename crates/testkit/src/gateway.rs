@@ -50,7 +50,7 @@ pub struct GatewayState {
     jwks: Mutex<String>,
     /// Valid tokens, and the role each gives.
     tokens: Mutex<BTreeMap<String, Role>>,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<WatchRevocationsResponse>,
     /// How many calls of `Authorize` arrived.
     pub authorize_calls: AtomicUsize,
     /// How often the keys were fetched.
@@ -59,6 +59,10 @@ pub struct GatewayState {
     pub passport_life_s: AtomicU64,
     /// Client address and trace of each `Authorize`.
     pub origins: Mutex<Vec<(String, String)>>,
+    /// The version of every user's rights.
+    pub authz_version: AtomicU64,
+    /// How far it has applied the feed of changes.
+    pub feed_position: AtomicU64,
     /// Whether answers are marked as from a gateway without a database.
     pub is_stale: AtomicBool,
     /// While this is so, `Authorize` does not answer.
@@ -100,18 +104,26 @@ impl FakeGateway {
     /// Makes a token invalid and pushes the revocation to the watchers.
     pub fn revoke(&self, token: &str) {
         self.revoke_silently(token);
-        // Without a watcher there is nothing to push.
-        let _watchers = self.state.events.send(Event::TokenId(format!("id-{token}")));
+        self.state.push(Event::TokenId(format!("id-{token}")), 0);
+    }
+
+    /// Gives the token's user another role, and pushes that to the watchers.
+    pub fn change_role(&self, token: &str, role: Role) {
+        self.grant(token, role);
+        self.state.feed_position.fetch_add(1, Ordering::SeqCst);
+        let authz_version = self.state.authz_version.fetch_add(1, Ordering::SeqCst) + 1;
+        self.state.push(Event::Subject(format!("u-{token}")), authz_version);
     }
 
     /// Makes a token invalid without pushing anything.
     pub fn revoke_silently(&self, token: &str) {
         locked(&self.state.tokens).remove(token);
+        self.state.feed_position.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Begins the stream of revocations anew, as a gateway does when events may have been missed.
     pub fn resnapshot(&self) {
-        let _watchers = self.state.events.send(Event::Snapshot(Snapshot {}));
+        self.state.push(Event::Snapshot(Snapshot {}), 0);
     }
 
     /// Answers this instead of its own key set from now on.
@@ -163,6 +175,8 @@ impl GatewayState {
             key_requests: AtomicUsize::new(0),
             passport_life_s: AtomicU64::new(60),
             origins: Mutex::default(),
+            authz_version: AtomicU64::new(1),
+            feed_position: AtomicU64::new(1),
             is_stale: AtomicBool::new(false),
             is_hung: watch::Sender::new(false),
         }
@@ -170,6 +184,16 @@ impl GatewayState {
 
     fn sign(&self, claims: &PassportClaims) -> String {
         self.key.sign(claims).expect(EXPECT_GATEWAY)
+    }
+
+    fn push(&self, event: Event, authz_version: u64) {
+        // Without a watcher there is nothing to push.
+        let _watchers = self.events.send(self.message(event, authz_version));
+    }
+
+    fn message(&self, event: Event, authz_version: u64) -> WatchRevocationsResponse {
+        let feed_position = self.feed_position.load(Ordering::SeqCst);
+        WatchRevocationsResponse { event: Some(event), authz_version, feed_position }
     }
 }
 
@@ -229,6 +253,8 @@ impl Authorization for GatewayState {
             stale: self.is_stale.load(Ordering::SeqCst),
             tenant: claims.tenant,
             roles: vec![role.as_str().to_owned()],
+            authz_version: self.authz_version.load(Ordering::SeqCst),
+            feed_position: self.feed_position.load(Ordering::SeqCst),
         }))
     }
 
@@ -238,11 +264,12 @@ impl Authorization for GatewayState {
     ) -> Result<Response<Self::WatchRevocationsStream>, Status> {
         let events = BroadcastStream::new(self.events.subscribe()).filter_map(async |event| event.ok());
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        let heartbeats =
-            futures::stream::poll_fn(move |cx| ticks.poll_tick(cx).map(|_| Some(Event::Heartbeat(Heartbeat {}))));
-        let snapshot = futures::stream::once(async { Event::Snapshot(Snapshot {}) });
-        let all = snapshot.chain(futures::stream::select(Box::pin(events), heartbeats));
-        Ok(Response::new(Box::pin(all.map(|event| Ok(WatchRevocationsResponse { event: Some(event) })))))
+        let heartbeat =
+            || WatchRevocationsResponse { event: Some(Event::Heartbeat(Heartbeat {})), ..Default::default() };
+        let heartbeats = futures::stream::poll_fn(move |cx| ticks.poll_tick(cx).map(|_| Some(heartbeat())));
+        let snapshot = self.message(Event::Snapshot(Snapshot {}), 0);
+        let all = futures::stream::iter([snapshot]).chain(futures::stream::select(Box::pin(events), heartbeats));
+        Ok(Response::new(Box::pin(all.map(Ok))))
     }
 
     async fn passport_keys(

@@ -16,7 +16,11 @@ use tokio::time::{Instant as Deadline, timeout_at};
 use tonic::{Code, Request, Status, metadata::MetadataMap};
 use transport::Channel;
 
-use super::grant::{AccessError, Grant, GrantRequest, GrantResult};
+use super::{
+    grant::{AccessError, Grant, GrantRequest, GrantResult},
+    grant_cache::GrantCache,
+    revocation_log::Verdict,
+};
 use crate::{
     callers::Principal,
     pool::{Pool, Replica},
@@ -79,8 +83,9 @@ impl Gateways {
     }
 
     /// Asks one gateway, and the next if it does not answer, until the deadline. The answer of a gateway that is cut off
-    /// from its database counts only if no other gives a better one.
-    pub(super) async fn authorize(&self, call: &AuthorizeCall, epoch: u64, deadline: Deadline) -> GrantResult {
+    /// from its database counts only if no other gives a better one, and never if it lacks a change that is known here.
+    pub(super) async fn authorize(&self, call: &AuthorizeCall, known: &GrantCache, deadline: Deadline) -> GrantResult {
+        let epoch = known.epoch();
         let mut stale = None;
         let mut gateways = self.by_preference().peekable();
         while let Some((replica, mut client)) = gateways.next() {
@@ -91,8 +96,15 @@ impl Gateways {
             let answered = timeout_at(until, client.authorize(call.request())).await;
             let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
             match answered.map(|response| Grant::new(response.into_inner(), epoch)) {
-                Ok(Some(grant)) if grant.is_stale => stale = stale.or(Some(grant)),
-                Ok(Some(grant)) => return Ok(Arc::new(grant)),
+                Ok(Some(mut grant)) => match known.judge(&grant, Instant::now()) {
+                    Verdict::Good if !grant.is_stale => return Ok(Arc::new(grant)),
+                    Verdict::Good | Verdict::Doubtful => {
+                        grant.is_stale = true;
+                        stale = stale.or(Some(grant));
+                    }
+                    Verdict::Outdated => log_failure(replica, "it lacks a change of the caller's rights"),
+                    Verdict::Revoked => return Err(AccessError::Unauthenticated),
+                },
                 Err(status) if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
                     return Err(AccessError::Unauthenticated);
                 }
@@ -154,6 +166,8 @@ impl Grant {
             },
             session_id: response.session_id,
             token_id: response.token_id,
+            authz_version: response.authz_version,
+            feed_position: response.feed_position,
             epoch,
             is_stale: response.stale,
         })

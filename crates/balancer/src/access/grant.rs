@@ -18,9 +18,13 @@ pub struct Grant {
     pub(super) received: Instant,
     pub(super) session_id: String,
     pub(super) token_id: String,
+    /// The version of the subject's rights that it was granted by.
+    pub(super) authz_version: u64,
+    /// How far the gateway had applied the feed of changes.
+    pub(super) feed_position: u64,
     /// The cache's epoch when the call began; a grant of an older epoch is stale.
     pub(super) epoch: u64,
-    /// The gateway is cut off from its database, and may have missed a revocation.
+    /// The gateway is cut off from its database, or lags, and may have missed a revocation.
     pub(super) is_stale: bool,
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     grant::{AccessError, Grant, GrantKey, GrantResult},
-    revocation_log::{Revocation, RevocationLog},
+    revocation_log::{Revocation, RevocationLog, Verdict},
 };
 
 const SHARDS: usize = 16;
@@ -50,13 +50,6 @@ enum Entry {
     Rejected { error: AccessError, until: Instant },
 }
 
-/// A moment in the order of epochs and revocations.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RevocationMark {
-    pub(super) epoch: u64,
-    revocations: u64,
-}
-
 /// What the cache has for a key.
 pub(super) enum Lookup {
     /// A grant to use.
@@ -84,7 +77,7 @@ impl GrantCache {
     }
 
     pub(super) fn lookup(&self, key: &GrantKey, now: Instant) -> Lookup {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.epoch();
         match self.shard(key).lock().entries.get_mut(key) {
             Some(Entry::Rejected { error, until }) if *until > now => Lookup::Rejected(*error),
             Some(Entry::Granted { grant, renew_at, used }) if grant.expires > now => {
@@ -114,19 +107,13 @@ impl GrantCache {
         (receiver, Some(sender))
     }
 
-    /// Stores the answer and takes the call off the list; or does neither, if a revocation since the call began may be
-    /// newer than its answer. Decided under the shard's lock, which a revocation takes after it was logged: it is either
-    /// seen here or finds what was stored.
+    /// Stores the answer and takes the call off the list; or does neither, if a revocation overtook the answer. Decided
+    /// under the shard's lock, which a revocation takes after it was logged: it is either seen here or finds what was
+    /// stored.
     #[must_use]
-    pub(super) fn finish_call(
-        &self,
-        key: &GrantKey,
-        answer: &GrantResult,
-        began: &RevocationMark,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn finish_call(&self, key: &GrantKey, answer: &GrantResult, now: Instant) -> bool {
         let mut shard = self.shard(key).lock();
-        if answer.as_ref().is_ok_and(|grant| self.was_revoked_since(grant, began)) {
+        if answer.as_ref().is_ok_and(|grant| matches!(self.judge(grant, now), Verdict::Revoked | Verdict::Outdated)) {
             return false;
         }
         shard.calls.remove(key);
@@ -143,7 +130,7 @@ impl GrantCache {
     }
 
     fn renew_at(&self, grant: &Grant, now: Instant) -> Instant {
-        if grant.epoch != self.epoch.load(Ordering::Acquire) {
+        if grant.epoch != self.epoch() {
             return grant.received;
         }
         if grant.is_stale { now + RETRY_AFTER } else { grant.half_life() }
@@ -151,7 +138,7 @@ impl GrantCache {
 
     /// No gateway could be asked: a stale grant serves for another moment without a call, if it is still there.
     pub(super) fn serve_stale(&self, key: &GrantKey, now: Instant) -> Option<Arc<Grant>> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.epoch();
         match self.shard(key).lock().entries.get_mut(key) {
             Some(Entry::Granted { grant, renew_at, .. }) if grant.expires > now => {
                 if grant.epoch != epoch {
@@ -163,30 +150,34 @@ impl GrantCache {
         }
     }
 
-    /// The present moment in the order of revocations.
-    pub(super) fn mark(&self) -> RevocationMark {
-        RevocationMark { epoch: self.epoch.load(Ordering::Acquire), revocations: self.revocations.lock().count }
+    /// The present epoch: a grant that is asked for from now on is of it.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
-    /// Whether a revocation since then names this grant, or may have.
-    fn was_revoked_since(&self, grant: &Grant, mark: &RevocationMark) -> bool {
-        self.revocations.lock().matches_since(mark.revocations, grant)
+    /// What the revocations so far say of a grant.
+    pub(super) fn judge(&self, grant: &Grant, now: Instant) -> Verdict {
+        self.revocations.lock().judge(grant, now)
     }
 
-    /// Removes what the revocation names. Returns how many grants that were.
-    pub(super) fn revoke(&self, revocation: Revocation) -> usize {
-        self.revocations.lock().push(revocation.clone());
+    /// Remembers the revocation, and removes what it ends. Returns how many grants that were.
+    pub(super) fn revoke(&self, revocation: &Revocation, now: Instant) -> usize {
+        if !self.revocations.lock().push(revocation, now) {
+            return 0;
+        }
         let remove_from = |shard: &Mutex<Shard>| {
             let entries = &mut shard.lock().entries;
             let before = entries.len();
-            entries.retain(|_, entry| !matches!(entry, Entry::Granted { grant, .. } if revocation.matches(grant)));
+            entries.retain(|_, entry| !matches!(entry, Entry::Granted { grant, .. } if revocation.ends(grant)));
             before - entries.len()
         };
         self.shards.iter().map(remove_from).sum()
     }
 
-    /// Makes every grant stale that is cached now, and every answer of a call in flight.
-    pub(super) fn make_all_stale(&self) {
+    /// Revocations up to this place in the feed may have been missed: makes every grant stale that is cached now, and every
+    /// answer of a call in flight.
+    pub(super) fn make_all_stale(&self, feed_position: u64, now: Instant) {
+        self.revocations.lock().miss_up_to(feed_position, now);
         self.epoch.fetch_add(1, Ordering::AcqRel);
         for shard in &self.shards {
             for entry in shard.lock().entries.values_mut() {

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-use super::{Access, gateways::Client, revocation_log::Revocation};
+use super::{
+    Access,
+    gateways::Client,
+    revocation_log::{FINAL, Revocation, Revoked},
+};
 use crate::metrics::revocation_stream_up;
 use proto::auth::v1::{WatchRevocationsRequest, WatchRevocationsResponse, watch_revocations_response::Event};
 use tokio_util::sync::CancellationToken;
@@ -78,16 +82,18 @@ async fn follow_stream(access: &Access, client: &mut Client, mut on_begin: impl 
 }
 
 fn apply(access: &Access, message: WatchRevocationsResponse) -> bool {
-    match message.event {
+    let WatchRevocationsResponse { event, authz_version, feed_position } = message;
+    let revoke = |revoked, authz_version| access.revoke(&Revocation { revoked, authz_version, feed_position });
+    match event {
         Some(Event::Snapshot(_)) => {
-            access.make_all_stale();
+            access.make_all_stale(feed_position);
             return true;
         }
-        Some(Event::TokenId(id)) => access.revoke(Revocation::Token(id)),
-        Some(Event::SessionId(id)) => access.revoke(Revocation::Session(id)),
-        Some(Event::Subject(id)) => access.revoke(Revocation::Subject(id)),
-        // An event of a newer gateway, unknown to this version: it may be a revocation.
-        None => access.make_all_stale(),
+        Some(Event::TokenId(id)) => revoke(Revoked::Token(id), FINAL),
+        Some(Event::SessionId(id)) => revoke(Revoked::Session(id), FINAL),
+        Some(Event::Subject(id)) if authz_version > 0 => revoke(Revoked::Subject(id), authz_version),
+        // Of a gateway of the release before, which names no version; or of a newer one, and unknown to this version.
+        Some(Event::Subject(_)) | None => access.make_all_stale(feed_position),
         Some(Event::Heartbeat(_)) => {}
     }
     false

@@ -143,32 +143,68 @@ async fn authorize_calls_carry_client_address_and_trace() {
     assert!(trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{trace}");
 }
 
-/// The answer of a gateway that is cut off from its database counts only where no other can be asked.
-#[tokio::test]
-async fn a_stale_gateway_is_the_second_choice() {
-    let platform = Platform::start(1).await;
-    let mut fresh = platform.world.gateway("gateway-2");
-    let old = &platform.gateway;
-    old.state.is_stale.store(true, Ordering::SeqCst);
-    let balancer = Balancer::start(
-        &platform.world,
-        &format!(
+/// A platform whose balancer has a second gateway.
+struct TwoGateways {
+    platform: Platform,
+    second: FakeGateway,
+    balancer: Balancer,
+}
+
+impl TwoGateways {
+    async fn start() -> Self {
+        let platform = Platform::start(1).await;
+        let second = platform.world.gateway("gateway-2");
+        let balancer = Self::balancer(&platform, &second).await;
+        Self { platform, second, balancer }
+    }
+
+    /// A balancer that has just begun, and follows both.
+    async fn balancer(platform: &Platform, second: &FakeGateway) -> Balancer {
+        let config = format!(
             "pools.serving.replicas = [{{ name = \"serving-1\", address = \"{}\" }}]\n\
              pools.gateway.replicas = [{{ name = \"gateway-1\", address = \"{}\" }}, \
              {{ name = \"gateway-2\", address = \"{}\" }}]",
-            platform.serving[0].address, old.address, fresh.address
-        ),
-    )
-    .await;
-    let url = |path: &str| format!("https://127.0.0.1:{}{path}", balancer.front.port());
-    let states = async || {
-        let status = platform.client.get(url("/api/loadbalancer/status")).send().await.unwrap();
-        let status: serde_json::Value = status.json().await.unwrap();
-        ["serving", "gateway"].map(|pool| status["pools"][pool]["healthy"].as_u64().unwrap())
-    };
-    let status_of =
-        async |token: &str| platform.client.get(url("/v2/echo")).bearer_auth(token).send().await.unwrap().status();
-    poll_until("all are healthy", SOON, async || states().await == [1, 2]).await;
+            platform.serving[0].address, platform.gateway.address, second.address
+        );
+        let balancer = Balancer::start(&platform.world, &config).await;
+        poll_until("all are healthy", SOON, async || healthy(platform, &balancer).await == [1, 2]).await;
+        poll_until("the revocations of both are followed", SOON, async || {
+            let log = balancer.log();
+            log.iter().filter(|line| line.to_string().contains("revocations are followed")).count() == 2
+        })
+        .await;
+        balancer
+    }
+
+    async fn status_of(&self, token: &str) -> StatusCode {
+        let request = self.platform.client.get(url(&self.balancer, "/v2/echo"));
+        request.bearer_auth(token).send().await.unwrap().status()
+    }
+
+    /// The second gateway is lost, and the balancer knows.
+    async fn lose_second(&mut self) {
+        self.second.kill();
+        poll_until("it is unhealthy", SOON, async || healthy(&self.platform, &self.balancer).await == [1, 1]).await;
+    }
+}
+
+fn url(balancer: &Balancer, path: &str) -> String {
+    format!("https://127.0.0.1:{}{path}", balancer.front.port())
+}
+
+/// Healthy replicas and gateways.
+async fn healthy(platform: &Platform, balancer: &Balancer) -> [u64; 2] {
+    let status = platform.client.get(url(balancer, "/api/loadbalancer/status")).send().await.unwrap();
+    let status: serde_json::Value = status.json().await.unwrap();
+    ["serving", "gateway"].map(|pool| status["pools"][pool]["healthy"].as_u64().unwrap())
+}
+
+/// The answer of a gateway that is cut off from its database counts only where no other can be asked.
+#[tokio::test]
+async fn a_stale_gateway_is_the_second_choice() {
+    let mut two = TwoGateways::start().await;
+    let (old, fresh) = (&two.platform.gateway, &two.second);
+    old.state.is_stale.store(true, Ordering::SeqCst);
     for n in 0..10 {
         // Two of three tokens the fresh one has revoked and the old one has not. Three in a round, as each gateway is first in turn.
         for (name, is_good) in [("good", true), ("gone", false), ("lost", false)] {
@@ -178,14 +214,71 @@ async fn a_stale_gateway_is_the_second_choice() {
                 fresh.grant(&token, Role::Analyst);
             }
             let expected = if is_good { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
-            assert_eq!(status_of(&token).await, expected, "{token}");
+            assert_eq!(two.status_of(&token).await, expected, "{token}");
         }
     }
     assert!(old.calls() > 0, "each is asked first now and then");
-    fresh.kill();
-    poll_until("the fresh one is unhealthy", SOON, async || states().await == [1, 1]).await;
     old.grant("alone", Role::Analyst);
-    assert_eq!(status_of("alone").await, StatusCode::OK, "better than nothing");
+    two.lose_second().await;
+    assert_eq!(two.status_of("alone").await, StatusCode::OK, "better than nothing");
+}
+
+/// A gateway that was cut off a moment ago does not know that it is stale, and would go on granting what another revoked.
+#[tokio::test]
+async fn a_gateway_that_is_cut_off_grants_nothing_that_was_revoked_elsewhere() {
+    let two = TwoGateways::start().await;
+    let (cut, fresh) = (&two.platform.gateway, &two.second);
+    for token in ["good", "gone", "demoted", "demoted later"] {
+        cut.grant(token, Role::Analyst);
+        fresh.grant(token, Role::Analyst);
+        assert_eq!(two.status_of(token).await, StatusCode::OK);
+    }
+    fresh.revoke("gone");
+    fresh.change_role("demoted", Role::Viewer);
+    poll_until("the revocation has arrived", SOON, async || two.status_of("gone").await == StatusCode::UNAUTHORIZED)
+        .await;
+    // Both are asked in turn, again each second.
+    let before = cut.calls();
+    poll_until("the one that is cut off was asked", SOON, async || {
+        assert_eq!(two.status_of("gone").await, StatusCode::UNAUTHORIZED);
+        assert_eq!(two.status_of("demoted").await, StatusCode::OK, "the other one grants it, with the role of now");
+        cut.calls() >= before + 2
+    })
+    .await;
+
+    // The other one tells of changes, and answers no call.
+    fresh.state.is_hung.send_replace(true);
+    fresh.change_role("demoted later", Role::Viewer);
+    poll_until("no gateway is left that knows the role of now", SOON, async || {
+        two.status_of("demoted later").await == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    let before = cut.calls();
+    poll_until("the one that is cut off was asked again", SOON, async || {
+        assert_eq!(two.status_of("gone").await, StatusCode::UNAUTHORIZED);
+        assert_eq!(two.status_of("demoted later").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(two.status_of("good").await, StatusCode::OK, "it was not revoked");
+        cut.calls() >= before + 3
+    })
+    .await;
+}
+
+/// What was revoked before a balancer began it cannot know; how much there was it is told.
+#[tokio::test]
+async fn a_balancer_that_has_just_begun_asks_the_gateway_that_knows_more() {
+    let two = TwoGateways::start().await;
+    let (cut, fresh) = (&two.platform.gateway, &two.second);
+    let tokens: Vec<String> = (0..15).map(|n| format!("gone {n}")).collect();
+    for token in &tokens {
+        cut.grant(token, Role::Analyst);
+        fresh.revoke(token);
+    }
+    let began = TwoGateways::balancer(&two.platform, fresh).await;
+    let two = TwoGateways { balancer: began, ..two };
+    for token in &tokens {
+        assert_eq!(two.status_of(token).await, StatusCode::UNAUTHORIZED, "{token}");
+    }
+    assert!(two.platform.gateway.calls() > 0, "each is asked first now and then");
 }
 
 /// A gateway that is slow after its start does not slow down callers with a cached passport.

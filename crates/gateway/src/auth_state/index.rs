@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Revocation;
 use crate::{
-    store::{AuthSnapshot, Change, ChangeBatch, ChangeKind},
+    store::{AuthSnapshot, Change, ChangeBatch, ChangeKind, FeedEntry},
     user::{Tenant, User},
 };
 
@@ -19,6 +19,8 @@ pub struct AuthIndex {
     users: HashMap<Uuid, UserRights>,
     /// Revoked tokens (`jti`), sessions (`sid`) and deleted users, until no token of theirs can be valid any more.
     revoked: HashMap<Uuid, OffsetDateTime>,
+    /// The last entry of the feed that was applied.
+    position: u64,
 }
 
 /// What a user may do, and which of its tokens are valid.
@@ -73,6 +75,11 @@ impl AuthIndex {
         self.revoked.contains_key(&id)
     }
 
+    /// The last entry of the feed that was applied.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// How many users there are.
     pub fn users_len(&self) -> usize {
         self.users.len()
@@ -87,6 +94,7 @@ impl AuthIndex {
     pub(super) fn replace(&mut self, snapshot: &AuthSnapshot) {
         self.users = snapshot.users.iter().map(|user| (user.id, UserRights::from(user))).collect();
         self.revoked.clear();
+        self.position = position_of(snapshot.last);
         for change in &snapshot.changes {
             self.revoke(change);
         }
@@ -105,7 +113,8 @@ impl AuthIndex {
             }
             self.revoke(change);
         }
-        batch.changes.iter().filter_map(revocation).collect()
+        self.position = position_of(batch.last);
+        batch.changes.iter().filter_map(|change| self.revocation(change)).collect()
     }
 
     /// Removes revocations whose tokens have expired.
@@ -123,18 +132,33 @@ impl AuthIndex {
             self.revoked.insert(change.id, change.expires_at);
         }
     }
-}
 
-fn revocation(change: &Change) -> Option<Revocation> {
-    match change.kind {
-        ChangeKind::User => None,
-        ChangeKind::Subject => Some(Revocation::Subject(change.id)),
-        ChangeKind::Session => Some(Revocation::Session(change.id)),
-        ChangeKind::Token => Some(Revocation::Token(change.id)),
+    /// What an applied change revokes.
+    fn revocation(&self, change: &Change) -> Option<Revocation> {
+        match change.kind {
+            ChangeKind::User => None,
+            ChangeKind::Subject => {
+                let authz_version = self.users.get(&change.id).map_or(u64::MAX, UserRights::authz_version);
+                Some(Revocation::Subject { id: change.id, authz_version })
+            }
+            ChangeKind::Session => Some(Revocation::Session(change.id)),
+            ChangeKind::Token => Some(Revocation::Token(change.id)),
+        }
     }
 }
 
+fn position_of(last: Option<FeedEntry>) -> u64 {
+    last.map_or(0, |entry| entry.seq.unsigned_abs())
+}
+
 // === impl UserRights ===
+
+impl UserRights {
+    /// Rises with every change of the rights.
+    pub fn authz_version(&self) -> u64 {
+        self.authz_version
+    }
+}
 
 impl From<&User> for UserRights {
     fn from(user: &User) -> Self {
@@ -234,7 +258,9 @@ mod tests {
         let mut index = index_of(user(1, false));
         assert_eq!(index.apply(&batch(vec![change(ChangeKind::User, ADA)], vec![user(1, false)])), []);
         let ended = index.apply(&batch(vec![change(ChangeKind::Subject, ADA)], vec![user(2, false)]));
-        assert_eq!(ended, [Revocation::Subject(ADA)]);
+        assert_eq!(ended, [Revocation::Subject { id: ADA, authz_version: 2 }]);
+        let deleted = index_of(user(1, false)).apply(&batch(vec![change(ChangeKind::Subject, ADA)], vec![]));
+        assert_eq!(deleted, [Revocation::Subject { id: ADA, authz_version: u64::MAX }]);
         assert!(matches!(index.judge(&claims(2)), TokenVerdict::Valid(_)));
     }
 

@@ -14,13 +14,19 @@ use crate::{
 const AUDIENCE: &str = "x-rampart-audience";
 const METHOD: &str = "x-original-method";
 const TARGET: &str = "x-original-uri";
+/// There if another gateway can be asked: only one with the database's revocations is to answer.
+const FRESH: &str = "x-rampart-fresh";
 
-/// 204, with the passport if the audience is a service of this platform; 401, 403, or 503 when it cannot be decided.
+/// 204, with the passport if the audience is a service of this platform; 401, 403, or 503 when it cannot be decided. A gateway
+/// that is cut off from its database may lack a revocation: it answers 503 while the edge can ask another.
 pub async fn authorize(
     State(authorizer): State<Authorizer>,
     source: RequestSource,
     headers: HeaderMap,
 ) -> Result<Response<axum::body::Body>, problem::Api> {
+    if headers.contains_key(FRESH) && authorizer.is_stale() {
+        return Err(Problem::unavailable("another gateway may know of more revocations").into());
+    }
     let target = only(&headers, TARGET)?;
     let path = target.split_once('?').map_or(target, |(path, _query)| path);
     let (audience, method) = (only(&headers, AUDIENCE)?, only(&headers, METHOD)?);

@@ -148,6 +148,18 @@ impl Client {
         self.raw(request.body(tonic::body::Body::empty()).unwrap()).await
     }
 
+    /// The same as long as the edge has another gateway to ask.
+    pub(crate) async fn ask_as_edge_first(&self, token: &str) -> TestResponse {
+        let request = Request::builder()
+            .uri("/internal/authorize")
+            .header("x-rampart-fresh", "1")
+            .header("x-rampart-audience", "serving")
+            .header("x-original-method", "GET")
+            .header("x-original-uri", "/v2")
+            .header(header::AUTHORIZATION, format!("Bearer {token}"));
+        self.raw(request.body(tonic::body::Body::empty()).unwrap()).await
+    }
+
     /// A call as it is.
     pub(crate) async fn raw(&self, request: Request<tonic::body::Body>) -> TestResponse {
         let call = async {

@@ -46,6 +46,8 @@ async fn authorize_never_waits_for_the_database() {
     let client = world.client(&gateway);
     let admin = client.bootstrap().await;
     let operator = Client::new(&world.identity("operator"), gateway.admin);
+    let edge = Client::new(&world.identity("edge"), gateway.main);
+    edge.ask_as_edge_first(&admin).await.expect_status(StatusCode::NO_CONTENT);
     let ready = async || operator.call(Method::GET, "/ready", None, None).await;
     assert_eq!(ready().await.json()["remarks"], json!({}));
 
@@ -76,6 +78,10 @@ async fn authorize_never_waits_for_the_database() {
     assert!(asked.elapsed() < Duration::from_secs(1), "a change by a stale state is refused at once");
     let remarks = ready().await.expect_status(StatusCode::OK).json()["remarks"].clone();
     assert!(remarks["users and revocations"].as_str().unwrap().contains("stale"), "{remarks}");
+    assert!(client.authorize(&admin, "serving").await.unwrap().stale);
+    let second_choice = edge.ask_as_edge_first(&admin).await.expect_status(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!second_choice.headers.contains_key("rampart-passport"), "another gateway is asked first");
+    edge.ask_as_edge(Some(&admin), "serving", "GET", "/v2").await.expect_status(StatusCode::NO_CONTENT);
     assert!(client.is_serving().await, "it still answers Authorize, so it stays ready");
 
     drop(frozen);

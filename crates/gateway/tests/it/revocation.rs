@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use proto::auth::v1::watch_revocations_response::Event;
+use proto::auth::v1::{WatchRevocationsResponse, watch_revocations_response::Event};
 use serde_json::json;
 use testkit::poll_until;
+use tonic::Streaming;
 
 use crate::{
     client::{Client, password_of},
@@ -112,6 +113,7 @@ async fn a_role_taken_away_is_gone_on_every_gateway() {
     let (id, token) = here.machine(&admin, "robot", &["admin"]).await;
     there.call(Method::GET, "/api/admin/users", Some(&token), None).await.expect_status(StatusCode::OK);
     let mut stream = there.watch().await;
+    let before = there.authorize(&token, "serving").await.unwrap();
 
     let body = json!({ "roles": ["viewer"] });
     let path = format!("/api/admin/users/{id}");
@@ -120,7 +122,14 @@ async fn a_role_taken_away_is_gone_on_every_gateway() {
         there.call(Method::GET, "/api/admin/users", Some(&token), None).await.status == StatusCode::FORBIDDEN
     })
     .await;
-    wait_event(&mut stream, &Event::Subject(id)).await;
+    let event = wait_event(&mut stream, &Event::Subject(id)).await;
+    let granted = there.authorize(&token, "serving").await.unwrap();
+    assert_eq!(granted.authz_version, event.authz_version);
+    assert!(before.authz_version < event.authz_version, "what was granted before is told apart");
+    assert!(before.feed_position < event.feed_position && event.feed_position <= granted.feed_position);
+    let begin = there.watch().await.message().await.unwrap().unwrap();
+    assert_eq!(begin.event, Some(Event::Snapshot(proto::auth::v1::Snapshot {})));
+    assert!(begin.feed_position >= event.feed_position, "a watcher that begins now learns how much it missed");
 }
 
 /// A change is refused when the caller's roles are no longer those of its passport.
@@ -156,9 +165,16 @@ async fn a_watcher_gets_heartbeats_and_the_end_of_the_stream() {
     assert!(end.is_ok());
 }
 
-async fn wait_event(stream: &mut tonic::Streaming<proto::auth::v1::WatchRevocationsResponse>, wanted: &Event) {
-    let received = async { while stream.message().await.unwrap().unwrap().event.as_ref() != Some(wanted) {} };
-    tokio::time::timeout(WITHIN, received).await.unwrap_or_else(|_| panic!("no event {wanted:?}"));
+async fn wait_event(stream: &mut Streaming<WatchRevocationsResponse>, wanted: &Event) -> WatchRevocationsResponse {
+    let received = async {
+        loop {
+            let message = stream.message().await.unwrap().unwrap();
+            if message.event.as_ref() == Some(wanted) {
+                return message;
+            }
+        }
+    };
+    tokio::time::timeout(WITHIN, received).await.unwrap_or_else(|_| panic!("no event {wanted:?}"))
 }
 
 /// A restore, or a failover that loses commits, takes the feed back in time; everything is then loaded anew.

@@ -40,11 +40,24 @@ pub struct AuthorizeResponse {
     pub tenant: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "9")]
     pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What this gateway knew when it answered: the version of the subject's rights, which rises with every change of them, and
+    /// the last entry of the change feed that it had applied. A gateway that lags behind a revocation has lower ones.
+    #[prost(uint64, tag = "10")]
+    pub authz_version: u64,
+    #[prost(uint64, tag = "11")]
+    pub feed_position: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRevocationsRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRevocationsResponse {
+    /// With `subject`: what was granted under a lower version is over; the highest number if the subject was deleted. Never 0.
+    #[prost(uint64, tag = "6")]
+    pub authz_version: u64,
+    /// With a revocation: its place in the change feed, or a later one. With the snapshot: the place up to which revocations
+    /// were made that this stream may not bring.
+    #[prost(uint64, tag = "7")]
+    pub feed_position: u64,
     #[prost(oneof = "watch_revocations_response::Event", tags = "1, 2, 3, 4, 5")]
     pub event: ::core::option::Option<watch_revocations_response::Event>,
 }
