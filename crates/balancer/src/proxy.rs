@@ -7,6 +7,7 @@
 mod admission;
 mod attempts;
 mod broadcast;
+mod clock;
 mod context;
 mod failure;
 mod grpc_message;
@@ -16,7 +17,10 @@ mod outcome;
 mod retry;
 mod statistics;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -156,7 +160,7 @@ impl ProxyHttp for Edge {
         state: &mut RequestState,
     ) -> Result<()> {
         let RequestState { context, outcome, .. } = state;
-        context.is_received |= is_end;
+        context.record_part(is_end);
         context.count_body(body.as_ref().map_or(0, Bytes::len)).map_err(|problem| outcome.fail_client(problem))
     }
 
@@ -179,7 +183,21 @@ impl ProxyHttp for Edge {
         Ok(())
     }
 
-    /// 8. The trailers: where gRPC has its status.
+    /// 8. Each part of the answer. The last is the end of the replica's time.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        is_end: bool,
+        state: &mut RequestState,
+    ) -> Result<Option<Duration>> {
+        if is_end {
+            state.context.clock.record_answered(Instant::now());
+        }
+        Ok(None)
+    }
+
+    /// 9. The trailers: where gRPC has its status.
     async fn response_trailer_filter(
         &self,
         _session: &mut Session,
@@ -187,10 +205,11 @@ impl ProxyHttp for Edge {
         state: &mut RequestState,
     ) -> Result<Option<Bytes>> {
         state.outcome.record_trailers(trailers);
+        state.context.clock.record_answered(Instant::now());
         Ok(None)
     }
 
-    /// 9. An error in 5 to 8, of the client or the replica: another attempt, or 10.
+    /// 10. An error in 5 to 9, of the client or the replica: another attempt, or 11.
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
@@ -202,7 +221,7 @@ impl ProxyHttp for Edge {
         retry::decide_after_request_error(session, state, error)
     }
 
-    /// 10. No other attempt: the client is told, if it is still there.
+    /// 11. No other attempt: the client is told, if it is still there.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, state: &mut RequestState) -> FailToProxy {
         let error_code = match failure::problem_for_client(session, state, error) {
             Some(problem) => {
@@ -214,7 +233,7 @@ impl ProxyHttp for Edge {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    /// 11. The end, whatever it was: counted once, for metrics and SLA.
+    /// 12. The end, whatever it was: counted once, for metrics and SLA.
     async fn logging(&self, session: &mut Session, error: Option<&Error>, state: &mut RequestState) {
         outcome::finish(state, session, error);
     }

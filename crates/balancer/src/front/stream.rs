@@ -48,6 +48,9 @@ pub(super) struct FrontStream {
     /// Bytes of the body that are still to come; `None` while only their reader knows where it ends.
     body_left: Option<u64>,
     linger: Option<LingerContext>,
+    connection: Arc<Connection>,
+    /// The client's next bytes are awaited.
+    is_read_pending: bool,
 }
 
 /// What it takes to close a connection after the stream itself was dropped.
@@ -62,7 +65,7 @@ impl FrontStream {
     /// A stream whose handshake is done.
     pub(super) fn new(
         stream: TlsStream<TcpStream>,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         permit: ConnectionPermit,
         tracker: TaskTracker,
     ) -> Self {
@@ -78,6 +81,8 @@ impl FrontStream {
             pipelined: BytesMut::new(),
             body_left: None,
             linger: Some(LingerContext { tracker, permit }),
+            connection: Arc::clone(connection),
+            is_read_pending: false,
         }
     }
 
@@ -163,11 +168,16 @@ impl fmt::Debug for FrontStream {
 
 impl AsyncRead for FrontStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.body_left {
+        let read = match self.body_left {
             None => self.inner()?.poll_read(cx, buffer),
             Some(0) => self.poll_pipelined(cx),
             Some(left) => self.poll_body(cx, buffer, left),
+        };
+        // Bytes that were not awaited may have been here for long, while nobody read.
+        if std::mem::replace(&mut self.is_read_pending, read.is_pending()) && read.is_ready() {
+            self.connection.record_arrival();
         }
+        read
     }
 }
 

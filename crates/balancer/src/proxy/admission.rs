@@ -1,5 +1,7 @@
 //! Whether a request goes on, and with whose passport: everything that is decided before a replica is chosen.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, header};
 use pingora::proxy::Session;
@@ -194,10 +196,12 @@ async fn continue_expected_body(session: &mut Session) {
 async fn read_body(session: &mut Session, context: &mut RequestContext) -> Result<Bytes, Problem> {
     let mut body = BytesMut::new();
     let broken = || Problem::new(Kind::InvalidArgument, "the body did not arrive");
+    context.clock.await_body(Instant::now());
     while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(|_| broken())? {
+        context.record_part(false);
         context.count_body(part.len())?;
         body.extend_from_slice(&part);
     }
-    context.is_received = true;
+    context.record_part(true);
     Ok(body.freeze())
 }

@@ -16,6 +16,10 @@ use crate::{
     replica_state::ReplicaState,
 };
 
+/// A replica that takes nothing of a body for this part of its route's time is late. As long as it has not, it is the client
+/// whose body does not arrive.
+const BODY_PAUSES_MAX: u32 = 3;
+
 /// How often a request was sent, and to which replicas.
 pub(super) struct Attempts {
     pub(super) count: usize,
@@ -53,12 +57,14 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
     attempts.start(&pool, lease);
     // Another attempt sends the body again from its start.
     context.body_bytes = 0;
+    context.clock.await_body(Instant::now());
     // The body filter is not called for a request without a body.
     if session.is_body_empty() {
-        context.is_received = true;
+        context.record_part(true);
     }
     let mut peer = Box::new(HttpPeer::clone(&peer));
     peer.options.read_timeout = Some(time_left.max(Duration::from_millis(1)));
+    peer.options.write_timeout = context.route.map(|route| route.time_max / BODY_PAUSES_MAX);
     Ok(peer)
 }
 

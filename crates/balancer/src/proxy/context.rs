@@ -11,7 +11,7 @@ use problem::{Form, Kind, Problem};
 use telemetry::Trace;
 use tracing::Level;
 
-use super::Shared;
+use super::{Shared, clock::RequestClock};
 use crate::{
     access::Origin,
     callers::CallPermit,
@@ -25,7 +25,7 @@ use crate::{
 pub(super) struct RequestContext {
     pub(super) shared: Arc<Shared>,
     pub(super) connection: Option<Arc<Connection>>,
-    pub(super) began: Instant,
+    pub(super) clock: RequestClock,
     pub(super) trace: Option<Trace>,
     pub(super) form: Form,
     pub(super) route: Option<Route>,
@@ -34,8 +34,6 @@ pub(super) struct RequestContext {
     pub(super) passport: Option<HeaderValue>,
     /// Its place among the calls of its caller, if it has a token.
     pub(super) permit: Option<CallPermit>,
-    /// The client has sent all of it.
-    pub(super) is_received: bool,
     /// Of the attempt under way.
     pub(super) body_bytes: u64,
 }
@@ -47,14 +45,13 @@ impl RequestContext {
         Self {
             shared,
             connection,
-            began: Instant::now(),
+            clock: RequestClock::new(Instant::now()),
             trace: None,
             form: Form::Api,
             route: None,
             is_repeatable: false,
             passport: None,
             permit: None,
-            is_received: false,
             body_bytes: 0,
         }
     }
@@ -91,7 +88,13 @@ impl RequestContext {
 
     /// What is left of the route's time, if anything is.
     pub(super) fn time_left(&self) -> Option<Duration> {
-        self.route?.time_max.checked_sub(self.began.elapsed()).filter(|left| !left.is_zero())
+        self.route?.time_max.checked_sub(self.clock.elapsed(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    /// A part of the body was read from the client.
+    pub(super) fn record_part(&mut self, is_last: bool) {
+        let arrived = self.connection.as_ref().map(|connection| connection.arrived());
+        self.clock.record_part(Instant::now(), arrived, is_last);
     }
 
     /// Counts bytes of the body against the route's limit.

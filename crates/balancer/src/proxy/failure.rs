@@ -1,6 +1,14 @@
-//! What the client is told when a request failed and goes to no other replica.
+//! Whose a failure is, and what the client is told when a request goes to no other replica.
+//!
+//! pingora (0.9.1) says of what it reads from a client that it is `Downstream`, and of what passes between it and a replica that
+//! it is `Upstream`. It leaves open (`Unset`) whose these are:
+//!
+//! - a `WriteError` of trailers over HTTP/2, and of the flush before a replica's failure is passed on over HTTP/1.1: the client
+//!   has gone;
+//! - an `InvalidHTTPHeader` of the target or authority as it is written for the replica: they are the client's;
+//! - upgrades and CONNECT, of which nothing comes this far, and whatever a later version adds: a fault of ours.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora::{
     Error,
@@ -31,13 +39,16 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
             }
             _ => {
                 if let Some(connection) = &state.context.connection
-                    && state.context.began.elapsed() < WAITED_FOR
+                    && state.context.clock.elapsed(Instant::now()) < WAITED_FOR
                 {
                     connection.count_abandoned();
                 }
                 None
             }
         },
+        Upstream if error.etype() == &ErrorType::ReadTimedout && is_body_late(state) => {
+            Some(Problem::new(Kind::InvalidArgument, "the body did not arrive in time"))
+        }
         Upstream => {
             let why = describe(error);
             let replica = state.attempts.replica().map_or("none", |replica| replica.name.as_str());
@@ -49,7 +60,9 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
                 "replica failed a request that may not be sent again; the client gets 503, or 504 after a time-out"
             );
             Some(match error.etype() {
-                ErrorType::ReadTimedout => Problem::new(Kind::DeadlineExceeded, "no replica answered in time"),
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+                    Problem::new(Kind::DeadlineExceeded, "no replica answered in time")
+                }
                 _ => Problem::unavailable("the replica was lost in the middle of the request"),
             })
         }
@@ -58,6 +71,21 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
             ErrorType::InvalidHTTPHeader => Problem::new(Kind::InvalidArgument, "the request's target is not valid"),
             _ => Problem::internal(error.to_string()),
         }),
+    }
+}
+
+/// The replica could not answer, because the client has not sent all of the request.
+fn is_body_late(state: &RequestState) -> bool {
+    let clock = &state.context.clock;
+    !clock.is_received() && clock.is_late_by_client(Instant::now())
+}
+
+/// Whether it is the client's that an answer could not be written. pingora leaves open whose error that is.
+pub(super) fn is_of_client(error: &Error) -> bool {
+    match error.esource() {
+        Downstream => true,
+        Unset => matches!(error.etype(), ErrorType::WriteError),
+        Internal | Upstream => false,
     }
 }
 
@@ -80,5 +108,20 @@ pub(super) fn describe(error: &Error) -> String {
     match cause.downcast_ref::<Error>() {
         Some(inner) => inner.etype().as_str().to_owned(),
         None => format!("{}: {}", error.etype().as_str(), Chain(cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_to_a_client_is_the_clients() {
+        let write = || Error::explain(ErrorType::WriteError, "while writing h2 response trailers to downstream");
+        assert!(is_of_client(&write()));
+        assert!(is_of_client(&write().into_down()));
+        assert!(!is_of_client(&write().into_up()));
+        assert!(!is_of_client(&Error::explain(ErrorType::H2Error, "upgraded while proxying to h2 session")));
+        assert!(!is_of_client(&Error::new_in(ErrorType::HTTPStatus(503))));
     }
 }

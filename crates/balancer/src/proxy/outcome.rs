@@ -1,14 +1,14 @@
 //! How a request ends: what the metrics, the SLA and the access log count it as.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
-use pingora::{Error, ErrorSource, ErrorType, Result, http::ResponseHeader, proxy::Session};
+use pingora::{Error, ErrorType, Result, http::ResponseHeader, proxy::Session};
 use problem::{Kind, Problem};
 use slo::Outcome;
 use telemetry::Trace;
 
-use super::{RequestState, context::RequestContext, headers};
+use super::{RequestState, context::RequestContext, failure::is_of_client, headers};
 use crate::routes::Route;
 
 /// A client that left after having waited this long was not answered in time. Before, it changed its mind.
@@ -54,10 +54,14 @@ impl RequestOutcome {
 
     fn classify(&self, context: &RequestContext, status: Option<StatusCode>, error: Option<&Error>) -> Outcome {
         let is_cut_short = error.is_some() && self.answered_kind.is_none();
-        let is_by_client = error.is_some_and(|error| error.esource == ErrorSource::Downstream);
-        let has_waited = context.is_received && status.is_none() && context.began.elapsed() >= CLIENT_WAIT_MAX;
+        let is_by_client = error.is_some_and(is_of_client);
+        // One that sends something else in the place of the next request has not left.
+        let has_left = error.is_some_and(|error| error.etype != ErrorType::ConnectError);
+        let (clock, now) = (&context.clock, Instant::now());
+        let has_waited = has_left && clock.is_received() && status.is_none() && clock.own(now) >= CLIENT_WAIT_MAX;
         match (self.answered_kind, status) {
             _ if self.is_shed => Outcome::Shed,
+            (Some(Kind::DeadlineExceeded), _) if clock.is_late_by_client(now) => Outcome::ClientError,
             (Some(Kind::DeadlineExceeded), _) => Outcome::Timeout,
             _ if is_cut_short && is_by_client && has_waited => Outcome::Timeout,
             _ if is_cut_short && is_by_client => Outcome::ClientError,
@@ -85,14 +89,15 @@ pub(super) fn finish(state: &mut RequestState, session: &Session, error: Option<
 /// Counts a request that was dropped unfinished: its route's time was over, or the process ends.
 pub(super) fn finish_dropped(state: &mut RequestState) {
     if !state.outcome.is_counted && state.context.route.is_some() {
-        count(state, Outcome::Timeout, 0, 0);
+        let is_by_client = state.context.clock.is_late_by_client(Instant::now());
+        count(state, if is_by_client { Outcome::ClientError } else { Outcome::Timeout }, 0, 0);
     }
 }
 
 fn count(state: &mut RequestState, outcome: Outcome, request_bytes: usize, response_bytes: usize) {
     state.outcome.is_counted = true;
     let context = &state.context;
-    let elapsed = context.began.elapsed();
+    let elapsed = context.clock.own(Instant::now());
     context.metrics().record(outcome, elapsed, request_bytes, response_bytes);
     if context.route.is_some_and(|route| route.is_counted) {
         context.shared.sla_minutes.record(outcome, elapsed);
@@ -113,7 +118,7 @@ fn log(state: &RequestState, session: &Session, status: Option<StatusCode>, outc
         pool = context.route.as_ref().map_or("none", Route::pool_label),
         replica = attempts.replica().map(|replica| replica.name.as_str()),
         attempts = attempts.count,
-        duration_us = u64::try_from(context.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        duration_us = u64::try_from(context.clock.elapsed(Instant::now()).as_micros()).unwrap_or(u64::MAX),
         request_bytes = session.body_bytes_read(),
         response_bytes = session.body_bytes_sent(),
         trace = context.trace.as_ref().map(Trace::id),

@@ -24,6 +24,7 @@ mod proxying;
 mod raw;
 mod registry;
 mod reports;
+mod slow_clients;
 mod statistics;
 mod upstream;
 mod world;

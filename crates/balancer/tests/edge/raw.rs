@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
@@ -43,10 +44,25 @@ pub async fn tls_handshake(tcp: TcpStream, config: Arc<ClientConfig>) -> std::io
     timeout(SOON, TlsConnector::from(config).connect(name, tcp)).await.unwrap()
 }
 
+/// An HTTP/2 connection to this front.
+pub async fn http2(platform: &Platform, front: SocketAddr) -> h2::client::SendRequest<Bytes> {
+    let config = config(platform, &[&rustls::version::TLS13], &[b"h2"]);
+    let stream = tls_handshake(connect(front).await, config).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    // It ends with the test.
+    tokio::spawn(connection);
+    sender
+}
+
 impl Raw {
     pub async fn open(platform: &Platform) -> Self {
+        Self::open_at(platform, platform.balancer.front).await
+    }
+
+    /// A connection to this front.
+    pub async fn open_at(platform: &Platform, front: SocketAddr) -> Self {
         let config = config(platform, &[&rustls::version::TLS13], &[b"http/1.1"]);
-        Self(tls_handshake(connect(platform.balancer.front).await, config).await.unwrap())
+        Self(tls_handshake(connect(front).await, config).await.unwrap())
     }
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {

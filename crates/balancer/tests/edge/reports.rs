@@ -30,7 +30,7 @@ use crate::{
 /// A tracker that keeps every report, and loses as many as the test says: of every other one it loses the report, and of
 /// the others the acknowledgement.
 #[derive(Clone, Default)]
-struct Tracker(Arc<Mutex<Vec<ReportMinutesRequest>>>, Arc<AtomicUsize>);
+pub struct Tracker(Arc<Mutex<Vec<ReportMinutesRequest>>>, Arc<AtomicUsize>);
 
 #[tonic::async_trait]
 impl Ledger for Tracker {
@@ -55,16 +55,16 @@ impl Ledger for Tracker {
 
 /// Counts over all minutes.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Totals {
-    good: u64,
-    bad: u64,
-    client_error: u64,
-    slow: u64,
+pub struct Totals {
+    pub good: u64,
+    pub bad: u64,
+    pub client_error: u64,
+    pub slow: u64,
 }
 
 impl Tracker {
     /// What was reported last of each minute, added up.
-    fn totals(&self) -> Totals {
+    pub fn totals(&self) -> Totals {
         let reports = self.0.lock().unwrap().clone();
         let mut minutes: BTreeMap<i64, Minute> = BTreeMap::new();
         for report in &reports {
@@ -86,15 +86,20 @@ impl Tracker {
 }
 
 /// A balancer before one replica and a tracker.
-struct Reporting {
-    platform: Platform,
-    tracker: Tracker,
-    balancer: Balancer,
+pub struct Reporting {
+    pub platform: Platform,
+    pub tracker: Tracker,
+    pub balancer: Balancer,
     runtime: Option<Runtime>,
 }
 
 impl Reporting {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// `config` is laid over what the test needs anyway.
+    pub async fn start_with(config: &str) -> Self {
         let platform = Platform::start(1).await;
         let tracker = Tracker::default();
         let service = LedgerServer::new(tracker.clone());
@@ -106,7 +111,7 @@ impl Reporting {
             &format!(
                 "sla.report_interval_s = 1\n\
                  pools.serving.replicas = [{{ name = \"serving-1\", address = \"{}\" }}]\n\
-                 pools.sla.replicas = [{{ name = \"sla-1\", address = \"{address}\" }}]",
+                 pools.sla.replicas = [{{ name = \"sla-1\", address = \"{address}\" }}]\n{config}",
                 platform.serving[0].address
             ),
         )
@@ -120,11 +125,11 @@ impl Reporting {
         reporting
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.balancer.front.port())
     }
 
-    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+    pub fn post(&self, path: &str) -> reqwest::RequestBuilder {
         self.platform.client.post(self.url(path)).body("{}")
     }
 
@@ -140,7 +145,14 @@ impl Reporting {
         call.await.unwrap().unwrap();
     }
 
-    async fn wait_for(&self, what: &str, is_met: impl Fn(&Totals) -> bool) {
+    /// Nothing in the log that would wake somebody.
+    pub fn assert_no_errors(&self) {
+        let log = self.balancer.log();
+        let errors: Vec<_> = log.iter().filter(|line| field(line, "level").as_deref() == Some("ERROR")).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+
+    pub async fn wait_for(&self, what: &str, is_met: impl Fn(&Totals) -> bool) {
         poll_until(what, SOON, async || is_met(&self.tracker.totals())).await;
     }
 }
@@ -237,9 +249,7 @@ async fn requests_reset_by_their_client_are_no_failures_of_the_service() {
     reporting.post("/v2/models/m/infer").send().await.unwrap();
     reporting.wait_for("they were reported", |totals| totals.good == 1 && totals.client_error >= 10).await;
     assert_eq!(reporting.tracker.totals().bad, 0);
-    let log = reporting.balancer.log();
-    let errors: Vec<_> = log.iter().filter(|line| field(line, "level").as_deref() == Some("ERROR")).collect();
-    assert!(errors.is_empty(), "{errors:?}");
+    reporting.assert_no_errors();
 }
 
 /// What ends during the drain is in the last report.

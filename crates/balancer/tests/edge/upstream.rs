@@ -159,12 +159,16 @@ fn serve_until(
 
 async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
     // Before the request is counted: a test that has seen it may release it.
-    let releases = seen.releases.subscribe();
+    let mut releases = seen.releases.subscribe();
     seen.requests.fetch_add(1, Ordering::SeqCst);
     if *seen.is_unavailable.borrow() {
         return status(StatusCode::SERVICE_UNAVAILABLE);
     }
     let path = request.uri().path().to_owned();
+    if path.contains("/stalled/") {
+        // Nothing of the body is taken.
+        let _ = releases.changed().await;
+    }
     let request = if path.contains("/held/") { hold(&seen, releases, request).await } else { request };
     if path.ends_with("/release") {
         seen.release();
