@@ -65,6 +65,16 @@ pub struct OverLimit {
     pub wait: Duration,
 }
 
+// === impl Principal ===
+
+#[cfg(test)]
+impl Principal {
+    /// Of one tenant, without roles.
+    pub(crate) fn named(subject: &str) -> Self {
+        Self { subject: subject.into(), tenant: "t".into(), roles: Roles::default() }
+    }
+}
+
 // === impl Callers ===
 
 impl Callers {

@@ -2,6 +2,11 @@
 //! third party that decides by a certificate compares whole names, so that one of our CA is refused in which an allowed
 //! name is only a part, or in the wrong field.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "of JSON, where what is missing is null, and in a test that may fail by panicking"
+)]
+
 use std::{
     fs::{self, Permissions},
     net::{IpAddr, SocketAddr},

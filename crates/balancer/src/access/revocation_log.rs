@@ -135,7 +135,7 @@ impl RevocationLog {
         let names = [
             Revoked::Token(grant.token_id.clone()),
             Revoked::Session(grant.session_id.clone()),
-            Revoked::Subject(grant.subject.clone()),
+            Revoked::Subject(grant.principal.subject.to_string()),
         ];
         let known = names.iter().filter_map(|name| self.by_name.get(name)).filter(|known| known.until > now);
         let version = known.map(|known| known.authz_version).max().unwrap_or(0);

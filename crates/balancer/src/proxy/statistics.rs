@@ -81,7 +81,7 @@ struct Durations {
 /// Asks every replica, and answers with the sums.
 pub(super) async fn answer(state: &mut RequestState, head: &RequestHeader, body: Bytes) -> Answer {
     let context = &mut state.context;
-    context.is_received = true;
+    context.record_part(true);
     let mut request = broadcast::request(context, head, body)?;
     if request.method() == Method::HEAD {
         *request.method_mut() = Method::GET;

@@ -134,9 +134,10 @@ async fn a_process_that_does_not_stop_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_are_given_up_end_no_process() {
     let serving = Serving::start_with(ONE_WORKER, |models| write_steps(models, 1)).await;
-    let client = serving.client("balancer").await;
     let mut large = json!({ "inputs": [tensor("x", "FP32", &[500_000], json!(vec![0.5; 500_000]))] });
     for isolation in ["model", "none"] {
+        // Its passport is good for a minute.
+        let client = serving.client("balancer").await;
         let file = serving.models.join("steps/model.toml");
         let toml = fs::read_to_string(&file).unwrap().replace("isolation = \"model\"\n", "");
         fs::write(&file, format!("isolation = {isolation:?}\n{toml}")).unwrap();

@@ -7,6 +7,7 @@ use super::{
     },
     *,
 };
+use crate::callers::Principal;
 
 fn key(token: &str) -> GrantKey {
     GrantKey::new(GrantRequest { token, audience: "serving", request: None })
@@ -18,7 +19,7 @@ fn grant(cache: &GrantCache, subject: &str, life: Duration) -> GrantResult {
         passport: HeaderValue::from_static("passport"),
         expires: now + life,
         received: now,
-        subject: subject.into(),
+        principal: Principal::named(subject),
         session_id: format!("session of {subject}"),
         token_id: format!("token of {subject}"),
         authz_version: 1,

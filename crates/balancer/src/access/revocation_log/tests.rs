@@ -1,6 +1,7 @@
 use http::HeaderValue;
 
 use super::*;
+use crate::callers::Principal;
 
 fn grant(authz_version: u64, feed_position: u64) -> Grant {
     let now = Instant::now();
@@ -8,7 +9,7 @@ fn grant(authz_version: u64, feed_position: u64) -> Grant {
         passport: HeaderValue::from_static("passport"),
         expires: now + Duration::from_secs(60),
         received: now,
-        subject: "ann".into(),
+        principal: Principal::named("ann"),
         session_id: "session".into(),
         token_id: "token".into(),
         authz_version,
@@ -31,7 +32,8 @@ fn a_revocation_refuses_what_it_names_for_as_long_as_a_token_lives() {
         assert!(log.push(&revocation(revoked.clone(), FINAL, 1), now));
         assert!(!log.push(&revocation(revoked, FINAL, 1), now), "the other gateway tells of it, too");
         assert_eq!(log.judge(&grant(7, 0), now), Verdict::Revoked);
-        let other = Grant { subject: "bob".into(), session_id: "s".into(), token_id: "t".into(), ..grant(7, 0) };
+        let other =
+            Grant { principal: Principal::named("bob"), session_id: "s".into(), token_id: "t".into(), ..grant(7, 0) };
         assert_eq!(log.judge(&other, now), Verdict::Good);
         let token_life = Duration::from_secs(TokenKind::Access.lifetime_max_s());
         assert_eq!(log.judge(&grant(7, 0), now + token_life), Verdict::Revoked);
