@@ -33,8 +33,13 @@ async fn statistics_are_sums_over_the_replicas() {
     let platform = Platform::start(3).await;
     platform.gateway.grant("good", Role::Viewer);
     for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/2/stats"] {
-        let (status, answer) = get(&platform, path).await;
-        assert_eq!(status, StatusCode::OK, "{answer}");
+        let mut answer = Value::Null;
+        poll_until("each replica gives figures", SOON, async || {
+            answer = get(&platform, path).await.1;
+            let replicas = answer["replicas"].as_array();
+            replicas.is_some_and(|replicas| replicas.iter().all(|replica| replica["model_stats"].is_array()))
+        })
+        .await;
         let durations = |count: u64| json!({ "count": count, "ns": 1000 * count });
         let model = |version: &str, last: u64, count: u64| {
             json!({

@@ -91,7 +91,7 @@ async fn a_user_is_changed_only_as_it_was_read() {
         refused.expect_status(StatusCode::PRECONDITION_FAILED);
     }
     assert_eq!((read().await.json(), tag(&read().await)), (before.json(), tag(&before)), "nothing was changed");
-    world.wait_for_record("change_user", "failure", Some("user_changed")).await;
+    world.wait_for_record("user.change", "failure", Some("user_changed")).await;
 
     let wrong = patch(&client.if_match("no quotes"), &admin, &id, json!({ "disabled": true })).await;
     wrong.expect_status(StatusCode::BAD_REQUEST).expect_field("If-Match");
