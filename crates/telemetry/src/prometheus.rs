@@ -153,7 +153,7 @@ mod tests {
 
     fn rendered(record: impl FnOnce()) -> String {
         let recorder = builder().build_recorder();
-        metrics::with_local_recorder(&recorder, record);
+        with_local_recorder(&recorder, record);
         recorder.handle().render()
     }
 
@@ -196,7 +196,7 @@ mod tests {
             metrics::histogram!("ml_x_seconds", "model" => model).record(0.05);
         };
         let recorder = builder().build_recorder();
-        metrics::with_local_recorder(&recorder, || metrics::gauge!("ml_y").set(1.0));
+        with_local_recorder(&recorder, || metrics::gauge!("ml_y").set(1.0));
         let handle = MetricsHandle(recorder.handle());
         let (first, second) = (EndingSeries::new(), EndingSeries::new());
         first.within(|| record("a"));

@@ -20,7 +20,7 @@ fn retry_after(response: &Response) -> Option<&str> {
 }
 
 /// Sends calls that a replica holds, and waits until it has them.
-async fn hold<'p>(platform: &'p Platform, token: &'static str, calls: usize, bytes: usize) -> Vec<Held> {
+async fn hold(platform: &Platform, token: &'static str, calls: usize, bytes: usize) -> Vec<Held> {
     let before = platform.serving[0].seen.count();
     let held = (0..calls).map(|_| {
         let url = platform.url("/v2/held/infer");
