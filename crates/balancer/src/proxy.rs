@@ -223,6 +223,7 @@ impl ProxyHttp for Edge {
 
     /// 11. No other attempt: the client is told, if it is still there.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, state: &mut RequestState) -> FailToProxy {
+        failure::look_for_unread_body(session, state, error);
         let error_code = match failure::problem_for_client(session, state, error) {
             Some(problem) => {
                 let _ = local_reply::write_problem(session, state, &problem).await;

@@ -16,10 +16,6 @@ use crate::{
     replica_state::ReplicaState,
 };
 
-/// A replica that takes nothing of a body for this part of its route's time is late. As long as it has not, it is the client
-/// whose body does not arrive.
-const BODY_PAUSES_MAX: u32 = 3;
-
 /// How often a request was sent, and to which replicas.
 pub(super) struct Attempts {
     pub(super) count: usize,
@@ -64,7 +60,6 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
     }
     let mut peer = Box::new(HttpPeer::clone(&peer));
     peer.options.read_timeout = Some(time_left.max(Duration::from_millis(1)));
-    peer.options.write_timeout = context.route.map(|route| route.time_max / BODY_PAUSES_MAX);
     Ok(peer)
 }
 

@@ -7,8 +7,8 @@
 //! - pingora shows when a part of a body was read, and the front when bytes arrived on the connection. On a connection with
 //!   other calls under way, bytes of those that arrive while a replica does not take a part of this body make that time
 //!   the client's.
-//! - While a body is unfinished it cannot be seen whether the client or the replica is late. It is the client, since a
-//!   replica that takes nothing of a body for a third of the route's time fails the attempt (`attempts`).
+//! - Who is late while a body is unfinished is known when more of it is read. When the route's time is over, that is tried
+//!   (`failure`): the client was late if nothing is there. A request that ends otherwise counts as waiting for its client.
 //! - The time ends with the last byte of the replica's answer. One that does not fit in the buffers between is read no
 //!   faster than by its client.
 
@@ -26,7 +26,7 @@ pub(super) struct RequestClock {
 
 #[derive(Clone, Copy)]
 enum Body {
-    /// Nothing of it was asked for, or its replica takes no more of it.
+    /// Nothing of it was asked for, or more of it is here than its replica takes.
     Unread,
     /// More of it is awaited since then.
     Awaited(Instant),
@@ -64,7 +64,7 @@ impl RequestClock {
         }
     }
 
-    /// The replica takes no more of the body: it is not the client who is late.
+    /// More of the body is here than the replica takes: it is not the client who is late.
     pub(super) fn stop_awaiting(&mut self) {
         if !self.is_received() {
             self.body = Body::Unread;

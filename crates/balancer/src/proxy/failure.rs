@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use pingora::{
     Error,
     ErrorSource::{Downstream, Internal, Unset, Upstream},
@@ -60,9 +61,7 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
                 "replica failed a request that may not be sent again; the client gets 503, or 504 after a time-out"
             );
             Some(match error.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
-                    Problem::new(Kind::DeadlineExceeded, "no replica answered in time")
-                }
+                ErrorType::ReadTimedout => Problem::new(Kind::DeadlineExceeded, "no replica answered in time"),
                 _ => Problem::unavailable("the replica was lost in the middle of the request"),
             })
         }
@@ -71,6 +70,17 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
             ErrorType::InvalidHTTPHeader => Problem::new(Kind::InvalidArgument, "the request's target is not valid"),
             _ => Problem::internal(error.to_string()),
         }),
+    }
+}
+
+/// Whether more of the body is here than was read is seen only by reading on, which is done when nothing else is left to do.
+pub(super) fn look_for_unread_body(session: &mut Session, state: &mut RequestState, error: &Error) {
+    let is_timeout = error.esource() == &Upstream && error.etype() == &ErrorType::ReadTimedout;
+    if !is_timeout || state.context.clock.is_received() {
+        return;
+    }
+    if matches!(session.as_downstream_mut().read_request_body().now_or_never(), Some(Ok(_))) {
+        state.context.clock.stop_awaiting();
     }
 }
 

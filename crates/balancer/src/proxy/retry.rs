@@ -47,9 +47,6 @@ pub(super) fn decide_after_request_error(session: &Session, state: &mut RequestS
     if has_died {
         state.attempts.losses += 1;
     }
-    if error.esource == Upstream && error.etype == ErrorType::WriteTimedout {
-        state.context.clock.stop_awaiting();
-    }
     if let Some(reason) = state.attempts.pending_retry.take() {
         state.attempts.count_retry(state.context.pool(), reason);
         error.set_retry(true);

@@ -34,6 +34,28 @@ fn square(size: i64) -> Value {
     json!({ "inputs": [tensor("size", "INT64", &[2], json!([size, size]))] })
 }
 
+/// Workers get several short calls at once; one that takes longer than the others holds up none of those that it came with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_call_holds_up_no_short_one() {
+    let config = "[inference]\nworkers = 2\nqueue_max = 100\ntimeout_ms = 60000\n";
+    let serving = Serving::start_with(config, write_square).await;
+    serving.until_measured("ml_serving_workers{model=\"square\",version=\"1\"} 2").await;
+    let client = serving.client("balancer").await;
+    let (short, long) = (square(2), square(3000));
+    for _ in 0..3 {
+        // As many as make the calls of this model short on average.
+        for _ in 0..80 {
+            assert_eq!(client.infer("square", &short).await.status, 200);
+        }
+        let started = Instant::now();
+        let call = async |body| (client.infer("square", body).await.status, started.elapsed());
+        let (long, short) = tokio::join!(call(&long), join_all((0..40).map(|_| call(&short))));
+        assert!(long.0 == 200 && short.iter().all(|(status, _)| *status == 200));
+        let last = short.iter().map(|(_, took)| *took).max().unwrap();
+        assert!(last < long.1 / 2, "a short call took {last:?}, the long one {:?}", long.1);
+    }
+}
+
 /// One is computed, two wait, the others are refused at once with Retry-After.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_503_with_retry_after() {
