@@ -300,7 +300,7 @@ mod tests {
             }
             call(&router, "/nowhere").await;
         });
-        let expected = [("ok", 2, 1), ("client_error", 3, 1), ("timeout", 1, 1), ("shed", 2, 2), ("error", 1, 1)];
+        let expected = [("ok", 2, 1), ("client_error", 4, 2), ("timeout", 1, 1), ("shed", 1, 1), ("error", 1, 1)];
         for (outcome, by_status, by_grpc) in expected {
             assert_counted(&text, "/status/{code}", outcome, by_status);
             assert_counted(&text, "/grpc/{code}", outcome, by_grpc);
