@@ -82,7 +82,6 @@ test_containers() {
 test_platform() (
     trap leave_test_platform EXIT
     enter_test_platform
-    export RAMPART_TEST_MATRIX=$1
     start_bystander
     start_test_platform || exit 1
     failed=0
