@@ -1,4 +1,4 @@
-//! Proves that nobody is taken for another by a certificate: Vault signs for a container its own names and nothing else, and every
+//! Proves that no service is taken for another by a certificate: Vault signs for a container its own names and nothing else, and every
 //! third party that decides by a certificate compares whole names, so that one of our CA is refused in which an allowed
 //! name is only a part, or in the wrong field.
 
@@ -271,7 +271,7 @@ fn imitations(name: &str) -> Vec<String> {
     around.chain([format!("{uri}{name}"), uri, name.to_uppercase()]).collect()
 }
 
-/// The platform's root CA in the hands of a test, which signs what nobody else would.
+/// The platform's root CA in the hands of a test, which signs what the steward and Vault refuse.
 struct Forger {
     authority: Authority,
     directory: tempfile::TempDir,

@@ -173,7 +173,7 @@ impl AsyncRead for FrontStream {
             Some(0) => self.poll_pipelined(cx),
             Some(left) => self.poll_body(cx, buffer, left),
         };
-        // Bytes that were not awaited may have been here for long, while nobody read.
+        // Bytes that were not awaited may have been here for long, without being read.
         if std::mem::replace(&mut self.is_read_pending, read.is_pending()) && read.is_ready() {
             self.connection.record_arrival();
         }

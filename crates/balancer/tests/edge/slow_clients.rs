@@ -1,4 +1,4 @@
-//! Clients that send or read slowly, break off, or send nonsense: that is theirs, and counts against nobody else.
+//! Clients that send or read slowly, break off, or send nonsense: that counts as their fault.
 
 use std::{
     sync::atomic::Ordering,

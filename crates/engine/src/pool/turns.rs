@@ -50,7 +50,7 @@ struct Waiting<W> {
     hand_over: oneshot::Sender<Turn<W>>,
 }
 
-/// A worker that a call may use. Whoever takes it gives it back by [`Turns::free`].
+/// A worker that a call may use. [`Turns::free`] gives it back.
 #[derive(Debug)]
 pub(crate) struct Turn<W> {
     /// Of its worker, among those of the pool.
