@@ -26,11 +26,11 @@ const APART: &[&str] = &["front", "balancer-a", "balancer-b", "detektor-postgres
 /// How long a container is stopped or frozen.
 const AWAY: Duration = Duration::from_secs(3);
 /// How long other programs take every core, and how many of them for each.
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_secs(20);
 const BUSY_THREADS_PER_CORE: usize = 2;
 const BUSY_NAME: &str = "busy-beside-rampart-test";
 /// It ends by itself when the test is cut off.
-const BUSY_MAX: Duration = Duration::from_secs(120);
+const BUSY_MAX: Duration = Duration::from_secs(60);
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
 /// How soon a client that keeps its connection to the second edge is led back when a balancer returns.
