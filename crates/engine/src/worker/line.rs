@@ -92,7 +92,7 @@ struct LineState {
     first_since: Instant,
 }
 
-/// Both halves of a worker, over its sockets.
+/// Both halves of a worker, over its pipes.
 pub(super) fn new(
     frames: Frames,
     calls: pipe::Sender,
@@ -224,8 +224,8 @@ impl Answers {
             return match frame {
                 Some(Ok(message)) => match self.line.pop() {
                     Some(pending) => Said::Answer(pending, Message(message.freeze())),
-                    // It speaks without being asked.
-                    None => Said::Ended(Vec::new()),
+                    // It speaks without being asked. A call that comes at this moment goes to another.
+                    None => Said::Ended(self.close(|| Lost::Unread)),
                 },
                 Some(Err(_)) | None => {
                     let exit = self.wait_for_exit().await;
