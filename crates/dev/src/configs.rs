@@ -52,7 +52,7 @@ pub(super) fn write_all(layout: &Layout, addresses: &Addresses, options: &Option
         if let Some(place) = service.database {
             config.insert("database", database(service.workload.name, place.role, layout, addresses));
         }
-        config.extend(own_sections(service.workload.name, layout, options));
+        config.extend(own_sections(service.workload.name, instance, layout, options));
         let path = layout.config(instance);
         let toml = toml::to_string(&config).with_context(|| format!("cannot write {}", path.display()))?;
         secrets::replace_file(&path, toml.as_bytes(), 0o600, None)?;
@@ -65,7 +65,7 @@ pub(super) fn instances() -> impl Iterator<Item = (&'static Service, &'static st
     SERVICES.iter().flat_map(|service| service.workload.dev_instances.iter().map(move |instance| (service, *instance)))
 }
 
-fn own_sections(service: &str, layout: &Layout, options: &Options) -> Vec<(&'static str, Value)> {
+fn own_sections(service: &str, instance: &str, layout: &Layout, options: &Options) -> Vec<(&'static str, Value)> {
     let secret = |file: &str| layout.access.secret(service, file);
     match service {
         name::GATEWAY => vec![
@@ -79,7 +79,7 @@ fn own_sections(service: &str, layout: &Layout, options: &Options) -> Vec<(&'sta
             ("bootstrap", json!({ "token_file": secret("bootstrap-token") })),
         ],
         name::SERVING => vec![
-            ("models", json!({ "directory": options.models })),
+            ("models", json!({ "directory": options.models, "desired_state_file": layout.desired_state(instance) })),
             ("onnxruntime", json!({ "library": options.onnxruntime, "sha256": options.onnxruntime_sha256 })),
         ],
         name::BACKUP => vec![(

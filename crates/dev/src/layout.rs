@@ -39,8 +39,8 @@ impl Layout {
         let access = AccessFolder::open(&root)?;
         // Under root, PostgreSQL runs as another user and must be able to pass through.
         make_folder(&root, 0o711)?;
-        for (name, mode) in [("ca", 0o755), ("identity", 0o755), ("config", 0o700), ("logs", 0o700), ("backups", 0o700)]
-        {
+        let private = ["config", "logs", "backups", "desired-state"].map(|name| (name, 0o700));
+        for (name, mode) in [("ca", 0o755), ("identity", 0o755)].into_iter().chain(private) {
             make_folder(&root.join(name), mode)?;
         }
         Ok(Self { access, temporary })
@@ -77,6 +77,11 @@ impl Layout {
 
     pub(crate) fn config(&self, instance: &str) -> PathBuf {
         self.root().join("config").join(format!("{instance}.toml"))
+    }
+
+    /// Where a replica remembers which models should serve: the models themselves all replicas share.
+    pub(crate) fn desired_state(&self, instance: &str) -> PathBuf {
+        self.root().join("desired-state").join(format!("{instance}.json"))
     }
 
     pub(crate) fn log(&self, instance: &str) -> PathBuf {

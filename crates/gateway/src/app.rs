@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use authz::{Principal, UnixTime};
 use governor::DefaultKeyedRateLimiter;
 use problem::{Kind, Problem};
+use proto::models::v1::DesiredModels;
 use secrets::SecretFile;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use crate::{
     audit::{self, Actor, AuditEvent, Denials, RequestSource},
     auth_state::AuthState,
     clock::{WallClock, unix_seconds},
+    desired_state::{self, ModelChange, ModelName, SERVING_MAX},
     error::StoreError,
     password::Hasher,
     store::{Caller, Committed, Store},
@@ -69,6 +71,11 @@ impl App {
         unix_seconds(self.clock.now())
     }
 
+    /// Before the first migration there are no tables to ask.
+    pub fn require_loaded(&self) -> Result<(), StoreError> {
+        if self.auth_state.age().is_some() { Ok(()) } else { Err(StoreError::NotLoaded) }
+    }
+
     /// Changes need an auth state that is fresh: on a stale one a revoked administrator could still make them.
     pub fn require_fresh(&self) -> Result<(), Problem> {
         if self.auth_state.is_fresh() {
@@ -99,6 +106,39 @@ impl App {
             self.store.record(&[event]).await?;
         }
         Err(error.into())
+    }
+
+    /// Which models should serve, after those that a replica serves were added.
+    pub async fn sync_models(&self, serving: &[String]) -> Result<DesiredModels, Problem> {
+        if serving.len() > SERVING_MAX {
+            let detail = format!("at most {SERVING_MAX} models at once");
+            return Err(Problem::new(Kind::InvalidArgument, detail).field("serving"));
+        }
+        let serving = serving.iter().map(|name| ModelName::parse(name)).collect::<Result<Vec<_>, _>>()?;
+        self.require_loaded()?;
+        let models = if serving.is_empty() {
+            self.store.desired_models().await?
+        } else {
+            self.store.add_models(&serving).await?
+        };
+        Ok(desired_state::message(models))
+    }
+
+    /// The same, after a change that is committed with its audit record.
+    pub async fn change_model(&self, change: &ModelChange, source: RequestSource) -> Result<DesiredModels, Problem> {
+        self.require_loaded()?;
+        let kind = if change.loaded { audit::EventKind::LoadModel } else { audit::EventKind::UnloadModel };
+        let actor = Actor::User { id: change.user, session: change.session };
+        let event = |outcome| AuditEvent::new(kind, outcome, actor.clone(), source.clone()).about_model(&change.model);
+        match self.store.change_model(change, event(audit::EventOutcome::Success)).await {
+            Ok(models) => Ok(desired_state::message(models)),
+            Err(error) => {
+                if let Some(reason) = error.reason() {
+                    self.store.record(&[event(audit::EventOutcome::Failure).with_reason(reason)]).await?;
+                }
+                Err(error.into())
+            }
+        }
     }
 
     /// Records that something is read. Without the record there is no response.

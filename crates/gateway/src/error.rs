@@ -23,6 +23,12 @@ pub enum StoreError {
     /// No room for another user.
     #[error("the installation has as many users as it can have")]
     UserLimitReached,
+    /// The tables are not migrated yet, or have not been read.
+    #[error("the database has not been read yet")]
+    NotLoaded,
+    /// No room for another unloaded model.
+    #[error("as many models are unloaded as can be")]
+    ModelLimitReached,
     /// There are users already, or the one-time token was used.
     #[error("the first administrator exists already")]
     BootstrapClosed,
@@ -54,8 +60,9 @@ impl StoreError {
             Self::LastAdmin => Some("last_admin"),
             Self::CallerChanged => Some("caller_changed"),
             Self::UserLimitReached => Some("too_many_users"),
+            Self::ModelLimitReached => Some("too_many_models"),
             Self::BootstrapClosed => Some("bootstrap_over"),
-            Self::Inconsistent { .. } | Self::Random | Self::Database(_) => None,
+            Self::NotLoaded | Self::Inconsistent { .. } | Self::Random | Self::Database(_) => None,
         }
     }
 }
@@ -77,8 +84,14 @@ impl From<StoreError> for Problem {
                 Self::new(Kind::Unauthenticated, "your own rights have changed since you signed in; sign in again")
             }
             StoreError::UserLimitReached => Self::new(Kind::Conflict, "there can be no more users; delete some first"),
+            StoreError::ModelLimitReached => {
+                Self::new(Kind::Conflict, "no more models can be unloaded; load some first")
+            }
             StoreError::BootstrapClosed => {
                 Self::new(Kind::Conflict, "the first administrator exists already; sign in as one and create users")
+            }
+            StoreError::NotLoaded => {
+                Self::unavailable("this gateway has just started and has not read its database yet")
             }
             StoreError::Database(error) => database::map_error(error),
             StoreError::Inconsistent { .. } | StoreError::Random => Self::internal(error),
@@ -99,6 +112,7 @@ mod tests {
             (StoreError::LastAdmin, Kind::Conflict),
             (StoreError::CallerChanged, Kind::Unauthenticated),
             (StoreError::UserLimitReached, Kind::Conflict),
+            (StoreError::ModelLimitReached, Kind::Conflict),
             (StoreError::BootstrapClosed, Kind::Conflict),
         ];
         for (error, kind) in cases {

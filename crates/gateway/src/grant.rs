@@ -113,6 +113,7 @@ impl App {
 
     /// Runs database work of a proof of identity under a permit, which comes within [`PERMIT_WAIT_MAX`] or not at all.
     async fn with_db_permit<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, GrantError> {
+        self.require_loaded()?;
         match timeout(PERMIT_WAIT_MAX, self.auth_db_permits.acquire()).await {
             Ok(Ok(_permit)) => Ok(work.await?),
             Ok(Err(_)) | Err(_) => Err(GrantError::busy()),

@@ -1,12 +1,19 @@
-//! `rampart.auth.v1.Authorization`: passports for tokens, and revocations. Answered from the auth state only.
+//! `rampart.auth.v1.Authorization`: passports for tokens, and revocations, answered from the auth state only.
+//! `rampart.models.v1.DesiredState`: which models should serve, answered from the database only.
 
 use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
 use prost_types::Timestamp;
-use proto::auth::v1::{
-    AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, PassportKeysResponse, WatchRevocationsRequest,
-    WatchRevocationsResponse, authorization_server::Authorization,
+use proto::{
+    auth::v1::{
+        AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, PassportKeysResponse, WatchRevocationsRequest,
+        WatchRevocationsResponse, authorization_server::Authorization,
+    },
+    models::v1::{
+        ChangeModelRequest, ChangeModelResponse, SyncModelsRequest, SyncModelsResponse,
+        desired_state_server::DesiredState,
+    },
 };
 use tonic::{Request, Response, Status};
 
@@ -14,11 +21,15 @@ use crate::{
     app::App,
     audit::RequestSource,
     authorizer::{AuthorizeQuery, Authorizer},
+    desired_state::ModelChange,
     revocation_stream::{WatcherSlots, watch},
 };
 
 /// The largest request: a token and a path of 4 KiB each, and names, with room.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// The same for the desired state: as many names as a replica can have, with room.
+pub const MODELS_BYTES_MAX: usize = 32 * 1024;
 
 /// The service.
 #[derive(Clone)]
@@ -27,6 +38,10 @@ pub struct Service {
     authorizer: Authorizer,
     watchers: WatcherSlots,
 }
+
+/// The service of the desired state.
+#[derive(Clone)]
+pub struct Models(Arc<App>);
 
 // === impl Service ===
 
@@ -72,6 +87,34 @@ impl Authorization for Service {
 
     async fn passport_keys(&self, _: Request<PassportKeysRequest>) -> Result<Response<PassportKeysResponse>, Status> {
         Ok(Response::new(PassportKeysResponse { jwks: self.app.tokens.passport_jwks().to_owned() }))
+    }
+}
+
+// === impl Models ===
+
+impl Models {
+    /// Answers for one gateway.
+    pub fn new(app: Arc<App>) -> Self {
+        Self(app)
+    }
+}
+
+#[tonic::async_trait]
+impl DesiredState for Models {
+    async fn sync_models(&self, request: Request<SyncModelsRequest>) -> Result<Response<SyncModelsResponse>, Status> {
+        let models = Some(self.0.sync_models(&request.into_inner().serving).await?);
+        Ok(Response::new(SyncModelsResponse { models }))
+    }
+
+    async fn change_model(
+        &self,
+        request: Request<ChangeModelRequest>,
+    ) -> Result<Response<ChangeModelResponse>, Status> {
+        let headers = request.metadata().clone().into_headers();
+        let source = RequestSource::of(&headers, request.extensions());
+        let change = ModelChange::parse(&request.into_inner())?;
+        let models = Some(self.0.change_model(&change, source).await?);
+        Ok(Response::new(ChangeModelResponse { models }))
     }
 }
 

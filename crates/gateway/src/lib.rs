@@ -6,6 +6,7 @@ pub mod auth_state;
 pub mod authorizer;
 pub mod clock;
 pub mod config;
+pub mod desired_state;
 pub mod error;
 pub mod grant;
 pub mod grpc;
@@ -29,7 +30,10 @@ use axum::{Router, extract::FromRef, middleware};
 use database::DatabaseConfig;
 use governor::{Quota, RateLimiter};
 use policy::{Action, Caller, DeclaredRoute, Policy};
-use proto::auth::v1::authorization_server::{self, AuthorizationServer};
+use proto::{
+    auth::v1::authorization_server::{self, AuthorizationServer},
+    models::v1::desired_state_server::{self, DesiredStateServer},
+};
 use service::{BoxError, Lifecycle};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -135,6 +139,15 @@ pub fn routes() -> Routes<RouteState> {
             |state: &RouteState| {
                 AuthorizationServer::new(grpc::Service::new(Arc::clone(&state.app), state.authorizer.clone()))
                     .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
+            },
+        )
+        .grpc(
+            Caller::Peer,
+            desired_state_server::SERVICE_NAME,
+            &[("SyncModels", Action::SyncModels), ("ChangeModel", Action::ChangeDesiredState)],
+            |state: &RouteState| {
+                DesiredStateServer::new(grpc::Models::new(Arc::clone(&state.app)))
+                    .max_decoding_message_size(grpc::MODELS_BYTES_MAX)
             },
         )
 }

@@ -1,11 +1,13 @@
 //! All SQL of the gateway, schema `gateway`.
 //!
 //! Every change is one transaction with its audit record and its entry in the change feed. Locks are always taken in this
-//! order, so that no two transactions can wait for each other: feed, user, session, audit chain.
+//! order, so that no two transactions can wait for each other: models, feed, user, session, audit chain. Which models serve
+//! is no concern of the feed: replicas of serving ask for it.
 
 mod audit_log;
 mod bootstrap;
 mod change_feed;
+mod desired_state;
 mod known_networks;
 mod locks;
 mod refresh_tokens;

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod desired;
 mod loader;
 mod manifest;
 mod metrics;
@@ -9,6 +10,7 @@ mod names;
 mod repository;
 mod snapshot;
 
+pub use desired::DesiredModels;
 pub use loader::Loader;
 pub use metrics::{ModelMetrics, Stage, call_bytes_gauge, describe as describe_metrics};
 pub use model::{Durations, Model, ModelIdentity, Statistics};

@@ -32,6 +32,7 @@ const WORKERS_ENDED: &str = "ml_serving_workers_ended_total";
 const PANICS: &str = "ml_serving_panics_total";
 const CALL_BYTES: &str = "ml_serving_call_bytes";
 const MODELS_LOADED: &str = "ml_serving_models_loaded";
+const DESIRED_GENERATION: &str = "ml_serving_desired_generation";
 const MODEL_INFO: &str = "ml_model_info";
 const MODEL_READY: &str = "ml_model_ready";
 const MODEL_FILE: &str = "ml_model_file_bytes";
@@ -114,6 +115,8 @@ fn describe_model() {
     );
     describe_histogram!(BATCH_SIZE, Unit::Count, "Rows of a prediction.");
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "Calls that wait for a worker.");
+    let desired = "Generation of the desired state of models that this replica has applied.";
+    describe_gauge!(DESIRED_GENERATION, Unit::Count, desired);
     describe_gauge!(QUEUE_CAPACITY, Unit::Count, "Calls that may wait for a worker.");
     describe_counter!(EXECUTIONS, Unit::Count, "Runs that a worker began, whatever came of them.");
     describe_counter!(DEADLINE_EXCEEDED, Unit::Count, "Calls whose deadline passed, by the stage they were in.");
@@ -190,6 +193,12 @@ pub(crate) fn set_model_serves(name: &ModelName, version: Version, serves: bool)
 /// How many versions serve.
 pub(crate) fn set_models_loaded(count: usize) {
     gauge!(MODELS_LOADED).set(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
+/// The models are as the state at this generation has them, or the index says why not.
+#[expect(clippy::cast_precision_loss, reason = "no installation makes 2^52 changes")]
+pub(crate) fn set_desired_generation(generation: u64) {
+    gauge!(DESIRED_GENERATION).set(generation as f64);
 }
 
 /// A version was loaded.

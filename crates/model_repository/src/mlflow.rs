@@ -213,8 +213,15 @@ impl Registry {
     }
 
     /// Has the registry asked about one model, then loads it as it is there. When the registry does not answer, a model
-    /// that was unloaded is loaded as it was; one that serves is not reported as the newest.
-    pub async fn load(&self, mut mirror: MirrorLock, repository: &Repository, name: &str) -> Result<(), Problem> {
+    /// that was unloaded is loaded as it was; one that serves is not reported as the newest. `recorded` as for
+    /// [`Repository::load`].
+    pub async fn load(
+        &self,
+        mut mirror: MirrorLock,
+        repository: &Repository,
+        name: &str,
+        recorded: impl Future<Output = Result<(), Problem>>,
+    ) -> Result<(), Problem> {
         if let Some(name) = ModelName::parse(name)
             && let Err(outage) = self.refresh_model(&mut mirror, repository, &name).await
         {
@@ -227,7 +234,7 @@ impl Registry {
             tracing::warn!(model = %name, error = %problem::Chain(&outage), "model is loaded as the mirror has it");
         }
         let lock = repository.lock().await?;
-        let loaded = repository.load(lock, name).await;
+        let loaded = repository.load(lock, name, recorded).await;
         if let Some(name) = ModelName::parse(name) {
             self.record_last_good(&mut mirror, repository, &name).await.map_err(Problem::internal)?;
         }

@@ -5,6 +5,7 @@
 //! - Nothing serves that was not proved: digest, format, signature and golden examples, in a child process first.
 //! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what was
 //!   deleted goes: by a registry, whatever else of its model fails, or with its folder.
+//! - What a caller has unloaded does not serve until a caller loads it: no scan of the folder, no registry and no start brings it back.
 //! - One change at a time; callers of `load` and `unload` wait for the one before, with a limit.
 //!
 //! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
@@ -12,18 +13,19 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use problem::{Kind, Problem};
 use service::{Latch, Readiness};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
+    desired::DesiredModels,
     loader::{LoadOrder, Loader},
     manifest::Manifest,
     metrics,
     model::Model,
     names::{ModelName, Version},
-    snapshot::{ModelEntry, Slot, Snapshot, unknown_model},
+    snapshot::{ModelEntry, Slot, Snapshot, unknown_model, unloaded_model},
 };
 
 /// How long a change may wait for the one before it.
@@ -38,10 +40,14 @@ pub struct Repository {
     is_mirror: bool,
     loader: Loader,
     snapshot: ArcSwap<Snapshot>,
+    /// Which models should serve, as far as it is known.
+    desired: ArcSwapOption<DesiredModels>,
     changes: Arc<Mutex<()>>,
     readiness: Readiness,
     /// Keeps the process not ready until there is something to answer calls with; once opened, for good.
     latch: parking_lot::Mutex<Option<Latch>>,
+    /// Keeps the process not ready while it has no model at all, and others do.
+    empty_latch: parking_lot::Mutex<Option<Latch>>,
 }
 
 /// The right to change the repository, which one has at a time.
@@ -53,7 +59,17 @@ impl Repository {
     /// Nothing is loaded yet, so the process is not ready from here on.
     pub fn new(folder: PathBuf, is_mirror: bool, loader: Loader, readiness: Readiness) -> Self {
         let latch = parking_lot::Mutex::new(Some(readiness.latch("models")));
-        Self { folder, is_mirror, loader, snapshot: ArcSwap::default(), changes: Arc::default(), readiness, latch }
+        Self {
+            folder,
+            is_mirror,
+            loader,
+            snapshot: ArcSwap::default(),
+            desired: ArcSwapOption::empty(),
+            changes: Arc::default(),
+            readiness,
+            latch,
+            empty_latch: parking_lot::Mutex::default(),
+        }
     }
 
     /// What serves now. Cheap enough for every request.
@@ -63,6 +79,10 @@ impl Repository {
 
     /// The model version that a call means, by number, alias or, when empty, the default.
     pub fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
+        // A model is unloaded when that is known, not when a load under way lets it be taken out.
+        if self.is_unloaded(name) {
+            return Err(unloaded_model(name));
+        }
         self.snapshot.load().resolve(name, version)
     }
 
@@ -81,9 +101,78 @@ impl Repository {
         Ok(())
     }
 
+    /// Which models should serve, as far as it is known.
+    pub fn desired(&self) -> Option<Arc<DesiredModels>> {
+        self.desired.load_full()
+    }
+
+    /// From now on these should serve: what should not is not found any more. The rest is done by [`Self::reconcile`].
+    pub fn set_desired(&self, desired: DesiredModels) {
+        self.desired.store(Some(Arc::new(desired)));
+        self.judge_emptiness();
+    }
+
+    /// Models that serve here, of which the desired state says nothing.
+    pub fn serving_unknown(&self) -> Vec<String> {
+        let desired = self.desired.load();
+        let is_unknown = |name: &ModelName| desired.as_ref().is_none_or(|desired| !desired.knows(name.as_str()));
+        let snapshot = self.snapshot.load();
+        let serving = snapshot.models.iter().filter(|(_, entry)| entry.serving().next().is_some());
+        serving.map(|(name, _)| name).filter(|name| is_unknown(name)).map(ModelName::to_string).collect()
+    }
+
+    /// Makes what serves what should: unloads all that is to be unloaded, and loads one model. True if there is more to load.
+    /// A model that cannot be loaded has its reason in the index, and is not tried again.
+    pub async fn reconcile(&self) -> Result<bool, Problem> {
+        let Some(desired) = self.desired() else { return Ok(false) };
+        if self.differing(&desired).is_empty() {
+            self.note_generation(&desired);
+            return Ok(false);
+        }
+        let lock = self.lock().await?;
+        let Some(desired) = self.desired() else { return Ok(false) };
+        let (unload, mut load): (Vec<_>, Vec<_>) =
+            self.differing(&desired).into_iter().partition(|name| desired.is_unloaded(name.as_str()));
+        for name in unload {
+            self.take_out(&lock, &name);
+        }
+        if let Some(name) = load.pop()
+            && let Err(problem) = self.load_locked(&lock, &name).await
+        {
+            tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
+        }
+        if load.is_empty() {
+            self.note_generation(&desired);
+        }
+        Ok(!load.is_empty())
+    }
+
+    /// Models that serve and should not, or the other way round.
+    fn differing(&self, desired: &DesiredModels) -> Vec<ModelName> {
+        let snapshot = self.snapshot.load();
+        let differing =
+            snapshot.models.iter().filter(|(name, entry)| entry.is_unloaded() != desired.is_unloaded(name.as_str()));
+        differing.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn is_unloaded(&self, name: &str) -> bool {
+        self.desired.load().as_ref().is_some_and(|desired| desired.is_unloaded(name))
+    }
+
+    fn note_generation(&self, desired: &DesiredModels) {
+        if self.snapshot.load().scanned {
+            metrics::set_desired_generation(desired.generation());
+        }
+    }
+
     /// Loads a model, or loads it again: changed and new versions are taken into service, dropped ones out of it. One whose
-    /// folder was deleted is gone then.
-    pub async fn load(&self, lock: ChangeLock, name: &str) -> Result<(), Problem> {
+    /// folder was deleted is gone then. `recorded` makes it one that should serve; without that nothing is loaded.
+    pub async fn load(
+        &self,
+        lock: ChangeLock,
+        name: &str,
+        recorded: impl Future<Output = Result<(), Problem>>,
+    ) -> Result<(), Problem> {
         let name = known_name(name)?;
         if self.is_deleted(&name) {
             self.forget(&lock, &name);
@@ -92,14 +181,12 @@ impl Repository {
         if !is_known {
             return Err(unknown_model(name.as_str()));
         }
+        recorded.await?;
         self.load_locked(&lock, &name).await
     }
 
     /// Loads a model whose folder has changed, unless a caller has unloaded it.
     pub(crate) async fn load_changed(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
-        if self.snapshot.load().models.get(name).is_some_and(|entry| entry.is_unloaded()) {
-            return Ok(());
-        }
         self.load_locked(lock, name).await
     }
 
@@ -116,21 +203,30 @@ impl Repository {
         self.folder.is_dir() && matches!(self.folder.join(name.as_str()).try_exists(), Ok(false))
     }
 
-    /// Takes a model out of service. Calls that have begun are still answered.
-    pub async fn unload(&self, name: &str) -> Result<(), Problem> {
+    /// Takes a model out of service. Calls that have begun are still answered. `recorded` makes it one that should not
+    /// serve; without that it goes on.
+    pub async fn unload(&self, name: &str, recorded: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {
         let name = known_name(name)?;
-        let lock = self.lock().await?;
-        let Some(entry) = self.snapshot.load().models.get(&name).cloned() else {
+        let is_here = self.snapshot.load().models.contains_key(&name);
+        if !is_here && self.desired.load().as_ref().is_none_or(|desired| !desired.knows(name.as_str())) {
             return Err(unknown_model(name.as_str()));
-        };
+        }
+        recorded.await?;
+        // No call finds it any more; a load under way holds up only that its memory is given back.
+        let lock = self.lock().await?;
         if self.is_deleted(&name) {
             self.forget(&lock, &name);
             return Ok(());
         }
-        let entry = entry.unloaded();
-        self.change(&lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
-        tracing::info!(model = %name, "model unloaded");
+        self.take_out(&lock, &name);
         Ok(())
+    }
+
+    fn take_out(&self, lock: &ChangeLock, name: &ModelName) {
+        let Some(entry) = self.snapshot.load().models.get(name).cloned() else { return };
+        let entry = entry.unloaded();
+        self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        tracing::info!(model = %name, "model unloaded");
     }
 
     /// Waits for the change before it.
@@ -151,6 +247,11 @@ impl Repository {
                 return Err(problem);
             }
         };
+        if self.is_unloaded(name.as_str()) {
+            let entry = ModelEntry::left_unloaded(&manifest);
+            self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+            return Ok(());
+        }
         let versions = self.load_versions(&old, &manifest).await;
         let faults: Vec<String> = versions
             .iter()
@@ -196,11 +297,24 @@ impl Repository {
         snapshot.measure(&old);
         let (is_ready, has_faults) = (snapshot.is_ready(), snapshot.has_faults());
         self.snapshot.store(Arc::new(snapshot));
+        self.judge_emptiness();
         if is_ready {
             drop(self.latch.lock().take());
         }
         let remark = has_faults.then_some("not all serve as declared; the repository index says why");
         self.readiness.set_degraded("models", remark);
+    }
+
+    /// Without any model this replica would answer 404 to what the others serve.
+    fn judge_emptiness(&self) {
+        let mut latch = self.empty_latch.lock();
+        let is_empty = self.snapshot.load().is_empty();
+        if !is_empty || self.desired.load().as_ref().is_none_or(|desired| !desired.has_loaded()) {
+            drop(latch.take());
+        } else if latch.is_none() {
+            tracing::info!(folder = %self.folder.display(), "there is no model here, but others serve: not ready");
+            *latch = Some(self.readiness.latch("models that others serve"));
+        }
     }
 
     fn folders(&self) -> std::io::Result<Vec<ModelName>> {

@@ -65,9 +65,15 @@ pub enum ServingState {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Whether calls can be answered: the folder was read, and of its models one serves at least, or there are none.
+    /// Whether calls can be answered: the folder was read, and of its models one serves at least, or none is to.
     pub fn is_ready(&self) -> bool {
-        self.scanned && (self.models.is_empty() || self.models.values().any(|entry| entry.default_version().is_some()))
+        let mut models = self.models.values().filter(|entry| !entry.is_unloaded()).peekable();
+        self.scanned && (models.peek().is_none() || models.any(|entry| entry.default_version().is_some()))
+    }
+
+    /// Whether the folder was read, and there was no model in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.scanned && self.models.is_empty()
     }
 
     /// Whether a model that was not unloaded serves otherwise than its folder declares.
@@ -178,6 +184,12 @@ impl ModelEntry {
         }
     }
 
+    /// A model that is not to be loaded, as its folder declares it.
+    pub(crate) fn left_unloaded(manifest: &Manifest) -> Self {
+        let versions = manifest.versions.keys().map(|version| (*version, Slot::default())).collect();
+        Self { description: manifest.description.clone(), versions, is_unloaded: true, ..Self::default() }
+    }
+
     /// What a call without a version means: the champion where one is declared, else the highest that serves. A champion
     /// that does not serve is not replaced: a version that was not promoted must not answer for it.
     pub(crate) fn default_version(&self) -> Option<&Arc<Model>> {
@@ -211,7 +223,7 @@ impl ModelEntry {
 
     fn resolve(&self, name: &str, version: &str) -> Result<Arc<Model>, Problem> {
         if self.is_unloaded {
-            return Err(Problem::new(Kind::NotFound, format!("the model {name:?} is unloaded")));
+            return Err(unloaded_model(name));
         }
         if version.is_empty() {
             return self.default_version().cloned().ok_or_else(|| self.unavailable(name, self.aliases.get(CHAMPION)));
@@ -285,6 +297,11 @@ impl ServingState {
 fn wrong_version(name: &str, version: Version) -> Problem {
     let what = format!("version {version} of the model {name:?} was refused; the repository index says why");
     Problem::new(Kind::Conflict, what)
+}
+
+/// The problem of a model that a caller took out of service.
+pub(crate) fn unloaded_model(name: &str) -> Problem {
+    Problem::new(Kind::NotFound, format!("the model {name:?} is unloaded"))
 }
 
 /// The problem of a name that no model has. It is echoed no further than a name can be long.

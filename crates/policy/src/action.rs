@@ -127,6 +127,10 @@ pub enum Action {
     WatchRevocations,
     /// The keys that passports are verified with.
     ReadPassportKeys,
+    /// Which models should serve, told to a replica that says which do.
+    SyncModels,
+    /// A model loaded or unloaded for every replica, at the wish of a client who may.
+    ChangeDesiredState,
     /// Minutes of the SLA ledger.
     ReportMinutes,
     /// `grpc.health.v1.Health` on a service's own port.

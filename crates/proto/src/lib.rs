@@ -18,6 +18,21 @@ pub mod auth {
     }
 }
 
+/// Which models should serve.
+pub mod models {
+    /// Version 1.
+    #[expect(
+        missing_docs,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        unused_qualifications,
+        reason = "generated"
+    )]
+    pub mod v1 {
+        include!("generated/rampart.models.v1.rs");
+    }
+}
+
 /// What the balancers report to the SLA tracker.
 pub mod sla {
     /// Version 1.

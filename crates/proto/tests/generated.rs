@@ -8,7 +8,8 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
 const INFERENCE: &str = "inference/grpc_service.proto";
-const SOURCES: [&str; 3] = ["rampart/auth/v1/auth.proto", "rampart/sla/v1/sla.proto", INFERENCE];
+const SOURCES: [&str; 4] =
+    ["rampart/auth/v1/auth.proto", "rampart/models/v1/models.proto", "rampart/sla/v1/sla.proto", INFERENCE];
 
 #[test]
 fn generated_code_is_current() {

@@ -7,7 +7,10 @@ use problem::Problem;
 use service::Lifecycle;
 use tokio::sync::oneshot;
 
-use crate::byte_budget::ByteBudget;
+use crate::{
+    byte_budget::ByteBudget,
+    desired_state::{DesiredState, Requester},
+};
 
 /// The state of the service. Cheap to clone.
 #[derive(Clone)]
@@ -17,6 +20,8 @@ pub(crate) struct App(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) repository: Repository,
     pub(crate) registry: Option<Registry>,
+    /// Which models should serve.
+    pub(crate) desired_state: DesiredState,
     pub(crate) limits: RequestLimits,
     /// What calls under way may hold.
     pub(crate) bytes: ByteBudget,
@@ -37,11 +42,13 @@ impl App {
     pub(crate) fn new(
         repository: Repository,
         registry: Option<Registry>,
+        desired_state: DesiredState,
         limits: RequestLimits,
         bytes: ByteBudget,
         lifecycle: &Lifecycle,
     ) -> Self {
-        Self(Arc::new(Shared { repository, registry, limits, bytes, lifecycle: lifecycle.clone() }))
+        let lifecycle = lifecycle.clone();
+        Self(Arc::new(Shared { repository, registry, desired_state, limits, bytes, lifecycle }))
     }
 
     /// Whether this replica should get calls: every latch is open, that of the models too, and it is not about to stop.
@@ -49,30 +56,47 @@ impl App {
         self.0.lifecycle.readiness().is_ready()
     }
 
-    /// Loads a model. Once begun it is finished, whatever becomes of the caller: a load may take minutes, a call may not.
-    pub(crate) async fn load_model(&self, name: &str) -> Result<(), Problem> {
+    /// Loads a model, here and, by the desired state, everywhere. Once begun it is finished, whatever becomes of the caller:
+    /// a load may take minutes, a call may not.
+    pub(crate) async fn load_model(&self, name: &str, requester: Requester) -> Result<(), Problem> {
         let (app, name) = (self.clone(), name.to_owned());
         let Some(registry) = &self.registry else {
             let lock = self.repository.lock().await?;
-            return self.run_to_end(async move { app.repository.load(lock, &name).await }).await;
+            return self
+                .run_to_end(async move {
+                    let recorded = app.desired_state.change(&app.repository, &name, true, &requester);
+                    app.repository.load(lock, &name, recorded).await
+                })
+                .await;
         };
         let mirror = registry.lock_mirror().await?;
         self.run_to_end(async move {
+            let recorded = app.desired_state.change(&app.repository, &name, true, &requester);
             match &app.registry {
-                Some(registry) => registry.load(mirror, &app.repository, &name).await,
+                Some(registry) => registry.load(mirror, &app.repository, &name, recorded).await,
                 None => Ok(()),
             }
         })
         .await
     }
 
+    /// Unloads a model in the same way.
+    pub(crate) async fn unload_model(&self, name: &str, requester: Requester) -> Result<(), Problem> {
+        let (app, name) = (self.clone(), name.to_owned());
+        self.run_to_end(async move {
+            let recorded = app.desired_state.change(&app.repository, &name, false, &requester);
+            app.repository.unload(&name, recorded).await
+        })
+        .await
+    }
+
     async fn run_to_end(
         &self,
-        load: impl Future<Output = Result<(), Problem>> + Send + 'static,
+        change: impl Future<Output = Result<(), Problem>> + Send + 'static,
     ) -> Result<(), Problem> {
         let (outcome, finished) = oneshot::channel();
         self.0.lifecycle.spawn("load", async move {
-            let _gone = outcome.send(load.await);
+            let _gone = outcome.send(change.await);
         });
         finished.await.unwrap_or_else(|_| Err(Problem::unavailable("this replica stops")))
     }

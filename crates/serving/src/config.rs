@@ -1,6 +1,9 @@
 //! The configuration, one structure for each section of `config/default.toml`, where every key is explained.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use engine::{EngineConfig, MemoryBudget, WorkerLimits};
 use model_repository::mlflow::RegistryConfig;
@@ -38,6 +41,8 @@ pub struct Config {
 pub(crate) struct ModelsConfig {
     pub(crate) directory: PathBuf,
     pub(crate) file_bytes_max: u64,
+    #[serde(default)]
+    desired_state_file: Option<PathBuf>,
     /// Whose mirror the folder is; without one the operator fills it.
     #[serde(default)]
     pub(crate) registry: Option<RegistryConfig>,
@@ -108,6 +113,15 @@ impl Configuration for Config {
         demand(probe.cpu_s_max > 0, "probe.cpu_s_max", "must be at least 1");
         demand(probe.wall_s_max > 0, "probe.wall_s_max", "must be at least 1");
         faults
+    }
+}
+
+// === impl ModelsConfig ===
+
+impl ModelsConfig {
+    /// Where this replica remembers which models should serve; `folder` has its models.
+    pub(crate) fn desired_state_file(&self, folder: &Path) -> PathBuf {
+        self.desired_state_file.clone().unwrap_or_else(|| folder.join(".desired-state.json"))
     }
 }
 

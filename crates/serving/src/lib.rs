@@ -3,6 +3,7 @@
 mod app;
 mod byte_budget;
 mod config;
+mod desired_state;
 mod inference;
 mod protocol;
 mod routes;
@@ -25,6 +26,7 @@ pub use config::{Config, DEFAULTS};
 pub use routes::declared_routes;
 
 use app::App;
+use desired_state::DesiredState;
 
 /// The service's name: in certificates, passports, metrics.
 pub const NAME: &str = topology::name::SERVING;
@@ -39,12 +41,19 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let registry = registry(&config, folder.clone(), &lifecycle).await?;
     // Nothing in the mirror: what there is to serve is for the registry to say.
     let latch = registry.as_ref().filter(|registry| registry.starts_empty()).map(|_| lifecycle.latch("model registry"));
+    let gateways = transport::channel(&identity, topology::name::GATEWAY, &config.gateway.addresses);
+    let desired_state = DesiredState::new(gateways.clone(), config.models.desired_state_file(&folder));
     let repository = repository(&config, folder, lifecycle.readiness()).await?;
-    let app = App::new(repository, registry, config.inference.limits(), config.inference.byte_budget(), &lifecycle);
-    lifecycle.spawn("models", load_and_follow(app.clone(), latch, lifecycle.clone()));
+    let (limits, bytes) = (config.inference.limits(), config.inference.byte_budget());
+    let app = App::new(repository, registry, desired_state, limits, bytes, &lifecycle);
+    let known = lifecycle.latch("desired state of models");
+    let stop = lifecycle.soft_stop();
+    let models = load_and_follow(app.clone(), known, latch, lifecycle.readiness());
+    lifecycle.spawn("models", async move {
+        let _stopped = stop.run_until_cancelled(models).await;
+    });
 
     let keys = Arc::new(PassportKeys::default());
-    let gateways = transport::channel(&identity, topology::name::GATEWAY, &config.gateway.addresses);
     service::passport_keys::follow(gateways, Arc::clone(&keys), &lifecycle);
 
     let guard = Arc::new(Guard::new(NAME, keys, Arc::new(Policy::embedded()?), Clock::system()));
@@ -91,14 +100,17 @@ async fn registry(config: &Config, folder: PathBuf, lifecycle: &Lifecycle) -> Re
     Registry::open(registry, folder, limits, lifecycle.identity()).await.map(Some)
 }
 
-/// The first load, and then what the registry has. What is refused can be mended and loaded later, so nothing here ends
-/// the process.
-async fn load_and_follow(app: App, latch: Option<Latch>, lifecycle: Lifecycle) {
+/// The first load, of what should serve, and then what the registry has and what clients change. What is refused can be
+/// mended and loaded later, so nothing here ends the process.
+async fn load_and_follow(app: App, known: Latch, latch: Option<Latch>, readiness: Readiness) {
+    app.desired_state.wait_known(&app.repository, known).await;
     if let Err(problem) = app.repository.load_all().await {
         tracing::error!(error = %Chain(&problem), "no model can be loaded; the replica stays out of service");
     }
-    if let Some(registry) = &app.registry {
-        let following = mlflow::follow(registry, &app.repository, latch);
-        let _stopped = lifecycle.soft_stop().run_until_cancelled(following).await;
-    }
+    let follow_registry = async {
+        if let Some(registry) = &app.registry {
+            mlflow::follow(registry, &app.repository, latch).await;
+        }
+    };
+    tokio::join!(app.desired_state.follow(&app.repository, &readiness), follow_registry);
 }

@@ -17,11 +17,17 @@ use authz::{Clock, Guard, PassportClaims, Routes, SigningKey, generate_pkcs8_pem
 use futures::{Stream, StreamExt};
 use identity::{Identity, IdentityConfig, PeerList};
 use policy::{Action, Caller, Policy, Role, Subject, mlflow_routes};
-use proto::auth::v1::{
-    AuthorizeRequest, AuthorizeResponse, Heartbeat, PassportKeysRequest, PassportKeysResponse, Snapshot,
-    WatchRevocationsRequest, WatchRevocationsResponse,
-    authorization_server::{Authorization, AuthorizationServer},
-    watch_revocations_response::Event,
+use proto::{
+    auth::v1::{
+        AuthorizeRequest, AuthorizeResponse, Heartbeat, PassportKeysRequest, PassportKeysResponse, Snapshot,
+        WatchRevocationsRequest, WatchRevocationsResponse,
+        authorization_server::{Authorization, AuthorizationServer},
+        watch_revocations_response::Event,
+    },
+    models::v1::{
+        ChangeModelRequest, ChangeModelResponse, DesiredModel, DesiredModels, SyncModelsRequest, SyncModelsResponse,
+        desired_state_server::{DesiredState, DesiredStateServer},
+    },
 };
 use tokio::{
     runtime::Runtime,
@@ -67,6 +73,10 @@ pub struct GatewayState {
     pub is_stale: AtomicBool,
     /// While this is so, `Authorize` does not answer.
     pub is_hung: watch::Sender<bool>,
+    /// Whether each model should serve, and the generation of that.
+    pub desired: Mutex<(u64, BTreeMap<String, bool>)>,
+    /// While this is so, its database does not answer, which has the desired state of models.
+    pub is_cut: AtomicBool,
 }
 
 // === impl FakeGateway ===
@@ -179,7 +189,27 @@ impl GatewayState {
             feed_position: AtomicU64::new(1),
             is_stale: AtomicBool::new(false),
             is_hung: watch::Sender::new(false),
+            desired: Mutex::default(),
+            is_cut: AtomicBool::new(false),
         }
+    }
+
+    /// Makes a model one that should serve or should not, as another replica has it recorded.
+    pub fn set_desired(&self, model: &str, loaded: bool) {
+        let mut desired = locked(&self.desired);
+        if desired.1.insert(model.to_owned(), loaded) != Some(loaded) {
+            desired.0 += 1;
+        }
+    }
+
+    fn desired(&self, change: impl FnOnce(&Self)) -> Result<Option<DesiredModels>, Status> {
+        if self.is_cut.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("the database cannot be reached now"));
+        }
+        change(self);
+        let (generation, models) = locked(&self.desired).clone();
+        let models = models.into_iter().map(|(name, loaded)| DesiredModel { name, loaded }).collect();
+        Ok(Some(DesiredModels { generation, models }))
     }
 
     fn sign(&self, claims: &PassportClaims) -> String {
@@ -205,11 +235,15 @@ fn router(state: &Arc<GatewayState>) -> axum::Router {
         ("WatchRevocations", Action::WatchRevocations),
         ("PassportKeys", Action::ReadPassportKeys),
     ];
+    let models = [("SyncModels", Action::SyncModels), ("ChangeModel", Action::ChangeDesiredState)];
     let health = [("Check", Action::CheckHealth), ("Watch", Action::CheckHealth)];
     let guard = Arc::new(Guard::new("gateway", Arc::default(), Arc::clone(&state.policy), Clock::system()));
     Routes::new()
         .grpc(Caller::Peer, "rampart.auth.v1.Authorization", &methods, |state: &Arc<GatewayState>| {
             AuthorizationServer::from_arc(Arc::clone(state))
+        })
+        .grpc(Caller::Peer, "rampart.models.v1.DesiredState", &models, |state: &Arc<GatewayState>| {
+            DesiredStateServer::from_arc(Arc::clone(state))
         })
         .grpc(Caller::Peer, "grpc.health.v1.Health", &health, |_| tonic_health::server::health_reporter().1)
         .build(&guard, Arc::clone(state))
@@ -278,6 +312,29 @@ impl Authorization for GatewayState {
     ) -> Result<Response<PassportKeysResponse>, Status> {
         self.key_requests.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(PassportKeysResponse { jwks: locked(&self.jwks).clone() }))
+    }
+}
+
+#[tonic::async_trait]
+impl DesiredState for GatewayState {
+    async fn sync_models(&self, request: Request<SyncModelsRequest>) -> Result<Response<SyncModelsResponse>, Status> {
+        let models = self.desired(|state| {
+            for model in request.into_inner().serving {
+                if !locked(&state.desired).1.contains_key(&model) {
+                    state.set_desired(&model, true);
+                }
+            }
+        })?;
+        Ok(Response::new(SyncModelsResponse { models }))
+    }
+
+    async fn change_model(
+        &self,
+        request: Request<ChangeModelRequest>,
+    ) -> Result<Response<ChangeModelResponse>, Status> {
+        let change = request.into_inner();
+        let models = self.desired(|state| state.set_desired(&change.model, change.loaded))?;
+        Ok(Response::new(ChangeModelResponse { models }))
     }
 }
 

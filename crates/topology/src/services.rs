@@ -50,6 +50,7 @@ pub const GATEWAY: Service = Service {
             "/rampart.auth.v1.Authorization/PassportKeys",
             &[name::BALANCER, name::GATEWAY, name::SERVING, name::SLA, name::BACKUP],
         ),
+        ("/rampart.models.v1.DesiredState", &[name::SERVING]),
     ],
     upstreams: &[],
     database: Some(Database { role: "gateway", schema: "gateway", member_of: &[] }),

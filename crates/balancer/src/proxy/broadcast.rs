@@ -78,7 +78,7 @@ impl Broadcast {
         Self(pool.replicas.iter().map(channel).collect())
     }
 
-    /// Sends a request to every replica that is not down.
+    /// Sends a request to every replica that is not down. One that is down asks a gateway for what has changed when it comes back.
     pub(super) async fn send(&self, request: &Request<Bytes>, bounds: AnswerBounds) -> Vec<Reply> {
         let replies = self.0.iter().map(|(replica, channel)| async move {
             let is_down = replica.status().state == ReplicaState::Unhealthy;

@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 use strum::{IntoStaticStr, VariantArray};
 use uuid::Uuid;
 
+use crate::desired_state::ModelName;
+
 /// What happened, with its name in records and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 pub enum EventKind {
@@ -43,6 +45,12 @@ pub enum EventKind {
     /// Everything of a user ended by an administrator.
     #[strum(serialize = "user.revoke")]
     RevokeUser,
+    /// A model loaded for every replica.
+    #[strum(serialize = "model.load")]
+    LoadModel,
+    /// A model unloaded from every replica.
+    #[strum(serialize = "model.unload")]
+    UnloadModel,
     /// The audit log read.
     #[strum(serialize = "audit.read")]
     ReadAudit,
@@ -97,7 +105,7 @@ pub struct AuditEvent {
     pub outcome: EventOutcome,
     /// Who did it.
     pub actor: Actor,
-    /// To what, e.g. `user:<id>`.
+    /// To what, e.g. `user:<id>` or `model:<name>`.
     pub resource: Option<String>,
     /// Whose data it is about.
     pub tenant: Option<String>,
@@ -121,6 +129,13 @@ impl AuditEvent {
     #[must_use]
     pub fn about_user(mut self, id: Uuid) -> Self {
         self.resource = Some(format!("user:{id}"));
+        self
+    }
+
+    /// About a model.
+    #[must_use]
+    pub fn about_model(mut self, name: &ModelName) -> Self {
+        self.resource = Some(format!("model:{}", name.as_str()));
         self
     }
 

@@ -6,9 +6,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use identity::Identity;
-use proto::auth::v1::{
-    AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, WatchRevocationsRequest, WatchRevocationsResponse,
-    authorization_client::AuthorizationClient,
+use proto::{
+    auth::v1::{
+        AuthorizeRequest, AuthorizeResponse, PassportKeysRequest, WatchRevocationsRequest, WatchRevocationsResponse,
+        authorization_client::AuthorizationClient,
+    },
+    models::v1::{ChangeModelRequest, DesiredModels, SyncModelsRequest, desired_state_client::DesiredStateClient},
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status, Streaming};
@@ -208,6 +211,20 @@ impl Client {
     pub(crate) async fn passport_keys(&self) -> Result<String, Status> {
         let keys = AuthorizationClient::new(self.channel.clone()).passport_keys(PassportKeysRequest {}).await?;
         Ok(keys.into_inner().jwks)
+    }
+
+    /// What a replica of serving asks, which serves these models.
+    pub(crate) async fn sync_models(&self, serving: &[&str]) -> Result<DesiredModels, Status> {
+        let request = SyncModelsRequest { serving: serving.iter().map(|name| (*name).to_owned()).collect() };
+        Ok(DesiredStateClient::new(self.channel.clone()).sync_models(request).await?.into_inner().models.unwrap())
+    }
+
+    /// What it asks for a client.
+    pub(crate) async fn change_model(&self, model: &str, loaded: bool, user: &str) -> Result<DesiredModels, Status> {
+        let (model, subject, session_id) = (model.to_owned(), user.to_owned(), String::new());
+        let mut request = tonic::Request::new(ChangeModelRequest { model, loaded, subject, session_id });
+        request.metadata_mut().insert("rampart-client-address", self.address.parse().unwrap());
+        Ok(DesiredStateClient::new(self.channel.clone()).change_model(request).await?.into_inner().models.unwrap())
     }
 
     /// Whether gRPC's health service reports serving.

@@ -14,6 +14,7 @@ mod audit;
 mod authorize;
 mod bootstrap;
 mod client;
+mod desired_state;
 mod input;
 mod lockout;
 mod openapi;

@@ -85,7 +85,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ),
     ("edge", &["authorize-subrequest"]),
     ("gateway", &["read-passport-keys", "read-readiness"]),
-    ("serving", &["read-passport-keys", "read-readiness"]),
+    ("serving", &["read-passport-keys", "sync-models", "change-desired-state", "read-readiness"]),
     ("sla", &["read-passport-keys", "read-readiness"]),
     ("backup", &["read-passport-keys", "read-readiness"]),
     ("operator", &["check-health", "read-readiness", "read-admin-port"]),

@@ -32,6 +32,7 @@ use tower::util::{MapRequest, MapResponse};
 use crate::{
     app::{App, RequestLimits},
     byte_budget::{ByteBudget, CallBytes, HeldBody, over_budget},
+    desired_state::Requester,
     inference::{MeasuredPrediction, subject},
     protocol::{EXTENSIONS, PLATFORM, deadline, is_too_long, offload::offload_if_large, properties},
 };
@@ -214,9 +215,10 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let requester = Requester::of(request.extensions().get(), request.metadata().as_ref())?;
         let request = request.into_inner();
         refuse_parameters(&request.parameters, |_| false)?;
-        self.0.load_model(&request.model_name).await?;
+        self.0.load_model(&request.model_name, requester).await?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -224,9 +226,10 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let requester = Requester::of(request.extensions().get(), request.metadata().as_ref())?;
         let request = request.into_inner();
         refuse_parameters(&request.parameters, |key| key == "unload_dependents")?;
-        self.0.repository.unload(&request.model_name).await?;
+        self.0.unload_model(&request.model_name, requester).await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 }

@@ -23,6 +23,7 @@ use problem::{Inference, Kind, Problem};
 use crate::{
     app::App,
     byte_budget::HeldBody,
+    desired_state::Requester,
     inference::{MeasuredPrediction, subject},
     protocol::{
         deadline,
@@ -154,15 +155,17 @@ pub(crate) async fn index(State(app): State<App>, request: Request) -> RestResul
 }
 
 pub(crate) async fn load(State(app): State<App>, target: Target, request: Request) -> RestResult {
+    let requester = Requester::of(request.extensions().get(), request.headers())?;
     refuse_parameters(request, |_| false).await?;
-    app.load_model(&target.model).await?;
+    app.load_model(&target.model, requester).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({})))
 }
 
 pub(crate) async fn unload(State(app): State<App>, target: Target, request: Request) -> RestResult {
+    let requester = Requester::of(request.extensions().get(), request.headers())?;
     // There are no dependents, so either value means the same.
     refuse_parameters(request, |key| key == "unload_dependents").await?;
-    app.repository.unload(&target.model).await?;
+    app.unload_model(&target.model, requester).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({})))
 }
 

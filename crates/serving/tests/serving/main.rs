@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod datatypes;
+mod desired_state;
 mod grpc;
 mod isolation;
 mod life;

@@ -55,10 +55,20 @@ impl Serving {
 
     /// Kills it, and starts it again over the same folders.
     pub(crate) fn restart(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
+        self.kill();
         self.child = command(&self.directory.path().join("serving.toml")).spawn().unwrap();
         (self.address, self.admin) = listening_addresses(&mut self.child);
+    }
+
+    /// Kills it; [`Self::restart`] starts it again.
+    pub(crate) fn kill(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+
+    /// The gateway that it asks.
+    pub(crate) fn gateway(&self) -> &FakeGateway {
+        &self.gateway
     }
 
     /// The same with a home of its own, and nothing else in its environment.
