@@ -67,6 +67,14 @@ impl MemoryBudget {
     }
 }
 
+// === impl ReservedBytes ===
+
+impl ReservedBytes {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for ReservedBytes {
     fn drop(&mut self) {
         self.taken.fetch_sub(self.bytes, Ordering::Relaxed);

@@ -5,6 +5,8 @@
 //! takes the call that it computes and no other, and is started again. Dropping the pool ends the workers.
 
 mod answers;
+mod backoff;
+mod group;
 mod supervision;
 mod turns;
 
@@ -23,10 +25,12 @@ use crate::{
     memory::ReservedBytes,
     session::{Computed, RunFault},
     tensor::Tensor,
-    worker::{EncodedCall, Exit, Lost, Message, SMALL_BYTES_MAX, Submitted, Worker},
+    worker::{EncodedRequest, Exit, Isolation, Lost, Message, SMALL_BYTES_MAX, Submitted, Worker},
 };
+use group::Membership;
 use turns::{Taken, Turn, Turns};
 
+pub use group::Group;
 pub use supervision::{PoolSource, Proved};
 
 /// Calls that a worker may have at once while those of its model are short.
@@ -37,9 +41,6 @@ const SHORT_COMPUTE: Duration = Duration::from_micros(500);
 const BEHIND_MAX: Duration = Duration::from_millis(5);
 /// Workers that were gone before they had read a call; more than these is a fault of the machine.
 const UNREAD_MAX: usize = 3;
-
-/// Ids of calls, for cancelling them.
-static NEXT_CALL: AtomicU64 = AtomicU64::new(1);
 
 /// What a pool may hold, and where it reports.
 pub struct PoolLimits {
@@ -73,12 +74,15 @@ pub struct WorkersEnded {
 /// The workers of one model version.
 pub struct Pool {
     shared: Arc<Shared>,
+    _membership: Option<Membership>,
 }
 
 struct Shared {
     workers: Turns<Worker>,
     /// What calls took lately on average, in nanoseconds.
     compute_ns: AtomicU64,
+    /// Of the version in its workers.
+    slot: u32,
     limits: PoolLimits,
     source: PoolSource,
     /// Given back when the workers are gone.
@@ -93,7 +97,7 @@ pub struct Timings {
     pub queue: Duration,
     /// In ONNX Runtime.
     pub compute: Duration,
-    /// To the worker and back.
+    /// To the worker and back; in a group that is not told from waiting.
     pub copy: Duration,
 }
 
@@ -144,10 +148,12 @@ impl Pool {
     ) -> Result<(Vec<Tensor>, Timings), PoolError> {
         let (arrived, wanted_count) = (Instant::now(), wanted.len());
         self.shared.admit(caller)?;
-        let mut call = encode(inputs, wanted).await?;
+        let mut call = encode(self.shared.slot, inputs, wanted).await?;
         let caller: Arc<str> = caller.into();
         let (mut queue, mut unread, mut is_counted) = (Duration::ZERO, 0, false);
-        while unread < UNREAD_MAX {
+        // In a group calls of other models end the worker, which costs this call time and nothing else.
+        let unread_max = if self.shared.is_in_group() { usize::MAX } else { UNREAD_MAX };
+        while unread < unread_max {
             let queued = Instant::now();
             let lease = self.lease(&call, deadline).await?;
             queue += queued.elapsed();
@@ -161,7 +167,7 @@ impl Pool {
             let message = match computed.map_err(|_| PoolError::ExpiredInCompute)? {
                 Ok(Some(message)) => message,
                 Ok(None) => {
-                    call = call.renumbered(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
+                    call = call.renumbered();
                     continue;
                 }
                 Err(Lost::Unread) => {
@@ -175,13 +181,17 @@ impl Pool {
             if outputs.len() != wanted_count {
                 return Err(PoolError::died(&Exit::Broken("an answer without all outputs".to_owned())));
             }
-            let copy = arrived.elapsed().saturating_sub(queue + compute);
+            let mut copy = arrived.elapsed().saturating_sub(queue + compute);
+            if self.shared.is_in_group() {
+                // It waited for calls of the others on the worker itself.
+                queue += std::mem::take(&mut copy);
+            }
             return Ok((outputs, Timings { queue, compute, copy }));
         }
         Err(PoolError::NoWorker)
     }
 
-    async fn lease(&self, call: &EncodedCall, deadline: Instant) -> Result<Lease<'_>, PoolError> {
+    async fn lease(&self, call: &EncodedRequest, deadline: Instant) -> Result<Lease<'_>, PoolError> {
         let shared = &*self.shared;
         // No call is put behind one that takes longer than was expected.
         let may_have = |worker: &Worker, calls| !worker.is_gone() && (calls == 0 || worker.is_prompt());
@@ -204,10 +214,20 @@ impl Pool {
 }
 
 impl Shared {
+    fn is_in_group(&self) -> bool {
+        self.source.isolation == Isolation::Group
+    }
+
     /// Has a call computed; none if it had to wait behind another one for too long.
-    async fn compute(&self, lease: Lease<'_>, call: &EncodedCall, caller: &Arc<str>) -> Result<Option<Message>, Lost> {
+    async fn compute(
+        &self,
+        lease: Lease<'_>,
+        call: &EncodedRequest,
+        caller: &Arc<str>,
+    ) -> Result<Option<Message>, Lost> {
         let mut submitted = lease.submit(call, caller).await?;
-        if submitted.was_behind() {
+        // The worker of a group has no other beside it.
+        if submitted.was_behind() && !self.is_in_group() {
             if let Ok(answer) = timeout(BEHIND_MAX, submitted.answer()).await {
                 return answer.map(Some);
             }
@@ -256,12 +276,11 @@ impl Shared {
 }
 
 /// The message of a call. The inputs are gone when it waits.
-async fn encode(inputs: Vec<Tensor>, wanted: Vec<usize>) -> Result<EncodedCall, PoolError> {
-    let id = NEXT_CALL.fetch_add(1, Ordering::Relaxed);
+async fn encode(slot: u32, inputs: Vec<Tensor>, wanted: Vec<usize>) -> Result<EncodedRequest, PoolError> {
     if inputs.iter().map(Tensor::bytes_held).sum::<usize>() <= SMALL_BYTES_MAX {
-        return Ok(EncodedCall::new(id, &inputs, &wanted));
+        return Ok(EncodedRequest::call(slot, &inputs, &wanted));
     }
-    let encoded = tokio::task::spawn_blocking(move || EncodedCall::new(id, &inputs, &wanted)).await;
+    let encoded = tokio::task::spawn_blocking(move || EncodedRequest::call(slot, &inputs, &wanted)).await;
     encoded.map_err(|error| PoolError::Run(RunFault::Engine(error.to_string())))
 }
 
@@ -291,9 +310,9 @@ impl Drop for Waiting<'_> {
 
 impl Lease<'_> {
     /// Gives the worker the call.
-    async fn submit(mut self, call: &EncodedCall, caller: &Arc<str>) -> Result<Submitted, Lost> {
+    async fn submit(mut self, call: &EncodedRequest, caller: &Arc<str>) -> Result<Submitted, Lost> {
         let Some(Turn { number, worker }) = &self.turn else { return Err(Lost::Unread) };
-        let submitted = worker.submit(call, caller).await;
+        let submitted = worker.submit(call, Some(caller)).await;
         if submitted.is_err() {
             // It is dead, perhaps not reaped yet: no other call may get it.
             self.shared.workers.remove(*number);

@@ -9,14 +9,20 @@
 
 mod child;
 mod compute;
+mod files;
 mod line;
+mod models;
 mod process;
 mod sandbox;
 mod start;
 mod thread;
+mod verdict;
 mod wire;
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::{
+    io::{self, PipeReader, PipeWriter},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,11 +30,14 @@ use tokio::net::{UnixStream, unix::pipe};
 use tokio_util::codec::LengthDelimitedCodec;
 
 pub use child::run as run_worker;
+pub(crate) use files::Declared;
+pub use files::VersionFiles;
 pub(crate) use line::{Answers, Pending, Said, Submitted, Worker};
 pub(crate) use process::{Exit, Process};
-pub(crate) use start::{Job, Started, Verdict};
-pub use start::{VersionFiles, WorkerLimits, WorkerStarter};
+pub(crate) use start::{Job, Started};
+pub use start::{WorkerLimits, WorkerStarter};
 pub(crate) use thread::start_thread;
+pub(crate) use verdict::{Loaded, NotLoaded, Verdict};
 
 use crate::{
     session::{Computed, RunFault},
@@ -37,6 +46,9 @@ use crate::{
 
 /// A message that is longer is made and read beside the threads that serve requests.
 pub(crate) const SMALL_BYTES_MAX: usize = 256 << 10;
+
+/// The slot of the model in a worker that has no other.
+pub(crate) const OWN_SLOT: u32 = 0;
 
 /// The subcommand under which the program is a worker.
 pub const WORKER_SUBCOMMAND: &str = "model-worker";
@@ -48,14 +60,17 @@ pub enum Isolation {
     /// Each worker is a process of its own.
     #[default]
     Model,
+    /// The versions of all models of a replica that are so declared share one worker, a process, and fall together.
+    Group,
     /// Each worker is a thread of the replica: a crash or a leak of this model is the replica's. It is still loaded in a process first.
     None,
 }
 
-/// A call in the form that workers read. Cheap to clone.
+/// A request in the form that workers read. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct EncodedCall {
-    pub(crate) id: u64,
+pub(crate) struct EncodedRequest {
+    id: u64,
+    slot: u32,
     message: Bytes,
 }
 
@@ -71,17 +86,31 @@ pub(crate) enum Lost {
     Died(Exit),
 }
 
-// === impl EncodedCall ===
+// === impl EncodedRequest ===
 
-impl EncodedCall {
-    /// Ids are unique in the process: a cancellation that is late must not hit another call.
-    pub(crate) fn new(id: u64, inputs: &[Tensor], wanted: &[usize]) -> Self {
-        Self { id, message: Bytes::from(wire::encode_call(id, inputs, wanted)) }
+impl EncodedRequest {
+    /// A call of the model in this slot of its worker.
+    pub(crate) fn call(slot: u32, inputs: &[Tensor], wanted: &[usize]) -> Self {
+        let id = next_id();
+        Self { id, slot, message: Bytes::from(wire::encode_call(id, slot, inputs, wanted)) }
     }
 
-    /// The same call for another worker: the one that had it was told to give this id up, and may be the next again.
-    pub(crate) fn renumbered(&self, id: u64) -> Self {
-        Self { id, message: Bytes::from(wire::renumber_call(&self.message, id)) }
+    /// Has a worker load a model into this slot.
+    fn load(slot: u32, declared: &[u8], golden: &[u8], model: &[u8]) -> Self {
+        let id = next_id();
+        Self { id, slot, message: Bytes::from(wire::encode_load(id, slot, declared, golden, model)) }
+    }
+
+    /// Has a worker drop the model in this slot.
+    pub(crate) fn unload(slot: u32) -> Self {
+        let id = next_id();
+        Self { id, slot, message: Bytes::from(wire::encode_unload(id, slot)) }
+    }
+
+    /// The same for another worker: the one that had it was told to give this id up, and may be the next again.
+    pub(crate) fn renumbered(&self) -> Self {
+        let id = next_id();
+        Self { id, slot: self.slot, message: Bytes::from(wire::renumber(&self.message, id)) }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -89,9 +118,20 @@ impl EncodedCall {
     }
 }
 
+/// Ids are unique in the process: a cancellation that is late must not hit another request.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 // === impl Message ===
 
 impl Message {
+    /// What it says in answer to a load or an unload.
+    fn text(self) -> Result<Bytes, Exit> {
+        wire::decode_text(self.0).map_err(|fault| Exit::Broken(fault.to_string()))
+    }
+
     /// Whether the worker holds more memory than it should keep.
     pub(crate) fn is_over_mark(&self) -> bool {
         self.0.first().is_some_and(|flag| *flag != 0)

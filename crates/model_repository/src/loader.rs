@@ -3,8 +3,8 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use engine::{
-    Engine, Isolation, LoadFault, MemoryBudget, PoolLimits, PoolSource, Proved, Quarantine, Reservation, Signature,
-    VersionFiles, WorkerStarter,
+    Engine, Group, Isolation, LoadFault, MemoryBudget, PoolLimits, PoolSource, Proved, Quarantine, Reservation,
+    Signature, VersionFiles, WorkerStarter,
 };
 
 use crate::{
@@ -31,6 +31,8 @@ pub struct Loader {
     pub queue_bytes_max: usize,
     /// Which callers crash which models.
     pub quarantine: Arc<Quarantine>,
+    /// The versions that share a process.
+    pub group: Arc<Group>,
 }
 
 /// Which version is to be loaded, and how.
@@ -76,10 +78,11 @@ impl Loader {
             signature: signature.clone(),
             isolation,
             quarantine: Arc::clone(&self.quarantine),
+            group: Arc::clone(&self.group),
         };
         let proved = Proved::start(source).await?;
         let worker_bytes = proved.memory_bytes();
-        let reservation = self.memory.reserve(worker_bytes, self.workers_max)?;
+        let reservation = proved.reserve(&self.memory, self.workers_max)?;
         let workers = reservation.workers;
         let identity = ModelIdentity { name: name.clone(), version, digest, file_bytes, isolation };
         let model = self.serve(identity, proved, reservation).await?;

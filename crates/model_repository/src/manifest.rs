@@ -238,6 +238,20 @@ mod tests {
     }
 
     #[test]
+    fn a_model_says_where_it_computes() {
+        let isolation = |line: &str| parse(&format!("{line}\n{SOUND}")).map(|manifest| manifest.isolation);
+        for (line, expected) in [
+            ("", Isolation::Model),
+            ("isolation = \"model\"", Isolation::Model),
+            ("isolation = \"group\"", Isolation::Group),
+            ("isolation = \"none\"", Isolation::None),
+        ] {
+            assert_eq!(isolation(line), Ok(expected), "{line}");
+        }
+        assert!(isolation("isolation = \"Group\"").unwrap_err().contains("isolation"));
+    }
+
+    #[test]
     fn each_unsound_line_is_named() {
         let fault = |from: &str, to: &str| parse(&SOUND.replacen(from, to, 1)).unwrap_err();
         assert!(fault("name = \"m\"", "name = \"../m\"").contains("name"));

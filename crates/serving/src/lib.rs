@@ -11,7 +11,7 @@ mod routes;
 use std::{path::PathBuf, sync::Arc};
 
 use authz::{Clock, Guard, PassportKeys};
-use engine::{Engine, WorkerStarter};
+use engine::{Engine, Group, WorkerStarter};
 use model_repository::{
     Loader, Repository,
     mlflow::{self, ArtifactLimits, Registry},
@@ -80,11 +80,13 @@ async fn repository(config: &Config, folder: PathBuf, readiness: Readiness) -> R
         answer_bytes_max: config.inference.answer_bytes_max,
         starts: Arc::new(Semaphore::new(std::thread::available_parallelism()?.get())),
     };
+    let memory = config.inference.memory();
     let loader = Loader {
+        group: Group::new(starter.clone(), memory.clone()),
         engine,
         starter,
         workers_max: config.inference.workers_max(),
-        memory: config.inference.memory(),
+        memory,
         queue_max: config.inference.queue_max,
         queue_bytes_max: config.inference.queue_bytes_max,
         quarantine: Arc::default(),

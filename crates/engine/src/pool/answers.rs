@@ -28,7 +28,7 @@ pub(super) async fn read_answers(pool: Weak<Shared>, number: u64, mut answers: A
             Said::Stuck(lost) => {
                 if let Some(shared) = &shared {
                     shared.workers.remove(number);
-                    shared.record_stuck(lost.first().map(|(pending, _)| &*pending.caller));
+                    shared.record_stuck(lost.first().and_then(|(pending, _)| pending.caller.as_deref()));
                 }
                 return tell_all(lost);
             }
@@ -37,15 +37,15 @@ pub(super) async fn read_answers(pool: Weak<Shared>, number: u64, mut answers: A
 }
 
 /// Before they are told: those that come again find the worker removed and its caller kept away.
-fn tell_all(lost: Vec<(Pending, Lost)>) {
+pub(super) fn tell_all(lost: Vec<(Pending, Lost)>) {
     lost.into_iter().for_each(|(pending, fate)| pending.tell(Err(fate)));
 }
 
 impl Shared {
     /// Leaving in time spares no caller whose call ended the worker.
     fn blame_first(&self, lost: &[(Pending, Lost)]) {
-        if let Some((pending, Lost::Died(exit))) = lost.first() {
-            self.blame(&pending.caller, &exit.to_string());
+        if let Some((Pending { caller: Some(caller), .. }, Lost::Died(exit))) = lost.first() {
+            self.blame(caller, &exit.to_string());
         }
     }
 }

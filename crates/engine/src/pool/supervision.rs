@@ -2,32 +2,29 @@
 
 use std::{
     sync::{Arc, Weak, atomic::AtomicU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
 
-use super::{Pool, PoolLimits, Shared, Turns, answers::read_answers};
+use super::{
+    Pool, PoolLimits, Shared, Turns,
+    answers::read_answers,
+    backoff::{Crashes, FAILED_STARTS_MAX, Pauses},
+    group::{Group, Membership},
+};
 use crate::{
     fault::LoadFault,
     library::Engine,
-    memory::Reservation,
+    memory::{MemoryBudget, Reservation},
     quarantine::Quarantine,
     session::Session,
     signature::Signature,
-    worker::{Answers, Exit, Isolation, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread},
+    worker::{
+        Answers, Exit, Isolation, Loaded, OWN_SLOT, Process, Started, VersionFiles, Worker, WorkerStarter, start_thread,
+    },
 };
-
-/// The first restarts within this time follow at once, the others wait.
-const CRASH_WINDOW: Duration = Duration::from_secs(10);
-const CRASHES_MAX: u32 = 8;
-const CRASH_DELAY: Duration = Duration::from_millis(500);
-/// Between attempts to start a worker that could not be started.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(10);
-/// After so many of them calls are refused instead of waiting for a worker.
-const FAILED_STARTS_MAX: u32 = 3;
 
 /// Where the workers of a pool come from.
 pub struct PoolSource {
@@ -43,6 +40,8 @@ pub struct PoolSource {
     pub signature: Signature,
     /// Where they compute.
     pub isolation: Isolation,
+    /// The group of those that share a process.
+    pub group: Arc<Group>,
     /// Which callers are kept from which models.
     pub quarantine: Arc<Quarantine>,
 }
@@ -54,16 +53,10 @@ pub(super) struct State {
     live: usize,
     /// Starts that failed since the last that succeeded.
     failed_starts: u32,
-    window_began: Option<Instant>,
-    crashes: u32,
+    crashes: Crashes,
 }
 
 impl State {
-    /// Whether so many workers were lost by calls lately that the next start waits.
-    fn is_crashing(&self) -> bool {
-        self.crashes > CRASHES_MAX && self.window_began.is_some_and(|began| began.elapsed() <= CRASH_WINDOW)
-    }
-
     fn is_broken(&self) -> bool {
         self.live == 0 && self.failed_starts >= FAILED_STARTS_MAX
     }
@@ -71,8 +64,16 @@ impl State {
 
 /// A version that was proved, with its first worker.
 pub struct Proved {
-    started: Started,
+    place: Place,
     source: PoolSource,
+}
+
+/// Where a version is that was proved.
+enum Place {
+    /// In the worker that proved it.
+    Own(Box<Started>),
+    /// In the worker of the group.
+    Group(Membership, Loaded),
 }
 
 // === impl Proved ===
@@ -80,18 +81,43 @@ pub struct Proved {
 impl Proved {
     /// Starts a worker that loads the version and proves it.
     pub async fn start(source: PoolSource) -> Result<Self, LoadFault> {
-        let started = source.starter.start(&source.files, &source.signature).await?;
-        Ok(Self { started, source })
+        let PoolSource { starter, files, signature, isolation, group, .. } = &source;
+        let place = match isolation {
+            Isolation::Model | Isolation::None => {
+                Place::Own(Box::new(starter.start(files, signature, OWN_SLOT).await?))
+            }
+            Isolation::Group => {
+                let membership = Membership::new(group);
+                let proved = starter.start(files, signature, membership.slot()).await?;
+                let loaded = membership.join(files, signature, proved).await?;
+                Place::Group(membership, loaded)
+            }
+        };
+        Ok(Self { place, source })
     }
 
-    /// Memory that one worker took at its peak, in bytes, but for files that it shares with others; no less than the model file has.
+    /// Memory for as many workers as fit, up to `workers_max`; a group has one.
+    pub fn reserve(&self, memory: &MemoryBudget, workers_max: usize) -> Result<Reservation, LoadFault> {
+        let workers_max = if self.source.isolation == Isolation::Group { 1 } else { workers_max };
+        memory.reserve(self.memory_bytes(), workers_max)
+    }
+
+    /// Memory that one worker took at its peak, in bytes, but for files that it shares with others: in a group what was added for this
+    /// version. No less than the model file has.
     pub fn memory_bytes(&self) -> u64 {
-        self.started.memory_bytes.max(self.source.files.bytes())
+        let bytes = match &self.place {
+            Place::Own(started) => started.loaded.process_bytes,
+            Place::Group(_, loaded) => loaded.model_bytes,
+        };
+        bytes.max(self.source.files.bytes())
     }
 
     /// In the order of the model file.
     pub fn signature(&self) -> &Signature {
-        &self.started.signature
+        match &self.place {
+            Place::Own(started) => &started.loaded.signature,
+            Place::Group(_, loaded) => &loaded.signature,
+        }
     }
 
     /// Serves with so many workers: the one that proved it at once, the others as soon as they are there.
@@ -101,24 +127,30 @@ impl Proved {
         Reservation { workers, memory }: Reservation,
         limits: PoolLimits,
     ) -> Result<Pool, LoadFault> {
-        let Self { started, source } = self;
+        let Self { place, source } = self;
         let isolation = source.isolation;
+        let slot = if let Place::Group(membership, _) = &place { membership.slot() } else { OWN_SLOT };
         let shared = Arc::new(Shared {
             workers: Turns::new(limits.queue_max, limits.queue_bytes_max),
             compute_ns: AtomicU64::new(0),
+            slot,
             limits,
             source,
             _memory: memory,
             state: parking_lot::Mutex::default(),
         });
-        match isolation {
-            Isolation::Model => {
-                shared.adopt(started);
+        match place {
+            Place::Group(membership, _) => {
+                membership.serve(&shared);
+                return Ok(Pool { shared, _membership: Some(membership) });
+            }
+            Place::Own(started) if isolation == Isolation::Model => {
+                shared.adopt(*started);
                 for _ in 1..workers {
                     tokio::spawn(start_another(Arc::downgrade(&shared), Duration::ZERO));
                 }
             }
-            Isolation::None => {
+            Place::Own(started) => {
                 drop(started);
                 for _ in 0..workers {
                     let (worker, answers, ended) = shared.start_thread(engine).await?;
@@ -127,7 +159,7 @@ impl Proved {
                 }
             }
         }
-        Ok(Pool { shared })
+        Ok(Pool { shared, _membership: None })
     }
 }
 
@@ -146,13 +178,18 @@ impl Shared {
     }
 
     fn enlist(self: &Arc<Self>, worker: Worker, answers: Answers) {
+        let number = self.seat(Arc::new(worker));
+        tokio::spawn(read_answers(Arc::downgrade(self), number, answers));
+    }
+
+    /// Gives a worker to calls; its number in the pool.
+    pub(super) fn seat(&self, worker: Arc<Worker>) -> u64 {
         let mut state = self.state.lock();
         state.live += 1;
         state.failed_starts = 0;
         self.limits.workers.increment(1.0);
         drop(state);
-        let number = self.workers.add(Arc::new(worker));
-        tokio::spawn(read_answers(Arc::downgrade(self), number, answers));
+        self.workers.add(worker)
     }
 
     /// A worker answered.
@@ -161,6 +198,11 @@ impl Shared {
             return self.workers.free(number);
         }
         self.workers.remove(number);
+        self.record_over_mark();
+    }
+
+    /// A worker holds too much memory, and ends.
+    pub(super) fn record_over_mark(&self) {
         self.limits.ended.memory.increment(1);
         tracing::debug!(
             model = self.source.name,
@@ -175,7 +217,7 @@ impl Shared {
         if let Some(caller) = caller {
             self.blame(caller, "it did not give up a call in time");
         }
-        self.count_end();
+        self.state.lock().crashes.count();
         tracing::info!(
             model = self.source.name,
             version = self.source.version,
@@ -183,38 +225,57 @@ impl Shared {
         );
     }
 
-    /// Counts a worker that was lost by a call.
-    fn count_end(&self) {
+    /// A worker ended by itself or was killed from outside.
+    pub(super) fn record_crash(&self, exit: &Exit) {
+        self.limits.ended.crash.increment(1);
+        self.state.lock().crashes.count();
+        // The calls that bring this about are of users, so it is no warning by itself; the metric counts them.
+        tracing::info!(
+            model = self.source.name,
+            version = self.source.version,
+            %exit,
+            "the process of a model ended; another takes its place"
+        );
+    }
+
+    /// A worker is gone.
+    pub(super) fn record_gone(&self) {
         let mut state = self.state.lock();
-        if state.window_began.is_none_or(|began| began.elapsed() > CRASH_WINDOW) {
-            state.window_began = Some(Instant::now());
-            state.crashes = 0;
+        state.live = state.live.saturating_sub(1);
+        self.limits.workers.decrement(1.0);
+        let is_broken = state.is_broken();
+        drop(state);
+        if is_broken {
+            self.workers.dismiss();
         }
-        state.crashes += 1;
+    }
+
+    /// A worker could not be started; without a pause it is not tried again.
+    pub(super) fn record_failed_start(&self, fault: &LoadFault, pause: Option<Duration>) {
+        tracing::warn!(
+            model = self.source.name,
+            version = self.source.version,
+            reason = %fault,
+            retry_ms = pause.map(|pause| pause.as_millis()),
+            "a process for a model cannot be started; the version serves with those that it has"
+        );
+        let is_broken = {
+            let mut state = self.state.lock();
+            state.failed_starts += 1;
+            state.is_broken()
+        };
+        if is_broken {
+            self.workers.dismiss();
+        }
     }
 
     /// How long to wait before another takes the place of one that has ended.
     fn delay_after(&self, crash: Option<&Exit>) -> Duration {
         if let Some(exit) = crash {
-            self.limits.ended.crash.increment(1);
-            self.count_end();
-            // The calls that bring this about are of users, so it is no warning by itself; the metric counts them.
-            tracing::info!(
-                model = self.source.name,
-                version = self.source.version,
-                %exit,
-                "the process of a model ended; another takes its place"
-            );
+            self.record_crash(exit);
         }
-        let mut state = self.state.lock();
-        state.live = state.live.saturating_sub(1);
-        self.limits.workers.decrement(1.0);
-        let (is_broken, is_crashing) = (state.is_broken(), state.is_crashing());
-        drop(state);
-        if is_broken {
-            self.workers.dismiss();
-        }
-        if is_crashing { CRASH_DELAY } else { Duration::ZERO }
+        self.record_gone();
+        self.state.lock().crashes.delay()
     }
 
     /// A session in this process, on a thread of its own, and what says that the thread has ended.
@@ -260,7 +321,7 @@ async fn watch_thread(pool: Weak<Shared>, engine: Engine, mut ended: watch::Rece
 }
 
 async fn start_another_thread(pool: &Weak<Shared>, engine: &Engine) -> Option<watch::Receiver<Option<Exit>>> {
-    let mut pause = RETRY_MIN;
+    let mut pauses = Pauses::default();
     loop {
         let shared = pool.upgrade()?;
         let fault = match shared.start_thread(engine).await {
@@ -272,8 +333,7 @@ async fn start_another_thread(pool: &Weak<Shared>, engine: &Engine) -> Option<wa
         };
         tracing::warn!(model = shared.source.name, reason = %fault, "a thread for a model cannot be started");
         drop(shared);
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY_MAX);
+        tokio::time::sleep(pauses.next()).await;
     }
 }
 
@@ -281,31 +341,18 @@ async fn start_another_thread(pool: &Weak<Shared>, engine: &Engine) -> Option<wa
 fn start_another(pool: Weak<Shared>, delay: Duration) -> BoxFuture<'static, ()> {
     // Boxed: a worker that is started is watched, and watching starts another.
     async move {
-        let mut pause = RETRY_MIN;
+        let mut pauses = Pauses::default();
         tokio::time::sleep(delay).await;
         while let Some(shared) = pool.upgrade() {
-            let fault = match shared.source.starter.start(&shared.source.files, &shared.source.signature).await {
+            let PoolSource { starter, files, signature, .. } = &shared.source;
+            let fault = match starter.start(files, signature, OWN_SLOT).await {
                 Ok(started) => return shared.adopt(started),
                 Err(fault) => fault,
             };
-            tracing::warn!(
-                model = shared.source.name,
-                version = shared.source.version,
-                reason = %fault,
-                retry_ms = pause.as_millis(),
-                "a process for a model cannot be started; the version serves with those that it has"
-            );
-            let is_broken = {
-                let mut state = shared.state.lock();
-                state.failed_starts += 1;
-                state.is_broken()
-            };
-            if is_broken {
-                shared.workers.dismiss();
-            }
+            let pause = pauses.next();
+            shared.record_failed_start(&fault, Some(pause));
             drop(shared);
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
         }
     }
     .boxed()

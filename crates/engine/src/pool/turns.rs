@@ -119,6 +119,11 @@ impl<W> Turns<W> {
         Taken::Later(Place { turns: self, ticket, handed })
     }
 
+    /// Whether a call waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.state.lock().waiting.is_empty()
+    }
+
     /// A call of this worker is over. The call that waits longest gets its place.
     pub(crate) fn free(&self, number: u64) {
         let depth = self.depth.load(Ordering::Relaxed);

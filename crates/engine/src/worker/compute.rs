@@ -1,10 +1,9 @@
-//! The loop of a worker: one call after the other, each cancelled when the replica says so.
+//! The loop of a worker: one request after the other, each cancelled when the replica says so.
 
 use std::{
-    collections::VecDeque,
-    fs::File,
+    collections::BTreeSet,
     io::{self, BufReader, PipeReader, PipeWriter, Read, Write},
-    os::unix::{fs::FileExt, net::UnixStream},
+    os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
@@ -16,16 +15,23 @@ use ort::session::RunOptions;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::wire;
-use crate::session::{RunFault, Session};
+use super::{
+    Verdict,
+    models::Models,
+    wire::{self, Request, Task},
+};
+use crate::{
+    fault::LoadFault,
+    session::{Computed, RunFault},
+};
 
-/// Calls are bounded where they are read from clients; this is beyond what any of them becomes.
-const CALL_BYTES_MAX: u64 = 16 << 30;
+/// Calls and files are bounded where they are read; this is beyond what any of them becomes.
+const REQUEST_BYTES_MAX: u64 = 16 << 30;
 /// A run that takes less time and moves less than this cannot have taken much memory.
 const SMALL_RUN: Duration = Duration::from_millis(2);
 const SMALL_MESSAGE_BYTES: usize = 64 << 10;
-/// More calls than a worker is given at once.
-const CANCELLED_MAX: usize = 64;
+/// Requests that were given up and are not answered yet: more than a worker has at once, even for a thousand models.
+const CANCELLED_MAX: usize = 4096;
 
 /// A worker's ends of the pipes of calls and answers.
 pub(super) struct CallPipes {
@@ -39,53 +45,61 @@ pub(super) struct CurrentRun {
     state: Mutex<RunState>,
 }
 
-/// Calls are numbered from 1.
+/// Requests are numbered from 1, and the later ones have the larger numbers.
 #[derive(Default)]
 struct RunState {
     running: u64,
-    /// The last that were given up, some before they were read.
-    cancelled: VecDeque<u64>,
+    /// Those that were given up, some before they were read and some after they were answered.
+    cancelled: BTreeSet<u64>,
 }
 
-/// How much memory a worker may hold between two calls.
-pub(super) struct MemoryMark {
-    resident: ResidentMemory,
-    bytes_max: u64,
-}
-
-/// How much memory this process holds. Made while files may still be opened.
-pub(super) struct ResidentMemory {
-    /// proc_pid_statm(5).
-    statm: File,
-    page_bytes: u64,
-}
-
-/// Computes calls until the replica closes their pipe.
-pub(super) fn compute_calls(
-    session: &mut Session,
+/// Does what is asked, one request after the other, until the replica closes their pipe.
+pub(super) fn answer_requests(
+    models: &mut Models,
     pipes: &mut CallPipes,
     run: &CurrentRun,
-    mark: Option<&MemoryMark>,
     answer_bytes_max: u64,
 ) -> io::Result<()> {
-    while let Some(message) = pipes.read(CALL_BYTES_MAX)? {
-        let call_bytes = message.len();
-        let call = wire::decode_call(message).map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
-        let outcome = run.guard(call.id, |options| {
-            // A panic in the bindings must cost one call, not a worker.
-            catch_unwind(AssertUnwindSafe(|| session.run(&call.inputs, &call.wanted, options)))
-                .unwrap_or(Err(RunFault::Panicked))
-        });
-        drop(call);
-        let is_small = call_bytes < SMALL_MESSAGE_BYTES
-            && outcome.as_ref().is_ok_and(|computed| {
-                computed.compute < SMALL_RUN
-                    && computed.outputs.iter().all(|output| output.bytes_held() < SMALL_MESSAGE_BYTES)
-            });
-        let is_over_mark = !is_small && mark.is_some_and(MemoryMark::is_exceeded);
-        pipes.write(&wire::encode_answer(outcome, is_over_mark, answer_bytes_max))?;
+    while let Some(message) = pipes.read(REQUEST_BYTES_MAX)? {
+        let bytes = message.len();
+        let invalid = |fault| io::Error::new(io::ErrorKind::InvalidData, fault);
+        let Request { id, slot, task } = wire::decode_request(message).map_err(invalid)?;
+        let answer = match task {
+            Task::Call { inputs, wanted } => {
+                let outcome = run.guard(id, |options| {
+                    // A panic in the bindings must cost one call, not a worker.
+                    catch_unwind(AssertUnwindSafe(|| models.run(slot, &inputs, &wanted, options)))
+                        .unwrap_or(Err(RunFault::Panicked))
+                });
+                drop(inputs);
+                let is_over_mark = !is_small(bytes, &outcome) && models.hold_too_much();
+                wire::encode_answer(outcome, is_over_mark, answer_bytes_max)
+            }
+            Task::Load(files) => {
+                let verdict = run.guard(id, |options| {
+                    catch_unwind(AssertUnwindSafe(|| models.load(slot, &files, options)))
+                        .map_err(|_| RunFault::Panicked)
+                });
+                let verdict = verdict.unwrap_or_else(|fault| Verdict::from(LoadFault::internal(fault)));
+                wire::encode_text(&serde_json::to_vec(&verdict)?)
+            }
+            Task::Unload => {
+                models.unload(slot);
+                wire::encode_text(&[])
+            }
+        };
+        pipes.write(&answer)?;
     }
     Ok(())
+}
+
+/// Whether a call cannot have taken much memory.
+fn is_small(call_bytes: usize, outcome: &Result<Computed, RunFault>) -> bool {
+    call_bytes < SMALL_MESSAGE_BYTES
+        && outcome.as_ref().is_ok_and(|computed| {
+            computed.compute < SMALL_RUN
+                && computed.outputs.iter().all(|output| output.bytes_held() < SMALL_MESSAGE_BYTES)
+        })
 }
 
 /// Obeys the socket of control on a thread of its own: each number on it is a call to be cancelled. `at_end` runs when the replica is gone.
@@ -136,7 +150,7 @@ impl CurrentRun {
     fn guard<T>(&self, id: u64, run: impl FnOnce(&RunOptions) -> Result<T, RunFault>) -> Result<T, RunFault> {
         {
             let mut state = self.state.lock();
-            if state.is_cancelled(id) {
+            if state.cancelled.remove(&id) {
                 return Err(RunFault::Cancelled);
             }
             state.running = id;
@@ -144,7 +158,7 @@ impl CurrentRun {
         let outcome = run(&self.options);
         let mut state = self.state.lock();
         state.running = 0;
-        if state.is_cancelled(id) {
+        if state.cancelled.remove(&id) {
             self.options.unterminate().map_err(|error| RunFault::Engine(error.to_string()))?;
         }
         outcome
@@ -153,50 +167,13 @@ impl CurrentRun {
     fn cancel(&self, id: u64) {
         let mut state = self.state.lock();
         if state.cancelled.len() >= CANCELLED_MAX {
-            state.cancelled.pop_front();
+            state.cancelled.pop_first();
         }
-        state.cancelled.push_back(id);
+        state.cancelled.insert(id);
         if state.running == id
             && let Err(error) = self.options.terminate()
         {
             tracing::debug!(%error, "a run could not be cancelled");
         }
-    }
-}
-
-// === impl RunState ===
-
-impl RunState {
-    fn is_cancelled(&self, id: u64) -> bool {
-        self.cancelled.contains(&id)
-    }
-}
-
-// === impl MemoryMark ===
-
-impl MemoryMark {
-    /// What is held now and a quarter more, or `spare_bytes_min` more if that is larger.
-    pub(super) fn above_now(resident: ResidentMemory, spare_bytes_min: u64) -> Option<Self> {
-        let now = resident.bytes()?;
-        Some(Self { resident, bytes_max: now + (now / 4).max(spare_bytes_min) })
-    }
-
-    fn is_exceeded(&self) -> bool {
-        self.resident.bytes().is_some_and(|resident| resident > self.bytes_max)
-    }
-}
-
-// === impl ResidentMemory ===
-
-impl ResidentMemory {
-    pub(super) fn of_this_process() -> io::Result<Self> {
-        Ok(Self { statm: File::open("/proc/self/statm")?, page_bytes: rustix::param::page_size() as u64 })
-    }
-
-    pub(super) fn bytes(&self) -> Option<u64> {
-        let mut text = [0; 128];
-        let length = self.statm.read_at(&mut text, 0).ok()?;
-        let pages: u64 = std::str::from_utf8(text.get(..length)?).ok()?.split(' ').nth(1)?.parse().ok()?;
-        Some(pages * self.page_bytes)
     }
 }

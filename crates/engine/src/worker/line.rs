@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
-use super::{EncodedCall, Exit, Lost, Message, process::EXIT_TIMEOUT};
+use super::{EncodedRequest, Exit, Lost, Message, process::EXIT_TIMEOUT};
 
 /// How long a worker may take to give up a call.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,8 +63,10 @@ pub(crate) struct Pending {
     id: u64,
     /// Of its message.
     bytes: usize,
-    /// Whose it is.
-    pub(crate) caller: Arc<str>,
+    /// Of the model that it is for.
+    pub(crate) slot: u32,
+    /// Whose it is; none if the replica itself asks.
+    pub(crate) caller: Option<Arc<str>>,
     /// Gone when the call was given up.
     answer: Option<oneshot::Sender<Result<Message, Lost>>>,
 }
@@ -116,23 +118,33 @@ impl Worker {
         self.line.is_closed.load(Ordering::Relaxed) || self.exit.borrow().is_some()
     }
 
+    /// Waits until its process has ended, or should have.
+    pub(crate) async fn wait_for_end(&self) {
+        drop(timeout(EXIT_TIMEOUT, self.exit.clone().wait_for(Option::is_some)).await);
+    }
+
     /// Whether it came to its present call a moment ago.
     pub(crate) fn is_prompt(&self) -> bool {
         self.line.state.lock().first_since.elapsed() < PROMPT
     }
 
     /// Has it compute a call after those that it has. Nothing was sent if this future is dropped.
-    pub(crate) async fn submit(self: &Arc<Self>, call: &EncodedCall, caller: &Arc<str>) -> Result<Submitted, Lost> {
+    pub(crate) async fn submit(
+        self: &Arc<Self>,
+        call: &EncodedRequest,
+        caller: Option<&Arc<str>>,
+    ) -> Result<Submitted, Lost> {
         let writer = Arc::clone(&self.calls).lock_owned().await;
         let (sender, answer) = oneshot::channel();
-        let pending = Pending { id: call.id, bytes: call.bytes(), caller: Arc::clone(caller), answer: Some(sender) };
+        let (id, slot, bytes) = (call.id, call.slot, call.bytes());
+        let pending = Pending { id, bytes, slot, caller: caller.cloned(), answer: Some(sender) };
         // Before it is written: the answer may come at once.
         let is_first = self.line.push(pending).ok_or(Lost::Unread)?;
         let sent = match writer.try_write(&call.message) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
-                self.line.withdraw(call.id);
+                self.line.withdraw(id);
                 return Err(Lost::Unread);
             }
         };
@@ -140,7 +152,7 @@ impl Worker {
             // The rest is written whatever becomes of this call: others come after it.
             tokio::spawn(write_rest(writer, call.message.clone(), sent));
         }
-        Ok(Submitted { worker: Arc::clone(self), id: call.id, answer, is_first, is_answered: false })
+        Ok(Submitted { worker: Arc::clone(self), id, answer, is_first, is_answered: false })
     }
 
     /// Asks it to give up a call. It then answers, soon if it obeys; [`Answers`] has it ended otherwise.

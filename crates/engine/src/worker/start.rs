@@ -1,41 +1,29 @@
-//! Starting a worker: the files that it gets, the time that it has, and its verdict.
+//! Starting a worker, or having one load a further model: what it gets, and the time that it has.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{os::fd::OwnedFd, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use sha256::Sha256Digest;
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
     sync::{Semaphore, oneshot, watch},
+    time::timeout,
 };
 use tokio_util::codec::FramedRead;
 
 use super::{
-    Answers, Exit, Process, WORKER_SUBCOMMAND, Worker, WorkerEnds, codec, connect, line,
+    Answers, Exit, Loaded, Lost, Message, NotLoaded, Process, Verdict, VersionFiles, WORKER_SUBCOMMAND, Worker,
+    WorkerEnds, codec, connect, line,
     process::{EXIT_TIMEOUT, log_errors},
-    sandbox::Sandbox,
+    wire,
 };
 use crate::{
     fault::{LoadFault, Reason},
-    golden::GOLDEN_BYTES_MAX,
     library::EngineConfig,
-    model_file::{self, read_from_start},
     onnxruntime_telemetry,
     signature::Signature,
 };
-
-/// The longest reason of a refusal.
-const DETAIL_BYTES_MAX: usize = 16 << 10;
 
 /// What glibc is told in a worker: large blocks are given back when they are freed, and small ones come from one heap.
 const ALLOCATOR_VARIABLES: [(&str, &str); 3] =
@@ -72,40 +60,12 @@ pub struct WorkerStarter {
     pub starts: Arc<Semaphore>,
 }
 
-/// The files of one version, held open: a worker is started again from what was declared, also when the folder has changed.
-pub struct VersionFiles {
-    model: File,
-    golden: Option<File>,
-    digest: Sha256Digest,
-    bytes_max: u64,
-    bytes: u64,
-}
-
 /// What a worker reads first.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Job {
     pub(super) library: EngineConfig,
-    pub(super) signature: Signature,
     pub(super) limits: WorkerLimits,
-    pub(super) file_bytes_max: u64,
     pub(super) answer_bytes_max: u64,
-    pub(super) has_golden: bool,
-}
-
-/// What a worker says first.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(tag = "verdict", rename_all = "snake_case")]
-pub(crate) enum Verdict {
-    /// The model serves.
-    Accepted {
-        /// What the process took at its peak, but for files that it shares with others.
-        memory_bytes: u64,
-        /// In the order of the file.
-        signature: Signature,
-        sandbox: Sandbox,
-    },
-    /// It does not, as a [`LoadFault`].
-    Refused { reason: Reason, detail: String },
 }
 
 /// A worker that was accepted.
@@ -113,99 +73,91 @@ pub(crate) struct Started {
     pub(crate) worker: Worker,
     pub(crate) answers: Answers,
     pub(crate) process: Process,
-    pub(crate) memory_bytes: u64,
-    pub(crate) signature: Signature,
-}
-
-// === impl VersionFiles ===
-
-impl VersionFiles {
-    /// Opens the files of a version folder, and reads the model once to see that it is what was declared. Blocks.
-    pub fn open(folder: &Path, digest: Sha256Digest, bytes_max: u64) -> Result<Self, LoadFault> {
-        let golden = match File::open(folder.join("golden.json")) {
-            Ok(golden) => Some(golden),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(golden_fault(&error.to_string())),
-        };
-        let mut files = Self { model: model_file::open(folder)?, golden, digest, bytes_max, bytes: 0 };
-        files.bytes = files.read_model()?.len() as u64;
-        Ok(files)
-    }
-
-    /// Length of the model file.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(crate) fn read_model(&self) -> Result<Vec<u8>, LoadFault> {
-        model_file::read(&self.model, self.digest, self.bytes_max)
-    }
-
-    fn read_golden(&self) -> Result<Vec<u8>, LoadFault> {
-        let Some(golden) = &self.golden else { return Ok(Vec::new()) };
-        let bytes = read_from_start(golden, GOLDEN_BYTES_MAX).map_err(|error| golden_fault(&error.to_string()))?;
-        if bytes.len() as u64 > GOLDEN_BYTES_MAX {
-            return Err(golden_fault(&format!("more than {GOLDEN_BYTES_MAX} bytes")));
-        }
-        Ok(bytes)
-    }
-}
-
-fn golden_fault(detail: &str) -> LoadFault {
-    LoadFault::new(Reason::Golden, format!("golden.json: {detail}"))
+    pub(crate) loaded: Loaded,
 }
 
 // === impl WorkerStarter ===
 
 impl WorkerStarter {
-    /// Starts a worker, and has it load and judge the model.
-    pub(crate) async fn start(&self, files: &Arc<VersionFiles>, signature: &Signature) -> Result<Started, LoadFault> {
+    /// Starts a worker, and has it load and judge the model in this slot.
+    pub(crate) async fn start(
+        &self,
+        files: &Arc<VersionFiles>,
+        signature: &Signature,
+        slot: u32,
+    ) -> Result<Started, LoadFault> {
         let _turn = self.starts.acquire().await.map_err(LoadFault::internal)?;
-        let wall = Duration::from_secs(self.limits.wall_s_max);
         // Dropping the future kills the child.
-        tokio::time::timeout(wall, self.start_and_judge(files, signature)).await.unwrap_or_else(|_| {
-            let detail = format!("it did not load within the {} s of probe.wall_s_max", wall.as_secs());
-            Err(LoadFault::new(Reason::Limits, detail))
-        })
+        timeout(self.wall(), self.start_and_judge(files, signature, slot))
+            .await
+            .unwrap_or_else(|_| Err(self.too_late()))
     }
 
-    async fn start_and_judge(&self, files: &Arc<VersionFiles>, signature: &Signature) -> Result<Started, LoadFault> {
+    /// Has a worker that computes already load and judge a further model. It waits its turn behind calls for as long as the load itself may
+    /// take, at the most.
+    pub(crate) async fn load_into(
+        &self,
+        worker: &Arc<Worker>,
+        files: &Arc<VersionFiles>,
+        signature: &Signature,
+        slot: u32,
+    ) -> Result<Loaded, NotLoaded> {
+        let load = files.load_request(signature, slot).await.map_err(NotLoaded::Refused)?;
+        let submitted = timeout(self.wall(), worker.submit(&load, None)).await;
+        let mut submitted =
+            submitted.map_err(|_| NotLoaded::Refused(self.too_late()))?.map_err(|_| NotLoaded::Unread)?;
+        drop(load);
+        // Dropping what was submitted gives the load up; a worker that goes on with it is ended.
+        match timeout(self.wall(), submitted.answer()).await {
+            Ok(Ok(message)) => {
+                let judge = |verdict: Verdict| verdict.judge(signature);
+                Verdict::read(message).and_then(judge).map_err(NotLoaded::Refused)
+            }
+            Ok(Err(Lost::Unread)) => Err(NotLoaded::Unread),
+            Ok(Err(Lost::Died(exit))) => {
+                let detail = format!("the process of the group ended while it loaded the model: {exit}");
+                Err(NotLoaded::Ended(LoadFault::new(Reason::Limits, detail)))
+            }
+            Err(_) if submitted.is_behind() => Err(NotLoaded::Refused(self.too_late())),
+            Err(_) => Err(NotLoaded::Ended(self.too_late())),
+        }
+    }
+
+    fn wall(&self) -> Duration {
+        Duration::from_secs(self.limits.wall_s_max)
+    }
+
+    fn too_late(&self) -> LoadFault {
+        let detail = format!("it did not load within the {} s of probe.wall_s_max", self.limits.wall_s_max);
+        LoadFault::new(Reason::Limits, detail)
+    }
+
+    async fn start_and_judge(
+        &self,
+        files: &Arc<VersionFiles>,
+        signature: &Signature,
+        slot: u32,
+    ) -> Result<Started, LoadFault> {
         let (ours, theirs) = connect().map_err(LoadFault::internal)?;
         let child = self.spawn(theirs)?;
         let (stderr, control) = ours.control.into_split();
         tokio::spawn(log_errors(stderr));
         let mut writer = ours.calls;
         let mut frames = FramedRead::new(ours.answers, codec(self.answer_bytes_max));
-        for message in self.messages(files, signature).await? {
-            // A worker that is gone before it has read everything has said why, or is judged by its end.
-            let length = (message.len() as u64).to_le_bytes();
-            if writer.write_all(&length).await.is_err() || writer.write_all(&message).await.is_err() {
-                break;
-            }
+        let load = files.load_request(signature, slot).await?;
+        // A worker that is gone before it has read everything has said why, or is judged by its end.
+        if writer.write_all(&self.job()?).await.is_ok() {
+            drop(writer.write_all(&load.message).await);
         }
+        drop(load);
         let Some(Ok(verdict)) = frames.next().await else { return Err(death_while_loading(child).await) };
-        match serde_json::from_slice(&verdict).map_err(LoadFault::internal)? {
-            Verdict::Refused { reason, mut detail } => {
-                detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
-                Err(LoadFault::new(reason, detail))
-            }
-            Verdict::Accepted { memory_bytes, signature: real, sandbox } => {
-                // The process that says so has run the model.
-                if !signature.in_order_of(&real).is_ok_and(|declared| declared == real) {
-                    return Err(LoadFault::new(
-                        Reason::Signature,
-                        "its process names another signature than is declared",
-                    ));
-                }
-                sandbox.warn_once();
-                lift_cpu_limit(&child)?;
-                let (exit, exited) = watch::channel(None);
-                let (dropped, when_dropped) = oneshot::channel();
-                let process = Process { child, exit, dropped: when_dropped };
-                let (worker, answers) = line::new(frames, writer, control, exited, dropped);
-                Ok(Started { worker, answers, process, memory_bytes, signature: real })
-            }
-        }
+        let loaded = Verdict::read(Message(verdict.freeze())).and_then(|verdict| verdict.judge(signature))?;
+        lift_cpu_limit(&child)?;
+        let (exit, exited) = watch::channel(None);
+        let (dropped, when_dropped) = oneshot::channel();
+        let process = Process { child, exit, dropped: when_dropped };
+        let (worker, answers) = line::new(frames, writer, control, exited, dropped);
+        Ok(Started { worker, answers, process, loaded })
     }
 
     fn spawn(&self, ends: WorkerEnds) -> Result<Child, LoadFault> {
@@ -226,40 +178,11 @@ impl WorkerStarter {
             .map_err(|error| LoadFault::internal(format!("the process of the model cannot be started: {error}")))
     }
 
-    /// What a worker gets before its first call.
-    async fn messages(&self, files: &Arc<VersionFiles>, signature: &Signature) -> Result<[Vec<u8>; 3], LoadFault> {
-        let job = Job {
-            library: self.engine.clone(),
-            signature: signature.clone(),
-            limits: self.limits.clone(),
-            file_bytes_max: self.file_bytes_max,
-            answer_bytes_max: self.answer_bytes_max,
-            has_golden: files.golden.is_some(),
-        };
-        let files = Arc::clone(files);
-        let read = move || {
-            let job = serde_json::to_vec(&job).map_err(LoadFault::internal)?;
-            Ok([job, files.read_golden()?, files.read_model()?])
-        };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(LoadFault::internal(error)))
-    }
-}
-
-// === impl Sandbox ===
-
-impl Sandbox {
-    /// Says once in the life of the process that workers are less confined than they could be.
-    fn warn_once(self) {
-        static SAID: Once = Once::new();
-        if !(self.landlock && self.seccomp) {
-            SAID.call_once(|| {
-                tracing::warn!(
-                    landlock = self.landlock,
-                    seccomp = self.seccomp,
-                    "this kernel cannot confine the processes of models as far as it should; they run with what there is"
-                );
-            });
-        }
+    /// What a worker gets before its first request.
+    fn job(&self) -> Result<Vec<u8>, LoadFault> {
+        let (library, limits) = (self.engine.clone(), self.limits.clone());
+        let job = Job { library, limits, answer_bytes_max: self.answer_bytes_max };
+        serde_json::to_vec(&job).map(|job| wire::frame(&job)).map_err(LoadFault::internal)
     }
 }
 
@@ -273,7 +196,7 @@ fn lift_cpu_limit(child: &Child) -> Result<(), LoadFault> {
 }
 
 async fn death_while_loading(mut child: Child) -> LoadFault {
-    let exit = match tokio::time::timeout(EXIT_TIMEOUT, child.wait()).await {
+    let exit = match timeout(EXIT_TIMEOUT, child.wait()).await {
         Ok(Ok(status)) => Exit::of(status),
         Ok(Err(_)) | Err(_) => Exit::Unknown,
     };

@@ -1,8 +1,10 @@
 //! The messages between a replica and a worker.
 //!
-//! Each is a 64-bit length and as many bytes; integers are little-endian. The first three of a replica are the job (JSON), the golden
-//! examples and the model file; then come calls. The first of a worker is its verdict (JSON); then come answers. The replica
-//! does not trust a worker: what it reads is bounded, and a tensor fills its shape or is a fault.
+//! Each is a 64-bit length and as many bytes; integers are little-endian. The first of a replica is the job (JSON); then come requests
+//! (`wire/request.rs`), the first of them a load. Each has one answer, in the same order: a load its verdict (JSON), a call what was computed,
+//! an unload nothing. The replica does not trust a worker: what it reads is bounded, and a tensor fills its shape or is a fault.
+
+mod request;
 
 use std::{
     io::{self, Read},
@@ -11,6 +13,8 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use strum::VariantArray;
+
+pub(super) use request::{LoadFiles, Request, Task, decode_request, encode_call, encode_load, encode_unload, renumber};
 
 use crate::{
     session::{Computed, RunFault},
@@ -30,13 +34,6 @@ const FAULT_BYTES_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 #[error("a message of {0} bytes is not well-formed")]
 pub(super) struct WireFault(pub(super) usize);
-
-/// What a worker is to compute.
-pub(super) struct Call {
-    pub(super) id: u64,
-    pub(super) inputs: Vec<Tensor>,
-    pub(super) wanted: Vec<usize>,
-}
 
 /// How the kinds of an answer are numbered.
 #[derive(Clone, Copy)]
@@ -74,38 +71,6 @@ pub(super) fn read(stream: &mut impl Read, bytes_max: u64) -> io::Result<Option<
     let mut message = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     stream.take(length).read_to_end(&mut message)?;
     if message.len() as u64 == length { Ok(Some(Bytes::from(message))) } else { Ok(None) }
-}
-
-/// A call with its length before it.
-pub(super) fn encode_call(id: u64, inputs: &[Tensor], wanted: &[usize]) -> Vec<u8> {
-    let mut message = begin(64 + wanted.len() * 4, inputs);
-    message.extend_from_slice(&id.to_le_bytes());
-    put_count(&mut message, wanted.len());
-    for position in wanted {
-        put_count(&mut message, *position);
-    }
-    put_tensors(&mut message, inputs);
-    finish(message)
-}
-
-/// The same call under another id.
-pub(super) fn renumber_call(framed: &[u8], id: u64) -> Vec<u8> {
-    let mut framed = framed.to_vec();
-    if let Some(place) = framed.get_mut(LENGTH_BYTES..LENGTH_BYTES + size_of::<u64>()) {
-        place.copy_from_slice(&id.to_le_bytes());
-    }
-    framed
-}
-
-pub(super) fn decode_call(mut message: Bytes) -> Result<Call, WireFault> {
-    let fault = WireFault(message.len());
-    let mut decode = || {
-        let id = message.try_get_u64_le().ok()?;
-        let wanted = (0..get_count(&mut message)?).map(|_| get_count(&mut message)).collect::<Option<_>>()?;
-        let inputs = get_tensors(&mut message)?;
-        Some(Call { id, inputs, wanted })
-    };
-    decode().ok_or(fault)
 }
 
 /// An answer with its length before it. One that is longer than `bytes_max` becomes a fault.
@@ -162,6 +127,20 @@ pub(super) fn decode_answer(mut message: Bytes) -> Result<Result<Computed, RunFa
         })
     };
     decode().ok_or(fault)
+}
+
+/// The answer to a load or an unload: this text, after the flag that every answer begins with.
+pub(super) fn encode_text(text: &[u8]) -> Vec<u8> {
+    let mut message = begin(1 + text.len(), &[]);
+    message.push(0);
+    message.extend_from_slice(text);
+    finish(message)
+}
+
+/// What such an answer says.
+pub(super) fn decode_text(mut message: Bytes) -> Result<Bytes, WireFault> {
+    let fault = WireFault(message.len());
+    message.try_get_u8().map(|_| message).map_err(|_| fault)
 }
 
 /// Room for a message with these tensors, and for its length.
@@ -232,7 +211,7 @@ mod tests {
     use super::*;
     use crate::tensor::Data;
 
-    fn tensors() -> Vec<Tensor> {
+    pub(super) fn tensors() -> Vec<Tensor> {
         let tensor = |shape: &[i64], data| Tensor::new(shape.to_vec(), data).unwrap();
         vec![
             tensor(&[2, 2], Data::Fp32(vec![1.0, f32::NAN, -0.0, f32::INFINITY])),
@@ -243,24 +222,21 @@ mod tests {
         ]
     }
 
-    fn unframed(framed: &[u8]) -> Bytes {
+    pub(super) fn unframed(framed: &[u8]) -> Bytes {
         read(&mut &framed[..], u64::MAX).unwrap().unwrap()
     }
 
     #[test]
-    fn calls_and_answers_round_trip() {
-        let call = decode_call(unframed(&encode_call(7, &tensors(), &[3, 0]))).unwrap();
-        assert_eq!((call.id, call.wanted), (7, vec![3, 0]));
-        // NaN is not equal to itself, its text is.
-        assert_eq!(format!("{:?}", call.inputs), format!("{:?}", tensors()));
-        let again = decode_call(unframed(&renumber_call(&encode_call(7, &tensors(), &[3, 0]), 8))).unwrap();
-        assert_eq!((again.id, again.wanted, again.inputs.len()), (8, vec![3, 0], call.inputs.len()));
+    fn answers_round_trip() {
         let computed = Computed { outputs: tensors(), compute: Duration::from_nanos(12) };
         let answer = unframed(&encode_answer(Ok(computed), true, 1 << 20));
         assert_eq!(answer[0], 1);
         let computed = decode_answer(answer).unwrap().unwrap();
         assert_eq!(computed.compute, Duration::from_nanos(12));
+        // NaN is not equal to itself, its text is.
         assert_eq!(format!("{:?}", computed.outputs), format!("{:?}", tensors()));
+        assert_eq!(decode_text(unframed(&encode_text(b"yes"))).unwrap(), "yes");
+        assert!(decode_text(Bytes::new()).is_err());
     }
 
     #[test]
@@ -287,16 +263,16 @@ mod tests {
         assert_eq!(outcome(bytes - 1).err(), Some(RunFault::AnswerTooLong { bytes, bytes_max: bytes - 1 }));
     }
 
-    /// Cut anywhere, or with any byte changed, a message is a fault or another message, and never a panic.
+    /// Cut anywhere, or with any bit changed, an answer is a fault or another answer, and never a panic.
     #[test]
-    fn a_damaged_message_is_no_panic() {
-        let whole = unframed(&encode_call(7, &tensors(), &[0]));
+    fn a_damaged_answer_is_no_panic() {
+        let computed = Computed { outputs: tensors(), compute: Duration::ZERO };
+        let whole = unframed(&encode_answer(Ok(computed), false, 1 << 20));
         for end in 0..whole.len() {
-            assert!(decode_call(whole.slice(..end)).is_err(), "{end}");
+            assert!(decode_answer(whole.slice(..end)).is_err(), "{end}");
             for bit in 0..8 {
                 let mut damaged = whole.to_vec();
                 damaged[end] ^= 1 << bit;
-                let _either = decode_call(Bytes::from(damaged.clone())).is_ok();
                 let _either = decode_answer(Bytes::from(damaged)).is_ok();
             }
         }

@@ -36,6 +36,14 @@ impl ModelFolder<'_> {
     }
 }
 
+/// Declares where a model computes, whatever its `model.toml` says of it.
+pub(crate) fn isolate(models: &Path, name: &str, isolation: &str) {
+    let file = models.join(name).join("model.toml");
+    let toml = fs::read_to_string(&file).unwrap();
+    let rest: Vec<&str> = toml.lines().filter(|line| !line.starts_with("isolation")).collect();
+    fs::write(&file, format!("isolation = {isolation:?}\n{}\n", rest.join("\n"))).unwrap();
+}
+
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
@@ -74,6 +82,13 @@ pub(crate) fn write_steps(models: &Path, versions: u32) {
         built.iter().map(|(n, bytes, golden)| (&**n, &**bytes, golden.clone())).collect();
     let champion = versions.last().unwrap().0;
     ModelFolder { name: "steps", inputs: &inputs, outputs: &outputs, champion }.write(models, &versions);
+}
+
+/// The same with the one version n, as 1, under another name.
+pub(crate) fn write_steps_as(models: &Path, name: &str, n: u32) {
+    let (inputs, outputs) = ([("x", "FP32", &[-1_i64][..])], [("y", "FP32", &[-1_i64][..])]);
+    ModelFolder { name, inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &steps(n), steps_golden(n))]);
 }
 
 /// The model that answers n times its input.
