@@ -120,9 +120,9 @@ check_value() {
         project) [[ $value =~ ^[a-z0-9][a-z0-9_-]*$ ]] || wanted="lower-case letters, digits, - and _" ;;
         prefix) [[ $value =~ ^([a-zA-Z0-9][a-zA-Z0-9_.-]{0,31})?$ ]] || wanted="at most 32 letters, digits, . - and _, like test-" ;;
         port) is_number_in "$value" 1 65535 || wanted="a port, 1 to 65535" ;;
-        address) is_address "$value" || wanted="an IPv4 address, like 172.30.95.2" ;;
+        address) is_address "$value" || wanted="an IPv4 address, like 198.18.95.2" ;;
         own-address) is_own_address "$value" || wanted="an IPv4 address of this machine, or 0.0.0.0 for all of them" ;;
-        subnet) is_subnet "$value" || wanted="an IPv4 network of at most 16777216 addresses that begins where it says, like 172.30.95.0/24" ;;
+        subnet) is_subnet "$value" || wanted="an IPv4 network of at most 16777216 addresses that begins where it says, like 198.18.95.0/24" ;;
         # Without the slash it would be the name of a volume.
         folder) [[ $value =~ ^\.{0,2}/ ]] || wanted="a folder that begins with / or ./" ;;
         image) [[ $value =~ ^[a-z0-9][a-z0-9._/:@-]*$ ]] || wanted="the name of an image, like rampart/vault" ;;
