@@ -6,14 +6,21 @@
 #[path = "../../crates/serving/tests/serving/support/onnx.rs"]
 mod onnx;
 
-use std::{fmt::Write as _, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use end_to_end::{
     checkout::repository,
     front_door::FrontDoor,
     platform::Setup,
     recorded_load::{CallKind, RecordedLoad},
-    request::{Protocol, Template},
+    request::Protocol,
     tls_probe::client_config,
 };
 use http::Method;
@@ -22,7 +29,7 @@ use serde_json::{Value, json};
 use sha256::Sha256Digest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{interval, timeout},
 };
@@ -39,6 +46,10 @@ const LONG_HOSTILITIES: Duration = Duration::from_secs(600);
 const PACE: Duration = Duration::from_millis(100);
 /// How long an attacker holds what it has begun.
 const HELD: Duration = Duration::from_secs(3);
+/// So many guess passwords side by side.
+const GUESSERS: usize = 4;
+/// Where attackers are who hold, give up and guess: another address of this host than the caller's.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Warnings about what the attackers do.
 const EXPECTED_WARNINGS: &[&str] = &["calls of this user end processes of the model"];
@@ -69,7 +80,9 @@ async fn hostile_neighbours_take_nothing_from_another_caller() {
     attackers.spawn(hold_on(front.clone(), request("fill", &hog, &long.to_string(), 0)));
     attackers.spawn(hold_on(front.clone(), request("fill", &sluggard, "{\"inputs\":", 16_000_000)));
     attackers.spawn(give_up_on(front.clone(), request("total", &sluggard, &sizes[1].to_string(), 0)));
-    attackers.spawn(guess_on(front.clone()));
+    for _ in 0..GUESSERS {
+        attackers.spawn(guess_on(front.clone()));
+    }
 
     let is_long = std::env::var("RAMPART_TEST_MATRIX").is_ok_and(|matrix| matrix == "all");
     load.go_on(if is_long { LONG_HOSTILITIES } else { HOSTILITIES }).await.unwrap();
@@ -123,30 +136,38 @@ async fn give_up_on(front: FrontDoor, request: String) {
     }
 }
 
+/// Signs in with a wrong password, again and again, and waits for no answer longer than a moment.
 async fn guess_on(front: FrontDoor) {
     let guess = json!({ "grant_type": "password", "username": "example-analyst", "password": "not this one either" });
-    let template = Template::json(Method::POST, "/api/auth/token", None, guess.to_string()).unwrap();
+    let guess = post("/api/auth/token", "", &guess.to_string(), 0);
     let mut pace = interval(PACE);
     loop {
         pace.tick().await;
-        if let Ok(mut connection) = front.server(Protocol::Http1).unwrap().connect().await {
-            let _answer = connection.call(&template).await;
+        if let Some(mut stream) = connect(&front).await {
+            let _sent = stream.write_all(guess.as_bytes()).await;
+            let _answered = timeout(HELD, stream.read_u8()).await;
         }
     }
 }
 
 async fn connect(front: &FrontDoor) -> Option<TlsStream<TcpStream>> {
     let config = Arc::new(client_config(&front.ca_file, None).ok()?);
-    let tcp = TcpStream::connect(front.address).await.ok()?;
+    let socket = TcpSocket::new_v4().ok()?;
+    socket.bind(SocketAddr::from((ELSEWHERE, 0))).ok()?;
+    let tcp = socket.connect(front.address).await.ok()?;
     TlsConnector::from(config).connect(ServerName::try_from("localhost").ok()?, tcp).await.ok()
 }
 
-/// A prediction in HTTP/1.1 that announces at least so many bytes.
+/// A prediction that announces at least so many bytes.
 fn request(model: &str, token: &str, body: &str, announced: usize) -> String {
+    post(&format!("/v2/models/{model}/infer"), &format!("authorization: Bearer {token}\r\n"), body, announced)
+}
+
+/// A request in HTTP/1.1, with further lines of its head.
+fn post(path: &str, lines: &str, body: &str, announced: usize) -> String {
     let length = announced.max(body.len());
     format!(
-        "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\n{lines}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }
 

@@ -25,12 +25,13 @@ const EACH_KIND: &[&str] = &["gateway-a", "ml-serving-primary", "vault", "mlflow
 const APART: &[&str] = &["front", "balancer-a", "balancer-b", "detektor-postgres-master", "detektor-postgres-slave"];
 /// How long a container is stopped or frozen.
 const AWAY: Duration = Duration::from_secs(3);
-/// How long other programs take every core, and how many of them for each.
-const BUSY: Duration = Duration::from_secs(20);
+/// How long other programs take every core, how many of them for each, and beside how many predictions a second.
+const BUSY: Duration = Duration::from_secs(60);
 const BUSY_THREADS_PER_CORE: usize = 2;
+const BUSY_RATE: u32 = 100;
 const BUSY_NAME: &str = "busy-beside-rampart-test";
 /// It ends by itself when the test is cut off.
-const BUSY_MAX: Duration = Duration::from_secs(60);
+const BUSY_MAX: Duration = Duration::from_secs(120);
 /// How soon the second edge answers when both balancers are gone.
 const EDGE_ANSWERS: Duration = Duration::from_secs(2);
 /// How soon a client that keeps its connection to the second edge is led back when a balancer returns.
@@ -78,7 +79,8 @@ async fn a_lost_balancer_costs_a_client_one_retry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_server_is_taken_for_lost_while_the_machine_is_busy() {
     let platform = Containers::from_environment().unwrap();
-    let load = Load::predictions(&platform).await;
+    let leader = platform.patroni().await.unwrap().leader;
+    let load = Load::predictions_at(&platform, BUSY_RATE).await;
     let image = platform.container("front").image().await.unwrap();
     let from = load.steady.now();
     let busy = BusyCores::start(&image).await.unwrap();
@@ -87,6 +89,7 @@ async fn no_server_is_taken_for_lost_while_the_machine_is_busy() {
     let figures = load.steady.figures(from, load.steady.now()).await.unwrap();
     say(&format!("every core busy for {} s: {}", BUSY.as_secs(), figures.line()));
     assert_eq!((figures.failed, figures.retried), (0, 0), "{:?}", figures.failures);
+    assert_eq!(platform.patroni().await.unwrap().leader, leader, "the database failed over");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,6 +37,11 @@ pub(crate) struct Load {
 impl Load {
     /// Right predictions.
     pub(crate) async fn predictions(platform: &Containers) -> Self {
+        Self::predictions_at(platform, PREDICTIONS).await
+    }
+
+    /// The same at another rate a second.
+    pub(crate) async fn predictions_at(platform: &Containers, rate: u32) -> Self {
         let token = platform.analyst().await.unwrap();
         let server = |protocol| platform.front.server(protocol).unwrap();
         let rest = CallKind {
@@ -46,7 +51,7 @@ impl Load {
         let template = platform.front.golden_grpc_prediction(&token).await.unwrap();
         let grpc = CallKind { server: server(Protocol::Http2), template };
         let kinds = vec![rest.clone(), rest.clone(), rest, grpc];
-        let steady = Arc::new(RecordedLoad::start(kinds, PREDICTIONS).await.unwrap());
+        let steady = Arc::new(RecordedLoad::start(kinds, rate).await.unwrap());
         let renewal = tokio::spawn(renew_token(platform.clone(), steady.clone())).abort_handle();
         Self { steady, renewal: Some(renewal) }
     }
