@@ -95,7 +95,7 @@ impl Callers {
             self.metrics.limited.increment(limit);
             if principal.is_news(Instant::now()) {
                 let limit: &'static str = limit.into();
-                tracing::info!(user = %subject, limit, "a caller is over its limit and gets 429; said once a minute");
+                tracing::info!(user = %subject, limit, "calls of a user are refused by a limit; said once a minute");
             }
             OverLimit { limit, wait }
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
+use governor::clock::Clock;
 use secrets::Secret;
 use uuid::Uuid;
 
@@ -46,7 +46,7 @@ impl App {
             if !machine.user.disabled {
                 attempt.succeeded();
             }
-            let wait = until.wait_time_from(DefaultClock::default().now());
+            let wait = until.wait_time_from(self.machine_rate.clock().now());
             return Err(self.too_often(kind, machine.user.id, wait, source));
         }
         let network = network(source);
