@@ -18,7 +18,7 @@ use std::{
 use end_to_end::{
     checkout::repository,
     front_door::FrontDoor,
-    platform::Setup,
+    platform::{Platform, Setup},
     recorded_load::{CallKind, RecordedLoad},
     request::Protocol,
     tls_probe::client_config,
@@ -39,9 +39,10 @@ use onnx::{NodeSpec, ValueSpec, model};
 
 const RATE: u32 = 200;
 const LATEST: Duration = Duration::from_secs(1);
-/// How long it goes on, and with `scripts/test --all`.
+/// How long it goes on, and with `scripts/test --all`: in rounds, since tokens live for ten minutes.
 const HOSTILITIES: Duration = Duration::from_secs(30);
-const LONG_HOSTILITIES: Duration = Duration::from_secs(600);
+const LONG_ROUND: Duration = Duration::from_secs(150);
+const LONG_ROUNDS: u32 = 4;
 /// Between two of each attacker's calls.
 const PACE: Duration = Duration::from_millis(100);
 /// How long an attacker holds what it has begun.
@@ -64,11 +65,32 @@ async fn hostile_neighbours_take_nothing_from_another_caller() {
     let platform = Setup { models: Some(models.path()), ..Setup::default() }.start().unwrap();
     let template = platform.front.golden_prediction(&platform.token("analyst").unwrap()).await.unwrap();
     let prediction = CallKind { server: platform.front.server(Protocol::Http1).unwrap(), template };
-    let (_, crasher) = platform.account("crasher", &["analyst"]).await.unwrap();
-    let (_, hog) = platform.account("hog", &["analyst"]).await.unwrap();
-    let (_, sluggard) = platform.account("sluggard", &["analyst"]).await.unwrap();
-
     let load = RecordedLoad::start(vec![prediction], RATE).await.unwrap();
+    let is_long = std::env::var("RAMPART_TEST_MATRIX").is_ok_and(|matrix| matrix == "all");
+    let (rounds, duration) = if is_long { (LONG_ROUNDS, LONG_ROUND) } else { (1, HOSTILITIES) };
+    for round in 0..rounds {
+        let (_, token) = platform.account(&format!("caller-{round}"), &["analyst"]).await.unwrap();
+        load.use_token(&token).unwrap();
+        let mut attackers = attack(&platform, round).await;
+        load.go_on(duration).await.unwrap();
+        while let Some(ended) = attackers.try_join_next() {
+            ended.expect("an attacker was answered as a fault of the platform");
+        }
+        attackers.shutdown().await;
+    }
+    let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
+    eprintln!("    hostile neighbours: {}", figures.line());
+    assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
+    assert!(figures.slowest <= LATEST, "{}", figures.line());
+    assert_eq!(platform.front.healthy_backends().await.unwrap(), 3, "every replica lives");
+    drop(load);
+    platform.stop(EXPECTED_WARNINGS).unwrap();
+}
+
+/// Attackers of this round, who go on until they are shut down.
+async fn attack(platform: &Platform, round: u32) -> JoinSet<()> {
+    let account = async |name: &str| platform.account(&format!("{name}-{round}"), &["analyst"]).await.unwrap().1;
+    let (crasher, hog, sluggard) = (account("crasher").await, account("hog").await, account("sluggard").await);
     let mut attackers = JoinSet::new();
     let front = &platform.front;
     let number = |name: &str, value: i64| json!({ "name": name, "datatype": "INT64", "shape": [1], "data": [value] });
@@ -83,17 +105,7 @@ async fn hostile_neighbours_take_nothing_from_another_caller() {
     for _ in 0..GUESSERS {
         attackers.spawn(guess_on(front.clone()));
     }
-
-    let is_long = std::env::var("RAMPART_TEST_MATRIX").is_ok_and(|matrix| matrix == "all");
-    load.go_on(if is_long { LONG_HOSTILITIES } else { HOSTILITIES }).await.unwrap();
-    let figures = load.figures(Duration::ZERO, load.now()).await.unwrap();
-    attackers.shutdown().await;
-    eprintln!("    hostile neighbours: {}", figures.line());
-    assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
-    assert!(figures.slowest <= LATEST, "{}", figures.line());
-    assert_eq!(platform.front.healthy_backends().await.unwrap(), 3, "every replica lives");
-    drop(load);
-    platform.stop(EXPECTED_WARNINGS).unwrap();
+    attackers
 }
 
 /// Calls a model with one body after the other, whatever comes back; never is it a fault of the platform.

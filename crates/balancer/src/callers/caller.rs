@@ -5,10 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::{
-    DefaultDirectRateLimiter, Quota, RateLimiter,
-    clock::Clock,
-};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use metrics::Gauge;
 use parking_lot::Mutex;
 
