@@ -25,6 +25,7 @@ pub mod models {
         missing_docs,
         clippy::allow_attributes,
         clippy::allow_attributes_without_reason,
+        clippy::too_many_lines,
         unused_qualifications,
         reason = "generated"
     )]
