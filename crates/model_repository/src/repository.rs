@@ -112,13 +112,14 @@ impl Repository {
         self.judge_emptiness();
     }
 
-    /// Models that serve here, of which the desired state says nothing.
+    /// Models that serve here, of which the desired state says nothing; no more than a gateway takes at once.
     pub fn serving_unknown(&self) -> Vec<String> {
         let desired = self.desired.load();
         let is_unknown = |name: &ModelName| desired.as_ref().is_none_or(|desired| !desired.knows(name.as_str()));
         let snapshot = self.snapshot.load();
         let serving = snapshot.models.iter().filter(|(_, entry)| entry.serving().next().is_some());
-        serving.map(|(name, _)| name).filter(|name| is_unknown(name)).map(ModelName::to_string).collect()
+        let unknown = serving.map(|(name, _)| name).filter(|name| is_unknown(name));
+        unknown.take(MODELS_MAX).map(ModelName::to_string).collect()
     }
 
     /// Makes what serves what should: unloads all that is to be unloaded, and loads one model. True if there is more to load.
@@ -185,11 +186,6 @@ impl Repository {
         self.load_locked(&lock, &name).await
     }
 
-    /// Loads a model whose folder has changed, unless a caller has unloaded it.
-    pub(crate) async fn load_changed(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
-        self.load_locked(lock, name).await
-    }
-
     /// Takes out a model that was deleted. Calls that have begun are still answered.
     pub(crate) fn forget(&self, lock: &ChangeLock, name: &ModelName) {
         if self.snapshot.load().models.contains_key(name) {
@@ -235,7 +231,8 @@ impl Repository {
         lock.map_err(|_| Problem::unavailable("another model is being loaded; try again"))
     }
 
-    async fn load_locked(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
+    /// Loads a model as its folder has it now. One that a caller has unloaded stays so.
+    pub(crate) async fn load_locked(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
         let old = self.snapshot.load().models.get(name).cloned().unwrap_or_default();
         let manifest = match self.loader.read_manifest(self.folder.join(name.as_str())).await {
             Ok(manifest) => manifest,

@@ -146,7 +146,7 @@ impl Registry {
             return Ok(());
         }
         let lock = repository.lock().await.map_err(|problem| RefreshError::Busy(problem.message()))?;
-        let loaded = repository.load_changed(&lock, &name).await;
+        let loaded = repository.load_locked(&lock, &name).await;
         drop(lock);
         if let Err(problem) = &loaded {
             tracing::warn!(model = %name, reason = %problem, "model does not serve as the registry has it");
