@@ -91,7 +91,8 @@ mod tests {
     use crate::{signature::TensorSpec, tensor::Datatype};
 
     fn signature() -> Signature {
-        let spec = |name: &str, datatype| TensorSpec { name: name.to_owned(), datatype, shape: vec![-1] };
+        let spec =
+            |name: &str, datatype| TensorSpec { name: name.to_owned(), datatype, shape: vec![-1], columns: vec![] };
         Signature {
             inputs: vec![spec("x", Datatype::Fp32)],
             outputs: vec![spec("label", Datatype::Int64), spec("p", Datatype::Fp32)],

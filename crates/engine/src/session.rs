@@ -130,7 +130,7 @@ fn spec(outlet: &Outlet) -> Result<TensorSpec, String> {
     };
     let datatype = datatype(*ty)
         .ok_or_else(|| format!("{:?} has elements of type {ty}, which the protocol does not know", outlet.name()))?;
-    Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec() })
+    Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec(), columns: Vec::new() })
 }
 
 fn datatype(element: TensorElementType) -> Option<Datatype> {

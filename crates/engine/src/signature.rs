@@ -16,6 +16,9 @@ pub struct TensorSpec {
     pub datatype: Datatype,
     /// Its dimensions; -1 is any length.
     pub shape: Vec<i64>,
+    /// What its last dimension counts, e.g. the features of an input or the classes of probabilities; empty when unknown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
 }
 
 /// All inputs and outputs of a model.
@@ -151,7 +154,7 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
-        TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec() }
+        TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec(), columns: vec![] }
     }
 
     #[test]

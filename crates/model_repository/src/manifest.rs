@@ -1,6 +1,9 @@
 //! `model.toml`: what a model folder declares, and the rules that make the declaration sound.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use engine::{Isolation, LoadFault, Reason, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,7 @@ pub(crate) const CHAMPION: &str = "champion";
 pub(crate) const VERSIONS_MAX: usize = 16;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const RANK_MAX: usize = 16;
+const COLUMNS_MAX: usize = 4096;
 
 /// A checked `model.toml`.
 #[derive(Clone, Debug)]
@@ -192,8 +196,25 @@ fn check_specs(field: &str, specs: &[TensorSpec]) -> Result<(), String> {
                 "{field}[{index}].shape: at most {RANK_MAX} dimensions, each -1 (any length) or not negative"
             ));
         }
+        check_columns(spec).map_err(|detail| format!("{field}[{index}].columns: {detail}"))?;
     }
     Ok(())
+}
+
+fn check_columns(spec: &TensorSpec) -> Result<(), String> {
+    let Some(first) = spec.columns.first() else { return Ok(()) };
+    let mut seen = BTreeSet::from([first]);
+    if let Some(twice) = spec.columns.iter().skip(1).find(|column| !seen.insert(column)) {
+        return Err(format!("{twice:?} is named twice"));
+    }
+    if spec.columns.len() > COLUMNS_MAX || spec.columns.iter().any(|column| column.len() > NAME_LENGTH_MAX * 4) {
+        return Err(format!("at most {COLUMNS_MAX} names of at most {} bytes", NAME_LENGTH_MAX * 4));
+    }
+    match spec.shape.last() {
+        Some(-1) => Ok(()),
+        Some(length) if i64::try_from(spec.columns.len()) == Ok(*length) => Ok(()),
+        _ => Err(format!("{} names, but the last dimension is another number", spec.columns.len())),
+    }
 }
 
 #[cfg(test)]
@@ -264,6 +285,10 @@ mod tests {
         assert!(fault("FP32", "FLOAT").contains("FLOAT"));
         assert!(fault("[-1, 3]", "[-2, 3]").contains("inputs[0].shape"));
         assert!(fault("shape = [-1, 3]", "shape = [-1, 3]\nunits = \"m\"").contains("units"));
+        for columns in [r#"["a", "b"]"#, r#"["a", "b", "a"]"#] {
+            let fault = fault("shape = [-1, 3]", &format!("shape = [-1, 3]\ncolumns = {columns}"));
+            assert!(fault.contains("inputs[0].columns"), "{fault}");
+        }
     }
 
     /// A version may have inputs and outputs of its own, and one that was refused needs no digest; what is written is

@@ -110,7 +110,7 @@ impl Column {
         let name = self.name.ok_or("it has no name; it must have the one in the ONNX file")?;
         let datatype =
             datatype(&tensor.dtype).ok_or_else(|| format!("{:?} is no dtype that can be served", tensor.dtype))?;
-        Ok(TensorSpec { name, datatype, shape: tensor.shape })
+        Ok(TensorSpec { name, datatype, shape: tensor.shape, columns: Vec::new() })
     }
 }
 

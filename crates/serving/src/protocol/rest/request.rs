@@ -159,8 +159,12 @@ mod tests {
     use super::*;
 
     fn signature() -> Signature {
-        let spec =
-            |name: &str, datatype, shape: &[i64]| TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec() };
+        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec {
+            name: name.to_owned(),
+            datatype,
+            shape: shape.to_vec(),
+            columns: vec![],
+        };
         Signature {
             inputs: vec![spec("x", Datatype::Fp32, &[-1, 2]), spec("n", Datatype::Int64, &[1])],
             outputs: vec![spec("label", Datatype::Int64, &[-1]), spec("half", Datatype::Fp16, &[-1])],
