@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{
     Client, Serving,
-    models::{tensor, write_square, write_steps},
+    models::{tensor, write_chain, write_square, write_steps},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,6 +90,44 @@ async fn a_replica_that_was_away_serves_what_it_should() {
         serving.metrics().await.lines().any(|each| each == line)
     })
     .await;
+}
+
+/// What another replica was told to unload leaves the memory of this one too.
+#[tokio::test]
+async fn what_others_unload_has_no_process_here() {
+    let serving = Serving::start_with("[inference]\nworkers = 1\n", |models| {
+        write_steps(models, 1);
+        write_square(models);
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    serving.until_workers(2).await;
+    serving.gateway().state.set_desired("steps", false);
+    until_steps_answers(&client, 404).await;
+    serving.until_workers(1).await;
+    let index = client.post("/v2/repository/index", "").await.json();
+    let row = json!({ "name": "steps", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded" });
+    assert!(index.as_array().unwrap().contains(&row), "{index}");
+    assert_eq!(client.get("/v2/models/square/ready").await.status, 200);
+}
+
+/// No call reaches a model from the moment on at which it is recorded as unloaded, though the load of another holds up the rest.
+#[tokio::test]
+async fn a_load_under_way_keeps_no_unloaded_model_in_service() {
+    let serving = Serving::start_with("[inference]\nworkers = 1\n", |models| write_steps(models, 1)).await;
+    let client = serving.client("balancer").await;
+    serving.until_workers(1).await;
+    write_chain(&serving.models, 700);
+    let post = |path: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.post(path, "").await.status })
+    };
+    let load = post("/v2/repository/models/chain/load");
+    testkit::poll_until("a process proves the model", PATIENCE, async || serving.workers().len() > 1).await;
+    let unload = post(UNLOAD);
+    until_steps_answers(&client, 404).await;
+    assert_ne!(client.get("/v2/models/chain/ready").await.status, 200, "the load took no time");
+    assert_eq!((load.await.unwrap(), unload.await.unwrap()), (200, 200));
 }
 
 /// With no gateway that knows the state a start goes by its mirror on disk, and the gateway's own state holds once it is back.
