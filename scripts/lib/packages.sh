@@ -44,6 +44,7 @@ want_for_running() {
     want python3 "runs pip, which fetches ONNX Runtime" have python3
     want python3-venv "keeps Python packages out of the system" find_python
     want postgresql "the platform runs a cluster of its own from its initdb" have_postgresql
+    want locales "models of text ask for the locale en_US.UTF-8" have_locale_sources
     want curl "to repeat the printed prediction by hand" have curl
 }
 

@@ -15,3 +15,5 @@ source "$root/scripts/lib/packages.sh"
 source "$root/scripts/lib/python.sh"
 # shellcheck source=scripts/lib/onnxruntime.sh
 source "$root/scripts/lib/onnxruntime.sh"
+# shellcheck source=scripts/lib/locales.sh
+source "$root/scripts/lib/locales.sh"

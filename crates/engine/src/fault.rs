@@ -46,11 +46,6 @@ impl LoadFault {
         Self { reason, detail: detail.into() }
     }
 
-    /// ONNX Runtime refuses a model.
-    pub(crate) fn engine(error: impl ToString) -> Self {
-        Self::new(Reason::Engine, error.to_string())
-    }
-
     /// A fault of this replica.
     pub fn internal(error: impl ToString) -> Self {
         Self::new(Reason::Internal, error.to_string())

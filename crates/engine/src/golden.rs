@@ -10,7 +10,7 @@ use crate::{
     signature::Signature,
     tensor::{Data, Tensor},
 };
-use file::GoldenFile;
+use file::{GoldenFile, Side};
 
 /// The longest `golden.json` that is read.
 pub const GOLDEN_BYTES_MAX: u64 = 16 << 20;
@@ -33,8 +33,8 @@ impl Golden {
 
     fn read(text: &[u8], signature: &Signature) -> Result<Self, String> {
         let file = GoldenFile::parse(text)?;
-        let inputs = file::tensors("inputs", &file.inputs, &signature.inputs)?;
-        let outputs = file::tensors("outputs", &file.outputs, &signature.outputs)?;
+        let inputs = file::tensors(Side::Inputs, &file.inputs, &signature.inputs)?;
+        let outputs = file::tensors(Side::Outputs, &file.outputs, &signature.outputs)?;
         if let Some(index) = outputs.iter().position(|output| output.data().is_empty()) {
             return Err(format!("outputs[{index}]: has no elements, so it proves nothing"));
         }

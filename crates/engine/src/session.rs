@@ -1,22 +1,33 @@
 //! One loaded model file that computes one call at a time.
 
-use std::time::{Duration, Instant};
+mod refusal;
+mod served;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use ort::{
     ErrorCode,
     ep::CPU,
     session::{RunOptions, SessionInputValue, builder::GraphOptimizationLevel},
-    value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
+    value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
 };
 
 use crate::{
     fault::{LoadFault, Reason},
-    library::{Engine, EngineError},
-    signature::{Signature, TensorSpec},
+    library::Engine,
+    model_file::{MODEL, graph::Graph, zipmap::without_zipmaps},
+    signature::Signature,
     tensor::{Data, Datatype, Tensor, for_data},
 };
+use refusal::undeclared;
+use served::Served;
 
+/// Where ONNX Runtime finds no file.
+const NO_FOLDER: &str = "/nonexistent";
 /// What ONNX Runtime says when there is no memory: its own allocator, C++, or a size that has no number.
 const OUT_OF_MEMORY: [&str; 3] = ["Failed to allocate memory", "bad_alloc", "Integer overflow"];
 
@@ -24,6 +35,8 @@ const OUT_OF_MEMORY: [&str; 3] = ["Failed to allocate memory", "bad_alloc", "Int
 #[derive(Debug)]
 pub(crate) struct Session {
     inner: ort::session::Session,
+    /// What it takes and gives, or why that cannot be served.
+    served: Result<Served, String>,
 }
 
 /// What a run gave.
@@ -66,11 +79,20 @@ pub enum RunFault {
 // === impl Session ===
 
 impl Session {
-    /// Loads a model from its bytes. External data is refused: what has no digest is not part of a model.
-    pub(crate) fn new(engine: &Engine, model: &[u8]) -> Result<Self, EngineError> {
-        let runtime = |error: ort::Error| EngineError::Runtime(error.to_string());
+    /// Loads a model from its bytes, and its weights from those of the files that are declared. Others are not read: what has no
+    /// digest is not part of a model.
+    pub(crate) fn new(engine: &Engine, model: Bytes, data: &[(String, Bytes)]) -> Result<Self, LoadFault> {
+        let format = |detail: String| LoadFault::new(Reason::Format, format!("{MODEL}: {detail}"));
+        let graph = Graph::read(model.clone()).map_err(format)?;
+        if let Some(missing) = graph.external.iter().find(|file| !data.iter().any(|(name, _)| name == *file)) {
+            return Err(undeclared(missing));
+        }
+        let model = match &*graph.zipmaps {
+            [] => model,
+            zipmaps => without_zipmaps(&model, zipmaps).map_err(format)?.into(),
+        };
         let build = || {
-            ort::session::Session::builder(engine.environment())?
+            let mut builder = ort::session::Session::builder(engine.environment())?
                 .with_intra_threads(1)?
                 .with_inter_threads(1)?
                 .with_intra_op_spinning(false)?
@@ -79,18 +101,21 @@ impl Session {
                 .with_memory_pattern(false)?
                 // What a run took is given back after it, not kept for the next: one large batch would hold it for good.
                 .with_execution_providers([CPU::default().with_arena_allocator(false).build()])?
-                .with_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")?
-                .commit_from_memory(model)
+                .with_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)?;
+            for (name, bytes) in data {
+                builder = builder.with_external_initializer_file_in_memory(name, Arc::from(&**bytes))?;
+            }
+            builder.commit_from_memory(&model)
         };
-        Ok(Self { inner: build().map_err(runtime)? })
+        let inner = build().map_err(|error: ort::Error| refusal::explain(&error.to_string(), &graph))?;
+        let served = Served::of(inner.inputs(), inner.outputs(), &graph);
+        Ok(Self { inner, served })
     }
 
-    /// The declared signature in the order of the file, if it is true of the file. Maps and sequences are no tensors of
-    /// the protocol.
+    /// The declared signature in the order of the file, if it is true of the file.
     pub(crate) fn check_signature(&self, declared: &Signature) -> Result<Signature, LoadFault> {
         let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
-        let specs = |outlets: &[Outlet]| outlets.iter().map(spec).collect::<Result<Vec<_>, _>>().map_err(fault);
-        let real = Signature { inputs: specs(self.inner.inputs())?, outputs: specs(self.inner.outputs())? };
+        let real = self.served.as_ref().map_err(|detail| fault(detail.clone()))?.fill_open_ranks(declared);
         declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
     }
 
@@ -120,20 +145,7 @@ impl Session {
     }
 }
 
-fn spec(outlet: &Outlet) -> Result<TensorSpec, String> {
-    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return Err(format!(
-            "{:?} is {}, not a tensor; export scikit-learn models with options={{'zipmap': False}}",
-            outlet.name(),
-            outlet.dtype()
-        ));
-    };
-    let datatype = datatype(*ty)
-        .ok_or_else(|| format!("{:?} has elements of type {ty}, which the protocol does not know", outlet.name()))?;
-    Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec(), columns: Vec::new() })
-}
-
-fn datatype(element: TensorElementType) -> Option<Datatype> {
+pub(crate) fn datatype(element: TensorElementType) -> Option<Datatype> {
     Some(match element {
         TensorElementType::Bool => Datatype::Bool,
         TensorElementType::Uint8 => Datatype::Uint8,

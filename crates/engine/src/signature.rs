@@ -49,10 +49,7 @@ pub struct TensorMismatch {
 impl TensorSpec {
     /// Refuses a tensor that the model does not take.
     pub fn admit(&self, datatype: Datatype, shape: &[i64]) -> Result<(), TensorMismatch> {
-        if datatype != self.datatype {
-            let detail = format!("{:?} is {}, not {datatype}", self.name, self.datatype);
-            return Err(TensorMismatch { field: "datatype", detail });
-        }
+        self.admit_datatype(datatype)?;
         if !self.fits(shape) {
             let detail = format!(
                 "{:?} has the shape {} (-1 is any length), not {}",
@@ -65,18 +62,30 @@ impl TensorSpec {
         Ok(())
     }
 
+    pub(crate) fn admit_datatype(&self, datatype: Datatype) -> Result<(), TensorMismatch> {
+        if datatype == self.datatype {
+            return Ok(());
+        }
+        let detail = format!("{:?} is {}, not {datatype}", self.name, self.datatype);
+        Err(TensorMismatch { field: "datatype", detail })
+    }
+
     fn fits(&self, shape: &[i64]) -> bool {
         let fits = |(wanted, got): (&i64, &i64)| *got >= 0 && (*wanted == -1 || wanted == got);
         self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(fits)
     }
 
     /// Whether this declaration is true of the model file: the same, or narrower where the file leaves a length open.
-    fn describes(&self, real: &Self, is_output: bool) -> bool {
-        // The graph may leave the rank of an output unsaid; the golden examples then show what it is.
-        let unsaid = is_output && real.shape.is_empty();
+    fn describes(&self, real: &Self) -> bool {
         let dimension = |(declared, real): (&i64, &i64)| declared == real || *real == -1;
         let shape = self.shape.len() == real.shape.len() && self.shape.iter().zip(&real.shape).all(dimension);
-        self.name == real.name && self.datatype == real.datatype && (unsaid || shape)
+        self.name == real.name && self.datatype == real.datatype && shape
+    }
+
+    /// This declaration, with the names of columns from the file if it has none.
+    fn completed_by(&self, real: &Self) -> Self {
+        let columns = if self.columns.is_empty() { &real.columns } else { &self.columns };
+        Self { columns: columns.clone(), ..self.clone() }
     }
 }
 
@@ -95,10 +104,18 @@ impl Signature {
 
     /// This declaration in the order of the model file, or how the two differ.
     pub fn in_order_of(&self, real: &Self) -> Result<Self, SignatureMismatch> {
-        Ok(Self {
-            inputs: align("input", &self.inputs, &real.inputs, false)?,
-            outputs: align("output", &self.outputs, &real.outputs, true)?,
-        })
+        let inputs = align("input", &self.inputs, &real.inputs)?;
+        Ok(Self { inputs, outputs: align("output", &self.outputs, &real.outputs)? }.with_open_batch())
+    }
+
+    /// Exporters write the length 1 for what is as long as the batch: LightGBM's label is declared `[1]`, and is `[N]`. Where a model takes
+    /// any number of rows, an output with one may have any number of them.
+    pub(crate) fn with_open_batch(mut self) -> Self {
+        if self.inputs.iter().any(|input| input.shape.first() == Some(&-1)) {
+            let first = self.outputs.iter_mut().filter_map(|output| output.shape.first_mut());
+            first.filter(|length| **length == 1).for_each(|length| *length = -1);
+        }
+        self
     }
 }
 
@@ -107,12 +124,7 @@ fn position<'s>(specs: &'s [TensorSpec], name: &str) -> Option<(usize, &'s Tenso
     specs.iter().enumerate().find(|(_, spec)| spec.name == name)
 }
 
-fn align(
-    what: &str,
-    declared: &[TensorSpec],
-    real: &[TensorSpec],
-    is_output: bool,
-) -> Result<Vec<TensorSpec>, SignatureMismatch> {
+fn align(what: &str, declared: &[TensorSpec], real: &[TensorSpec]) -> Result<Vec<TensorSpec>, SignatureMismatch> {
     if let Some(unknown) = declared.iter().find(|spec| position(real, &spec.name).is_none()) {
         return Err(SignatureMismatch(format!(
             "model.toml declares the {what} {:?}, which the model has not",
@@ -122,7 +134,7 @@ fn align(
     real.iter()
         .map(|real| match position(declared, &real.name) {
             None => Err(SignatureMismatch(format!("model.toml does not declare the {what} {real}"))),
-            Some((_, spec)) if spec.describes(real, is_output) => Ok(spec.clone()),
+            Some((_, spec)) if spec.describes(real) => Ok(spec.completed_by(real)),
             Some((_, spec)) => {
                 Err(SignatureMismatch(format!("model.toml declares the {what} {spec}, but the model has {real}")))
             }
@@ -173,7 +185,7 @@ mod tests {
     fn a_declaration_may_be_narrower_but_not_different() {
         let real = Signature {
             inputs: vec![spec("a", Datatype::Fp32, &[-1, -1]), spec("b", Datatype::Int64, &[-1])],
-            outputs: vec![spec("y", Datatype::Fp32, &[])],
+            outputs: vec![spec("y", Datatype::Fp32, &[-1, 2])],
         };
         let declared =
             |inputs: Vec<TensorSpec>| Signature { inputs, outputs: vec![spec("y", Datatype::Fp32, &[-1, 2])] };
@@ -188,5 +200,21 @@ mod tests {
                 .in_order_of(&real)
                 .is_err()
         );
+    }
+
+    /// As onnxmltools writes LightGBM's classifiers: whether the file says `[1]` or the declaration, it is any length, and stays so.
+    #[test]
+    fn an_output_of_one_row_has_as_many_as_there_are() {
+        let with = |input: i64, output: i64| Signature {
+            inputs: vec![spec("x", Datatype::Fp32, &[input, 4])],
+            outputs: vec![spec("label", Datatype::Int64, &[output])],
+        };
+        let real = with(-1, 1).with_open_batch();
+        for declared in [with(-1, 1), with(-1, -1)] {
+            let accepted = declared.in_order_of(&real).unwrap();
+            assert_eq!(accepted.outputs[0].shape, [-1]);
+            assert_eq!(declared.in_order_of(&accepted), Ok(accepted));
+        }
+        assert_eq!(with(7, 1).with_open_batch().outputs[0].shape, [1]);
     }
 }

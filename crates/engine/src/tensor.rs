@@ -4,6 +4,7 @@
 //! that arrives from outside goes through [`Tensor::new`] or a reader that checked the same, so the engine never does.
 
 mod binary;
+mod datatype_names;
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use binary::decode_computed;
 pub use binary::{BinaryFault, decode_binary, encode_binary, encoded_len, is_text};
+pub use datatype_names::UnknownDatatype;
 
 /// A datatype of the protocol.
 #[derive(
@@ -26,7 +28,7 @@ pub use binary::{BinaryFault, decode_binary, encode_binary, encoded_len, is_text
     strum::IntoStaticStr,
     strum::VariantArray,
 )]
-#[serde(rename_all = "UPPERCASE")]
+#[serde(rename_all = "UPPERCASE", try_from = "String")]
 #[strum(serialize_all = "UPPERCASE")]
 pub enum Datatype {
     /// One byte, 0 or 1.

@@ -96,9 +96,9 @@ impl EncodedRequest {
     }
 
     /// Has a worker load a model into this slot.
-    fn load(slot: u32, declared: &[u8], golden: &[u8], model: &[u8]) -> Self {
+    fn load(slot: u32, files: &wire::LoadFiles) -> Self {
         let id = next_id();
-        Self { id, slot, message: Bytes::from(wire::encode_load(id, slot, declared, golden, model)) }
+        Self { id, slot, message: Bytes::from(wire::encode_load(id, slot, files)) }
     }
 
     /// Has a worker drop the model in this slot.

@@ -57,13 +57,13 @@ impl Loader {
     /// Proves a version and takes it into memory. If the very same file serves already, it is proved by its digest.
     pub(crate) async fn load(&self, order: LoadOrder<'_>) -> Result<Arc<Model>, LoadFault> {
         let LoadOrder { name, version, declared, isolation, folder, serving } = order;
-        let (digest, signature) = match declared {
-            Declared::File(digest, signature) => (*digest, signature),
+        let (digests, signature) = match declared {
+            Declared::Files(digests, signature) => (digests.clone(), signature),
             Declared::Refused(fault) => return Err(fault.clone()),
         };
         let started = Instant::now();
-        let bytes_max = self.starter.file_bytes_max;
-        let files = blocking(move || VersionFiles::open(&folder, digest, bytes_max)).await?;
+        let (digest, bytes_max) = (digests.whole(), self.starter.file_bytes_max);
+        let files = blocking(move || VersionFiles::open(&folder, digests, bytes_max)).await?;
         if let Some(serving) = serving
             && serving.is_same(digest, signature, isolation)
         {

@@ -5,11 +5,11 @@ use std::{
     path::Path,
 };
 
-use engine::{Isolation, LoadFault, Reason, Signature, TensorSpec};
+use engine::{FileDigests, Isolation, LoadFault, Reason, Signature, TensorSpec, is_data_name, refuse_link};
 use serde::{Deserialize, Serialize};
 use sha256::Sha256Digest;
 
-use crate::names::{ModelName, NAME_LENGTH_MAX, Version, is_alias};
+use crate::names::{ModelName, NAME_LENGTH_MAX, NAME_RULE, Version, is_alias};
 
 /// The alias that a call without a version means.
 pub(crate) const CHAMPION: &str = "champion";
@@ -17,6 +17,8 @@ pub(crate) const CHAMPION: &str = "champion";
 /// The most versions of one model: each holds sessions and threads.
 pub(crate) const VERSIONS_MAX: usize = 16;
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// Each is held open while its version serves.
+const DATA_FILES_MAX: usize = 64;
 const RANK_MAX: usize = 16;
 const COLUMNS_MAX: usize = 4096;
 
@@ -35,8 +37,8 @@ pub(crate) struct Manifest {
 /// What is declared of one version.
 #[derive(Clone, Debug)]
 pub(crate) enum Declared {
-    /// A file with this digest, which takes and gives this.
-    File(Sha256Digest, Signature),
+    /// Files with these digests, which take and give this.
+    Files(FileDigests, Signature),
     /// It was judged before it came here.
     Refused(LoadFault),
 }
@@ -69,6 +71,9 @@ pub(crate) struct ManifestFile {
 pub(crate) struct VersionFile {
     #[serde(default, deserialize_with = "sha256::any_case")]
     pub(crate) sha256: Option<Sha256Digest>,
+    /// The files beside the model that hold its weights, with their digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) data: BTreeMap<String, Sha256Digest>,
     /// What the registry calls the origin of its files: another one is another version, whatever its number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
@@ -98,8 +103,7 @@ impl Manifest {
         let common = Signature { inputs: file.inputs, outputs: file.outputs };
         let declared = |(version, file): (Version, VersionFile)| Ok((version, file.declared(version, &common)?));
         let manifest = Self {
-            name: ModelName::parse(&file.name)
-                .ok_or("name: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")?,
+            name: ModelName::parse(&file.name).ok_or_else(|| format!("name: {NAME_RULE}"))?,
             description: file.description,
             isolation: file.isolation,
             aliases: file.aliases,
@@ -134,6 +138,8 @@ impl ManifestFile {
     /// Reads the `model.toml` of a model folder.
     pub(crate) fn read(folder: &Path) -> Result<Self, String> {
         let path = folder.join("model.toml");
+        // A backup refuses links, so that what serves is what it has.
+        refuse_link(folder).and_then(|()| refuse_link(&path)).map_err(|error| error.to_string())?;
         let length = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
         if length > MANIFEST_BYTES_MAX {
             return Err(format!("{length} bytes, more than {MANIFEST_BYTES_MAX}"));
@@ -159,14 +165,21 @@ impl VersionFile {
             return Ok(Declared::Refused(fault));
         }
         let place = format!("versions.{version}");
-        let digest = self.sha256.ok_or_else(|| format!("{place}.sha256: is missing"))?;
+        let model = self.sha256.ok_or_else(|| format!("{place}.sha256: is missing"))?;
+        if let Some(name) = self.data.keys().find(|name| !is_data_name(name)) {
+            return Err(format!("{place}.data: {name:?} cannot be the name of a file beside model.onnx"));
+        }
+        if self.data.len() > DATA_FILES_MAX {
+            return Err(format!("{place}.data: {} files, more than {DATA_FILES_MAX}", self.data.len()));
+        }
+        let digests = FileDigests { model, data: self.data };
         if self.inputs.is_empty() && self.outputs.is_empty() {
             check_signature(common)?;
-            return Ok(Declared::File(digest, common.clone()));
+            return Ok(Declared::Files(digests, common.clone()));
         }
         let signature = Signature { inputs: self.inputs, outputs: self.outputs };
         check_signature(&signature).map_err(|detail| format!("{place}.{detail}"))?;
-        Ok(Declared::File(digest, signature))
+        Ok(Declared::Files(digests, signature))
     }
 }
 
@@ -227,7 +240,7 @@ mod tests {
 
     fn signature(manifest: &Manifest, version: &str) -> Signature {
         match &manifest.versions[&Version::parse(version).unwrap()] {
-            Declared::File(_, signature) => signature.clone(),
+            Declared::Files(_, signature) => signature.clone(),
             Declared::Refused(fault) => panic!("{fault}"),
         }
     }
@@ -282,6 +295,11 @@ mod tests {
         assert!(fault("[versions.1]", "[versions.zero]").contains("zero"));
         assert!(fault("e3b0", "e3").contains("64 lower-case hexadecimal digits"));
         assert!(fault("sha256", "source").contains("versions.1.sha256"));
+        let sha256 = "sha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"";
+        let data = format!(
+            "{sha256}\ndata = {{ \"../weights\" = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\" }}"
+        );
+        assert!(fault(sha256, &data).contains("versions.1.data"));
         assert!(fault("FP32", "FLOAT").contains("FLOAT"));
         assert!(fault("[-1, 3]", "[-2, 3]").contains("inputs[0].shape"));
         assert!(fault("shape = [-1, 3]", "shape = [-1, 3]\nunits = \"m\"").contains("units"));

@@ -21,9 +21,9 @@ pub struct ModelIdentity {
     pub name: ModelName,
     /// The version of it.
     pub version: Version,
-    /// Of the model file.
+    /// Of its files, see [`engine::FileDigests::whole`].
     pub digest: Sha256Digest,
-    /// Length of the model file.
+    /// Length of the model file and of those with its weights.
     pub file_bytes: u64,
     /// Where it computes.
     pub isolation: Isolation,
@@ -52,7 +52,7 @@ impl Model {
         Self { identity, version_text, signature, statistics: Statistics::default(), metrics, pool }
     }
 
-    /// Whether a load of this file with this declaration would give the very same.
+    /// Whether a load of these files with this declaration would give the very same.
     pub fn is_same(&self, digest: Sha256Digest, declared: &Signature, isolation: Isolation) -> bool {
         self.identity.digest == digest
             && self.identity.isolation == isolation

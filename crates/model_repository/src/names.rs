@@ -7,6 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The longest name of a model, alias or tensor that is accepted.
 pub(crate) const NAME_LENGTH_MAX: usize = 64;
 
+/// What [`ModelName::parse`] demands.
+pub(crate) const NAME_RULE: &str = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit";
+
 /// The name of a model: letters, digits, `.`, `_`, `-`, so that it is one harmless folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName(String);

@@ -89,7 +89,7 @@ impl Repository {
     /// Loads every model of the folder; the index has what does not load, with its reason. Fails when there is no folder.
     pub async fn load_all(&self) -> Result<(), Problem> {
         let lock = self.lock().await?;
-        let names = self.folders().map_err(|error| {
+        let (names, misnamed) = self.folders().map_err(|error| {
             Problem::new(Kind::InvalidArgument, format!("models.directory {}: {error}", self.folder.display()))
         })?;
         for name in names {
@@ -97,7 +97,10 @@ impl Repository {
                 tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
             }
         }
-        self.change(&lock, |snapshot| snapshot.scanned = true);
+        self.change(&lock, |snapshot| {
+            snapshot.scanned = true;
+            snapshot.misnamed = misnamed;
+        });
         Ok(())
     }
 
@@ -314,8 +317,9 @@ impl Repository {
         }
     }
 
-    fn folders(&self) -> std::io::Result<Vec<ModelName>> {
-        let mut names = Vec::new();
+    /// The models of the folder, and what looks like one but for its name.
+    fn folders(&self) -> std::io::Result<(Vec<ModelName>, Vec<String>)> {
+        let (mut names, mut misnamed) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             if !entry.path().join("model.toml").is_file() {
@@ -325,12 +329,16 @@ impl Repository {
                 Some(name) if names.len() < MODELS_MAX => names.push(name),
                 Some(name) => tracing::warn!(model = %name, max = MODELS_MAX, "model left out: too many models"),
                 None => {
-                    tracing::warn!(folder = %entry.path().display(), "model left out: its folder has no valid model name")
+                    tracing::warn!(folder = %entry.path().display(), "model left out: its folder has no valid model name");
+                    if misnamed.len() < MODELS_MAX {
+                        misnamed.push(entry.file_name().to_string_lossy().into_owned());
+                    }
                 }
             }
         }
         names.sort();
-        Ok(names)
+        misnamed.sort();
+        Ok((names, misnamed))
     }
 }
 

@@ -9,13 +9,15 @@ use crate::{
     manifest::{CHAMPION, Manifest},
     metrics,
     model::Model,
-    names::{ModelName, Version},
+    names::{ModelName, NAME_RULE, Version},
 };
 
 /// All models at one moment.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     pub(crate) models: BTreeMap<ModelName, Arc<ModelEntry>>,
+    /// Folders with a `model.toml` whose names cannot be those of models.
+    pub(crate) misnamed: Vec<String>,
     /// Whether the folder was read once from end to end.
     pub(crate) scanned: bool,
 }
@@ -78,7 +80,7 @@ impl Snapshot {
 
     /// Whether a model that was not unloaded serves otherwise than its folder declares.
     pub(crate) fn has_faults(&self) -> bool {
-        self.scanned && self.models.values().any(|entry| entry.has_faults())
+        self.scanned && (!self.misnamed.is_empty() || self.models.values().any(|entry| entry.has_faults()))
     }
 
     /// The model version that a call means.
@@ -110,7 +112,13 @@ impl Snapshot {
 
     /// The repository index.
     pub fn index(&self, only_ready: bool) -> Vec<IndexRow> {
-        let rows = self.models.iter().flat_map(|(name, entry)| entry.index(name));
+        let misnamed = self.misnamed.iter().map(|folder| IndexRow {
+            name: folder.clone(),
+            version: String::new(),
+            state: ServingState::Unavailable,
+            reason: format!("this folder cannot be the name of a model: {NAME_RULE}"),
+        });
+        let rows = self.models.iter().flat_map(|(name, entry)| entry.index(name)).chain(misnamed);
         rows.filter(|row| !only_ready || row.state == ServingState::Ready).collect()
     }
 

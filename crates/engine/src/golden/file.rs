@@ -74,14 +74,31 @@ impl GoldenTensor<'_> {
     }
 }
 
+/// Which of the model's tensors are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// They must be what the model takes.
+    Inputs,
+    /// They are compared with what it gives, whatever is declared of it: serving sends that, too.
+    Outputs,
+}
+
 /// One tensor for each of the specs, in the specs' order.
-pub(super) fn tensors(field: &str, sent: &[GoldenTensor<'_>], specs: &[TensorSpec]) -> Result<Vec<Tensor>, String> {
+pub(super) fn tensors(side: Side, sent: &[GoldenTensor<'_>], specs: &[TensorSpec]) -> Result<Vec<Tensor>, String> {
+    let field = match side {
+        Side::Inputs => "inputs",
+        Side::Outputs => "outputs",
+    };
     let mut found: Vec<Option<Tensor>> = vec![None; specs.len()];
     for (index, tensor) in sent.iter().enumerate() {
         let fault = |detail: String| format!("{field}[{index}]: {detail}");
         let slot = specs.iter().zip(&mut found).find(|(spec, slot)| spec.name == tensor.name && slot.is_none());
         let (spec, slot) = slot.ok_or_else(|| fault("is unknown or given twice".to_owned()))?;
-        spec.admit(tensor.datatype, &tensor.shape).map_err(|mismatch| fault(mismatch.detail))?;
+        let admitted = match side {
+            Side::Inputs => spec.admit(tensor.datatype, &tensor.shape),
+            Side::Outputs => spec.admit_datatype(tensor.datatype),
+        };
+        admitted.map_err(|mismatch| fault(mismatch.detail))?;
         *slot = Some(tensor.tensor().map_err(fault)?);
     }
     let complete: Option<Vec<Tensor>> = found.into_iter().collect();

@@ -92,7 +92,8 @@ fn check_fields(file: &[u8]) -> Result<(), String> {
     if has_version && has_graph { Ok(()) } else { Err("not an ONNX model: it has no graph".to_owned()) }
 }
 
-fn varint(file: &[u8], at: &mut usize) -> Option<u64> {
+/// A number in base 128, as protocol buffers have it.
+pub(super) fn varint(file: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let byte = *file.get(*at)?;

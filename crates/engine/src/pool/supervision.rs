@@ -286,7 +286,8 @@ impl Shared {
         let (shared, engine) = (Arc::clone(self), engine.clone());
         // The session is made where blocking is allowed, the sockets where there is a runtime.
         let session = tokio::task::spawn_blocking(move || {
-            Session::new(&engine, &shared.source.files.read_model()?).map_err(LoadFault::engine)
+            let files = &shared.source.files;
+            Session::new(&engine, files.read_model()?, &files.read_data()?)
         });
         let session = session.await.unwrap_or_else(|error| Err(LoadFault::internal(error)))?;
         start_thread(&self.source.name, session, self.source.starter.answer_bytes_max)

@@ -116,7 +116,7 @@ impl Loading {
     fn load(&mut self, files: &LoadFiles, options: &RunOptions) -> Result<(Session, Verdict), LoadFault> {
         let before = self.memory.status()?;
         let declared: Declared = serde_json::from_slice(&files.declared).map_err(LoadFault::internal)?;
-        let mut session = Session::new(&self.engine, &files.model).map_err(LoadFault::engine)?;
+        let mut session = Session::new(&self.engine, files.model.clone(), &files.data)?;
         let signature = session.check_signature(&declared.signature)?;
         if declared.has_golden {
             compare(&mut session, &files.golden, &signature, options)?;

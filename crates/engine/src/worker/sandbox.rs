@@ -4,7 +4,10 @@
 //! libraries and locales only), no one to talk to and nothing to start (seccomp: no sockets, no processes, no threads).
 //! Where the kernel lacks one of both, the worker goes on without it and says so.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
@@ -17,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 /// Where libraries and locales are. ONNX Runtime opens some of them late.
 const READABLE: [&str; 5] = ["/usr", "/lib", "/lib64", "/sys/devices/system/cpu", "/proc/cpuinfo"];
+
+/// Where glibc looks for locales instead of in its own place, locale(7). Models that normalise text need that of their language.
+pub(super) const LOCALES_VARIABLE: &str = "LOCPATH";
 
 /// The system calls of a computation. Everything else fails as if the kernel did not know it.
 const ALLOWED: &[i64] = &[
@@ -98,13 +104,15 @@ pub(crate) struct Sandbox {
 /// Bounds the files of this thread and of those that it starts to system libraries and this one. Whether the kernel could.
 pub(super) fn restrict_files(library: &Path) -> Result<bool, landlock::RulesetError> {
     let abi = ABI::V6;
+    let locales = std::env::var_os(LOCALES_VARIABLE).map(PathBuf::from);
+    let readable = READABLE.iter().map(Path::new).chain([library]).chain(locales.as_deref());
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
-        .add_rules(path_beneath_rules(READABLE.iter().map(Path::new).chain([library]), AccessFs::from_read(abi)))?
+        .add_rules(path_beneath_rules(readable, AccessFs::from_read(abi)))?
         .restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }

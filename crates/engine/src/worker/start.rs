@@ -16,6 +16,7 @@ use super::{
     Answers, Exit, Loaded, Lost, Message, NotLoaded, Process, Verdict, VersionFiles, WORKER_SUBCOMMAND, Worker,
     WorkerEnds, codec, connect, line,
     process::{EXIT_TIMEOUT, log_errors},
+    sandbox::LOCALES_VARIABLE,
     wire,
 };
 use crate::{
@@ -167,6 +168,7 @@ impl WorkerStarter {
             // Else the library writes files, which a worker must not, and reports to its maker.
             .env(onnxruntime_telemetry::DISABLE_VARIABLE.0, onnxruntime_telemetry::DISABLE_VARIABLE.1)
             .envs(ALLOCATOR_VARIABLES)
+            .envs(std::env::var_os(LOCALES_VARIABLE).map(|folder| (LOCALES_VARIABLE, folder)))
             .current_dir("/")
             // A signal that a terminal sends to the service's group is for the service, which stops its workers last.
             .process_group(0)

@@ -168,7 +168,14 @@ impl Registry {
                     mirror.put(&plan.name, version.number, staged).map_err(RefreshError::Mirror)?;
                     tracing::info!(model = %plan.name, version = %version.number, %digest, "model version fetched from the registry");
                     let Signature { inputs, outputs } = signature;
-                    VersionFile { sha256: Some(digest), source: Some(version.source), refused: None, inputs, outputs }
+                    VersionFile {
+                        sha256: Some(digest),
+                        data: BTreeMap::new(),
+                        source: Some(version.source),
+                        refused: None,
+                        inputs,
+                        outputs,
+                    }
                 }
                 Err(FetchError::Refused(fault)) => selection::refused(&version, Some(digest), fault),
                 Err(FetchError::Failed(outage)) => return Err(outage),

@@ -133,7 +133,7 @@ impl<'a> Fields<'a> {
 
 fn read_datatype(reader: &mut Reader<'_>) -> Result<Datatype, Fault> {
     let name = reader.string()?;
-    name.parse().map_err(|_| Fault::value("not a datatype of the protocol, e.g. \"FP32\""))
+    Datatype::parse(&name).map_err(|fault| Fault::value(fault.to_string()))
 }
 
 fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<i64>, Fault> {

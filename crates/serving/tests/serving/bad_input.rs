@@ -6,12 +6,12 @@ use serde_json::json;
 
 use crate::support::{
     Client, Serving,
-    models::{link_example, tensor, write_identity, write_steps, write_sum},
+    models::{copy_example, tensor, write_identity, write_steps, write_sum},
 };
 
 async fn replica() -> (Serving, Client) {
     let serving = Serving::start_with("[inference]\nbody_bytes_max = 65536\n", |models| {
-        link_example(models, "breast-cancer-forest");
+        copy_example(models, "breast-cancer-forest");
         write_steps(models, 2);
         write_sum(models);
         write_identity(models, "BYTES");

@@ -14,12 +14,12 @@ use tonic::{Code, codec::CompressionEncoding};
 
 use crate::support::{
     Client, Serving,
-    models::{link_example, write_steps},
+    models::{copy_example, write_steps},
 };
 
 async fn replica() -> (Serving, Client) {
     let serving = Serving::start_with("[inference]\nbody_bytes_max = 65536\n", |models| {
-        link_example(models, "digits-mlp");
+        copy_example(models, "digits-mlp");
         write_steps(models, 2);
     })
     .await;

@@ -167,6 +167,8 @@ async fn the_process_of_a_model_is_confined_and_ends_with_its_replica() {
     assert_eq!(worker.file("oom_score_adj").trim(), "1000");
     let mut variables: Vec<String> =
         worker.file("environ").split_terminator('\0').map(|each| each.split('=').next().unwrap().to_owned()).collect();
+    // Where there are locales of the test's own, models of text need them.
+    variables.retain(|name| name != "LOCPATH");
     variables.sort();
     assert_eq!(
         variables,

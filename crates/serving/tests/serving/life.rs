@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Serving,
-    models::{link_example, tensor, write_square, write_steps},
+    models::{copy_example, tensor, write_square, write_steps},
     onnxruntime,
 };
 
@@ -80,7 +80,7 @@ async fn onnx_runtime_sends_no_telemetry() {
 /// Every series of a model is there, at zero, before its first call; and after it, every stage has been measured.
 #[tokio::test]
 async fn metrics_are_there_before_they_are_needed() {
-    let serving = Serving::start(|models| link_example(models, "digits-mlp")).await;
+    let serving = Serving::start(|models| copy_example(models, "digits-mlp")).await;
     let metrics = serving.metrics().await;
     for series in [
         "ml_predictions_total{model=\"digits-mlp\",version=\"2\",outcome=\"ok\"} 0",

@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod datatypes;
 mod desired_state;
+mod exported_models;
 mod group;
 mod grpc;
 mod isolation;

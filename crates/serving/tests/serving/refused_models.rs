@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Client, Serving,
-    models::{ModelFolder, golden, sha256, steps, steps_golden, tensor, write_steps, write_sum},
+    models::{ModelFolder, copy_exported, golden, sha256, steps, steps_golden, tensor, write_steps, write_sum},
     onnx::{model, plus_external, plus_one},
 };
 
@@ -84,10 +84,10 @@ async fn bad_files_leave_the_old_version_serving() {
     assert!(serving.metrics().await.contains("ml_model_load_failures_total{model=\"steps\",reason=\"golden\"} 1"));
 }
 
-/// A model is one file with one digest: a constant in another file is refused although the file is there and right, and
-/// the same constant in the model is taken.
+/// What has no digest is no part of a model: a constant in another file is refused although the file is there and right, wherever the model
+/// says that it is, and the same constant in the model is taken.
 #[tokio::test]
-async fn external_data_is_refused() {
+async fn undeclared_external_data_is_refused() {
     let (serving, client) = replica().await;
     let golden = || golden(&[tensor("x", "FP32", &[2], json!([1, 2]))], &[tensor("y", "FP32", &[2], json!([2, 3]))]);
     let folder = serving.models.join("steps/2");
@@ -97,10 +97,25 @@ async fn external_data_is_refused() {
     for location in ["weights.bin", "../2/weights.bin", inside.to_str().unwrap()] {
         let (status, error) = offer(&serving, &client, &plus_external(location), golden()).await;
         assert_eq!(status, 409, "{location}: {error}");
-        assert!(error.to_lowercase().contains("external"), "{location}: {error}");
+        assert!(error.contains("which model.toml does not declare"), "{location}: {error}");
         assert_version_1_serves(&client).await;
     }
     assert_eq!(offer(&serving, &client, &plus_one(), golden()).await, (200, String::new()));
+}
+
+/// With its digest such a file is part of the model, and with another digest it is not.
+#[tokio::test]
+async fn external_data_is_what_was_declared() {
+    let serving = Serving::start(|models| copy_exported(models, "external-data")).await;
+    let client = serving.client("balancer").await;
+    let file = serving.models.join("external-data/1/ext.onnx.data");
+    let mut weights = fs::read(&file).unwrap();
+    weights[100] ^= 1;
+    fs::write(&file, weights).unwrap();
+    let answer = client.post("/v2/repository/models/external-data/load", "").await;
+    assert_eq!(answer.status, 409, "{:?}", answer.body);
+    assert!(answer.error().contains("ext.onnx.data: its SHA-256 is"), "{}", answer.error());
+    assert_eq!(client.get("/v2/models/external-data/ready").await.status, 200, "what was loaded serves on");
 }
 
 /// Fifty files, each damaged and then declared with its own digest: refused, or harmless by its golden example; the

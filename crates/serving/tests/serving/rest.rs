@@ -8,14 +8,14 @@ use std::io::Write;
 
 use crate::support::{
     Client, Serving,
-    models::{example_golden, link_example, tensor, write_root, write_steps},
+    models::{copy_example, example_golden, tensor, write_root, write_steps},
 };
 
 const FOREST: &str = "breast-cancer-forest";
 
 async fn replica() -> (Serving, Client) {
     let serving = Serving::start_with("[inference]\nbody_bytes_max = 65536\n", |models| {
-        link_example(models, FOREST);
+        copy_example(models, FOREST);
         write_steps(models, 2);
         write_root(models);
     })

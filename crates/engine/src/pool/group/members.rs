@@ -173,17 +173,19 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{collections::BTreeMap, path::Path};
 
     use sha256::Sha256Digest;
 
     use super::*;
+    use crate::model_file::FileDigests;
 
     /// Members in these slots, none of them loaded.
     fn members(slots: &[u32]) -> Members {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models/digits-mlp/1");
         let digest = Sha256Digest::of(&std::fs::read(folder.join("model.onnx")).unwrap());
-        let files = Arc::new(VersionFiles::open(&folder, digest, 1 << 20).unwrap());
+        let digests = FileDigests { model: digest, data: BTreeMap::new() };
+        let files = Arc::new(VersionFiles::open(&folder, digests, 1 << 20).unwrap());
         let mut members = Members::default();
         for slot in slots {
             let signature = Signature { inputs: Vec::new(), outputs: Vec::new() };

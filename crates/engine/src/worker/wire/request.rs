@@ -31,11 +31,12 @@ pub(in crate::worker) enum Task {
     Unload,
 }
 
-/// What is loaded: the declaration (JSON), `golden.json` and the model file.
+/// What is loaded: the declaration (JSON), `golden.json`, the files with weights by their names, and the model file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::worker) struct LoadFiles {
     pub(in crate::worker) declared: Bytes,
     pub(in crate::worker) golden: Bytes,
+    pub(in crate::worker) data: Vec<(String, Bytes)>,
     pub(in crate::worker) model: Bytes,
 }
 
@@ -61,12 +62,17 @@ pub(in crate::worker) fn encode_call(id: u64, slot: u32, inputs: &[Tensor], want
 }
 
 /// The same for a load.
-pub(in crate::worker) fn encode_load(id: u64, slot: u32, declared: &[u8], golden: &[u8], model: &[u8]) -> Vec<u8> {
-    let mut message = begin(64 + declared.len() + golden.len() + model.len(), &[]);
+pub(in crate::worker) fn encode_load(id: u64, slot: u32, files: &LoadFiles) -> Vec<u8> {
+    let LoadFiles { declared, golden, data, model } = files;
+    let data_bytes: usize = data.iter().map(|(name, bytes)| name.len() + bytes.len() + 16).sum();
+    let mut message = begin(64 + declared.len() + golden.len() + data_bytes + model.len(), &[]);
     put_head(&mut message, id, Kind::Load, slot);
-    for part in [declared, golden] {
-        put_u64(&mut message, part.len() as u64);
-        message.extend_from_slice(part);
+    put_part(&mut message, declared);
+    put_part(&mut message, golden);
+    put_count(&mut message, data.len());
+    for (name, bytes) in data {
+        put_part(&mut message, name.as_bytes());
+        put_part(&mut message, bytes);
     }
     message.extend_from_slice(model);
     finish(message)
@@ -101,7 +107,8 @@ pub(in crate::worker) fn decode_request(mut message: Bytes) -> Result<Request, W
             }
             1 => {
                 let (declared, golden) = (get_part(&mut message)?, get_part(&mut message)?);
-                Task::Load(LoadFiles { declared, golden, model: message.split_off(0) })
+                let data = (0..get_count(&mut message)?).map(|_| get_data(&mut message)).collect::<Option<_>>()?;
+                Task::Load(LoadFiles { declared, golden, data, model: message.split_off(0) })
             }
             2 => Task::Unload,
             _ => return None,
@@ -115,6 +122,15 @@ fn put_head(message: &mut Vec<u8>, id: u64, kind: Kind, slot: u32) {
     put_u64(message, id);
     message.push(kind as u8);
     message.extend_from_slice(&slot.to_le_bytes());
+}
+
+fn put_part(message: &mut Vec<u8>, part: &[u8]) {
+    put_u64(message, part.len() as u64);
+    message.extend_from_slice(part);
+}
+
+fn get_data(message: &mut Bytes) -> Option<(String, Bytes)> {
+    Some((String::from_utf8(get_part(message)?.to_vec()).ok()?, get_part(message)?))
 }
 
 fn get_part(message: &mut Bytes) -> Option<Bytes> {
@@ -143,13 +159,18 @@ mod tests {
         assert_eq!(round_trip(&renumber(&framed, 8)), (8, 3, vec![3, 0]));
     }
 
+    fn load(model: &'static [u8]) -> LoadFiles {
+        let of = Bytes::from_static;
+        LoadFiles { declared: of(b"{}"), golden: of(b"gold"), data: vec![("w".to_owned(), of(b"1"))], model: of(model) }
+    }
+
     #[test]
     fn loads_and_unloads_round_trip() {
-        let request = decode_request(unframed(&encode_load(9, u32::MAX, b"{}", b"", b"model"))).unwrap();
+        let loaded = load(b"model");
+        let request = decode_request(unframed(&encode_load(9, u32::MAX, &loaded))).unwrap();
         let Task::Load(files) = request.task else { panic!("{request:?}") };
         assert_eq!((request.id, request.slot), (9, u32::MAX));
-        let of = Bytes::from_static;
-        assert_eq!(files, LoadFiles { declared: of(b"{}"), golden: of(b""), model: of(b"model") });
+        assert_eq!(files, loaded);
         let request = decode_request(unframed(&encode_unload(10, 4))).unwrap();
         assert!(matches!(request, Request { id: 10, slot: 4, task: Task::Unload }), "{request:?}");
     }
@@ -157,7 +178,7 @@ mod tests {
     /// Cut anywhere, or with any bit changed, a request is a fault or another request, and never a panic.
     #[test]
     fn a_damaged_request_is_no_panic() {
-        let (call, load) = (encode_call(7, 1, &tensors(), &[0]), encode_load(7, 1, b"{}", b"golden", b""));
+        let (call, load) = (encode_call(7, 1, &tensors(), &[0]), encode_load(7, 1, &load(b"")));
         for whole in [call, load, encode_unload(7, 1)].map(|framed| unframed(&framed)) {
             for end in 0..whole.len() {
                 assert!(decode_request(whole.slice(..end)).is_err(), "{end} of {whole:?}");
@@ -175,7 +196,7 @@ mod tests {
         let mut unknown = unframed(&encode_unload(7, 1)).to_vec();
         unknown[8] = 3;
         assert!(decode_request(Bytes::from(unknown)).is_err());
-        let mut long = unframed(&encode_load(7, 1, b"{}", b"", b"model")).to_vec();
+        let mut long = unframed(&encode_load(7, 1, &load(b"model"))).to_vec();
         long[HEAD_BYTES..HEAD_BYTES + 8].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(decode_request(Bytes::from(long)).is_err());
     }

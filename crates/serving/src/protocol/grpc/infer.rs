@@ -127,10 +127,8 @@ fn read_timeout(parameters: &HashMap<String, InferParameter>) -> Result<Option<D
 }
 
 fn read_tensor(input: InferInputTensor, raw: Option<Bytes>, place: Place) -> Result<Tensor, Problem> {
-    let datatype: Datatype = input
-        .datatype
-        .parse()
-        .map_err(|_| wrong("not a datatype of the protocol, e.g. \"FP32\"").field(format!("{place}.datatype")))?;
+    let datatype = Datatype::parse(&input.datatype)
+        .map_err(|fault| wrong(fault.to_string()).field(format!("{place}.datatype")))?;
     if input.shape.len() > RANK_MAX {
         return Err(wrong(format!("more than {RANK_MAX} dimensions")).field(format!("{place}.shape")));
     }

@@ -171,9 +171,26 @@ pub(crate) fn write_sum(models: &Path) {
 }
 
 /// One of the models of `examples/`, as it is there.
-pub(crate) fn link_example(models: &Path, name: &str) {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models").canonicalize().unwrap();
-    std::os::unix::fs::symlink(examples.join(name), models.join(name)).unwrap();
+pub(crate) fn copy_example(models: &Path, name: &str) {
+    copy_model(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models").join(name), models);
+}
+
+/// A model as an exporter wrote it, out of `tests/data/models`.
+pub(crate) fn copy_exported(models: &Path, name: &str) {
+    copy_model(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name), models);
+}
+
+fn copy_model(from: &Path, models: &Path) {
+    let to = models.join(from.file_name().unwrap());
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            copy_model(&path, &to);
+        } else {
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
 }
 
 /// The golden example of an example's version: inputs and the outputs that must come.
