@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::support::{
     Serving,
     client::{Answer, Client},
-    models::{division, isolate, tensor, write_chain_of, write_divide, write_steps_as},
+    models::{division, isolate, tensor, write_chain_of, write_divide, write_lookup, write_steps_as},
 };
 
 const ONE_WORKER: &str = "[inference]\nworkers = 1\n";
@@ -37,6 +37,8 @@ fn write_member(models: &Path, name: &str, factor: u32) {
 
 fn write_members_and_divide(models: &Path) {
     write_members(models);
+    // The first member is one that ends no process: what is said of it by mistake shows.
+    write_member(models, "bystander", 5);
     write_divide(models);
     isolate(models, "divide", "group");
 }
@@ -248,6 +250,29 @@ async fn members_of_a_group_come_and_go() {
     assert_changed(&client, "two", "load").await;
     assert_answers(&client, "two", 6).await;
     assert_ne!(serving.until_workers(1).await, process);
+}
+
+/// A member that is unloaded gives its memory back, though the process goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unloaded_member_leaves_the_process() {
+    const BYTES: usize = 32 << 20;
+    let serving = Serving::start_with(ONE_WORKER, |models| {
+        write_members(models);
+        write_lookup(models, BYTES / size_of::<f32>());
+        isolate(models, "lookup", "group");
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    let process = serving.until_workers(1).await[0];
+    let held = process.resident_bytes();
+    assert!(held > BYTES as u64, "{held}");
+    assert_changed(&client, "lookup", "unload").await;
+    testkit::poll_until("most of its memory comes back", Duration::from_secs(20), async || {
+        process.resident_bytes() + (BYTES * 3 / 4) as u64 <= held
+    })
+    .await;
+    assert_members_answer(&client).await;
+    assert_eq!(serving.workers(), [process]);
 }
 
 /// Loads of one member, good ones and refused ones, fail no call of another.

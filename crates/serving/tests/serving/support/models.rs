@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::onnx::{NodeSpec, ValueSpec, model};
+use super::onnx::{NodeSpec, ValueSpec, lookup, model};
 
 /// A folder to be, with one or more versions of one signature.
 pub(crate) struct ModelFolder<'a> {
@@ -146,6 +146,14 @@ pub(crate) fn write_chain_of(models: &Path, products: usize, golden_size: u32) {
     let golden = golden(&[size], &[tensor("sum", "FP32", &[1, 1], json!([0]))]);
     ModelFolder { name: "chain", inputs: &inputs, outputs: &outputs, champion: "1" }
         .write(models, &[("1", &bytes, golden)]);
+}
+
+/// `lookup`: one of so many zeros, which the process that computes it holds.
+pub(crate) fn write_lookup(models: &Path, zeros: usize) {
+    let (inputs, outputs) = ([("i", "INT64", &[-1_i64][..])], [("y", "FP32", &[-1_i64][..])]);
+    let golden = golden(&[tensor("i", "INT64", &[1], json!([7]))], &[tensor("y", "FP32", &[1], json!([0]))]);
+    ModelFolder { name: "lookup", inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &lookup(zeros), golden)]);
 }
 
 /// `root`: square roots, which are NaN for negative numbers.

@@ -46,6 +46,15 @@ pub(crate) fn plus_one() -> Vec<u8> {
     plus(TensorProto { float_data: vec![1.0], ..TensorProto::default() })
 }
 
+/// A model that answers with one of so many zeros, which are in it.
+pub(crate) fn lookup(zeros: usize) -> Vec<u8> {
+    let dims = vec![i64::try_from(zeros).unwrap()];
+    let float_data = vec![0.0; zeros];
+    let table =
+        TensorProto { dims, data_type: element("FP32"), name: "c".to_owned(), float_data, ..Default::default() };
+    model_with(&[("Gather", &["c", "i"], &["y"])], &[("i", "INT64", &[-1])], &[("y", "FP32", &[-1])], vec![table])
+}
+
 fn plus(constant: TensorProto) -> Vec<u8> {
     let constant = TensorProto { dims: vec![1], data_type: element("FP32"), name: "c".to_owned(), ..constant };
     model_with(&[("Add", &["x", "c"], &["y"])], &[("x", "FP32", &[-1])], &[("y", "FP32", &[-1])], vec![constant])

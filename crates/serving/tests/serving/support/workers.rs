@@ -28,7 +28,7 @@ impl Serving {
     /// Resident memory of the replica and of its workers together, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let own = WorkerProcess(self.child.id().cast_signed());
-        self.workers().iter().chain([&own]).map(|process| process.status_kib("VmRSS:") << 10).sum()
+        self.workers().iter().chain([&own]).map(|process| process.resident_bytes()).sum()
     }
 }
 
@@ -56,8 +56,8 @@ impl WorkerProcess {
         self.file("status").lines().find_map(|each| each.strip_prefix(line)).unwrap_or_default().trim().to_owned()
     }
 
-    fn status_kib(self, line: &str) -> u64 {
-        self.status(line).trim_end_matches(" kB").parse().unwrap_or(0)
+    pub(crate) fn resident_bytes(self) -> u64 {
+        self.status("VmRSS:").trim_end_matches(" kB").parse().map_or(0, |kib: u64| kib << 10)
     }
 }
 
