@@ -104,3 +104,25 @@ async fn without_its_database_the_desired_state_is_unavailable() {
     drop(lock);
     assert_eq!(replica.sync_models(&[]).await.unwrap(), before);
 }
+
+/// A gateway whose tables may be of another release, or not be there, asks none of them.
+#[tokio::test]
+async fn before_its_migration_a_gateway_has_no_desired_state() {
+    let world = World::new().await;
+    let first = world.gateway("gateway-1").await;
+    let replica = Client::new(&world.identity("serving"), first.main);
+    let before = replica.sync_models(&["a"]).await.unwrap();
+    let lock = world.lock("gateway._sqlx_migrations");
+    let second = world.start_gateway("gateway-2");
+    let early = Client::new(&world.identity("serving"), second.main);
+    let answers =
+        [early.sync_models(&[]).await, early.sync_models(&["b"]).await, early.change_model("a", false, USER).await];
+    for answer in answers {
+        let refused = answer.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        assert!(refused.message().contains("has not read its database yet"), "{refused}");
+    }
+    drop(lock);
+    world.until_serving(&second).await;
+    assert_eq!(early.sync_models(&[]).await.unwrap(), before);
+}

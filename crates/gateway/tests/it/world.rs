@@ -62,13 +62,22 @@ impl World {
 
     /// A gateway that answers.
     pub(crate) async fn gateway(&self, instance: &str) -> Gateway {
+        let gateway = self.start_gateway(instance);
+        self.until_serving(&gateway).await;
+        gateway
+    }
+
+    /// A gateway that listens, and perhaps has no tables yet.
+    pub(crate) fn start_gateway(&self, instance: &str) -> Gateway {
         let identity = self.issue("gateway", instance);
         let config = self.directory.path().join(format!("{instance}.toml"));
         fs::write(&config, toml::to_string(&self.config(&identity)).unwrap()).unwrap();
-        let gateway = Gateway::spawn(&config);
-        let client = self.client(&gateway);
+        Gateway::spawn(&config)
+    }
+
+    pub(crate) async fn until_serving(&self, gateway: &Gateway) {
+        let client = self.client(gateway);
         poll_until("the gateway serves", START_LIMIT, async || client.is_serving().await).await;
-        gateway
     }
 
     /// A gateway with its first administrator, a client for it and the administrator's token.
