@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::{Kind, Problem};
+use crate::{FieldError, Kind, Problem};
 
 /// How an error is written, which depends on the route and never on the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,13 +88,16 @@ fn api_body(problem: &Problem) -> serde_json::Value {
     if let Some(offset) = problem.byte_offset() {
         body.insert("offset".into(), json!(offset));
     }
+    if !problem.field_errors().is_empty() {
+        body.insert("errors".into(), problem.field_errors().iter().map(FieldError::to_json).collect());
+    }
     body.into()
 }
 
 fn registry_body(problem: &Problem) -> serde_json::Value {
     // Names out of MLflow's own list: to others its clients do not know how to react.
     let code = match problem.kind() {
-        Kind::InvalidArgument | Kind::TooLarge => "INVALID_PARAMETER_VALUE",
+        Kind::InvalidArgument | Kind::TooLarge | Kind::UnsupportedMediaType => "INVALID_PARAMETER_VALUE",
         Kind::Unauthenticated => "UNAUTHENTICATED",
         Kind::PermissionDenied => "PERMISSION_DENIED",
         Kind::NotFound => "ENDPOINT_NOT_FOUND",
@@ -201,6 +204,20 @@ mod tests {
         let problem = Problem::unknown_route("nothing here");
         assert_eq!(problem.response(Form::Inference).status(), StatusCode::NOT_FOUND);
         assert_eq!(problem.response(Form::Grpc).headers()["grpc-status"], "12");
+    }
+
+    #[test]
+    fn each_wrong_field_is_listed_where_the_form_has_a_place_for_it() {
+        let errors = vec![FieldError::new("age", "is missing").row(3), FieldError::new("port", "is unknown")];
+        let problem = Problem::new(Kind::InvalidArgument, "2 faults").errors(errors);
+        let body: serde_json::Value = serde_json::from_slice(problem.response(Form::Api).body()).unwrap();
+        let wanted = json!([
+            { "field": "age", "row": 3, "detail": "is missing" },
+            { "field": "port", "detail": "is unknown" },
+        ]);
+        assert_eq!(body["errors"], wanted);
+        let inference = problem.response(Form::Inference);
+        assert_eq!(inference.body(), &json!({ "error": "2 faults" }).to_string());
     }
 
     #[test]

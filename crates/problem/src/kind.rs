@@ -22,6 +22,8 @@ pub enum Kind {
     PreconditionFailed,
     /// A body or message is over its limit. 413.
     TooLarge,
+    /// The body is of a kind that is not read here. 415.
+    UnsupportedMediaType,
     /// The caller is over its rate limit. 429.
     ResourceExhausted,
     /// Not possible now; another attempt may succeed. 503.
@@ -48,6 +50,7 @@ impl Kind {
             Self::Conflict => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -58,7 +61,7 @@ impl Kind {
     /// The gRPC code.
     pub fn grpc_code(self) -> Code {
         match self {
-            Self::InvalidArgument => Code::InvalidArgument,
+            Self::InvalidArgument | Self::UnsupportedMediaType => Code::InvalidArgument,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
@@ -87,6 +90,7 @@ impl Kind {
             Self::Conflict => "In conflict with the present state",
             Self::PreconditionFailed => "Changed meanwhile",
             Self::TooLarge => "Too large",
+            Self::UnsupportedMediaType => "Unsupported media type",
             Self::ResourceExhausted => "Too many requests",
             Self::Unavailable => "Not available now",
             Self::DeadlineExceeded => "Out of time",

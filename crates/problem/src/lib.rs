@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod field_error;
 mod form;
 mod kind;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
+pub use field_error::FieldError;
 pub use form::{Api, Form, Inference};
 pub use kind::Kind;
 
@@ -18,6 +20,7 @@ pub struct Problem {
     detail: String,
     field: Option<String>,
     offset: Option<u64>,
+    errors: Vec<FieldError>,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     is_unknown_route: bool,
@@ -29,7 +32,16 @@ impl Problem {
     /// A problem with the message for the caller.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { kind, detail, field: None, offset: None, retry_after: None, source: None, is_unknown_route: false }
+        Self {
+            kind,
+            detail,
+            field: None,
+            offset: None,
+            errors: Vec::new(),
+            retry_after: None,
+            source: None,
+            is_unknown_route: false,
+        }
     }
 
     /// No such route: 404 in HTTP, but UNIMPLEMENTED in gRPC, where NOT_FOUND is about the object that a method was asked for.
@@ -61,6 +73,13 @@ impl Problem {
     #[must_use]
     pub fn offset(mut self, bytes: u64) -> Self {
         self.offset = Some(bytes);
+        self
+    }
+
+    /// Names every field that is wrong, for a request with many of them.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
         self
     }
 
@@ -118,6 +137,11 @@ impl Problem {
     /// The byte offset at which the body stopped making sense.
     pub fn byte_offset(&self) -> Option<u64> {
         self.offset
+    }
+
+    /// Every field that is wrong, where there may be many.
+    pub fn field_errors(&self) -> &[FieldError] {
+        &self.errors
     }
 
     /// Whole seconds to wait, for `Retry-After`; unavailable and exhausted always have one.
