@@ -1,11 +1,14 @@
-//! The Open Inference Protocol v2: its two faces, and what they have in common.
+//! The Open Inference Protocol v2: its two faces, and what they and other predictions have in common.
 
+mod body;
 pub(crate) mod deadline;
 pub(crate) mod grpc;
-mod json;
+pub(crate) mod http_call;
+pub(crate) mod json;
 mod offload;
 pub(crate) mod rest;
-mod wire;
+pub(crate) mod target;
+pub(crate) mod wire;
 
 use std::{collections::BTreeMap, error::Error, fmt, sync::Arc};
 

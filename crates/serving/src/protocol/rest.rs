@@ -1,34 +1,27 @@
 //! The REST face of the inference protocol: thin handlers, each behind the action it declares in [`crate::routes`].
 
-mod body;
 mod metadata;
 mod request;
 mod response;
 
-use std::{sync::Arc, time::Instant};
-
-use authz::Principal;
 use axum::{
-    body::Body,
-    extract::{FromRequestParts, RawPathParams, Request, State},
+    extract::{Request, State},
     response::Response,
 };
 use bytes::Bytes;
-use engine::tensor::Tensor;
-use http::{HeaderMap, StatusCode, request::Parts};
-use http_body::Body as _;
+use engine::{Signature, tensor::Tensor};
+use http::{HeaderMap, StatusCode};
 use model_repository::Model;
 use problem::{Inference, Kind, Problem};
 
 use crate::{
     app::App,
-    byte_budget::HeldBody,
     desired_state::Requester,
-    inference::{MeasuredPrediction, subject},
     protocol::{
-        deadline,
+        body,
+        http_call::HttpCall,
         json::{Fault, Reader},
-        offload::offload_if_large,
+        target::Target,
         wire::{read_parameters, set_once},
     },
 };
@@ -40,24 +33,6 @@ type RestResult = Result<Response, Inference>;
 
 /// Bodies that only steer are small.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
-
-/// The model and version that a path names; both are empty where the path has none.
-pub(crate) struct Target {
-    model: String,
-    version: String,
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Target {
-    type Rejection = Inference;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Inference> {
-        let path = RawPathParams::from_request_parts(parts, state).await;
-        let path = path.map_err(|_| Problem::new(Kind::InvalidArgument, "the path is not UTF-8"))?;
-        let take =
-            |name| path.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, value)| value.to_owned());
-        Ok(Self { model: take("model"), version: take("version") })
-    }
-}
 
 // --- health ---
 
@@ -96,41 +71,14 @@ pub(crate) async fn statistics(State(app): State<App>, target: Target) -> RestRe
 // --- inference ---
 
 pub(crate) async fn infer(State(app): State<App>, target: Target, request: Request) -> RestResult {
-    let arrived = Instant::now();
-    let model = app.repository.resolve(&target.model, &target.version)?;
-    let (parts, body) = request.into_parts();
-    let caller = parts.extensions.get::<Principal>();
-    let bytes = app.bytes.open(subject(caller));
-    let body =
-        body::read(&parts.headers, body, &bytes, arrived + app.limits.timeout_max, app.limits.body_bytes_max).await?;
-    let mut measured = MeasuredPrediction::start(Arc::clone(&model), caller, bytes, arrived);
-    let answer = predict(&app, &model, &parts.headers, body, &mut measured).await;
-    let bytes = measured.bytes.clone();
-    Ok(measured.finish(answer)?.map(|body| Body::new(HeldBody::new(body, bytes))))
-}
-
-async fn predict(
-    app: &App,
-    model: &Arc<Model>,
-    headers: &HeaderMap,
-    body: Bytes,
-    measured: &mut MeasuredPrediction,
-) -> Result<Response, Problem> {
-    let (bytes, json_length, signed) = (body.len(), json_length(headers)?, Arc::clone(model));
-    measured.bytes.hold(bytes)?;
-    let held = measured.bytes.clone();
-    let mut request =
-        offload_if_large(bytes, held, move || InferRequest::read(body, json_length, &signed.signature)).await?;
-    let reply = Reply::of(&mut request);
-    let mut call = request.call;
-    call.timeout = deadline::shorter_of(call.timeout, deadline::of_headers(headers)?);
-    let outputs = measured.compute(call, app.limits.timeout_max).await?;
-    let (bytes, model) = (outputs.iter().map(Tensor::bytes_held).sum(), Arc::clone(model));
-    let held = measured.bytes.clone();
-    let answer = offload_if_large(bytes, held, move || reply.write(&model, &outputs)).await?;
-    let answer_bytes = usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX);
-    measured.bytes.hold_computed(answer_bytes);
-    Ok(answer)
+    let json_length = json_length(request.headers());
+    let read = |body: Bytes, signature: &Signature| {
+        let mut request = InferRequest::read(body, json_length?, signature)?;
+        let reply = Reply::of(&mut request);
+        Ok((request.call, reply))
+    };
+    let write = |reply: Reply, model: &Model, outputs: &[Tensor]| reply.write(model, outputs);
+    Ok(HttpCall::read(&app, &target, request).await?.answer(&app, read, write).await?)
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
