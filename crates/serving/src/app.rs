@@ -32,6 +32,8 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestLimits {
     pub(crate) body_bytes_max: usize,
+    /// Of outputs in their binary form.
+    pub(crate) answer_bytes_max: usize,
     /// The deadline of a call that names none, and the latest that one can name.
     pub(crate) timeout_max: Duration,
 }

@@ -149,7 +149,11 @@ impl InferenceConfig {
     }
 
     pub(crate) fn limits(&self) -> RequestLimits {
-        RequestLimits { body_bytes_max: self.body_bytes_max, timeout_max: Duration::from_millis(self.timeout_ms) }
+        RequestLimits {
+            body_bytes_max: self.body_bytes_max,
+            answer_bytes_max: usize::try_from(self.answer_bytes_max).unwrap_or(usize::MAX),
+            timeout_max: Duration::from_millis(self.timeout_ms),
+        }
     }
 }
 

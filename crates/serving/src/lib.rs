@@ -4,6 +4,7 @@ mod app;
 mod byte_budget;
 mod config;
 mod desired_state;
+mod features;
 mod inference;
 mod protocol;
 mod routes;
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 use transport::{Limits, Server};
 
 pub use config::{Config, DEFAULTS};
+pub use features::openapi::openapi_json;
 pub use routes::declared_routes;
 
 use app::App;

@@ -6,10 +6,11 @@ use policy::{Action, Caller, DeclaredRoute};
 
 use crate::{
     app::App,
+    features,
     protocol::{grpc, rest},
 };
 
-/// The routes: REST and gRPC.
+/// The routes: REST, by feature name, and gRPC.
 pub(crate) fn routes() -> Routes<App> {
     let routes = Routes::new()
         .route(Method::GET, "/v2/health/live", Action::ReadInferenceHealth, rest::live)
@@ -26,6 +27,15 @@ pub(crate) fn routes() -> Routes<App> {
                 .route(Method::GET, &format!("{model}/ready"), Action::ReadModels, rest::model_ready)
                 .route(Method::GET, &format!("{model}/stats"), Action::ReadModels, rest::statistics)
                 .route(Method::POST, &format!("{model}/infer"), Action::Infer, rest::infer)
+        });
+    let routes =
+        ["/api/models/{model}", "/api/models/{model}/versions/{version}"].iter().fold(routes, |routes, model| {
+            routes.route(Method::POST, &format!("{model}/predict"), Action::Infer, features::predict).route(
+                Method::GET,
+                &format!("{model}/schema"),
+                Action::ReadModels,
+                features::schema,
+            )
         });
     let methods = [
         ("ServerLive", Action::ReadInferenceHealth),

@@ -68,7 +68,7 @@ pub const SERVING: Service = Service {
             &["serving-1", "serving-2", "serving-3"],
         )
     },
-    peers: &[("/v2", EDGES), ("/inference.GRPCInferenceService", EDGES), HEALTH],
+    peers: &[("/v2", EDGES), ("/api/models", EDGES), ("/inference.GRPCInferenceService", EDGES), HEALTH],
     upstreams: &[name::GATEWAY, name::MLFLOW],
     database: None,
 };

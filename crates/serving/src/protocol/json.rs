@@ -10,7 +10,7 @@ mod fault;
 use std::borrow::Cow;
 
 pub(super) use data::{NotJson, read_data, write_data};
-pub(super) use fault::Fault;
+pub(crate) use fault::Fault;
 
 /// How deep arrays and objects may nest.
 pub(crate) const DEPTH_MAX: u32 = 64;
@@ -287,7 +287,10 @@ impl<'a> Reader<'a> {
 
     fn not_json(&self, start: usize) -> Fault {
         if self.is_non_finite(start) {
-            Fault::syntax(start, "NaN and infinity are not JSON: send them as a binary tensor")
+            Fault::syntax(
+                start,
+                "NaN and infinity are not JSON: send them as a binary tensor, or to /api/models/…/predict a missing value as null",
+            )
         } else {
             Fault::syntax(start, "not a JSON value")
         }

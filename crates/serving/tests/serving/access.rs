@@ -27,7 +27,7 @@ async fn every_route_asks_for_a_passport_and_a_listed_peer() {
     let before = predictions(&serving).await;
     for route in serving::declared_routes() {
         let path = route.path.replace("{model}", "steps").replace("{version}", "1");
-        let is_grpc = !path.starts_with("/v2");
+        let is_grpc = path.starts_with("/inference.") || path.starts_with("/grpc.");
         let headers: &[(&str, &str)] =
             if is_grpc { &[("content-type", "application/grpc"), ("te", "trailers")] } else { &[] };
         let answer = anonymous.call(route.method.clone(), &path, headers, Bytes::new()).await;

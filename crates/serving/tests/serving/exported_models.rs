@@ -20,7 +20,7 @@ const SERVING: [&str; 9] = [
     "no-batch",
     "rankless2",
     "text-tfidf",
-    "titanic-columns",
+    "titanic",
 ];
 
 fn exported_golden(name: &str) -> Value {
