@@ -43,7 +43,7 @@ pub enum AuthMode {
 enum Repeatable {
     /// Those that change nothing by HTTP's own definition.
     SafeMethods,
-    /// Those, and `POST …/infer` and the repository's index: a prediction is a pure function of its input.
+    /// Those, and `POST …/infer`, `POST …/predict` and the repository's index: a prediction is a pure function of its input.
     Inference,
     /// These methods of a gRPC service.
     Rpc(&'static [&'static str]),
@@ -97,6 +97,11 @@ pub struct Routes(Vec<Route>);
 /// A request to load or unload a model, or for statistics: as much as a service reads of it.
 const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
+const UNKNOWN_PATH_MESSAGE: &str = "there is nothing at this path";
+/// For clients of KServe v1 and MLflow, whose paths these are.
+const FOREIGN_PREDICTION_MESSAGE: &str = "there is nothing at this path: /api/models/{model}/predict takes records by feature \
+    name, and /v2/models/{model}/infer tensors";
+
 /// The name of a service.
 const HEALTH_BODY_BYTES_MAX: u64 = 1024;
 
@@ -137,6 +142,7 @@ impl Routes {
             public(row("/v2/health", Pool(name::SERVING), Inference, nothing)),
             counted(broadcast(row("/v2/repository/models", Pool(name::SERVING), SafeMethods, control))),
             counted(row("/v2", Pool(name::SERVING), Inference, inference)),
+            counted(row("/api/models", Pool(name::SERVING), Inference, inference)),
             counted(broadcast(row(
                 "/inference.GRPCInferenceService/RepositoryModelLoad",
                 Pool(name::SERVING),
@@ -183,6 +189,12 @@ impl Routes {
         &self.0
     }
 
+    /// What is said of a path that has no route.
+    pub fn unknown_path_message(path: &str) -> &'static str {
+        let is_foreign_prediction = path::is_below(path, "/v1/models") || path::is_below(path, "/invocations");
+        if is_foreign_prediction { FOREIGN_PREDICTION_MESSAGE } else { UNKNOWN_PATH_MESSAGE }
+    }
+
     /// The route of a path, if it has one. Paths that two parties could read differently have none.
     pub fn find(&self, path: &str) -> Option<&Route> {
         let route = self.0.iter().find(|route| path::is_below(path, route.prefix))?;
@@ -199,7 +211,8 @@ impl Route {
         match self.repeatable {
             Repeatable::SafeMethods => is_safe,
             Repeatable::Inference => {
-                is_safe || *method == Method::POST && (path.ends_with("/infer") || path == "/v2/repository/index")
+                let is_prediction = path.ends_with("/infer") || path.ends_with("/predict");
+                is_safe || *method == Method::POST && (is_prediction || path == "/v2/repository/index")
             }
             Repeatable::Rpc(methods) => path.rsplit_once('/').is_some_and(|(_, rpc)| methods.contains(&rpc)),
         }
@@ -260,6 +273,7 @@ mod tests {
             ("/v2", name::SERVING),
             ("/v2/", name::SERVING),
             ("/v2/models/m/infer", name::SERVING),
+            ("/api/models/m/predict", name::SERVING),
             ("/v2/repository/models/m/load", name::SERVING),
             ("/inference.GRPCInferenceService/ModelInfer", name::SERVING),
             ("/api/auth/token", name::GATEWAY),
@@ -283,6 +297,7 @@ mod tests {
             "/v20",
             "/api",
             "/api/administration",
+            "/api/models2/m/predict",
             "/v2//models",
             "/v2/../api/admin",
             "/v2/%2e%2E/x",
@@ -302,6 +317,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn clients_of_other_protocols_are_shown_the_way() {
+        for path in ["/v1/models/m:predict", "/v1/models/m", "/invocations"] {
+            assert!(routes().find(path).is_none());
+            assert!(Routes::unknown_path_message(path).contains("/api/models/{model}/predict"), "{path}");
+        }
+        assert_eq!(Routes::unknown_path_message("/v1/modelsx"), "there is nothing at this path");
+    }
+
     /// What is behind these routes checks no passports, so none of them may go on without permission.
     #[test]
     fn every_registry_route_needs_permission_per_request() {
@@ -319,6 +343,10 @@ mod tests {
             (Method::POST, "/v2/models/m/infer", true),
             (Method::POST, "/v2/models/m/versions/2/infer", true),
             (Method::POST, "/v2/repository/index", true),
+            (Method::POST, "/api/models/m/predict", true),
+            (Method::POST, "/api/models/m/versions/2/predict", true),
+            (Method::GET, "/api/models/m/schema", true),
+            (Method::POST, "/api/models/m/schema", false),
             (Method::POST, "/v2/repository/models/m/load", false),
             (Method::POST, "/v2/repository/models/m/unload", false),
             (Method::POST, "/inference.GRPCInferenceService/ModelInfer", true),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     access::{AccessError, Grant},
-    routes::{AuthMode, Route, Target},
+    routes::{AuthMode, Route, Routes, Target},
     status,
 };
 
@@ -64,7 +64,7 @@ fn find_route(session: &Session, context: &mut RequestContext) -> Result<Route, 
     context.form = Form::of(path, request.headers.get(header::CONTENT_TYPE));
     context.begin_trace(&request.headers);
     let Some(route) = context.shared.routes.find(path).copied() else {
-        return Err(Problem::unknown_route("there is nothing at this path"));
+        return Err(Problem::unknown_route(Routes::unknown_path_message(path)));
     };
     context.route = Some(route);
     context.is_repeatable = route.is_repeatable(&request.method, path);
