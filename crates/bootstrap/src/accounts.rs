@@ -18,6 +18,7 @@ pub const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "
 /// The name of the first admin, and its role.
 pub const ADMIN: &str = "admin";
 const TOKEN_PERIOD: Duration = Duration::from_secs(4 * 60);
+/// The first pause after a token could not be had; each next one is twice as long, up to [`TOKEN_PERIOD`].
 const RETRY_PERIOD: Duration = Duration::from_secs(5);
 
 /// The accounts that were made at the first start, with the grants to log in as each.
@@ -43,33 +44,50 @@ impl Accounts {
             grants.push((role, grant));
         }
         let accounts = Self { grants };
-        accounts.write_tokens(folder, client).await?;
+        let failed = accounts.write_tokens(folder, client).await?;
+        for (role, error) in &failed {
+            say(&format!("no token for {role}: {error:#}; {}", remedy(role)));
+        }
         Ok(accounts)
     }
 
-    /// Writes new tokens every few minutes, without end. While the gateway does not answer, it tries again.
+    /// Writes new tokens every few minutes, without end. While one cannot be had, it tries again after a pause that grows; the others are
+    /// renewed.
     pub async fn keep_fresh(&self, folder: &AccessFolder, client: &Client) -> anyhow::Result<()> {
-        let mut wait = TOKEN_PERIOD;
+        let (mut wait, mut pause) = (TOKEN_PERIOD, RETRY_PERIOD);
         loop {
             tokio::time::sleep(wait).await;
-            wait = match self.write_tokens(folder, client).await {
-                Ok(()) => TOKEN_PERIOD,
-                Err(error) => {
-                    say(&format!("tokens not renewed yet: {error:#}"));
-                    RETRY_PERIOD
-                }
-            };
+            let failed = self.write_tokens(folder, client).await?;
+            if failed.is_empty() {
+                (wait, pause) = (TOKEN_PERIOD, RETRY_PERIOD);
+                continue;
+            }
+            for (role, error) in &failed {
+                say(&format!("the token for {role} is not renewed yet, next try in {} s: {error:#}", pause.as_secs()));
+            }
+            wait = pause;
+            pause = (pause * 2).min(TOKEN_PERIOD);
         }
     }
 
-    async fn write_tokens(&self, folder: &AccessFolder, client: &Client) -> anyhow::Result<()> {
+    /// Writes every token that can be had; the others with why not. Fails when a file cannot be written.
+    async fn write_tokens(
+        &self,
+        folder: &AccessFolder,
+        client: &Client,
+    ) -> anyhow::Result<Vec<(&'static str, anyhow::Error)>> {
+        let mut failed = Vec::new();
         for (role, grant) in &self.grants {
-            let token = client.token(grant).await.with_context(|| format!("no token for {role}"))?;
-            replace_file(&folder.token(role), token.as_bytes(), 0o600, None)?;
-            let header = format!("Authorization: Bearer {token}\n");
-            replace_file(&folder.header(role), header.as_bytes(), 0o600, None)?;
+            match client.token(grant).await {
+                Ok(token) => {
+                    replace_file(&folder.token(role), token.as_bytes(), 0o600, None)?;
+                    let header = format!("Authorization: Bearer {token}\n");
+                    replace_file(&folder.header(role), header.as_bytes(), 0o600, None)?;
+                }
+                Err(error) => failed.push((*role, error)),
+            }
         }
-        Ok(())
+        Ok(failed)
     }
 }
 
@@ -106,6 +124,19 @@ async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Resul
     let change = json!({ "new_client_secret": true });
     let answer = client.call(Method::PATCH, &format!("{path}/{id}"), Some(admin), Some(&change)).await?;
     answer.expect_success(&format!("giving {name} a new secret"))
+}
+
+/// What to do about an account that was changed after its secret was written here.
+fn remedy(role: &str) -> String {
+    if role == ADMIN {
+        "if the password was changed, write the new one into the file secrets/operator/admin-password".to_owned()
+    } else {
+        let account = account(role);
+        format!(
+            "if the account {account} was removed or has another secret, remove secrets/operator/{role}-client-secret, and the next start makes \
+             it anew"
+        )
+    }
 }
 
 fn client_secret(folder: &AccessFolder, role: &str) -> PathBuf {

@@ -6,66 +6,142 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::{access_folder::AccessFolder, client::Client, readiness::wait_for_model, say};
 
-/// A model may have been registered just now: replicas poll every few seconds, and prove it before it serves.
-const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Used if it is there; otherwise the first model that has a golden example.
+/// Used if it serves; otherwise the first model that does and has a golden example.
 const PREFERRED_MODEL: &str = "breast-cancer-forest";
+/// A model that serves on one replica is about to on the others.
+const REPLICAS_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Datatypes without a JSON form in the inference protocol; by feature name they have one.
+const NOT_IN_JSON: [&str; 2] = ["FP16", "BF16"];
 
-/// Predicts with a real model over HTTPS with a bearer token, and prints the way to do it again.
-pub async fn first(
-    folder: &AccessFolder,
-    models: &Path,
-    client: &Client,
-    front: &str,
-    ca_file: &Path,
-    started: tokio::time::Instant,
-    notes: &[(&str, String)],
-) -> anyhow::Result<()> {
-    let Some(golden) = golden(models) else {
-        say(&format!("no model in {} has a golden.json: no prediction is made", models.display()));
-        return Ok(());
-    };
-    let (model, request) = example(&golden)?;
-    let file = folder.root().join("example-request.json");
-    fs::write(&file, request.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-    let token = fs::read_to_string(folder.token("analyst")).context("no token for the analyst")?;
-    wait_for_model(client, &model, &token, MODEL_TIMEOUT).await?;
-    let path = format!("/v2/models/{model}/infer");
-    let answer = client.call(Method::POST, &path, Some(&token), Some(&request)).await?;
-    let body = answer.expect_success("the first prediction")?;
-    let elapsed = started.elapsed().as_secs_f64();
-    say(&format!("first prediction after {elapsed:.1} s: {model} {}", summary(&body)?));
-    say("");
-    say(&format!("  front door     {front}"));
-    say(&format!("  status         {front}/api/loadbalancer/status"));
-    say(&format!("  API            {front}/api/openapi.json"));
-    say(&format!("  SLA            {front}/api/sla/ml-services/current"));
-    for (what, note) in notes {
-        say(&format!("  {what:<14} {note}"));
-    }
-    say("");
-    say(&format!(
-        "curl --cacert {} -H @{} -d @{} {front}{path}",
-        ca_file.display(),
-        folder.header("analyst").display(),
-        file.display()
-    ));
-    say("");
-    Ok(())
+/// A platform with its models and the folder with its tokens.
+pub struct Demonstration<'a> {
+    /// Has the tokens.
+    pub folder: &'a AccessFolder,
+    /// The folder of models, for golden examples.
+    pub models: &'a Path,
+    /// Of the front door.
+    pub client: &'a Client,
+    /// The front door's URL.
+    pub front: &'a str,
+    /// The CA that signed its certificate.
+    pub ca_file: &'a Path,
+    /// What else to print about the platform.
+    pub notes: &'a [(&'a str, String)],
 }
 
-/// `<models>/<model>/<version>/golden.json`, of the preferred model if there is one.
-fn golden(models: &Path) -> Option<PathBuf> {
-    let of_model =
-        |model: &Path| children(model).into_iter().rev().map(|it| it.join("golden.json")).find(|it| it.is_file());
-    let preferred = of_model(&models.join(PREFERRED_MODEL));
-    preferred.or_else(|| children(models).iter().find_map(|model| of_model(model)))
+/// A request that a model answers.
+struct Example {
+    model: String,
+    path: String,
+    body: Value,
+}
+
+// === impl Demonstration ===
+
+impl Demonstration<'_> {
+    /// Predicts with a model that serves, over HTTPS with a bearer token, and prints the way to do it again. A model may have been registered
+    /// just now: it is waited for until `deadline`. What does not serve is printed with its reason.
+    ///
+    /// # Errors
+    /// No model serves, or the prediction failed. What is printed is printed nevertheless.
+    pub async fn run(&self, started: Instant, deadline: Instant) -> anyhow::Result<()> {
+        let outcome = self.predict(started, deadline).await;
+        self.print_notes();
+        let example = outcome?;
+        if let Some((path, file)) = example {
+            say(&format!(
+                "curl --cacert {} -H @{} -H 'Content-Type: application/json' -d @{} {}{path}",
+                word(self.ca_file),
+                word(&self.folder.header("analyst")),
+                word(&file),
+                self.front
+            ));
+            say("");
+        }
+        Ok(())
+    }
+
+    async fn predict(&self, started: Instant, deadline: Instant) -> anyhow::Result<Option<(String, PathBuf)>> {
+        let candidates = candidates(self.models);
+        if candidates.is_empty() {
+            say(&format!("no model in {} has a golden.json: no prediction is made", self.models.display()));
+            return Ok(None);
+        }
+        let token = fs::read_to_string(self.folder.token("analyst")).context("no token for the analyst")?;
+        let golden = self.first_served(&candidates, &token, deadline).await?;
+        let example = Example::read(golden)?;
+        wait_for_model(self.client, &example.model, &token, REPLICAS_TIMEOUT).await?;
+        let file = self.folder.root().join("example-request.json");
+        fs::write(&file, example.body.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        let answer = self.client.call(Method::POST, &example.path, Some(&token), Some(&example.body)).await?;
+        let body = answer.expect_success("the first prediction")?;
+        let elapsed = started.elapsed().as_secs_f64();
+        say(&format!("first prediction after {elapsed:.1} s: {} {}", example.model, summary(&body)));
+        Ok(Some((example.path, file)))
+    }
+
+    /// The golden example of the first of these models that serves.
+    async fn first_served<'c>(
+        &self,
+        candidates: &'c [PathBuf],
+        token: &str,
+        deadline: Instant,
+    ) -> anyhow::Result<&'c Path> {
+        loop {
+            let index = self.client.call(Method::POST, "/v2/repository/index", Some(token), Some(&json!({}))).await?;
+            let index = index.expect_success("listing the models")?;
+            let served = candidates.iter().find(|golden| serves(&index, golden));
+            if served.is_some() || Instant::now() >= deadline {
+                report_faults(&index);
+                return served.map(PathBuf::as_path).context("none of the models with a golden.json serves");
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    fn print_notes(&self) {
+        let front = self.front;
+        say("");
+        say(&format!("  front door     {front}"));
+        say(&format!("  status         {front}/api/loadbalancer/status"));
+        say(&format!("  API            {front}/api/openapi.json"));
+        say(&format!("  SLA            {front}/api/sla/ml-services/current"));
+        for (what, note) in self.notes {
+            say(&format!("  {what:<14} {note}"));
+        }
+        say("");
+    }
+}
+
+fn serves(index: &Value, golden: &Path) -> bool {
+    let Some((model, version)) = model_and_version(golden) else { return false };
+    let is_it = |row: &Value| row["name"] == *model && row["version"] == *version && row["state"] == "READY";
+    index.as_array().is_some_and(|rows| rows.iter().any(is_it))
+}
+
+fn report_faults(index: &Value) {
+    let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    for row in index.as_array().into_iter().flatten().filter(|row| row["state"] != "READY") {
+        let (model, version) = (text(row, "name"), text(row, "version"));
+        let version = if version.is_empty() { version } else { format!(" version {version}") };
+        say(&format!("{model}{version} does not serve: {}", text(row, "reason")));
+    }
+}
+
+/// Every `<models>/<model>/<version>/golden.json`, the preferred model's first, and of each model the newest version first.
+fn candidates(models: &Path) -> Vec<PathBuf> {
+    let of_model = |model: PathBuf| children(&model).into_iter().rev().map(|version| version.join("golden.json"));
+    let mut found: Vec<PathBuf> = children(models).into_iter().flat_map(of_model).filter(|it| it.is_file()).collect();
+    found.sort_by_key(|golden| model_and_version(golden).is_none_or(|(model, _)| model != PREFERRED_MODEL));
+    found
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
@@ -74,34 +150,80 @@ fn children(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The model's name, and the first row of its golden example as a request.
-fn example(path: &Path) -> anyhow::Result<(String, Value)> {
-    let model = path.ancestors().nth(2).and_then(Path::file_name).context("the golden example lies in no model")?;
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let golden: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
-    let input = golden.pointer("/inputs/0").context("the golden example has no input")?;
-    let shape: Vec<u64> = serde_json::from_value(input.get("shape").cloned().unwrap_or_default())
-        .context("the golden example's input has no shape")?;
-    let dimensions = shape.get(1..).unwrap_or_default();
-    let data = input.get("data").and_then(Value::as_array).context("the golden example's input has no data")?;
-    let row: Vec<_> = data.iter().take(usize::try_from(dimensions.iter().product::<u64>())?).collect();
-    let shape: Vec<u64> = [1].iter().chain(dimensions).copied().collect();
-    let request = json!({ "inputs": [{
-        "name": input.get("name"), "datatype": input.get("datatype"), "shape": shape, "data": row,
-    }] });
-    Ok((model.to_string_lossy().into_owned(), request))
+fn model_and_version(golden: &Path) -> Option<(String, String)> {
+    let name = |generation| Some(golden.ancestors().nth(generation)?.file_name()?.to_str()?.to_owned());
+    Some((name(2)?, name(1)?))
 }
 
-fn summary(body: &Value) -> anyhow::Result<String> {
-    let outputs = body.get("outputs").and_then(Value::as_array).context("the answer has no outputs")?;
-    let mut parts = Vec::new();
-    for output in outputs {
-        let name = output.get("name").and_then(Value::as_str).unwrap_or("?");
-        parts.push(format!("{name} {}", output.get("data").unwrap_or(&Value::Null)));
+// === impl Example ===
+
+impl Example {
+    /// The whole golden example as a request: of what is in it the model is known to take it.
+    fn read(golden: &Path) -> anyhow::Result<Self> {
+        let (model, version) = model_and_version(golden).context("the golden example lies in no model")?;
+        let text = fs::read_to_string(golden).with_context(|| format!("cannot read {}", golden.display()))?;
+        let file: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", golden.display()))?;
+        let inputs = file.get("inputs").and_then(Value::as_array).context("the golden example has no inputs")?;
+        if inputs.iter().all(|input| NOT_IN_JSON.iter().all(|datatype| input["datatype"] != *datatype)) {
+            let path = format!("/v2/models/{model}/versions/{version}/infer");
+            return Ok(Self { model, path, body: json!({ "inputs": inputs }) });
+        }
+        let column = |input: &Value| Some((input.get("name")?.as_str()?.to_owned(), nested(input)?));
+        let columns: Option<Map<String, Value>> = inputs.iter().map(column).collect();
+        let columns = columns.context("the golden example has an input without name, shape or data")?;
+        let path = format!("/api/models/{model}/versions/{version}/predict");
+        Ok(Self { model, path, body: json!({ "columns": columns }) })
     }
-    if parts.is_empty() {
-        bail!("the answer's outputs are empty");
+}
+
+/// The data of a tensor as lists in lists.
+fn nested(tensor: &Value) -> Option<Value> {
+    let shape: Vec<usize> = serde_json::from_value(tensor.get("shape")?.clone()).ok()?;
+    let mut level = tensor.get("data")?.as_array()?.clone();
+    if level.first().is_some_and(Value::is_array) {
+        return Some(Value::Array(level));
     }
-    let version = body.get("model_version").and_then(Value::as_str).unwrap_or("?");
-    Ok(format!("version {version} says {}", parts.join(", ")))
+    for length in shape.iter().skip(1).rev().filter(|length| **length > 0) {
+        level = level.chunks(*length).map(|part| Value::Array(part.to_vec())).collect();
+    }
+    Some(Value::Array(level))
+}
+
+fn summary(body: &Value) -> String {
+    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
+    let Some(outputs) = body.get("outputs").and_then(Value::as_array) else {
+        return format!("version {} says {}", text("version"), body.pointer("/predictions/0").unwrap_or(&Value::Null));
+    };
+    let part = |output: &Value| {
+        let data = output.get("data").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let rows = output.pointer("/shape/0").and_then(Value::as_u64).and_then(|rows| usize::try_from(rows).ok());
+        let row = data.get(..data.len() / rows.unwrap_or(1).max(1)).unwrap_or(data);
+        format!("{} {}", output.get("name").and_then(Value::as_str).unwrap_or("?"), Value::from(row))
+    };
+    format!("version {} says {}", text("model_version"), outputs.iter().map(part).collect::<Vec<_>>().join(", "))
+}
+
+/// A path as a word of a POSIX shell.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:=,".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_nested_to_its_shape() {
+        let tensor = json!({ "shape": [2, 2, 1], "data": [1, 2, 3, 4] });
+        assert_eq!(nested(&tensor), Some(json!([[[1], [2]], [[3], [4]]])));
+        assert_eq!(nested(&json!({ "shape": [2], "data": [1, 2] })), Some(json!([1, 2])));
+    }
+
+    #[test]
+    fn a_path_with_a_space_is_one_word() {
+        assert_eq!(word(Path::new("/a/b.pem")), "/a/b.pem");
+        assert_eq!(word(Path::new("/it's here")), r"'/it'\''s here'");
+    }
 }

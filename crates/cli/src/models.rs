@@ -1,5 +1,11 @@
 //! `rampart models`: what is served, and taking models into service and out of it.
 
+mod add;
+mod call_lines;
+mod folder;
+mod inspect;
+mod running;
+
 use bootstrap::say;
 use http::Method;
 use serde_json::{Value, json};
@@ -10,6 +16,8 @@ use crate::connection::{Connection, text};
 pub(crate) enum Command {
     /// Every model version of a replica: name, version, state, and why it does not serve.
     List(Connection),
+    /// Take a model file into service on every replica of a running `rampart dev`: signature, golden example, digests, load.
+    Add(add::Arguments),
     /// Load a model, or load it again, on every replica. Needs the role engineer.
     Load(Model),
     /// Take a model out of service on every replica. Needs the role engineer.
@@ -35,6 +43,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Add(arguments) => add::run(&arguments).await,
         Command::Load(model) => change(&model, "load").await,
         Command::Unload(model) => change(&model, "unload").await,
     }

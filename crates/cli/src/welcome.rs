@@ -4,10 +4,15 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use bootstrap::{access_folder::AccessFolder, accounts::Accounts, client::Client, prediction, readiness, say};
+use bootstrap::{
+    access_folder::AccessFolder, accounts::Accounts, client::Client, prediction::Demonstration, readiness, say,
+};
 
 /// The role that may predict.
 const ROLES: [&str; 1] = ["analyst"];
+
+/// A model may have been registered just now.
+const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Options of `rampart welcome`.
 #[derive(clap::Args)]
@@ -52,5 +57,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ("tokens", format!("{} (good for 10 min; scripts/up writes new ones)", folder.root().join("tokens").display())),
         ("logs", "docker compose logs".to_owned()),
     ];
-    prediction::first(&folder, &arguments.models, &client, &arguments.front, &arguments.ca_file, started, &notes).await
+    let demonstration = Demonstration {
+        folder: &folder,
+        models: &arguments.models,
+        client: &client,
+        front: &arguments.front,
+        ca_file: &arguments.ca_file,
+        notes: &notes,
+    };
+    // Replicas poll the registry every few seconds, and prove a model before it serves.
+    demonstration.run(started, tokio::time::Instant::now() + MODEL_TIMEOUT).await
 }

@@ -26,9 +26,9 @@ pub(super) struct Listeners {
 
 /// Files that the options name, made absolute.
 pub(super) struct Options {
-    models: PathBuf,
-    onnxruntime: PathBuf,
-    onnxruntime_sha256: String,
+    pub(super) models: PathBuf,
+    pub(super) onnxruntime: PathBuf,
+    pub(super) onnxruntime_sha256: String,
 }
 
 /// Writes `config/<instance>.toml` for each instance of a service.

@@ -19,6 +19,12 @@ pub(crate) struct Layout {
     temporary: Option<tempfile::TempDir>,
 }
 
+/// A link to the state file, which goes when this value does.
+pub(crate) struct StateLink {
+    link: PathBuf,
+    state: PathBuf,
+}
+
 // === impl Layout ===
 
 impl Layout {
@@ -86,6 +92,28 @@ impl Layout {
 
     pub(crate) fn log(&self, instance: &str) -> PathBuf {
         self.root().join("logs").join(format!("{instance}.log"))
+    }
+}
+
+// === impl StateLink ===
+
+impl StateLink {
+    /// Points `link` at the state file; the platform that was started last is the one that is meant.
+    pub(crate) fn make(link: &Path, state: &Path) -> anyhow::Result<Self> {
+        let beside = link.with_extension(format!("{}.part", std::process::id()));
+        std::os::unix::fs::symlink(state, &beside)
+            .and_then(|()| fs::rename(&beside, link))
+            .with_context(|| format!("cannot make the link {}", link.display()))?;
+        Ok(Self { link: link.to_owned(), state: state.to_owned() })
+    }
+}
+
+impl Drop for StateLink {
+    fn drop(&mut self) {
+        // Another platform may have been started since then, and the link be its.
+        if fs::read_link(&self.link).is_ok_and(|state| state == self.state) {
+            let _gone = fs::remove_file(&self.link);
+        }
     }
 }
 

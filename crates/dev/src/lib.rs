@@ -12,11 +12,12 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use bootstrap::{
     accounts::{self, Accounts},
-    prediction, readiness, say,
+    prediction::Demonstration,
+    readiness, say,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use layout::Layout;
+use layout::{Layout, StateLink};
 use platform::Platform;
 
 /// Options of `rampart dev`.
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// How long certificates live; they are renewed at half of it. Seconds, at least 4.
     #[arg(long, default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(4..))]
     certificate_lifetime_s: u32,
+    /// Make this a link to the state file while the platform runs, so that `rampart models` finds it.
+    #[arg(long)]
+    state_link: Option<PathBuf>,
     /// End after the first prediction.
     #[arg(long)]
     once: bool,
@@ -79,16 +83,29 @@ async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) 
     readiness::wait(&client, READY_TIMEOUT).await?;
     say(&format!("ready after {:.1} s", started.elapsed().as_secs_f64()));
     let accounts = Accounts::open(&layout.access, &client, &accounts::ALL_ROLES).await?;
-    platform.write_state(layout)?;
+    let state = platform.write_state(layout)?;
+    let _link = arguments.state_link.as_deref().map(|link| StateLink::make(link, &state)).transpose()?;
     let token = layout.access.token("admin");
     let notes = [
         ("admin token", format!("{} (renewed every 4 min; one file per role beside it)", token.display())),
         ("logs", layout.root().join("logs").display().to_string()),
+        ("add a model", format!("rampart models add FILE.onnx --state {}", state.display())),
     ];
-    let ca_file = layout.ca_file();
-    prediction::first(&layout.access, &arguments.models, &client, &platform.front, &ca_file, started, &notes).await?;
+    let demonstration = Demonstration {
+        folder: &layout.access,
+        models: &arguments.models,
+        client: &client,
+        front: &platform.front,
+        ca_file: &layout.ca_file(),
+        notes: &notes,
+    };
+    // Ready replicas have looked at every model; what does not serve now will not by waiting.
+    let demonstrated = demonstration.run(started, tokio::time::Instant::now()).await;
     if arguments.once {
-        return Ok(());
+        return demonstrated;
+    }
+    if let Err(error) = demonstrated {
+        say(&format!("no prediction was made: {error:#}"));
     }
     say("running; Ctrl-C stops everything");
     tokio::select! {

@@ -93,7 +93,7 @@ impl Platform {
     }
 
     /// Writes `state.json` for scripts and tests: addresses and paths, never secrets.
-    pub(super) fn write_state(&self, layout: &Layout) -> anyhow::Result<()> {
+    pub(super) fn write_state(&self, layout: &Layout) -> anyhow::Result<PathBuf> {
         let roles = [ADMIN].into_iter().chain(ALL_ROLES);
         let tokens: serde_json::Map<_, _> =
             roles.map(|role| (role.to_owned(), json!(layout.access.token(role)))).collect();
@@ -105,12 +105,15 @@ impl Platform {
             "tokens": tokens,
             "identities": layout.root().join("identity"),
             "data": layout.root(),
+            "models": self.options.models,
+            "onnxruntime": { "library": self.options.onnxruntime, "sha256": self.options.onnxruntime_sha256 },
             "listeners": self.addresses.listeners,
             "database": self.addresses.database,
             "pids": pids,
         });
         let path = layout.root().join("state.json");
-        Ok(secrets::replace_file(&path, format!("{state:#}\n").as_bytes(), 0o600, None)?)
+        secrets::replace_file(&path, format!("{state:#}\n").as_bytes(), 0o600, None)?;
+        Ok(path)
     }
 
     /// Stops the services together, and the database after them.

@@ -4,6 +4,7 @@
 //! tolerance (absolute, or relative for values beyond 1), everything else must be equal.
 
 mod file;
+mod writing;
 
 use crate::{
     fault::{LoadFault, Reason},
@@ -11,6 +12,7 @@ use crate::{
     tensor::{Data, Tensor},
 };
 use file::{GoldenFile, Side};
+pub(crate) use writing::text;
 
 /// The longest `golden.json` that is read.
 pub const GOLDEN_BYTES_MAX: u64 = 16 << 20;

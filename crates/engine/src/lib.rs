@@ -2,6 +2,7 @@
 
 mod fault;
 mod golden;
+mod inspection;
 mod library;
 mod memory;
 mod model_file;
@@ -15,6 +16,7 @@ mod worker;
 
 pub use fault::{LoadFault, Reason};
 pub use golden::GOLDEN_BYTES_MAX;
+pub use inspection::{Inspection, external_files};
 pub use library::{Engine, EngineConfig, EngineError};
 pub use memory::{MemoryBudget, Reservation};
 pub use model_file::{FileDigests, is_data_name, refuse_link};

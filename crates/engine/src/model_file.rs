@@ -16,7 +16,7 @@ use std::{
 use sha256::Sha256Digest;
 
 use crate::fault::{LoadFault, Reason};
-use format::check_onnx;
+pub(crate) use format::check_onnx;
 
 /// The file of a model in the folder of its version.
 pub(crate) const MODEL: &str = "model.onnx";

@@ -4,6 +4,7 @@ mod refusal;
 mod served;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -117,6 +118,12 @@ impl Session {
         let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
         let real = self.served.as_ref().map_err(|detail| fault(detail.clone()))?.fill_open_ranks(declared);
         declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
+    }
+
+    /// What it takes and gives, and of which of both the file does not say how many dimensions there are.
+    pub(crate) fn served(&self) -> Result<(Signature, BTreeSet<String>), LoadFault> {
+        let served = self.served.as_ref().map_err(|detail| LoadFault::new(Reason::Signature, detail.clone()))?;
+        Ok((served.signature.clone(), served.open_ranks.clone()))
     }
 
     /// Computes all outputs and returns the wanted ones, by their position in the signature.

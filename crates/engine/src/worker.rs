@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixStream, unix::pipe};
 use tokio_util::codec::LengthDelimitedCodec;
 
+pub(crate) use child::confine;
 pub use child::run as run_worker;
 pub(crate) use files::Declared;
 pub use files::VersionFiles;

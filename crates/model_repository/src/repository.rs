@@ -322,7 +322,9 @@ impl Repository {
         let (mut names, mut misnamed) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
-            if !entry.path().join("model.toml").is_file() {
+            // Hidden ones are no models, or not finished.
+            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if is_hidden || !entry.path().join("model.toml").is_file() {
                 continue;
             }
             match entry.file_name().to_str().and_then(ModelName::parse) {

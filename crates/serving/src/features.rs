@@ -40,7 +40,7 @@ const NAMES_FACTOR: usize = 4;
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     Json,
     Csv,
 }
@@ -74,6 +74,17 @@ pub(crate) async fn schema(State(app): State<App>, target: Target) -> Result<Res
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/schema+json"));
     Ok(response)
+}
+
+/// The tensors of records that are in a file.
+pub(crate) fn read_records(bytes: &[u8], format: Format, signature: &Signature) -> Result<Vec<Tensor>, Problem> {
+    read(bytes, format, false, signature).map(|(call, _)| call.inputs)
+}
+
+/// The names in the first line of a CSV file.
+pub(crate) fn csv_header(bytes: &[u8]) -> Result<Vec<String>, ::csv::Error> {
+    let mut reader = ::csv::ReaderBuilder::new().from_reader(bytes);
+    Ok(reader.headers()?.iter().map(str::to_owned).collect())
 }
 
 /// Takes a body apart.

@@ -6,6 +6,7 @@ mod config;
 mod desired_state;
 mod features;
 mod inference;
+pub mod inspect;
 mod protocol;
 mod routes;
 

@@ -10,5 +10,8 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(engine::WORKER_SUBCOMMAND) {
         return engine::run_worker();
     }
+    if std::env::args().nth(1).as_deref() == Some(serving::inspect::SUBCOMMAND) {
+        return serving::inspect::run();
+    }
     service::run(serving::NAME, serving::DEFAULTS, serving::start)
 }

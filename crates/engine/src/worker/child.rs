@@ -6,6 +6,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -20,7 +21,10 @@ use super::{
     sandbox::{self, Sandbox},
     wire,
 };
-use crate::{fault::LoadFault, library::Engine};
+use crate::{
+    fault::LoadFault,
+    library::{Engine, EngineError},
+};
 
 /// A job is a path and a few numbers.
 const JOB_BYTES_MAX: u64 = 1 << 20;
@@ -87,18 +91,34 @@ fn prepare(job: &Job, control: UnixStream) -> Result<(Models, Arc<CurrentRun>), 
     Ok((Models::of_process(Loading { engine, golden_required, sandbox, memory }), run))
 }
 
+/// Confines this process for good, and opens the library. `open` must start no thread that outlives it before this is done.
+pub(crate) fn confine(
+    memory_bytes_max: u64,
+    open: impl FnOnce() -> Result<Engine, EngineError>,
+    library: &Path,
+) -> Result<Engine, LoadFault> {
+    let limits = [(Resource::AS, memory_bytes_max), (Resource::CORE, 0), (Resource::NOFILE, 64)];
+    limits.into_iter().try_for_each(lower)?;
+    sandbox::restrict_files(library).map_err(LoadFault::internal)?;
+    let engine = open().map_err(LoadFault::internal)?;
+    sandbox::restrict_system_calls().map_err(LoadFault::internal)?;
+    Ok(engine)
+}
+
 /// From here on the kernel enforces the limits. Nothing is ever written to a file. The limit of CPU time is for loading: the
 /// replica lifts it when the verdict is there.
 fn limit(limits: &WorkerLimits) -> Result<(), LoadFault> {
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).map_err(LoadFault::internal)?;
     let set =
         [(Resource::AS, limits.memory_bytes_max), (Resource::CORE, 0), (Resource::FSIZE, 0), (Resource::NOFILE, 64)];
-    for (resource, most) in set {
-        let hard = resource.get_hard().unwrap_or(u64::MAX);
-        resource.set(most.min(hard), most.min(hard)).map_err(|error| limit_fault(resource, &error))?;
-    }
+    set.into_iter().try_for_each(lower)?;
     let hard = Resource::CPU.get_hard().unwrap_or(u64::MAX);
     Resource::CPU.set(limits.cpu_s_max.min(hard), hard).map_err(|error| limit_fault(Resource::CPU, &error))
+}
+
+fn lower((resource, most): (Resource, u64)) -> Result<(), LoadFault> {
+    let hard = resource.get_hard().unwrap_or(u64::MAX);
+    resource.set(most.min(hard), most.min(hard)).map_err(|error| limit_fault(resource, &error))
 }
 
 fn limit_fault(resource: Resource, error: &io::Error) -> LoadFault {

@@ -1,0 +1,56 @@
+//! What a model file takes and gives, as `rampart-serving inspect` finds it: only the engine reads models.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::running::Running;
+
+/// What was found.
+#[derive(Deserialize)]
+pub(crate) struct Inspected {
+    pub(crate) sha256: String,
+    /// SHA-256 of the files beside the model that hold its weights.
+    pub(crate) data: BTreeMap<String, String>,
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) outputs: Vec<Tensor>,
+    /// A whole `golden.json`.
+    pub(crate) golden: Value,
+}
+
+/// One input or output, as `model.toml` declares it.
+#[derive(Clone, Deserialize, Serialize)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) datatype: String,
+    pub(crate) shape: Vec<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) columns: Vec<String>,
+}
+
+/// Runs the inspection in a process of its own, which confines itself before it loads the file.
+pub(crate) fn run(model: &Path, sample: Option<&Path>, running: &Running) -> anyhow::Result<Inspected> {
+    let own = std::env::current_exe().context("cannot find this binary")?;
+    let program = own.with_file_name("rampart-serving");
+    let mut command = Command::new(&program);
+    command.arg("inspect").arg(model);
+    command.arg("--onnxruntime").arg(&running.onnxruntime.library);
+    command.arg("--onnxruntime-sha256").arg(&running.onnxruntime.sha256);
+    if let Some(sample) = sample {
+        command.arg("--sample").arg(sample);
+    }
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", program.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim();
+        let reason = if said.is_empty() { format!("its process ended: {}", output.status) } else { said.to_owned() };
+        bail!("{}: {reason}", model.display());
+    }
+    serde_json::from_slice(&output.stdout).context("rampart-serving is of another version than this binary")
+}
