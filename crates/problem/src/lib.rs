@@ -20,7 +20,7 @@ pub struct Problem {
     detail: String,
     field: Option<String>,
     offset: Option<u64>,
-    errors: Vec<FieldError>,
+    errors: Box<[FieldError]>,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     is_unknown_route: bool,
@@ -37,7 +37,7 @@ impl Problem {
             detail,
             field: None,
             offset: None,
-            errors: Vec::new(),
+            errors: Box::default(),
             retry_after: None,
             source: None,
             is_unknown_route: false,
@@ -79,7 +79,7 @@ impl Problem {
     /// Names every field that is wrong, for a request with many of them.
     #[must_use]
     pub fn errors(mut self, errors: Vec<FieldError>) -> Self {
-        self.errors = errors;
+        self.errors = errors.into_boxed_slice();
         self
     }
 

@@ -94,7 +94,7 @@ fn read(body: &[u8], format: Format, may_miss: bool, signature: &Signature) -> R
     table.may_miss = may_miss;
     match format {
         // What ended the reading is in the table.
-        Format::Csv => csv::read(body, &mut table).unwrap_or_else(|faults::Stop| ()),
+        Format::Csv => csv::read(body, &mut table).unwrap_or(()),
         Format::Json => match json::read(body, &mut table) {
             Err(fault) if !table.faults.has_stopped() => return Err(fault.into()),
             _ => {}
@@ -102,7 +102,7 @@ fn read(body: &[u8], format: Format, may_miss: bool, signature: &Signature) -> R
     }
     let (inputs, rows) = table.finish()?;
     let call = Call { inputs, wanted: (0..signature.outputs.len()).collect(), timeout: None };
-    Ok((call, Reply { rows, is_batched: layout.is_batched() }))
+    Ok((call, Reply { rows, has_rows: layout.has_rows() }))
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {

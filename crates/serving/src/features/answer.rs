@@ -14,8 +14,8 @@ use problem::{Kind, Problem};
 pub(super) struct Reply {
     /// How many records there were.
     pub(super) rows: usize,
-    /// Whether the first dimension of outputs counts them.
-    pub(super) is_batched: bool,
+    /// Whether the first dimension of outputs is theirs.
+    pub(super) has_rows: bool,
 }
 
 /// One output, cut into its parts for the records.
@@ -91,7 +91,8 @@ enum NotJson {
 
 impl<'a> Output<'a> {
     fn new(spec: &TensorSpec, tensor: &'a Tensor, reply: Reply) -> Result<Self, Problem> {
-        let is_cut = reply.is_batched && spec.shape.first() == Some(&-1);
+        // Some converters declare 1 where any number comes out.
+        let is_cut = reply.has_rows && matches!(spec.shape.first(), Some(-1 | 1));
         let (count, shape) = match tensor.shape().split_first() {
             Some((first, rest)) if is_cut => (usize::try_from(*first).ok(), rest),
             _ => (Some(1), tensor.shape()),
@@ -199,4 +200,56 @@ fn key(name: &str) -> Vec<u8> {
     write_text(name, &mut key);
     key.push(b':');
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::tensor::Datatype;
+
+    use super::*;
+
+    fn written(
+        declared: &[i64],
+        columns: &[&str],
+        shape: &[i64],
+        rows: usize,
+        has_rows: bool,
+    ) -> Result<String, Problem> {
+        let count: i64 = shape.iter().product();
+        let data = Data::Fp32((0_u16..u16::try_from(count).unwrap()).map(f32::from).collect());
+        let tensor = Tensor::new(shape.to_vec(), data).unwrap();
+        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        let spec = TensorSpec { name: "y".to_owned(), datatype: Datatype::Fp32, shape: declared.to_vec(), columns };
+        let mut body = Vec::new();
+        let output = Output::new(&spec, &tensor, Reply { rows, has_rows })?;
+        write_predictions(rows, &[output], &mut body, 200)?;
+        Ok(String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn outputs_are_cut_by_record() {
+        let batch = |declared: &[i64], columns: &[&str], shape: &[i64], rows| {
+            written(declared, columns, shape, rows, true).unwrap()
+        };
+        assert_eq!(batch(&[-1], &[], &[2], 2), r#"{"y":0.0},{"y":1.0}"#);
+        assert_eq!(batch(&[-1, 1], &[], &[2, 1], 2), r#"{"y":0.0},{"y":1.0}"#);
+        assert_eq!(batch(&[-1, 2], &[], &[2, 2], 2), r#"{"y":[0.0,1.0]},{"y":[2.0,3.0]}"#);
+        assert_eq!(batch(&[-1, -1], &["n", "p"], &[1, 2], 1), r#"{"y":{"n":0.0,"p":1.0}}"#);
+        assert_eq!(batch(&[-1, -1], &["n", "p"], &[1, 3], 1), r#"{"y":[0.0,1.0,2.0]}"#);
+        assert_eq!(batch(&[-1, 2, 1], &[], &[1, 2, 1], 1), r#"{"y":[[0.0],[1.0]]}"#);
+        assert_eq!(batch(&[1], &[], &[2], 2), r#"{"y":0.0},{"y":1.0}"#);
+        assert_eq!(batch(&[1, 2], &[], &[1, 2], 1), r#"{"y":[0.0,1.0]}"#);
+        let whole = |declared: &[i64], shape: &[i64]| written(declared, &[], shape, 1, false).unwrap();
+        assert_eq!(whole(&[], &[]), r#"{"y":0.0}"#);
+        assert_eq!(whole(&[1], &[1]), r#"{"y":0.0}"#);
+        assert_eq!(whole(&[-1], &[1]), r#"{"y":[0.0]}"#);
+        assert_eq!(whole(&[1, 1], &[1, 1]), r#"{"y":[[0.0]]}"#);
+    }
+
+    #[test]
+    fn what_has_no_part_for_each_record_is_refused() {
+        assert_eq!(written(&[-1], &[], &[3], 2, true).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(written(&[2], &[], &[2], 2, true).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(written(&[-1, 40], &[], &[2, 40], 2, true).unwrap_err().kind(), Kind::TooLarge);
+    }
 }

@@ -16,7 +16,7 @@ use crate::protocol::{
 };
 
 /// Reads a body into a table. A fault is one of the syntax, or ends the reading with what the table has noted.
-pub(super) fn read<'a>(body: &'a [u8], table: &mut Table<'_, '_>) -> Result<(), Fault> {
+pub(super) fn read(body: &[u8], table: &mut Table<'_, '_>) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     match reader.peek()? {
         ValueKind::Array => read_records(&mut reader, table)?,

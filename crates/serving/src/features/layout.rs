@@ -18,8 +18,8 @@ pub(super) struct Layout<'s> {
 pub(super) struct Input<'s> {
     pub(super) spec: &'s TensorSpec,
     pub(super) form: Form,
-    /// Whether its first dimension counts records.
-    pub(super) is_batched: bool,
+    /// Whether its first dimension is that of records: any number of them, or 1 before other dimensions.
+    pub(super) has_rows: bool,
 }
 
 /// What a record gives of an input.
@@ -92,12 +92,12 @@ impl<'s> Layout<'s> {
 
     /// Whether a record is a whole request: no dimension of some input counts records.
     pub(super) fn takes_one_record(&self) -> bool {
-        self.inputs.iter().any(|input| !input.is_batched)
+        self.inputs.iter().any(|input| input.spec.shape.first() != Some(&-1))
     }
 
-    /// Whether the first dimension of outputs counts records.
-    pub(super) fn is_batched(&self) -> bool {
-        self.inputs.iter().any(|input| input.is_batched)
+    /// Whether the first dimension of outputs is that of records.
+    pub(super) fn has_rows(&self) -> bool {
+        self.inputs.iter().any(|input| input.has_rows)
     }
 }
 
@@ -125,8 +125,8 @@ impl Form {
 
 impl<'s> Input<'s> {
     fn new(spec: &'s TensorSpec) -> Self {
-        let is_batched = spec.shape.first() == Some(&-1);
-        let of_record = spec.shape.get(usize::from(is_batched)..).unwrap_or_default();
+        let has_rows = matches!(&*spec.shape, [-1, ..] | [1, _, ..]);
+        let of_record = spec.shape.get(usize::from(has_rows)..).unwrap_or_default();
         let form = match (of_record, &*spec.columns) {
             ([], _) => Form::Scalar,
             ([_], [_, ..]) => Form::Columns(spec.columns.len()),
@@ -134,12 +134,12 @@ impl<'s> Input<'s> {
             ([count @ 2..=NUMBERED_MAX], []) => usize::try_from(*count).map_or(Form::Nested, Form::Numbered),
             _ => Form::Nested,
         };
-        Self { spec, form, is_batched }
+        Self { spec, form, has_rows }
     }
 
     /// The dimensions of a record's part, as far as they are fixed.
     pub(super) fn dimensions(&self) -> Vec<Option<usize>> {
-        let of_record = self.spec.shape.get(usize::from(self.is_batched)..).unwrap_or_default();
+        let of_record = self.spec.shape.get(usize::from(self.has_rows)..).unwrap_or_default();
         match self.form {
             Form::Columns(count) => vec![Some(count)],
             _ => of_record.iter().map(|dimension| usize::try_from(*dimension).ok()).collect(),
@@ -208,7 +208,7 @@ mod tests {
         for unknown in ["m", "x_3", "x_02", "x_+1", "x_", "age_0", "m_0", ""] {
             assert_eq!(layout.find(unknown), None, "{unknown}");
         }
-        assert!(layout.is_batched() && !layout.takes_one_record());
+        assert!(layout.has_rows() && !layout.takes_one_record());
     }
 
     #[test]
@@ -218,8 +218,17 @@ mod tests {
             outputs: vec![],
         };
         let layout = Layout::new(&signature).unwrap();
-        assert!(layout.takes_one_record() && !layout.is_batched());
+        assert!(layout.takes_one_record() && !layout.has_rows());
         assert_eq!((layout.find("scale"), layout.find("n"), layout.find("v_3")), (cell(0, 0), cell(1, 0), cell(2, 3)));
+    }
+
+    #[test]
+    fn a_first_dimension_of_one_stands_for_the_one_record() {
+        let signature =
+            Signature { inputs: vec![input("x", &[1, 2], &["a", "b"]), input("i", &[1, 2, 2], &[])], outputs: vec![] };
+        let layout = Layout::new(&signature).unwrap();
+        assert!(layout.takes_one_record() && layout.has_rows());
+        assert_eq!((layout.find("b"), layout.inputs()[1].dimensions()), (cell(0, 1), vec![Some(2), Some(2)]));
     }
 
     #[test]

@@ -256,7 +256,7 @@ impl Column {
     }
 
     fn finish(self, input: &Input<'_>, rows: usize) -> Result<Tensor, Problem> {
-        let batch = input.is_batched.then_some(rows);
+        let batch = input.has_rows.then_some(rows);
         let dimensions = self.dimensions.iter().map(|dimension| dimension.unwrap_or(0));
         let shape = batch.into_iter().chain(dimensions).map(|dimension| i64::try_from(dimension).unwrap_or(i64::MAX));
         let tensor = Tensor::new(shape.collect(), self.data);
