@@ -66,6 +66,8 @@ pub struct Route {
     pub time_max: Duration,
     /// Whether its requests count in the SLA of `ml-services`.
     pub is_counted: bool,
+    /// Whether the service gets the `Authorization: Basic` of a client, which is of use at the token endpoint alone.
+    pub takes_basic: bool,
 }
 
 /// How much and how long, as configured.
@@ -132,11 +134,13 @@ impl Routes {
             body_bytes_max,
             time_max,
             is_counted: false,
+            takes_basic: false,
         };
         let public = |row: Route| Route { auth_mode: AuthMode::Public, ..row };
         let per_request = |row: Route| Route { auth_mode: AuthMode::PerRequest, ..row };
         let broadcast = |row: Route| Route { is_broadcast: true, ..row };
         let counted = |row: Route| Route { is_counted: true, ..row };
+        let basic = |row: Route| Route { takes_basic: true, ..row };
         Self(vec![
             // The first line that matches decides.
             public(row("/v2/health", Pool(name::SERVING), Inference, nothing)),
@@ -169,7 +173,7 @@ impl Routes {
             )),
             counted(row(MODEL_STATISTICS, Pool(name::SERVING), SafeMethods, control)),
             counted(row("/inference.GRPCInferenceService", Pool(name::SERVING), Rpc(INFERENCE_RPCS), inference)),
-            public(row("/api/auth/token", Pool(name::GATEWAY), SafeMethods, api)),
+            basic(public(row("/api/auth/token", Pool(name::GATEWAY), SafeMethods, api))),
             row("/api/auth", Pool(name::GATEWAY), SafeMethods, api),
             row("/api/admin", Pool(name::GATEWAY), SafeMethods, api),
             public(row("/.well-known/jwks.json", Pool(name::GATEWAY), SafeMethods, nothing)),

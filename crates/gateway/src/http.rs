@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod audit_denials;
 pub mod authorize;
+mod client_authentication;
 mod if_match;
 pub mod jwks;
 pub mod openapi;

@@ -227,7 +227,8 @@ impl GatewayState {
     }
 }
 
-/// The routes of a gateway that tests use, behind the guard as in production; anything else is answered `gateway`.
+/// The routes of a gateway that tests use, behind the guard as in production; anything else is answered with
+/// the `Authorization` that came with it.
 #[expect(clippy::disallowed_methods, reason = "the fallback of a test needs no action")]
 fn router(state: &Arc<GatewayState>) -> axum::Router {
     let methods = [
@@ -249,7 +250,11 @@ fn router(state: &Arc<GatewayState>) -> axum::Router {
         .build(&guard, Arc::clone(state))
         .expect(EXPECT_GATEWAY)
         .reset_fallback()
-        .fallback(async || "gateway")
+        .fallback(async |headers: http::HeaderMap| {
+            let authorization = headers.get_all(http::header::AUTHORIZATION).iter();
+            let seen: Vec<_> = authorization.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
+            seen.join("\n")
+        })
 }
 
 #[tonic::async_trait]

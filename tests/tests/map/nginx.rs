@@ -80,6 +80,13 @@ fn route_faults(route: &Route, locations: &[Location], general: &Directives) -> 
         if asks != AuthMode::Public && location.get("set $audience") != Some(pool) {
             faults.push(format!("{path} asks for another audience than {pool}"));
         }
+        let takes_basic = location.get("proxy_set_header Authorization") == Some("$basic_credentials");
+        if takes_basic != route.takes_basic {
+            faults.push(format!(
+                "{path} lets Basic credentials through: {takes_basic}; the balancer: {}",
+                route.takes_basic
+            ));
+        }
         let read_timeout = if target.starts_with("grpc") { "grpc_read_timeout" } else { "proxy_read_timeout" };
         let setting = |name| location.get(name).or(general.get(name).map(String::as_str)).unwrap_or_default();
         bytes_max = bytes_max.max(Some(bytes(setting("client_max_body_size"))));
@@ -110,7 +117,7 @@ fn asks(location: &Location) -> AuthMode {
 
 // === nginx's own language, as far as its configuration here uses it ===
 
-/// Directive → its value; of `set` the variable belongs to the directive.
+/// Directive → its value; of `set` the variable belongs to the directive, and of `proxy_set_header` the header.
 type Directives = BTreeMap<String, String>;
 
 struct Location {
@@ -150,7 +157,8 @@ fn directives(block: &str) -> Directives {
     let plain = lines.filter(|line| !line.contains('{'));
     plain
         .filter_map(|line| {
-            let at = if line.starts_with("set ") { line.rfind(' ') } else { line.find(' ') }?;
+            let has_subject = line.starts_with("set ") || line.starts_with("proxy_set_header ");
+            let at = if has_subject { line.rfind(' ') } else { line.find(' ') }?;
             let (name, value) = line.split_at(at);
             Some((name.to_owned(), value.trim().to_owned()))
         })

@@ -1,6 +1,9 @@
 //! Which of a client's headers a service gets, and which the balancer sets itself.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, HOST},
+};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -30,8 +33,15 @@ const NOT_FORWARDED: [&str; 9] = [
 
 /// Removes what a client may not tell a service, and sets passport and origin.
 pub(super) fn to_upstream(request: &mut RequestHeader, context: &RequestContext) -> Result<()> {
+    let takes_basic = context.route.is_some_and(|route| route.takes_basic);
+    let basic = if takes_basic { basic_credentials(&request.headers) } else { None };
     while let Some(name) = request.headers.keys().find(|name| is_stripped(name)).cloned() {
         request.remove_header(&name);
+    }
+    if let Some(mut credentials) = basic {
+        // A secret must not stay in HPACK's table, where it could be guessed by what compresses well.
+        credentials.set_sensitive(true);
+        request.insert_header(AUTHORIZATION, credentials)?;
     }
     if let Some(passport) = &context.passport {
         let mut passport = passport.clone();
@@ -50,6 +60,18 @@ pub(super) fn to_upstream(request: &mut RequestHeader, context: &RequestContext)
         request.insert_header(name.clone(), value.clone())?;
     }
     Ok(())
+}
+
+/// The `Authorization: Basic` of a client; a bearer token stays here. Two of them become the one list that they mean to HTTP, which
+/// the gateway refuses.
+fn basic_credentials(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_basic = |value: &&[u8]| {
+        let scheme = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"Basic")
+    };
+    let values: Vec<&[u8]> =
+        headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes).filter(is_basic).collect();
+    if values.is_empty() { None } else { HeaderValue::from_bytes(&values.join(&b", "[..])).ok() }
 }
 
 fn is_stripped(name: &HeaderName) -> bool {

@@ -1,6 +1,6 @@
 //! What passes through, what does not, and what is put on the way.
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use policy::Role;
 use proto::inference::{
     ModelReadyRequest, RepositoryModelLoadRequest, ServerLiveRequest,
@@ -264,6 +264,38 @@ async fn loading_a_model_over_grpc_reaches_every_replica() {
     platform.serving[1].seen.is_unavailable.send_replace(true);
     assert_eq!(load().await.unwrap_err().code(), Code::Unavailable, "one of three has not done it");
     assert_eq!(counts(), [2, 2, 2]);
+}
+
+/// The token endpoint alone gets the `Authorization` of a client, and of that `Basic` alone.
+#[tokio::test]
+async fn basic_credentials_reach_the_token_endpoint_alone() {
+    let platform = Platform::start(1).await;
+    platform.gateway.grant("good", Role::Admin);
+    for version in [Version::HTTP_2, Version::HTTP_11] {
+        let builder = platform.world.client();
+        let client = if version == Version::HTTP_2 { builder } else { builder.http1_only() }.build().unwrap();
+        let send = async |path: &str, values: &[&str]| {
+            let request = client.post(platform.url(path)).body("x");
+            let request = values.iter().fold(request, |request, value| request.header("authorization", *value));
+            let response = request.send().await.unwrap();
+            assert_eq!(response.version(), version);
+            (response.status(), response.text().await.unwrap())
+        };
+        let seen = |text: &str| (StatusCode::OK, text.to_owned());
+        assert_eq!(send("/api/auth/token", &["Basic YTpi"]).await, seen("Basic YTpi"));
+        assert_eq!(send("/api/auth/token", &["bAsIc YTpi"]).await, seen("bAsIc YTpi"));
+        for other in ["Bearer good", "Basics YTpi", "Digest x", ""] {
+            assert_eq!(send("/api/auth/token", &[other]).await, seen(""), "{other}");
+        }
+        assert_eq!(send("/api/auth/revoke", &["Bearer good"]).await, seen(""));
+        // Which of two is meant? An HTTP/1.1 head with both is refused here, and a list of both by the gateway.
+        let twice = send("/api/auth/token", &["Basic YTpi", "Basic Yzpk"]).await;
+        if version == Version::HTTP_2 {
+            assert_eq!(twice, seen("Basic YTpi, Basic Yzpk"));
+        } else {
+            assert_eq!(twice.0, StatusCode::BAD_REQUEST);
+        }
+    }
 }
 
 /// A body far over the replay buffer and the windows arrives whole.

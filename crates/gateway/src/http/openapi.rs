@@ -28,21 +28,23 @@ use super::problem_body::ProblemBody;
     ),
     components(schemas(ProblemBody)),
     security(("bearer" = [])),
-    modifiers(&BearerTokens),
+    modifiers(&SecuritySchemes),
     tags((name = "auth"), (name = "users"), (name = "audit"), (name = "documents"))
 )]
 pub struct Description;
 
-struct BearerTokens;
+struct SecuritySchemes;
 
-// === impl BearerTokens ===
+// === impl SecuritySchemes ===
 
-impl Modify for BearerTokens {
+impl Modify for SecuritySchemes {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let mut bearer = Http::new(HttpAuthScheme::Bearer);
         bearer.bearer_format = Some("JWT".to_owned());
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        let client = Http::new(HttpAuthScheme::Basic);
+        components.add_security_scheme("client", SecurityScheme::Http(client));
     }
 }
 

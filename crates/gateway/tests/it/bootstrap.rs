@@ -45,7 +45,7 @@ async fn only_the_one_time_token_makes_the_first_administrator() {
     }
     for (token, username, password, status, field) in [
         ("not the token", "admin", ADMIN_PASSWORD, StatusCode::UNAUTHORIZED, Value::Null),
-        ("", "admin", ADMIN_PASSWORD, StatusCode::UNAUTHORIZED, Value::Null),
+        ("", "admin", ADMIN_PASSWORD, StatusCode::BAD_REQUEST, json!("bootstrap_token")),
         (BOOTSTRAP_TOKEN, "not a name", ADMIN_PASSWORD, StatusCode::BAD_REQUEST, json!("username")),
         (BOOTSTRAP_TOKEN, "admin", "fourteen chars", StatusCode::BAD_REQUEST, json!("password")),
         (BOOTSTRAP_TOKEN, "admin", "passwordpassword", StatusCode::BAD_REQUEST, json!("password")),

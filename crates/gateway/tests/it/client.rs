@@ -75,6 +75,18 @@ impl Client {
         self.token(&json!({ "grant_type": "password", "username": username, "password": password })).await
     }
 
+    /// Asks for a token with a form and an `Authorization` header.
+    pub(crate) async fn token_with(&self, authorization: &str, form: &str) -> TestResponse {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/api/auth/token")
+            .header("rampart-client-address", &self.address)
+            .header(header::AUTHORIZATION, authorization)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let body = Bytes::from(form.to_owned());
+        self.raw(request.body(tonic::body::Body::new(Full::new(body))).unwrap()).await
+    }
+
     /// Makes a machine with these roles; answers its id and a token of it.
     pub(crate) async fn machine(&self, admin: &str, name: &str, roles: &[&str]) -> (String, String) {
         let user = json!({ "name": name, "kind": "machine", "roles": roles });

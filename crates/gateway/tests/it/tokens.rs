@@ -1,6 +1,10 @@
 //! Grants, the tokens they give, and the passports those give.
 
 use authz::{AccessTokenKeys, Clock, PassportKeys};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use policy::{Role, Roles};
@@ -93,6 +97,92 @@ async fn the_token_endpoint_speaks_rfc_6749_and_rfc_9457() {
         assert_eq!(body["status"], status.as_u16());
         assert_eq!(answer.headers.contains_key(header::WWW_AUTHENTICATE), status == StatusCode::UNAUTHORIZED);
     }
+}
+
+/// A parameter without a value, or `null` in JSON, is as if it were left out; one that is given twice is refused (RFC 6749 §3.1).
+#[tokio::test]
+async fn an_empty_parameter_is_absent_and_a_repeated_one_is_refused() {
+    let (_world, _gateway, client, _admin) = World::begin().await;
+    let send = |content_type: &'static str, text: String| {
+        let client = &client;
+        async move { client.send(Method::POST, "/api/auth/token", None, content_type, Bytes::from(text)).await }
+    };
+    let form = |text: String| send("application/x-www-form-urlencoded", text);
+    let json = |text: String| send("application/json", text);
+    let login = format!("grant_type=password&username=admin&password={}", ADMIN_PASSWORD.replace(' ', "+"));
+    form(format!("{login}&client_id=&client_secret=&refresh_token=&scope=")).await.expect_status(StatusCode::OK);
+    for absent in ["null", "\"\""] {
+        let text = format!(
+            r#"{{"grant_type":"password","username":"admin","password":"{ADMIN_PASSWORD}","client_id":{absent},
+                "client_secret":{absent},"refresh_token":{absent},"scope":{absent}}}"#
+        );
+        json(text).await.expect_status(StatusCode::OK);
+    }
+    let invalid = [
+        (form("grant_type=&username=a&password=b".into()).await, "grant_type"),
+        (form("grant_type=password&username=admin&password=".into()).await, "password"),
+        (form("grant_type=refresh_token&refresh_token=".into()).await, "refresh_token"),
+        (form("grant_type=client_credentials&client_id=&client_secret=x".into()).await, "client_id"),
+        (json(r#"{"grant_type":null}"#.into()).await, "grant_type"),
+        (json(r#"{"grant_type":"refresh_token","refresh_token":""}"#.into()).await, "refresh_token"),
+        (form(format!("{login}&client_id=a&client_id=b")).await, "client_id"),
+        (form(format!("{login}&client_id=&client_id=")).await, "client_id"),
+        (form(format!("{login}&scope=a&scope=a")).await, "scope"),
+        (json(r#"{"grant_type":"password","client_id":"a","client_id":"a"}"#.into()).await, "client_id"),
+        (json(r#"{"grant_type":"password","client_id":["a"]}"#.into()).await, "client_id"),
+    ];
+    for (answer, field) in invalid {
+        let answer = answer.expect_status(StatusCode::BAD_REQUEST).expect_field(field);
+        assert_eq!(answer.text("error"), "invalid_request", "{answer:?}");
+    }
+}
+
+/// A machine proves itself by `Basic` as by the body, however its client encodes name and secret; what fails has its challenge.
+#[tokio::test]
+async fn a_client_signs_in_by_basic() {
+    const GRANT: &str = "grant_type=client_credentials";
+    let (world, _gateway, client, admin) = World::begin().await;
+    let user = json!({ "name": "robot+1@x", "kind": "machine", "roles": ["viewer"] });
+    let made = client.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await;
+    let secret = made.expect_status(StatusCode::CREATED).text("client_secret");
+    let basic = |text: String| format!("Basic {}", STANDARD.encode(text));
+
+    for name in ["robot+1@x", "robot%2B1%40x", "ROBOT%2b1@X"] {
+        let answer = client.token_with(&basic(format!("{name}:{secret}")), GRANT).await.expect_status(StatusCode::OK);
+        assert!(client.is_valid(&answer.text("access_token")).await, "{name}");
+    }
+    let good = basic(format!("robot+1@x:{secret}"));
+    let named = format!("{GRANT}&client_id=robot%2B1%40x");
+    for form in [format!("{named}&client_secret={secret}"), named, format!("{GRANT}&client_id=&client_secret=")] {
+        client.token_with(&good, &form).await.expect_status(StatusCode::OK);
+    }
+    for (field, form) in [
+        ("client_id", format!("{GRANT}&client_id=another")),
+        ("client_secret", format!("{GRANT}&client_secret=another")),
+        ("authorization", String::new()),
+    ] {
+        let header = if field == "authorization" { "Basic !" } else { &good };
+        let answer = client.token_with(header, &form).await.expect_status(StatusCode::BAD_REQUEST).expect_field(field);
+        assert_eq!(answer.text("error"), "invalid_request");
+    }
+    for text in ["robot+1@x:wrong", "robot+1@x:", "unknown:wrong", "admin:wrong", "no name at all\n:x"] {
+        let answer = client.token_with(&basic(text.to_owned()), GRANT).await.expect_status(StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.text("error"), "invalid_client", "{text}");
+        assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Basic realm=\"rampart\", charset=\"UTF-8\"");
+    }
+    world.wait_for_record("token.client_credentials", "failure", Some("wrong_credential")).await;
+
+    // For the other grants the header only names the client that asks.
+    let login = format!("grant_type=password&username=admin&password={}", ADMIN_PASSWORD.replace(' ', "+"));
+    let answer = client.token_with(&basic("notebook:".into()), &login).await.expect_status(StatusCode::OK);
+    let refresh = format!("grant_type=refresh_token&refresh_token={}", answer.text("refresh_token"));
+    let answer = client.token_with(&basic("notebook:".into()), &refresh).await.expect_status(StatusCode::OK);
+    let claims = URL_SAFE_NO_PAD.decode(answer.text("access_token").split('.').nth(1).unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["client_id"], "notebook");
+    client.token_with("Bearer expired", &login).await.expect_status(StatusCode::OK);
+    let wrong = client.token_with("Bearer expired", "grant_type=refresh_token&refresh_token=x").await;
+    let challenge = wrong.expect_status(StatusCode::UNAUTHORIZED).headers[header::WWW_AUTHENTICATE].clone();
+    assert!(challenge.to_str().unwrap().starts_with("Bearer"), "browsers ask for a password on Basic: {challenge:?}");
 }
 
 /// Whatever is wrong with name or password, the response is the same to the byte; the audit log has the reason.
