@@ -1,8 +1,8 @@
-//! Opaque secrets: refresh tokens and client secrets, 256 random bits each.
+//! Opaque secrets: refresh tokens and client secrets, 256 bits each.
 //!
 //! They cannot be guessed, so a plain SHA-256 of them is enough to store.
 
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha256::Sha256Digest;
 use subtle::ConstantTimeEq as _;
@@ -28,7 +28,12 @@ pub fn generate(prefix: &str) -> Result<String, aws_lc_rs::error::Unspecified> {
     Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// Whether a text could have come from [`generate`].
+/// The secret that follows from another one and a key: always the same, and without the key as hard to guess as a random one.
+pub fn derive(prefix: &str, key: &hmac::Key, from: &str) -> String {
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(hmac::sign(key, from.as_bytes())))
+}
+
+/// Whether a text could have come from [`generate`] or [`derive`].
 pub fn has_form(text: &str, prefix: &str) -> bool {
     let is_of_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     text.strip_prefix(prefix).is_some_and(|rest| rest.len() == TEXT_LENGTH && rest.bytes().all(is_of_base64url))
@@ -61,6 +66,16 @@ mod tests {
         for bad in ["", REFRESH_PREFIX, &secret[..secret.len() - 1], &format!("{secret}A"), &secret.replace('_', "=")] {
             assert!(!has_form(bad, REFRESH_PREFIX), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_derived_secret_follows_from_key_and_text_alone() {
+        let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let derived = derive(REFRESH_PREFIX, &key(b"a"), "x");
+        assert!(has_form(&derived, REFRESH_PREFIX));
+        assert_eq!(derived, derive(REFRESH_PREFIX, &key(b"a"), "x"));
+        assert_ne!(derived, derive(REFRESH_PREFIX, &key(b"b"), "x"));
+        assert_ne!(derived, derive(REFRESH_PREFIX, &key(b"a"), "y"));
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! A session (a login) and its chain of refresh tokens (RFC 9700 §4.14): each is exchanged once, a second time is a theft.
+//! A session (a login) and its chain of refresh tokens (RFC 9700 §4.14): each is exchanged once, a second time is a theft, unless
+//! it comes at once: then two asked at the same time, or the answer was lost.
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+
+use crate::random_secrets::Digest;
 
 /// How long a login lives without being used.
 pub const IDLE: Duration = Duration::hours(1);
@@ -12,7 +15,7 @@ pub const ABSOLUTE: Duration = Duration::hours(24);
 /// How long an access token lives.
 pub const ACCESS_LIFETIME: Duration = Duration::minutes(10);
 
-/// How long an exchanged token may be presented again because the response was lost.
+/// How long an exchanged token may be presented again.
 pub const GRACE: Duration = Duration::seconds(10);
 
 /// How often one login can be refreshed: every two minutes of its whole life, more than any client needs.
@@ -47,6 +50,8 @@ pub struct Session {
 pub struct RefreshToken {
     /// When it was exchanged, if it was.
     pub rotated_at: Option<OffsetDateTime>,
+    /// The token that it was exchanged for.
+    pub successor: Option<Digest>,
     /// Whether the token it was exchanged for has been used or replaced itself.
     pub successor_used: bool,
 }
@@ -56,8 +61,8 @@ pub struct RefreshToken {
 pub enum RefreshVerdict {
     /// Exchange it.
     Exchange,
-    /// The response to its exchange was lost: exchange it again, and count the first successor as used.
-    ExchangeAgain,
+    /// Another request has just exchanged it, or the response was lost: answer with the same successor.
+    Repeat,
     /// It was stolen, or its owner's was: revoke the session.
     Reused,
     /// The session is over, or used up.
@@ -93,7 +98,7 @@ impl Session {
         }
         let verdict = match token.rotated_at {
             None => RefreshVerdict::Exchange,
-            Some(rotated_at) if now < rotated_at + GRACE && !token.successor_used => RefreshVerdict::ExchangeAgain,
+            Some(rotated_at) if now < rotated_at + GRACE && !token.successor_used => RefreshVerdict::Repeat,
             Some(_) => RefreshVerdict::Reused,
         };
         let is_used_up = self.rotations >= ROTATIONS_MAX && verdict != RefreshVerdict::Reused;
@@ -112,16 +117,16 @@ mod tests {
     }
 
     fn exchanged(at: OffsetDateTime, successor_used: bool) -> RefreshToken {
-        RefreshToken { rotated_at: Some(at), successor_used }
+        RefreshToken { rotated_at: Some(at), successor: Some([1; 32]), successor_used }
     }
 
     #[test]
-    fn a_token_is_exchanged_once_and_again_only_for_a_lost_answer() {
-        let unused = RefreshToken { rotated_at: None, successor_used: false };
+    fn a_token_is_exchanged_once_and_its_answer_repeated_at_once_alone() {
+        let unused = RefreshToken { rotated_at: None, successor: None, successor_used: false };
         assert_eq!(session().judge_refresh(&unused, START), RefreshVerdict::Exchange);
         assert_eq!(
             session().judge_refresh(&exchanged(START, false), START + GRACE - Duration::SECOND),
-            RefreshVerdict::ExchangeAgain
+            RefreshVerdict::Repeat
         );
         assert_eq!(session().judge_refresh(&exchanged(START, false), START + GRACE), RefreshVerdict::Reused);
         assert_eq!(
@@ -133,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_login_ends_when_idle_when_old_and_when_ended() {
-        let unused = RefreshToken { rotated_at: None, successor_used: false };
+        let unused = RefreshToken { rotated_at: None, successor: None, successor_used: false };
         assert_eq!(session().judge_refresh(&unused, START + IDLE - Duration::SECOND), RefreshVerdict::Exchange);
         assert_eq!(session().judge_refresh(&unused, START + IDLE), RefreshVerdict::SessionOver);
         let busy = Session { idle_expires_at: START + ABSOLUTE + IDLE, ..session() };

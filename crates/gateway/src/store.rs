@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub use audit_log::PagedRecord;
 pub use change_feed::{AuthSnapshot, Change, ChangeBatch, ChangeKind, FeedEntry};
-pub use sessions::{NewSession, RefreshResult, SessionWithUser};
+pub use sessions::{NewSession, RefreshResult, SessionWithUser, Successors};
 pub use user_rows::{NewUser, UserWithCredential};
 
 use crate::{audit::AuditEvent, clock::WallClock, error::StoreError};

@@ -4,13 +4,14 @@ use authz::{
     ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, AccessTokenKeys, KeyError, PassportClaims, SigningKey, TokenError,
     UnixTime, jwks_json,
 };
-use secrets::{SecretError, SecretFile};
+use aws_lc_rs::hmac;
+use secrets::{Secret, SecretError, SecretFile};
 use uuid::Uuid;
 
 use crate::{
     auth_state::UserRights,
     config::TokensConfig,
-    metrics,
+    metrics, random_secrets,
     session::ACCESS_LIFETIME,
     user::{Tenant, User},
 };
@@ -19,6 +20,9 @@ const ACCESS_LIFETIME_S: UnixTime = ACCESS_LIFETIME.whole_seconds().unsigned_abs
 
 /// How long a passport lives at most.
 pub const PASSPORT_LIFETIME_S: UnixTime = 60;
+
+/// Separates the keys of refresh tokens from every other use of the signing keys' files.
+const SUCCESSOR_DOMAIN: &[u8] = b"rampart refresh token successor v1";
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,8 @@ pub struct Tokens {
     access_keys: AccessTokenKeys,
     access_jwks: String,
     passport_jwks: String,
+    /// Out of the keys of access tokens, in their order: every gateway has them, and they are of use as long as those.
+    successor_keys: Vec<hmac::Key>,
 }
 
 /// The login that a token comes from.
@@ -64,12 +70,25 @@ pub struct Login<'a> {
 impl Tokens {
     /// Reads the key files.
     pub fn load(config: &TokensConfig) -> Result<Self, SigningError> {
-        let (access, access_jwks) = load_keys(&config.access_signing_key_file, &config.access_passive_key_files)?;
-        let (passport, passport_jwks) =
-            load_keys(&config.passport_signing_key_file, &config.passport_passive_key_files)?;
+        let access = LoadedKeys::load(&config.access_signing_key_file, &config.access_passive_key_files)?;
+        let passport = LoadedKeys::load(&config.passport_signing_key_file, &config.passport_passive_key_files)?;
         let access_keys = AccessTokenKeys::default();
-        access_keys.replace(&access_jwks).map_err(SigningError::Keys)?;
-        Ok(Self { access, passport, access_keys, access_jwks, passport_jwks })
+        access_keys.replace(&access.jwks).map_err(SigningError::Keys)?;
+        Ok(Self {
+            access: access.active,
+            passport: passport.active,
+            access_keys,
+            access_jwks: access.jwks,
+            passport_jwks: passport.jwks,
+            successor_keys: access.files.iter().map(successor_key).collect(),
+        })
+    }
+
+    /// What a refresh token may be exchanged for, first of all what it is exchanged for now. Every gateway finds the same, and
+    /// without the keys of the gateways it cannot be found.
+    pub fn refresh_successors(&self, presented: &str) -> Vec<String> {
+        let derive = |key| random_secrets::derive(random_secrets::REFRESH_PREFIX, key, presented);
+        self.successor_keys.iter().map(derive).collect()
     }
 
     /// The public keys of access tokens, for every client.
@@ -151,21 +170,40 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-fn load_keys(active: &SecretFile, passive: &[SecretFile]) -> Result<(SigningKey, String), SigningError> {
-    let active = load_key(active)?;
-    let mut public = vec![active.public().clone()];
-    for file in passive {
-        public.push(load_key(file)?.public().clone());
-    }
-    let jwks = jwks_json(&public);
-    Ok((active, jwks))
+/// One active key and former ones, with the text of their files in the same order.
+struct LoadedKeys {
+    active: SigningKey,
+    jwks: String,
+    files: Vec<Secret>,
 }
 
-fn load_key(file: &SecretFile) -> Result<SigningKey, SigningError> {
+// === impl LoadedKeys ===
+
+impl LoadedKeys {
+    fn load(active: &SecretFile, passive: &[SecretFile]) -> Result<Self, SigningError> {
+        let (active, file) = load_key(active)?;
+        let (mut public, mut files) = (vec![active.public().clone()], vec![file]);
+        for file in passive {
+            let (key, file) = load_key(file)?;
+            public.push(key.public().clone());
+            files.push(file);
+        }
+        let jwks = jwks_json(&public);
+        Ok(Self { active, jwks, files })
+    }
+}
+
+fn successor_key(file: &Secret) -> hmac::Key {
+    let pem = hmac::Key::new(hmac::HMAC_SHA256, file.expose().trim_ascii());
+    hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&pem, SUCCESSOR_DOMAIN).as_ref())
+}
+
+fn load_key(file: &SecretFile) -> Result<(SigningKey, Secret), SigningError> {
     let pem = file.read()?;
     let wrong = |source| SigningError::Key { file: file.path().display().to_string(), source };
     let text = pem.expose_str().map_err(|_| wrong(KeyError::NotPkcs8Pem))?;
-    SigningKey::from_pkcs8_pem(text).map_err(wrong)
+    let key = SigningKey::from_pkcs8_pem(text).map_err(wrong)?;
+    Ok((key, pem))
 }
 
 #[cfg(test)]
@@ -244,7 +282,8 @@ mod tests {
         let _again = identity::install_crypto_providers();
         let directory = tempfile::tempdir().unwrap();
         let before = config(directory.path());
-        let token = access(&Tokens::load(&before).unwrap());
+        let former = Tokens::load(&before).unwrap();
+        let token = access(&former);
         let renewed = TokensConfig {
             access_signing_key_file: key(directory.path(), "access-2"),
             access_passive_key_files: vec![before.access_signing_key_file.clone()],
@@ -255,6 +294,13 @@ mod tests {
         assert!(tokens.verify_access(&access(&tokens), NOW).is_ok());
         assert_eq!(tokens.access_jwks().matches("kid").count(), 2);
         let renewed = TokensConfig { access_passive_key_files: Vec::new(), ..renewed };
+        let (of_former, of_both) = (former.refresh_successors("x"), tokens.refresh_successors("x"));
+        assert_eq!((of_former.len(), of_both.len()), (1, 2));
+        assert_eq!(
+            of_former[0], of_both[1],
+            "a token that was exchanged under the former key is exchanged for the same"
+        );
+        assert_ne!(of_both[0], of_both[1]);
         assert_eq!(Tokens::load(&renewed).unwrap().verify_access(&token, NOW), Err(TokenError::UnknownKey));
     }
 

@@ -6,8 +6,8 @@ use super::{GrantError, IssuedTokens, new_refresh_token};
 use crate::{
     app::App,
     audit::{self, Actor, AuditEvent, Denial, RequestSource},
-    random_secrets,
-    store::RefreshResult,
+    random_secrets::{self, sha256},
+    store::{RefreshResult, Successors},
 };
 
 // === impl App ===
@@ -21,11 +21,18 @@ impl App {
             self.queue_unowned_denial("malformed", source);
             return Err(refused);
         };
-        let (token, next) = new_refresh_token()?;
+        let mut tokens = self.tokens.refresh_successors(presented);
+        let derived = tokens.iter().map(|token| sha256(token)).collect();
+        let (token, random) = new_refresh_token()?;
+        tokens.push(token);
+        let successors = Successors { derived, random };
         let event = |outcome| AuditEvent::new(audit::EventKind::Refresh, outcome, Actor::Anonymous, source.clone());
         let success = event(audit::EventOutcome::Success);
-        match self.with_db_permit(self.store.refresh(&random_secrets::sha256(presented), &next, success)).await? {
-            RefreshResult::Exchanged(signed_in) => self.issue(&signed_in, Some(token)),
+        match self.with_db_permit(self.store.refresh(&sha256(presented), &successors, success)).await? {
+            RefreshResult::Exchanged { signed_in, successor } => {
+                let token = tokens.into_iter().find(|token| sha256(token) == successor);
+                self.issue(&signed_in, token)
+            }
             RefreshResult::Refused { reason, user_id: None } => {
                 self.queue_unowned_denial(reason, source);
                 Err(refused)

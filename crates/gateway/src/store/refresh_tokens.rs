@@ -26,9 +26,9 @@ pub(super) async fn refresh_token(
     digest: &Digest,
 ) -> Result<Option<RefreshToken>, StoreError> {
     // An exchanged token without a successor row was replaced by one that has expired: its response did arrive.
-    let token = sqlx::query_as!(
-        RefreshToken,
-        r#"SELECT presented.rotated_at, (successor.digest IS NULL OR successor.rotated_at IS NOT NULL) AS "successor_used!"
+    let row = sqlx::query!(
+        r#"SELECT presented.rotated_at, presented.successor,
+                  (successor.digest IS NULL OR successor.rotated_at IS NOT NULL) AS "successor_used!"
            FROM gateway.refresh_tokens presented
            LEFT JOIN gateway.refresh_tokens successor ON successor.digest = presented.successor
            WHERE presented.digest = $1"#,
@@ -36,7 +36,11 @@ pub(super) async fn refresh_token(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(token)
+    Ok(row.map(|row| RefreshToken {
+        rotated_at: row.rotated_at,
+        successor: row.successor.and_then(|digest| digest.try_into().ok()),
+        successor_used: row.successor_used,
+    }))
 }
 
 pub(super) async fn insert_token(
@@ -74,7 +78,7 @@ pub(super) async fn rotate(
     Ok(())
 }
 
-/// The successor whose response was lost must not stay valid beside the one that replaces it.
+/// A successor that cannot be given again must not stay valid beside the one that replaces it.
 pub(super) async fn retire_successor(
     connection: &mut PgConnection,
     digest: &Digest,

@@ -14,7 +14,7 @@ use crate::{
     audit::{Actor, AuditEvent},
     error::StoreError,
     random_secrets::Digest,
-    session::{RefreshVerdict, SESSIONS_PER_USER_MAX, Session},
+    session::{RefreshToken, RefreshVerdict, SESSIONS_PER_USER_MAX, Session},
     user::User,
 };
 
@@ -45,11 +45,25 @@ pub struct SessionWithUser {
     pub session: Session,
 }
 
+/// What a refresh token can be exchanged for.
+#[derive(Clone, Debug)]
+pub struct Successors {
+    /// What follows from it, with the key of now first and then with former ones.
+    pub derived: Vec<Digest>,
+    /// In place of a successor that does not follow from it: one of a gateway of the version before, or under a lost key.
+    pub random: Digest,
+}
+
 /// The result of presenting a refresh token.
 #[derive(Clone, Debug)]
 pub enum RefreshResult {
-    /// It was exchanged.
-    Exchanged(Box<SessionWithUser>),
+    /// It was exchanged for `successor`, now or a moment ago.
+    Exchanged {
+        /// Whose it is.
+        signed_in: Box<SessionWithUser>,
+        /// One of those that were offered.
+        successor: Digest,
+    },
     /// It was not, for a reason of one word.
     Refused {
         /// Why.
@@ -109,11 +123,11 @@ impl Store {
             .await
     }
 
-    /// Exchanges the refresh token `presented` for `next`, if that is allowed. Only an exchange is recorded here.
+    /// Exchanges the refresh token `presented` for one of `successors`, if that is allowed. Only an exchange is recorded here.
     pub async fn refresh(
         &self,
         presented: &Digest,
-        next: &Digest,
+        successors: &Successors,
         event: AuditEvent,
     ) -> Result<RefreshResult, StoreError> {
         let now = self.now();
@@ -136,20 +150,25 @@ impl Store {
                 if user.user.disabled {
                     return refused("user_disabled");
                 }
-                match session.judge_refresh(&token, now) {
+                let verdict = session.judge_refresh(&token, now);
+                match verdict {
                     RefreshVerdict::SessionOver => return refused("session_over"),
                     RefreshVerdict::Reused => return Ok(RefreshResult::Reused { user_id, session_id }),
-                    RefreshVerdict::ExchangeAgain => retire_successor(&mut transaction, presented, now).await?,
-                    RefreshVerdict::Exchange => {}
+                    RefreshVerdict::Exchange | RefreshVerdict::Repeat => {}
                 }
+                let mut event = AuditEvent { actor: Actor::User { id: user_id, session: Some(session_id) }, ..event };
+                if verdict == RefreshVerdict::Repeat {
+                    event = event.with("repeated", true);
+                }
+                let given = token.successor.filter(|given| successors.derived.contains(given));
+                let successor = match given {
+                    Some(given) => given,
+                    None => exchange(&mut transaction, (presented, &token), successors, &session, now).await?,
+                };
                 let user = user.user;
-                insert_token(&mut transaction, next, session_id, now).await?;
-                rotate(&mut transaction, presented, next, now).await?;
-                extend_idle_expiry(&mut transaction, &session, now).await?;
-                let event = AuditEvent { actor: Actor::User { id: user_id, session: Some(session_id) }, ..event };
                 self.append_audit(&mut transaction, &[event.about_user(user_id).in_tenant(&user.tenant)]).await?;
                 transaction.commit().await?;
-                Ok(RefreshResult::Exchanged(Box::new(SessionWithUser { user, session })))
+                Ok(RefreshResult::Exchanged { signed_in: Box::new(SessionWithUser { user, session }), successor })
             })
             .await
     }
@@ -174,6 +193,26 @@ pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) ->
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Exchanges a token. A successor that it has already and that cannot be given again is retired.
+async fn exchange(
+    connection: &mut PgConnection,
+    (presented, token): (&Digest, &RefreshToken),
+    successors: &Successors,
+    session: &Session,
+    now: OffsetDateTime,
+) -> Result<Digest, StoreError> {
+    let next = if token.successor.is_none() {
+        *successors.derived.first().unwrap_or(&successors.random)
+    } else {
+        retire_successor(connection, presented, now).await?;
+        successors.random
+    };
+    insert_token(connection, &next, session.id, now).await?;
+    rotate(connection, presented, &next, now).await?;
+    extend_idle_expiry(connection, session, now).await?;
+    Ok(next)
 }
 
 async fn count_active(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<i64, StoreError> {
