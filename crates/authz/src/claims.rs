@@ -39,6 +39,9 @@ pub struct PassportClaims {
     pub jti: String,
     /// When the subject last gave a primary credential.
     pub auth_time: UnixTime,
+    /// When the access token ends. A gateway of the version before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_exp: Option<UnixTime>,
     /// Issued at.
     pub iat: UnixTime,
     /// Not valid before.

@@ -100,6 +100,7 @@ mod tests {
             sid: "s".into(),
             jti: "j".into(),
             auth_time: exp - 60,
+            token_exp: None,
             iat: exp - 60,
             nbf: exp - 60,
             exp,

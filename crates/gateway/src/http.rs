@@ -6,6 +6,8 @@ pub mod authorize;
 mod client_authentication;
 mod if_match;
 pub mod jwks;
+pub mod me;
+pub mod metadata;
 pub mod openapi;
 mod paging;
 pub mod payload;

@@ -114,10 +114,11 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
 /// Every route, with its action.
 pub fn routes() -> Routes<RouteState> {
-    use http::{audit, authorize, jwks, openapi, revoke, token, users};
+    use http::{audit, authorize, jwks, me, metadata, openapi, revoke, token, users};
     Routes::new()
         .route(Method::POST, "/api/auth/token", Action::IssueToken, token::token)
         .route(Method::POST, "/api/auth/revoke", Action::RevokeOwnToken, revoke::revoke)
+        .route(Method::GET, "/api/auth/me", Action::ReadOwnAccount, me::me)
         .route(Method::GET, "/api/admin/users", Action::ReadUsers, users::list)
         .route(Method::POST, "/api/admin/users", Action::ManageUsers, users::create)
         .route(Method::GET, "/api/admin/users/{id}", Action::ReadUsers, users::get)
@@ -126,6 +127,7 @@ pub fn routes() -> Routes<RouteState> {
         .route(Method::POST, "/api/admin/users/{id}/revoke", Action::RevokeTokens, users::revoke)
         .route(Method::GET, "/api/admin/audit", Action::ReadAudit, audit::list)
         .route(Method::GET, "/.well-known/jwks.json", Action::ReadJwks, jwks::jwks)
+        .route(Method::GET, metadata::PATH, Action::ReadAuthMetadata, metadata::metadata)
         .route(Method::GET, "/api/openapi.json", Action::ReadOpenapi, openapi::openapi)
         .route_for(Caller::Peer, Method::GET, "/internal/authorize", Action::AuthorizeSubrequest, authorize::authorize)
         .grpc(

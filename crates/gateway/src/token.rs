@@ -150,6 +150,7 @@ impl Tokens {
             sid: token.sid.clone(),
             jti: Uuid::new_v4().to_string(),
             auth_time: token.auth_time,
+            token_exp: Some(token.exp),
             iat: now,
             nbf: now,
             exp: token.exp.min(now + PASSPORT_LIFETIME_S),
@@ -293,7 +294,6 @@ mod tests {
         assert!(tokens.verify_access(&token, NOW).is_ok());
         assert!(tokens.verify_access(&access(&tokens), NOW).is_ok());
         assert_eq!(tokens.access_jwks().matches("kid").count(), 2);
-        let renewed = TokensConfig { access_passive_key_files: Vec::new(), ..renewed };
         let (of_former, of_both) = (former.refresh_successors("x"), tokens.refresh_successors("x"));
         assert_eq!((of_former.len(), of_both.len()), (1, 2));
         assert_eq!(
@@ -301,6 +301,7 @@ mod tests {
             "a token that was exchanged under the former key is exchanged for the same"
         );
         assert_ne!(of_both[0], of_both[1]);
+        let renewed = TokensConfig { access_passive_key_files: Vec::new(), ..renewed };
         assert_eq!(Tokens::load(&renewed).unwrap().verify_access(&token, NOW), Err(TokenError::UnknownKey));
     }
 

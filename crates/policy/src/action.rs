@@ -69,6 +69,8 @@ pub enum Action {
     // --- one's own ---
     /// One's own token or login, ended.
     RevokeOwnToken,
+    /// One's own name, tenant and roles.
+    ReadOwnAccount,
 
     // --- administer users ---
     /// Users and their roles, read.
@@ -113,6 +115,8 @@ pub enum Action {
     IssueToken,
     /// `GET /.well-known/jwks.json`.
     ReadJwks,
+    /// `GET /.well-known/oauth-authorization-server`.
+    ReadAuthMetadata,
     /// `GET /api/openapi.json`.
     ReadOpenapi,
     /// The status page.

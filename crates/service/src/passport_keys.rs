@@ -106,7 +106,21 @@ mod tests {
         let (aud, sub, sid, jti) = ("serving".into(), "u".into(), "s".into(), "j".into());
         let (tenant, roles, client_id) = ("t".into(), Role::Viewer.into(), "c".into());
         let (auth_time, iat, nbf, exp) = (NOW, NOW, NOW, NOW + 60);
-        key.sign(&PassportClaims { aud, sub, tenant, roles, client_id, sid, jti, auth_time, iat, nbf, exp }).unwrap()
+        key.sign(&PassportClaims {
+            aud,
+            sub,
+            tenant,
+            roles,
+            client_id,
+            sid,
+            jti,
+            auth_time,
+            token_exp: None,
+            iat,
+            nbf,
+            exp,
+        })
+        .unwrap()
     }
 
     /// Ready with the first keys, a rotated key within seconds of its first passport, and an answer that is no key set

@@ -355,6 +355,7 @@ fn claims(audience: &str, token: &str, roles: &[Role], life_s: u64) -> PassportC
         sid: format!("s-{token}"),
         jti: format!("j-{token}"),
         auth_time: now,
+        token_exp: None,
         iat: now,
         nbf: now,
         exp: now + life_s,

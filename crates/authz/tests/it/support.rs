@@ -81,6 +81,7 @@ pub(crate) fn claims(roles: impl Into<Roles>) -> PassportClaims {
         sid: "0198-session".into(),
         jti: "0198-passport".into(),
         auth_time: NOW - 3600,
+        token_exp: None,
         iat: NOW,
         nbf: NOW,
         exp: NOW + 60,

@@ -1,6 +1,6 @@
 //! Users and revocations by id, and the verdict over a token: pure, and as current as what was applied.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use authz::AccessTokenClaims;
 use policy::Roles;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Revocation;
 use crate::{
     store::{AuthSnapshot, Change, ChangeBatch, ChangeKind, FeedEntry},
-    user::{Tenant, User},
+    user::{Tenant, User, UserKind},
 };
 
 /// Users and revocations by id.
@@ -26,6 +26,10 @@ pub struct AuthIndex {
 /// What a user may do, and which of its tokens are valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRights {
+    /// Its name, shared: a copy of the rights is made for each call of `Authorize`.
+    pub name: Arc<str>,
+    /// A person or a machine.
+    pub kind: UserKind,
     /// Its tenant.
     pub tenant: Tenant,
     /// Its roles now.
@@ -73,6 +77,11 @@ impl AuthIndex {
     /// Whether this token (`jti`), session (`sid`) or user is revoked.
     pub fn is_revoked(&self, id: Uuid) -> bool {
         self.revoked.contains_key(&id)
+    }
+
+    /// What a user may do who is not disabled.
+    pub fn user(&self, id: Uuid) -> Option<UserRights> {
+        self.users.get(&id).filter(|user| !user.disabled).cloned()
     }
 
     /// The last entry of the feed that was applied.
@@ -163,6 +172,8 @@ impl UserRights {
 impl From<&User> for UserRights {
     fn from(user: &User) -> Self {
         Self {
+            name: user.name.as_str().into(),
+            kind: user.kind,
             tenant: user.tenant.clone(),
             roles: user.roles,
             disabled: user.disabled,

@@ -16,6 +16,7 @@ use super::problem_body::ProblemBody;
     paths(
         super::token::token,
         super::revoke::revoke,
+        super::me::me,
         super::users::list,
         super::users::create,
         super::users::get,
@@ -24,6 +25,7 @@ use super::problem_body::ProblemBody;
         super::users::revoke,
         super::audit::list,
         super::jwks::jwks,
+        super::metadata::metadata,
         openapi,
     ),
     components(schemas(ProblemBody)),

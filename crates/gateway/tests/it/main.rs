@@ -19,6 +19,7 @@ mod input;
 mod lockout;
 mod openapi;
 mod outage;
+mod own_account;
 mod peers;
 mod refresh;
 mod revocation;

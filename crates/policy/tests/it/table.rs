@@ -61,8 +61,9 @@ const TABLE: &[Row] = &[
     Row { roles: &[PrivacyOfficer], fresh: true, actions: &["erase-subject"] },
 ];
 
-/// With any token, even of a user without a role. Not of the specification: RFC 7009, a caller that can sign in can sign out.
-const SIGNED_IN: &[&str] = &["revoke-own-token"];
+/// With any token, even of a user without a role. Not of the specification: a caller that can sign in can sign out (RFC 7009), and
+/// can see as whom.
+const SIGNED_IN: &[&str] = &["revoke-own-token", "read-own-account"];
 
 /// Without a token, and nothing else.
 const ANONYMOUS: &[&str] = &[
@@ -73,6 +74,7 @@ const ANONYMOUS: &[&str] = &[
     "read-explain-health",
     "issue-token",
     "read-jwks",
+    "read-auth-metadata",
     "read-openapi",
     "read-status-page",
 ];
