@@ -104,7 +104,9 @@ impl App {
                 self.sign_in_machine(&client_id, &client_secret, source).await
             }
             Grant::RefreshToken(token) => self.refresh(&token, source).await,
-            Grant::Bootstrap { token, username, password } => self.bootstrap(&token, &username, password, source).await,
+            Grant::Bootstrap { token, username, password } => {
+                self.bootstrap(&token, &username, &password, source).await
+            }
         };
         let outcome = issued.as_ref().map_or_else(|error| error.outcome, |_| AuthOutcome::Ok);
         metrics::auth_attempt(method, outcome, started.elapsed());

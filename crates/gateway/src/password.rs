@@ -1,7 +1,8 @@
 //! Passwords of people: what may be one, and how one is checked.
 
 mod hasher;
+mod normal_form;
 mod policy;
 
-pub use hasher::{HashError, Hasher};
-pub use policy::{WeakPassword, check};
+pub use hasher::{HashError, Hasher, PasswordMatch};
+pub use policy::{WeakPassword, accept};

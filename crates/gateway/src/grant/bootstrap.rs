@@ -23,7 +23,7 @@ impl App {
         &self,
         token: &Secret,
         username: &str,
-        password: Secret,
+        password: &Secret,
         source: &RequestSource,
     ) -> Result<IssuedTokens, GrantError> {
         let kind = audit::EventKind::Bootstrap;
@@ -38,7 +38,7 @@ impl App {
             GrantError::invalid_request(Problem::new(Kind::InvalidArgument, why).field(field))
         };
         let name: UserName = username.parse().map_err(|error| invalid("username", format!("{error}")))?;
-        password::check(&password, &name).map_err(|weak| invalid("password", weak.to_string()))?;
+        let password = password::accept(password, &name).map_err(|weak| invalid("password", weak.to_string()))?;
         if self.with_db_permit(self.store.bootstrap_is_over()).await? {
             return Err(self.bootstrap_closed(source).await?);
         }
@@ -72,6 +72,7 @@ impl App {
         let new = NewSession {
             user_id: admin.id,
             credential,
+            replacement: None,
             client_id: DEFAULT_CLIENT,
             network: network.as_deref(),
             refresh: Some(&digest),

@@ -53,6 +53,7 @@ impl App {
         let new = NewSession {
             user_id: machine.user.id,
             credential: &machine.credential,
+            replacement: None,
             client_id: machine.user.name.as_str(),
             network: network.as_deref(),
             refresh: None,

@@ -9,10 +9,26 @@ use argon2::{
 use secrets::Secret;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
+use super::normal_form::normal_form;
+
 /// Memory of one hash. OWASP's minimum for Argon2id with two passes.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
+
+/// Whether a password is the right one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordMatch {
+    /// It is not.
+    Wrong,
+    /// It is.
+    Right,
+    /// It is, but the hash was made of the text as it was typed, before there was a normal form.
+    AsTyped {
+        /// To be hashed in its place.
+        normal: Secret,
+    },
+}
 
 /// Why a password could be neither hashed nor compared.
 #[derive(Debug, thiserror::Error)]
@@ -51,16 +67,16 @@ impl Hasher {
         })
     }
 
-    /// The hash to store for a new password.
+    /// The hash to store for a new password, which is in its normal form.
     pub async fn hash(&self, password: Secret) -> Result<String, HashError> {
         self.run(move || hash_now(password.expose())).await
     }
 
     /// Whether `password` is the one `stored` was made of. Without `stored` the answer is no and takes as long.
-    pub async fn verify(&self, password: Secret, stored: Option<String>) -> Result<bool, HashError> {
+    pub async fn verify(&self, password: Secret, stored: Option<String>) -> Result<PasswordMatch, HashError> {
         let hash = stored.as_deref().unwrap_or(&self.dummy).to_owned();
-        let matches = self.run(move || verify_now(password.expose(), &hash)).await?;
-        Ok(matches && stored.is_some())
+        let matches = self.run(move || Ok(verify_now(&password, &hash))).await?;
+        Ok(if stored.is_some() { matches } else { PasswordMatch::Wrong })
     }
 
     async fn run<T: Send + 'static>(
@@ -88,10 +104,17 @@ fn hash_now(password: &[u8]) -> Result<String, HashError> {
     argon2().hash_password(password).map(|hash| hash.to_string()).map_err(HashError::Hash)
 }
 
-fn verify_now(password: &[u8], stored: &str) -> Result<bool, HashError> {
+fn verify_now(typed: &Secret, stored: &str) -> PasswordMatch {
     // A credential that is no password hash is a machine's; passwords never match it.
-    let Ok(hash) = PasswordHash::new(stored) else { return Ok(false) };
-    Ok(argon2().verify_password(password, &hash).is_ok())
+    let Ok(hash) = PasswordHash::new(stored) else { return PasswordMatch::Wrong };
+    let matches = |password: &Secret| argon2().verify_password(password.expose(), &hash).is_ok();
+    match normal_form(typed) {
+        Some(normal) if matches(&normal) => PasswordMatch::Right,
+        Some(normal) if normal == *typed => PasswordMatch::Wrong,
+        Some(normal) if matches(typed) => PasswordMatch::AsTyped { normal },
+        None if matches(typed) => PasswordMatch::Right,
+        Some(_) | None => PasswordMatch::Wrong,
+    }
 }
 
 #[cfg(test)]
@@ -103,14 +126,27 @@ mod tests {
         let hasher = Hasher::new(2, 2).unwrap();
         let stored = hasher.hash(Secret::new("only spoons jump")).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
-        assert!(hasher.verify(Secret::new("only spoons jump"), Some(stored.clone())).await.unwrap());
-        assert!(!hasher.verify(Secret::new("only spoons jumP"), Some(stored)).await.unwrap());
-        let machine = Some("sha256:00".to_owned());
-        assert!(!hasher.verify(Secret::new("sha256:00"), machine).await.unwrap());
-        assert!(
-            !hasher.verify(Secret::new("compared with when there is no user"), None).await.unwrap(),
-            "not even the dummy's own"
-        );
+        let verdict = async |password: &str, stored: Option<&str>| {
+            hasher.verify(Secret::new(password), stored.map(str::to_owned)).await.unwrap()
+        };
+        assert_eq!(verdict("only spoons jump", Some(&stored)).await, PasswordMatch::Right);
+        assert_eq!(verdict("only\u{a0}spoons\u{3000}jump", Some(&stored)).await, PasswordMatch::Right);
+        assert_eq!(verdict("only spoons jumP", Some(&stored)).await, PasswordMatch::Wrong);
+        assert_eq!(verdict("sha256:00", Some("sha256:00")).await, PasswordMatch::Wrong);
+        let dummys = verdict("compared with when there is no user", None).await;
+        assert_eq!(dummys, PasswordMatch::Wrong, "not even the dummy's own");
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_the_text_as_it_was_typed_is_found_out() {
+        let hasher = Hasher::new(2, 2).unwrap();
+        let (typed, normal) = ("gro\u{308}\u{df}er", "gr\u{f6}\u{df}er");
+        let stored = hasher.hash(Secret::new(typed)).await.unwrap();
+        let verdict = async |password: &str| hasher.verify(Secret::new(password), Some(stored.clone())).await.unwrap();
+        assert_eq!(verdict(typed).await, PasswordMatch::AsTyped { normal: Secret::new(normal) });
+        assert_eq!(verdict(normal).await, PasswordMatch::Wrong, "only its own text leads to it");
+        let control = hasher.hash(Secret::new("a\tb")).await.unwrap();
+        assert_eq!(hasher.verify(Secret::new("a\tb"), Some(control)).await.unwrap(), PasswordMatch::Right);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use secrets::Secret;
 
+use super::normal_form::normal_form;
 use crate::user::UserName;
 
 /// The shortest password, in characters.
@@ -27,6 +28,9 @@ pub enum WeakPassword {
     /// Too long to be hashed.
     #[error("wants at most {BYTES_MAX} bytes")]
     Long,
+    /// It has what cannot be typed everywhere.
+    #[error("has a character that cannot be in a password (RFC 8265), as a control character")]
+    Character,
     /// It is a common password or a pattern.
     #[error("is on the list of common passwords or a simple pattern; choose several unrelated words")]
     Common,
@@ -35,9 +39,16 @@ pub enum WeakPassword {
     Name,
 }
 
-/// Whether `password` may be the password of `name`.
-pub fn check(password: &Secret, name: &UserName) -> Result<(), WeakPassword> {
-    let Ok(text) = password.expose_str() else { return Err(WeakPassword::Common) };
+/// The form to hash of a `password`, if it may be that of `name`.
+pub fn accept(password: &Secret, name: &UserName) -> Result<Secret, WeakPassword> {
+    if password.expose().len() > BYTES_MAX {
+        return Err(WeakPassword::Long);
+    }
+    if password.expose().is_empty() {
+        return Err(WeakPassword::Short);
+    }
+    let normal = normal_form(password).ok_or(WeakPassword::Character)?;
+    let text = normal.expose_str().map_err(|_| WeakPassword::Character)?;
     if text.len() > BYTES_MAX {
         return Err(WeakPassword::Long);
     }
@@ -54,7 +65,7 @@ pub fn check(password: &Secret, name: &UserName) -> Result<(), WeakPassword> {
     if has_name && beside_name < LENGTH_BESIDE_NAME_MIN {
         return Err(WeakPassword::Name);
     }
-    Ok(())
+    Ok(normal)
 }
 
 /// Whether the text is one part, at most half of it, over and over.
@@ -68,7 +79,7 @@ mod tests {
     use super::*;
 
     fn verdict(password: &str) -> Result<(), WeakPassword> {
-        check(&Secret::new(password), &"ada.lovelace".parse().unwrap())
+        accept(&Secret::new(password), &"ada.lovelace".parse().unwrap()).map(drop)
     }
 
     #[test]
@@ -82,6 +93,21 @@ mod tests {
             assert_eq!(verdict(common), Err(WeakPassword::Common), "{common}");
         }
         assert_eq!(verdict("xAda.Lovelace99"), Err(WeakPassword::Name));
+    }
+
+    #[test]
+    fn the_normal_form_is_what_the_rules_are_about() {
+        let accepted = accept(&Secret::new("gro\u{308}\u{df}e\u{a0}u\u{308}ber alles"), &"ada".parse().unwrap());
+        assert_eq!(accepted, Ok(Secret::new("größe über alles")));
+        assert_eq!(verdict(&"o\u{308}x1y".repeat(3)), Err(WeakPassword::Short), "twelve characters");
+        assert_eq!(
+            verdict("pass\u{a0}word pass\u{2003}word "),
+            Err(WeakPassword::Common),
+            "a repetition but for its spaces"
+        );
+        assert_eq!(verdict("only spoons\0jump"), Err(WeakPassword::Character));
+        assert_eq!(verdict("only spoons\tjump"), Err(WeakPassword::Character));
+        assert_eq!(verdict(""), Err(WeakPassword::Short));
     }
 
     #[test]

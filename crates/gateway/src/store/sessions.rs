@@ -8,7 +8,7 @@ use super::{
     Store, change_feed, known_networks,
     refresh_tokens::{insert_token, refresh_token, retire_successor, rotate, session_and_user_of},
     revocations::revoke_oldest,
-    user_rows::lock_user_shared,
+    user_rows::{UserWithCredential, lock_user, lock_user_shared, update},
 };
 use crate::{
     audit::{Actor, AuditEvent},
@@ -28,6 +28,8 @@ pub struct NewSession<'a> {
     pub user_id: Uuid,
     /// What the proof was compared with.
     pub credential: &'a str,
+    /// What is stored in its place from now on, if anything is: a hash of the same password in its normal form.
+    pub replacement: Option<&'a str>,
     /// The client that asks.
     pub client_id: &'a str,
     /// Where it comes from, if that is known.
@@ -90,7 +92,7 @@ impl Store {
         event: AuditEvent,
     ) -> Result<Option<SessionWithUser>, StoreError> {
         let now = self.now();
-        let NewSession { user_id, credential, client_id, network, refresh } = new;
+        let NewSession { user_id, credential, replacement, client_id, network, refresh } = new;
         self.database
             .bounded("begin_session", async {
                 let mut transaction = self.database.begin().await?;
@@ -99,11 +101,18 @@ impl Store {
                 if exceeds_limit {
                     change_feed::lock(&mut transaction).await?;
                 }
-                let Some(user) = lock_user_shared(&mut transaction, user_id).await? else { return Ok(None) };
+                let Some(user) = lock_user_for(&mut transaction, user_id, replacement.is_some()).await? else {
+                    return Ok(None);
+                };
                 if user.user.disabled || user.credential != credential {
                     return Ok(None);
                 }
                 let user = user.user;
+                let mut event = event;
+                if let Some(replacement) = replacement {
+                    update(&mut transaction, &user, Some(replacement)).await?;
+                    event = event.with("credential", "normalised");
+                }
                 let session = Session::begin(user_id, client_id, now);
                 if let Some(digest) = refresh {
                     insert(&mut transaction, &session).await?;
@@ -193,6 +202,22 @@ pub(super) async fn prune(connection: &mut PgConnection, now: OffsetDateTime) ->
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// The user, locked. A lock that others share cannot become one to write under: two logins could wait for each other.
+async fn lock_user_for(
+    connection: &mut PgConnection,
+    id: Uuid,
+    is_changed: bool,
+) -> Result<Option<UserWithCredential>, StoreError> {
+    if is_changed {
+        match lock_user(connection, id).await {
+            Ok(_) => {}
+            Err(StoreError::UserNotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    lock_user_shared(connection, id).await
 }
 
 /// Exchanges a token. A successor that it has already and that cannot be given again is retired.

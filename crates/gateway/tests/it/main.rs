@@ -20,6 +20,7 @@ mod lockout;
 mod openapi;
 mod outage;
 mod own_account;
+mod passwords;
 mod peers;
 mod refresh;
 mod revocation;

@@ -158,7 +158,7 @@ fn roles(names: &[String]) -> Result<Roles, Problem> {
 }
 
 async fn hash(app: &App, password: Secret, name: &UserName) -> Result<String, Problem> {
-    password::check(&password, name).map_err(|weak| wrong("password", weak.to_string()))?;
+    let password = password::accept(&password, name).map_err(|weak| wrong("password", weak.to_string()))?;
     app.hasher.hash(password).await.map_err(|error| *GrantError::from(error).problem)
 }
 
