@@ -8,6 +8,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
+from accounts import accounts_for_a_test
 from infer_request import CALLER, INFER, good
 from running import Platform, running_platform
 
@@ -49,6 +50,13 @@ def channel(platform):
         credentials = grpc_library.ssl_channel_credentials(ca_file.read())
     with grpc_library.secure_channel(platform.authority, credentials) as channel:
         yield channel
+
+
+@pytest.fixture
+def accounts(rest, platform):
+    """Makes users that are gone after the test."""
+    with accounts_for_a_test(rest, platform) as accounts:
+        yield accounts
 
 
 @pytest.fixture
