@@ -2,15 +2,118 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rampart_client import features
+from infer_request import WIDTH
+from rampart_client import AsyncClient, Client, RampartError, features
+from truth import assert_equal, truth
 
 FOREST = "breast-cancer-forest"
+NAMES = [f"input_{number}" for number in range(WIDTH)]
+
+
+@pytest.fixture
+def client(accounts):
+    with Client(accounts.machine().session()) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """The held-out rows under an index that is no count."""
+    rows = truth(FOREST, "2").features
+    return pd.DataFrame(rows, columns=NAMES, index=[f"patient {2 * row}" for row in range(len(rows))])
+
+
+# === against the platform ===
+
+
+@pytest.mark.parametrize("version", [1, "2", "champion", None])
+def test_data_frame_is_answered_by_one_with_its_index(client, frame, version):
+    answer = client.predict(FOREST, frame, version)
+    assert answer.index.equals(frame.index)
+    assert list(answer.columns) == ["label", "probabilities_0", "probabilities_1"]
+    expected = truth(FOREST, "1" if version == 1 else "2")
+    probabilities = answer[["probabilities_0", "probabilities_1"]].to_numpy()
+    assert_equal(expected, slice(None), answer["label"].to_numpy(), probabilities)
+    assert (answer.attrs["model"], answer.attrs["version"]) == (FOREST, "1" if version == 1 else "2")
+    assert len(answer.attrs["sha256"]) == 64
+
+
+def test_order_of_the_columns_does_not_matter(client, frame):
+    assert client.predict(FOREST, frame[NAMES[::-1]]).equals(client.predict(FOREST, frame))
+
+
+@pytest.mark.parametrize("form", ["records", "columns", "arrays", "a list for each record"])
+def test_every_form_has_the_same_answer(client, frame, form):
+    data = {
+        "records": lambda: frame.to_dict("records"),
+        "columns": lambda: frame.to_dict("list"),
+        "arrays": lambda: {name: frame[name].to_numpy() for name in NAMES},
+        "a list for each record": lambda: [{"input": row} for row in frame.to_numpy()],
+    }[form]()
+    predictions = client.predict(FOREST, data)
+    expected = truth(FOREST, "2")
+    labels = [prediction["label"] for prediction in predictions]
+    probabilities = [prediction["probabilities"] for prediction in predictions]
+    assert_equal(expected, slice(None), labels, np.array(probabilities))
+    assert (predictions.model, predictions.version) == (FOREST, "2")
+
+
+def test_predictions_are_those_of_infer(client, frame):
+    by_tensor = client.infer(FOREST, {"input": frame.to_numpy()})
+    by_name = client.predict(FOREST, frame)
+    assert np.array_equal(by_tensor["label"], by_name["label"])
+    both = by_name[["probabilities_0", "probabilities_1"]].to_numpy().astype(np.float32)
+    assert np.array_equal(by_tensor["probabilities"], both), "bit for bit"
+
+
+def test_many_tasks_predict(accounts, frame):
+    async def predict():
+        async with AsyncClient(accounts.machine().session()) as client:
+            return await asyncio.gather(*(client.predict(FOREST, frame.iloc[row : row + 2]) for row in range(8)))
+
+    for row, answer in enumerate(asyncio.run(predict())):
+        assert list(answer["label"]) == list(truth(FOREST, "2").labels[row : row + 2])
+
+
+def test_schema_names_the_features(client):
+    schema = client.schema(FOREST, "champion")
+    assert schema["additionalProperties"] is False
+    assert schema["x-rampart"]["version"] == "2"
+    assert schema == client.schema(FOREST)
+
+
+def test_wrong_features_are_all_named(client, frame):
+    wrong = frame.rename(columns={"input_3": "input_three", "input_7": "input_seven"})
+    with pytest.raises(RampartError) as refusal:
+        client.predict(FOREST, wrong.iloc[:1])
+    assert refusal.value.status == 400
+    assert {"input_3", "input_7", "input_three", "input_seven"} <= {error.field for error in refusal.value.errors}
+
+
+def test_missing_value_is_refused_unless_the_call_says_nan(client, frame):
+    missing = frame.iloc[:3].copy()
+    missing.iloc[1, 4] = np.nan
+    with pytest.raises(RampartError) as refusal:
+        client.predict(FOREST, missing)
+    assert refusal.value.status == 400
+    assert [(error.field, error.row) for error in refusal.value.errors] == [("input_4", 1)]
+    answer = client.predict(FOREST, missing, missing="nan")
+    assert list(answer["label"])[::2] == list(truth(FOREST, "2").labels[:3])[::2]
+
+
+def test_unknown_model_is_404(client, frame):
+    for call in (lambda: client.predict("no-such-model", frame), lambda: client.schema("no-such-model")):
+        with pytest.raises(RampartError) as refusal:
+            call()
+        assert refusal.value.status == 404
+        assert "no-such-model" in refusal.value.detail
 
 
 # === what is sent, without a platform ===
