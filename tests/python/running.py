@@ -22,6 +22,7 @@ import log_warnings
 from poll import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLES = REPOSITORY / "examples" / "models"
 READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 SETPRIV = Path("/usr/bin/setpriv")
@@ -72,22 +73,23 @@ def running_platform():
     if state_file:
         yield Platform.from_state(Path(state_file))
         return
-    with _started() as platform:
+    with started_platform(EXAMPLES, EXPECTED_WARNINGS) as platform:
         yield platform
 
 
 @contextmanager
-def _started():
+def started_platform(models: Path, expected_warnings: list[str]):
+    """A platform of its own over a folder of models, which it may change."""
     # Not pytest's tmp_path: under root PostgreSQL runs as another user, which must be able to pass through.
     data = Path(tempfile.mkdtemp(prefix="rampart-clients-"))
     output = data.with_suffix(".log")
-    process = _spawn(data, output)
+    process = _spawn(data, models, output)
     try:
         _wait_until_ready(process, data / "state.json", output)
         started = log_warnings.lengths(data / "logs")
         yield Platform.from_state(data / "state.json")
         _stop(process)
-        found = log_warnings.warnings(started, EXPECTED_WARNINGS)
+        found = log_warnings.warnings(started, expected_warnings)
         assert not found, "the services logged warnings during the tests:\n" + "\n".join(found)
     except BaseException:
         if process.poll() is None:
@@ -100,10 +102,10 @@ def _started():
         output.unlink(missing_ok=True)
 
 
-def _spawn(data: Path, output: Path) -> subprocess.Popen:
+def _spawn(data: Path, models: Path, output: Path) -> subprocess.Popen:
     command = [
         os.environ["RAMPART_BINARY"], "dev", "--port", "0", "--data", str(data),
-        "--models", str(REPOSITORY / "examples" / "models"),
+        "--models", str(models),
         "--onnxruntime", os.environ["RAMPART_ONNXRUNTIME"],
         "--onnxruntime-sha256", os.environ["RAMPART_ONNXRUNTIME_SHA256"],
     ]  # fmt: skip

@@ -13,7 +13,7 @@ use crate::{
     golden,
     library::{Engine, EngineConfig},
     model_file::{self, MODEL, graph::Graph},
-    session::{RunFault, Session},
+    session::{RunFault, Served, Session},
     signature::Signature,
     tensor::Tensor,
     worker,
@@ -30,6 +30,8 @@ pub struct Inspection {
     pub signature: Signature,
     /// The inputs and outputs whose number of dimensions the file does not say; they are in the signature without any.
     pub open_ranks: BTreeSet<String>,
+    /// The words that its encoders of categories know, a list for each, as far as the file has them.
+    pub categories: Vec<Vec<String>>,
 }
 
 /// The names of the files beside a model that hold its weights. Refuses what is no ONNX model, and names that cannot be those of files beside
@@ -61,8 +63,8 @@ impl Inspection {
     ) -> Result<Self, LoadFault> {
         let engine = worker::confine(memory_bytes_max, || Engine::open(library), &library.library)?;
         let session = Session::new(&engine, model, data)?;
-        let (signature, open_ranks) = session.served()?;
-        Ok(Self { session, signature, open_ranks })
+        let Served { signature, open_ranks, categories } = session.served()?.clone();
+        Ok(Self { session, signature, open_ranks, categories })
     }
 
     /// What the model gives for inputs that fit its signature.

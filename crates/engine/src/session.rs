@@ -4,7 +4,6 @@ mod refusal;
 mod served;
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +24,7 @@ use crate::{
     tensor::{Data, Datatype, Tensor, for_data},
 };
 use refusal::undeclared;
-use served::Served;
+pub(crate) use served::Served;
 
 /// Where ONNX Runtime finds no file.
 const NO_FOLDER: &str = "/nonexistent";
@@ -115,15 +114,13 @@ impl Session {
 
     /// The declared signature in the order of the file, if it is true of the file.
     pub(crate) fn check_signature(&self, declared: &Signature) -> Result<Signature, LoadFault> {
-        let fault = |detail: String| LoadFault::new(Reason::Signature, detail);
-        let real = self.served.as_ref().map_err(|detail| fault(detail.clone()))?.fill_open_ranks(declared);
-        declared.in_order_of(&real).map_err(|mismatch| fault(mismatch.to_string()))
+        let real = self.served()?.fill_open_ranks(declared);
+        declared.in_order_of(&real).map_err(|mismatch| LoadFault::new(Reason::Signature, mismatch.to_string()))
     }
 
-    /// What it takes and gives, and of which of both the file does not say how many dimensions there are.
-    pub(crate) fn served(&self) -> Result<(Signature, BTreeSet<String>), LoadFault> {
-        let served = self.served.as_ref().map_err(|detail| LoadFault::new(Reason::Signature, detail.clone()))?;
-        Ok((served.signature.clone(), served.open_ranks.clone()))
+    /// What it takes and gives, if that can be served.
+    pub(crate) fn served(&self) -> Result<&Served, LoadFault> {
+        self.served.as_ref().map_err(|detail| LoadFault::new(Reason::Signature, detail.clone()))
     }
 
     /// Computes all outputs and returns the wanted ones, by their position in the signature.

@@ -115,7 +115,7 @@ fn inputs(inspection: &mut Inspection, sample: Option<&Sample>) -> Result<Vec<Te
             sample.name_columns(&mut inspection.signature);
             sample.tensors(&inspection.signature)
         }
-        None => Ok(inspection.signature.inputs.iter().map(drawn::tensor).collect()),
+        None => Ok(drawn::tensors(&inspection.signature.inputs, &inspection.categories)),
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    messages::{ModelProto, TensorProto, ValueInfo},
+    messages::{Attribute, ModelProto, NodeProto, TensorProto, ValueInfo},
     zipmap::ZipMap,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Graph {
     /// Inputs and outputs whose number of dimensions the file does not say.
     pub(crate) open_ranks: BTreeSet<String>,
     pub(crate) zipmaps: Vec<ZipMap>,
+    /// The words that each encoder of categories knows, in the order of the nodes: exporters write them in the order of the columns.
+    pub(crate) categories: Vec<Vec<String>>,
 }
 
 // === impl Graph ===
@@ -45,11 +47,26 @@ impl Graph {
             external: graph.initializer.iter().filter_map(TensorProto::file).collect(),
             open_ranks: values.filter(|value| value.is_rank_open()).map(|value| value.name.clone()).collect(),
             zipmaps: ZipMap::find(&graph.node)?,
+            categories: graph.node.iter().filter_map(NodeProto::categories).collect(),
         })
     }
 }
 
-// === impl TensorProto, ValueInfo ===
+// === impl NodeProto, TensorProto, ValueInfo ===
+
+impl NodeProto {
+    fn categories(&self) -> Option<Vec<String>> {
+        let wanted = match &*self.op_type {
+            "OneHotEncoder" => "cats_strings",
+            "LabelEncoder" => "keys_strings",
+            _ => return None,
+        };
+        let attributes = self.attribute.iter().filter_map(|attribute| Attribute::decode(attribute.clone()).ok());
+        let words: Vec<String> =
+            attributes.filter(|it| it.name == wanted).flat_map(|it| it.texts().collect::<Vec<_>>()).collect();
+        Some(words).filter(|words| !words.is_empty())
+    }
+}
 
 impl TensorProto {
     fn file(&self) -> Option<String> {

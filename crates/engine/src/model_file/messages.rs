@@ -98,3 +98,23 @@ pub(super) struct Dimension {
     #[prost(int64, optional, tag = "1")]
     pub(super) length: Option<i64>,
 }
+
+/// An attribute of a node, with the kinds of values that are read here.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Attribute {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(int64, repeated, tag = "8")]
+    pub(super) ints: Vec<i64>,
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub(super) strings: Vec<Bytes>,
+}
+
+// === impl Attribute ===
+
+impl Attribute {
+    /// Its strings; ONNX has them as bytes.
+    pub(super) fn texts(&self) -> impl Iterator<Item = String> {
+        self.strings.iter().map(|text| String::from_utf8_lossy(text).into_owned())
+    }
+}

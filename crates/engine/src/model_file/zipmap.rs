@@ -3,12 +3,11 @@
 //! Maps are no tensors of the protocol, and slow. The matrix that goes into it is served instead, with the classes as the
 //! names of its columns. <https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html>
 
-use bytes::Bytes;
 use prost::Message;
 
 use super::{
     format::varint,
-    messages::{Dimension, NodeProto, Shape, TensorType, TypeProto, ValueInfo},
+    messages::{Attribute, Dimension, NodeProto, Shape, TensorType, TypeProto, ValueInfo},
 };
 
 /// What it is called by those who use the protocol.
@@ -29,16 +28,6 @@ pub(crate) struct ZipMap {
     pub(crate) output: String,
     /// In the order of the matrix's columns.
     pub(crate) classes: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Attribute {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int64, repeated, tag = "8")]
-    ints: Vec<i64>,
-    #[prost(bytes = "bytes", repeated, tag = "9")]
-    strings: Vec<Bytes>,
 }
 
 /// One field of a message.
@@ -66,9 +55,7 @@ impl ZipMap {
             let attribute = Attribute::decode(attribute.clone()).map_err(|error| format!("a ZipMap: {error}"))?;
             match &*attribute.name {
                 "classlabels_int64s" => classes.extend(attribute.ints.iter().map(i64::to_string)),
-                "classlabels_strings" => {
-                    classes.extend(attribute.strings.iter().map(|class| String::from_utf8_lossy(class).into_owned()));
-                }
+                "classlabels_strings" => classes.extend(attribute.texts()),
                 _ => {}
             }
         }

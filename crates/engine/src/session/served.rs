@@ -19,6 +19,8 @@ pub(crate) struct Served {
     pub(crate) signature: Signature,
     /// Inputs and outputs whose number of dimensions is not known.
     pub(crate) open_ranks: BTreeSet<String>,
+    /// The words that its encoders of categories know.
+    pub(crate) categories: Vec<Vec<String>>,
 }
 
 // === impl Served ===
@@ -35,7 +37,7 @@ impl Served {
             in_graph.iter().zip(&outputs).filter(|(spec, _)| is_open(spec)).map(|(_, it)| it.name.clone());
         let open_ranks = open_inputs.chain(open_outputs).collect();
         let signature = Signature { inputs, outputs }.with_open_batch();
-        Ok(Self { signature, open_ranks })
+        Ok(Self { signature, open_ranks, categories: graph.categories.clone() })
     }
 
     /// Where the file does not say how many dimensions there are, the declaration does.

@@ -1,0 +1,175 @@
+"""`rampart models add`: one command from a bare file to a model that answers as ONNX Runtime does in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from exported import MAKERS, Inputs, iris
+
+from rampart_client import Client, RampartError, Session, TokenFile
+from running import Platform, started_platform
+
+# Exporters warn of much that is not for those who use them.
+pytestmark = pytest.mark.filterwarnings("default")
+
+REFUSED = ["model version refused", "model does not serve as declared"]
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory(prefix="rampart-models-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def own(folder) -> Platform:
+    """A platform that starts without any model."""
+    with started_platform(folder, REFUSED) as platform:
+        yield platform
+
+
+@pytest.fixture
+def client(own):
+    with Client(Session(own.front, ca_file=own.ca_file, auth=TokenFile(own.token_files["analyst"]))) as client:
+        yield client
+
+
+def add(own: Platform, path: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [
+        os.environ["RAMPART_BINARY"],
+        "models",
+        "add",
+        str(path),
+        "--state",
+        str(own.data / "state.json"),
+        *options,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def added(own: Platform, path: Path, *options: str) -> str:
+    done = add(own, path, *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def computed(path: Path, inputs: Inputs) -> list[np.ndarray]:
+    """What ONNX Runtime gives in Python, with the maps of a ZipMap as rows of their values."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = session.run(None, inputs)
+    return [
+        np.array([list(row.values()) for row in output])
+        if isinstance(output, list) and isinstance(output[0], dict)
+        else output
+        for output in outputs
+    ]
+
+
+def assert_same(got: np.ndarray, wanted: np.ndarray) -> None:
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.shape == wanted.shape
+    if wanted.dtype.kind in "OSU":
+        assert got.astype(str).tolist() == wanted.astype(str).tolist()
+    else:
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_bare_file_is_served_by_one_command(own, client, tmp_path, kind):
+    path = tmp_path / f"{kind}.onnx"
+    inputs = MAKERS[kind](path)
+    printed = added(own, path)
+    assert printed.startswith(f"{kind}: version 1 serves on every replica")
+    answer = client.infer(kind, inputs)
+    for got, wanted in zip(answer.values(), computed(path, inputs), strict=True):
+        assert_same(got, wanted)
+
+
+def test_what_is_printed_can_be_run(own, folder, tmp_path):
+    path = tmp_path / "printed.onnx"
+    MAKERS["columns-of-strings-and-floats"](path)
+    printed = added(own, path)
+    (curl,) = [line for line in printed.splitlines() if line.startswith("curl ")]
+    done = subprocess.run(["bash", "-c", f"{curl} --silent --fail"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["predictions"][0]) == {"label", "probabilities"}
+    python = printed[printed.index("# pip install") :]
+    namespace: dict[str, object] = {}
+    exec(python, namespace)  # it is what a reader would paste
+    assert (folder / "printed" / "1" / "golden.json").exists()
+
+
+def test_classes_of_a_zipmap_are_names(own, client, tmp_path):
+    path = tmp_path / "named.onnx"
+    inputs = MAKERS["zipmap-of-strings"](path)
+    added(own, path)
+    (prediction,) = client.predict("named", [{"X": inputs["X"][0].tolist()}])
+    assert prediction["label"] == "setosa"
+    assert set(prediction["probabilities"]) == {"setosa", "versicolor", "virginica"}
+
+
+def test_a_sample_names_the_features(own, client, folder, tmp_path):
+    path, sample = tmp_path / "sampled.onnx", tmp_path / "rows.csv"
+    MAKERS["regression-without-zipmap"](path)
+    names = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    rows = iris()[0][::30]
+    sample.write_text("\n".join([",".join(names), *(",".join(map(str, row)) for row in rows)]) + "\n")
+    added(own, path, "--sample", str(sample))
+    golden = json.loads((folder / "sampled/1/golden.json").read_text())
+    assert golden["inputs"][0]["shape"] == [len(rows), 4]
+    record = dict(zip(names, map(float, rows[0]), strict=True))
+    (prediction,) = client.predict("sampled", [record])
+    assert_same(prediction["label"], computed(path, {"X": rows[:1]})[0][0])
+    with pytest.raises(RampartError, match="petal_width"):
+        client.predict("sampled", [{name: 1.0 for name in names[:3]}])
+
+
+def test_nothing_is_overwritten(own, client, folder, tmp_path):
+    path = tmp_path / "grown.onnx"
+    MAKERS["no-batch-dimension"](path)
+    added(own, path)
+    declared = folder / "grown/model.toml"
+    declared.write_text("# of a person\n" + declared.read_text())
+    refused = add(own, path, "--version", "1")
+    assert refused.returncode == 1 and "nothing is overwritten" in refused.stderr
+    assert "version 2 serves" in added(own, path)
+    assert "version 7 serves" in added(own, path, "--version", "7", "--alias", "next")
+    assert declared.read_text().startswith("# of a person\n")
+    served = {(model.version, model.state) for model in client.models() if model.name == "grown"}
+    assert served == {("1", "READY"), ("2", "READY"), ("7", "READY")}
+    inputs = {"x": np.ones(4, np.float32)}
+    assert_same(client.infer("grown", inputs, "next")["y"], computed(path, inputs)[0])
+
+
+def test_what_is_refused_leaves_nothing(own, folder, tmp_path):
+    before = sorted(folder.iterdir())
+    files = {
+        "pickle.onnx": (b"\x80\x04\x95pickle", "a pickle"),
+        "empty.onnx": (b"", "the file is empty"),
+    }
+    for name, (content, words) in files.items():
+        (tmp_path / name).write_bytes(content)
+        refused = add(own, tmp_path / name)
+        assert refused.returncode == 1 and words in refused.stderr, refused.stderr
+    newest = tmp_path / "newest.onnx"
+    MAKERS["no-batch-dimension"](newest)
+    import onnx
+
+    model = onnx.load(newest)
+    model.ir_version = 99
+    onnx.save(model, newest)
+    refused = add(own, newest)
+    assert refused.returncode == 1 and re.search(r"IR version 99.*reads up to \d+: export it", refused.stderr), (
+        refused.stderr
+    )
+    refused = add(own, tmp_path / "not there.onnx", "--name", "absent")
+    assert refused.returncode == 1 and "not there.onnx" in refused.stderr
+    assert sorted(folder.iterdir()) == before
