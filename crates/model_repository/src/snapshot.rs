@@ -243,11 +243,9 @@ impl ModelEntry {
             return Err(Problem::new(Kind::NotFound, format!("the model {name:?} has no version or alias {shown:?}")));
         };
         slot.serving.clone().ok_or_else(|| {
-            let is_wrong = slot.fault.as_ref().is_some_and(|fault| fault.reason.is_of_the_version());
-            if named.is_some() && is_wrong {
-                wrong_version(name, number)
-            } else {
-                self.unavailable(name, Some(&number))
+            match slot.fault.as_ref().filter(|fault| named.is_some() && fault.reason.is_of_the_version()) {
+                Some(fault) => wrong_version(name, number, fault),
+                None => self.unavailable(name, Some(&number)),
             }
         })
     }
@@ -257,7 +255,13 @@ impl ModelEntry {
             || format!("the model {name:?}"),
             |version| format!("version {version} of the model {name:?}"),
         );
-        Problem::unavailable(format!("{what} does not serve; the repository index says why"))
+        let fault =
+            version.and_then(|version| self.versions.get(version)?.fault.as_ref()).or(self.manifest_fault.as_ref());
+        Problem::unavailable(match (fault, version) {
+            (Some(fault), _) => format!("{what} does not serve: {fault}"),
+            (None, Some(_)) => format!("{what} is not loaded"),
+            (None, None) => format!("{what} has no version that is its {CHAMPION}; call one by its number"),
+        })
     }
 
     /// The aliases of a version.
@@ -302,9 +306,8 @@ impl ServingState {
 
 /// The problem of a version that is called by its number and was refused for what it is. It is the caller's: an alias promises
 /// that its version serves, a number does not.
-fn wrong_version(name: &str, version: Version) -> Problem {
-    let what = format!("version {version} of the model {name:?} was refused; the repository index says why");
-    Problem::new(Kind::Conflict, what)
+fn wrong_version(name: &str, version: Version, fault: &LoadFault) -> Problem {
+    Problem::new(Kind::Conflict, format!("version {version} of the model {name:?} was refused: {fault}"))
 }
 
 /// The problem of a model that a caller took out of service.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use tempfile::{NamedTempFile, TempDir};
-use toml_edit::{DocumentMut, InlineTable, Item, Table, value};
+use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, value};
 
 use super::inspect::{Inspected, Tensor};
 
@@ -111,22 +111,20 @@ impl ModelsFolder {
         let is_new = self.declared.is_none();
         let number = new.version.to_string();
         if is_new {
-            document["name"] = value(&*self.name);
+            document.insert("name", value(&*self.name));
         }
         if let Some(alias) = new.alias.or(is_new.then_some(CHAMPION)) {
-            document["aliases"].or_insert(Item::Table(Table::new()))[alias] = value(&*number);
+            section(&mut document, "aliases")?.insert(alias, value(&*number));
         }
         let mut declared = Table::new();
-        declared["sha256"] = value(&*new.inspected.sha256);
+        declared.insert("sha256", value(&*new.inspected.sha256));
         if !new.inspected.data.is_empty() {
-            declared["data"] =
-                value(new.inspected.data.iter().map(|(name, digest)| (&**name, &**digest)).collect::<InlineTable>());
+            let digests = new.inspected.data.iter().map(|(name, digest)| (&**name, &**digest));
+            declared.insert("data", value(digests.collect::<InlineTable>()));
         }
-        declared["inputs"] = tensors(&new.inspected.inputs)?;
-        declared["outputs"] = tensors(&new.inspected.outputs)?;
-        let mut versions = Table::new();
-        versions.set_implicit(true);
-        document["versions"].or_insert(Item::Table(versions))[&number] = Item::Table(declared);
+        declared.insert("inputs", tensors(&new.inspected.inputs)?);
+        declared.insert("outputs", tensors(&new.inspected.outputs)?);
+        section(&mut document, "versions")?.insert(&number, Item::Table(declared));
         Ok(document.to_string())
     }
 }
@@ -143,6 +141,15 @@ impl Added {
         outcome
             .with_context(|| format!("the version does not serve, and {} cannot be taken back", self.version.display()))
     }
+}
+
+/// A table of the document, made where there is none.
+fn section<'d>(document: &'d mut DocumentMut, name: &str) -> anyhow::Result<&'d mut dyn TableLike> {
+    let mut made = Table::new();
+    // Without a line of its own: what is in it has one.
+    made.set_implicit(true);
+    let item = document.entry(name).or_insert(Item::Table(made));
+    item.as_table_like_mut().with_context(|| format!("model.toml: {name} is no table"))
 }
 
 fn tensors(tensors: &[Tensor]) -> anyhow::Result<Item> {

@@ -76,7 +76,9 @@ async fn bad_files_leave_the_old_version_serving() {
         assert_eq!(row["state"], "UNAVAILABLE", "{what}");
         assert!(error.contains(row["reason"].as_str().unwrap()), "{what}: {row} {error}");
         assert_version_1_serves(&client).await;
-        assert_eq!(client.get("/v2/models/steps/versions/2/ready").await.status, 409, "{what}");
+        let called = client.get("/v2/models/steps/versions/2/ready").await;
+        assert_eq!(called.status, 409, "{what}");
+        assert!(called.error().contains("was refused: "), "a caller is told why: {}", called.error());
     }
     assert_eq!(offer(&serving, &client, &good, steps_golden(2)).await, (200, String::new()));
     let body = json!({ "inputs": [tensor("x", "FP32", &[1], json!([3]))] });

@@ -160,7 +160,11 @@ impl<T, R: Fn(&mut Reader<'_>) -> Result<T, Fault>> Level<'_, R> {
 }
 
 fn integer<T: FromStr>(reader: &mut Reader<'_>) -> Result<T, Fault> {
-    reader.number()?.parse().map_err(|_| Fault::value("not a whole number in the range of the datatype"))
+    let text = reader.number()?;
+    text.parse().map_err(|_| match text.contains(['.', 'e', 'E']) {
+        true => Fault::value("must be written as a whole number, without a point or an exponent"),
+        false => Fault::value("not a whole number in the range of the datatype"),
+    })
 }
 
 fn float<T: FromStr + Copy>(reader: &mut Reader<'_>, is_finite: impl Fn(T) -> bool) -> Result<T, Fault> {
@@ -208,6 +212,15 @@ mod tests {
     fn finite64() -> impl Strategy<Value = f64> {
         use proptest::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
         POSITIVE | NEGATIVE | NORMAL | SUBNORMAL | ZERO
+    }
+
+    #[test]
+    fn a_whole_number_is_written_as_one() {
+        let refused = |text: &str| read(Datatype::Int64, &[1], text).unwrap_err();
+        for text in ["[1.0]", "[1e3]"] {
+            assert!(refused(text).contains("must be written as a whole number"), "{}", refused(text));
+        }
+        assert!(refused("[9223372036854775808]").contains("in the range of the datatype"));
     }
 
     proptest! {

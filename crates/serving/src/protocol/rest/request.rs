@@ -74,7 +74,12 @@ impl InferRequest {
 
     /// A body that is nothing but one tensor: its shape follows from its length, everything comes back in binary.
     fn raw(body: &Bytes, signature: &Signature) -> Result<Self, Problem> {
-        let refuse = |detail: &str| Problem::new(Kind::InvalidArgument, detail.to_owned()).field(JSON_LENGTH_HEADER);
+        let begins_as_json = body.first() == Some(&b'{');
+        let refuse = |detail: &str| {
+            let hint =
+                if begins_as_json { "; the body begins as JSON does, which is sent without this header" } else { "" };
+            Problem::new(Kind::InvalidArgument, format!("{detail}{hint}")).field(JSON_LENGTH_HEADER)
+        };
         let [input] = &*signature.inputs else {
             return Err(refuse("0 asks for a raw binary request, which needs a model with one input"));
         };
@@ -93,7 +98,10 @@ impl InferRequest {
         }
         let length = i64::try_from(length).map_err(|_| refuse("too many elements"))?;
         let shape = input.shape.iter().map(|dimension| if *dimension == -1 { length } else { *dimension }).collect();
-        let tensor = decode_binary(input.datatype, shape, body).map_err(|fault| binary_problem(&fault, "the body"))?;
+        let tensor = decode_binary(input.datatype, shape, body).map_err(|fault| match begins_as_json {
+            true => refuse(&format!("0 asks for a raw binary request, and the body is none: {fault}")),
+            false => binary_problem(&fault, "the body"),
+        })?;
         let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
         let binary = vec![true; wanted.len()];
         Ok(Self { id: None, call: Call { inputs: vec![tensor], wanted, timeout: None }, binary })
@@ -280,6 +288,10 @@ mod tests {
         assert_eq!(request.call.inputs[0].shape(), [3, 2]);
         assert!(InferRequest::read(Bytes::from_static(&[0; 23]), Some(0), &one).is_err());
         assert!(InferRequest::read(Bytes::from_static(&[0; 24]), Some(0), &signature()).is_err());
+        // Who sends JSON with the header of a raw body is told which header it is.
+        let json =
+            InferRequest::read(Bytes::from_static(b"{\"inputs\": [] }"), Some(0), &one).err().unwrap().to_string();
+        assert!(json.contains(JSON_LENGTH_HEADER) && json.contains("begins as JSON does"), "{json}");
     }
 
     proptest! {
