@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -173,3 +174,36 @@ def test_what_is_refused_leaves_nothing(own, folder, tmp_path):
     refused = add(own, tmp_path / "not there.onnx", "--name", "absent")
     assert refused.returncode == 1 and "not there.onnx" in refused.stderr
     assert sorted(folder.iterdir()) == before
+
+
+def check(own: Platform, path: Path) -> tuple[int, str]:
+    command = [os.environ["RAMPART_BINARY"], "models", "check", str(path), "--state", str(own.data / "state.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_check_lists_everything_that_is_wrong_and_loads_nothing(own, client, folder, tmp_path):
+    path = tmp_path / "checked.onnx"
+    MAKERS["no-batch-dimension"](path)
+    assert check(own, path) == (0, f"{path}: can be served\n")
+    for _ in range(3):
+        added(own, path)
+    model = tmp_path / "checked"
+    shutil.copytree(folder / "checked", model)
+    assert check(own, model) == (0, f"{model}: all versions can be served\n")
+    (model / "1/model.onnx").write_bytes(b"\x80\x04\x95pickle")
+    golden = json.loads((model / "2/golden.json").read_text())
+    golden["outputs"][0]["data"][0] += 1
+    (model / "2/golden.json").write_text(json.dumps(golden))
+    (model / "3/golden.json").unlink()
+    (model / "4").mkdir()
+    code, printed = check(own, model)
+    assert code == 1
+    for words in (
+        "version 1: model.onnx: not an ONNX model but a pickle",
+        "version 2: the model does not give its golden",
+        "version 3: golden.json: is missing",
+        "version 4: its folder is there",
+    ):
+        assert words in printed, printed
+    assert {model.state for model in client.models() if model.name == "checked"} == {"READY"}

@@ -45,7 +45,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Login(arguments) => login::run(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Status(connection) => status::run(connection).await,
             Command::Users(command) => users::run(command).await.map(|()| ExitCode::SUCCESS),
-            Command::Models(command) => models::run(command).await.map(|()| ExitCode::SUCCESS),
+            Command::Models(command) => models::run(command).await,
             Command::Backup(command) => backup::run(command).await,
         }
     })

@@ -2,9 +2,12 @@
 
 mod add;
 mod call_lines;
+mod check;
 mod folder;
 mod inspect;
 mod running;
+
+use std::process::ExitCode;
 
 use bootstrap::say;
 use http::Method;
@@ -18,6 +21,8 @@ pub(crate) enum Command {
     List(Connection),
     /// Take a model file into service on every replica of a running `rampart dev`: signature, golden example, digests, load.
     Add(add::Arguments),
+    /// Print everything that keeps a model file or folder from being served; exit code 1 if anything does. Nothing is loaded.
+    Check(check::Arguments),
     /// Load a model, or load it again, on every replica. Needs the role engineer.
     Load(Model),
     /// Take a model out of service on every replica. Needs the role engineer.
@@ -33,20 +38,23 @@ pub(crate) struct Model {
 }
 
 /// Runs the command.
-pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List(connection) => {
-            let index =
-                connection.call(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await?;
-            for version in index.as_array().into_iter().flatten() {
-                say(&line(version));
-            }
-            Ok(())
-        }
-        Command::Add(arguments) => add::run(&arguments).await,
-        Command::Load(model) => change(&model, "load").await,
-        Command::Unload(model) => change(&model, "unload").await,
+        Command::List(connection) => list(&connection).await?,
+        Command::Add(arguments) => add::run(&arguments).await?,
+        Command::Check(arguments) => return check::run(&arguments),
+        Command::Load(model) => change(&model, "load").await?,
+        Command::Unload(model) => change(&model, "unload").await?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(connection: &Connection) -> anyhow::Result<()> {
+    let index = connection.call(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await?;
+    for version in index.as_array().into_iter().flatten() {
+        say(&line(version));
+    }
+    Ok(())
 }
 
 async fn change(Model { connection, model }: &Model, what: &str) -> anyhow::Result<()> {

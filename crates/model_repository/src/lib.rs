@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod check;
 mod desired;
 mod loader;
 mod manifest;
@@ -10,6 +11,7 @@ mod names;
 mod repository;
 mod snapshot;
 
+pub use check::{Finding, check};
 pub use desired::DesiredModels;
 pub use loader::Loader;
 pub use metrics::{ModelMetrics, Stage, call_bytes_gauge, describe as describe_metrics};

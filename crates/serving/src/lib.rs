@@ -2,6 +2,7 @@
 
 mod app;
 mod byte_budget;
+pub mod check_model;
 mod config;
 mod desired_state;
 mod features;

@@ -13,5 +13,8 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(serving::inspect::SUBCOMMAND) {
         return serving::inspect::run();
     }
+    if std::env::args().nth(1).as_deref() == Some(serving::check_model::SUBCOMMAND) {
+        return serving::check_model::run();
+    }
     service::run(serving::NAME, serving::DEFAULTS, serving::start)
 }

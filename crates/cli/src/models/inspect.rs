@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -36,12 +36,9 @@ pub(crate) struct Tensor {
 
 /// Runs the inspection in a process of its own, which confines itself before it loads the file.
 pub(crate) fn run(model: &Path, sample: Option<&Path>, running: &Running) -> anyhow::Result<Inspected> {
-    let own = std::env::current_exe().context("cannot find this binary")?;
-    let program = own.with_file_name("rampart-serving");
+    let program = program()?;
     let mut command = Command::new(&program);
-    command.arg("inspect").arg(model);
-    command.arg("--onnxruntime").arg(&running.onnxruntime.library);
-    command.arg("--onnxruntime-sha256").arg(&running.onnxruntime.sha256);
+    command.arg("inspect").arg(model).args(running.onnxruntime.options());
     if let Some(sample) = sample {
         command.arg("--sample").arg(sample);
     }
@@ -53,4 +50,9 @@ pub(crate) fn run(model: &Path, sample: Option<&Path>, running: &Running) -> any
         bail!("{}: {reason}", model.display());
     }
     serde_json::from_slice(&output.stdout).context("rampart-serving is of another version than this binary")
+}
+
+/// The program of the replicas, which lies beside this one.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_exe().context("cannot find this binary")?.with_file_name("rampart-serving"))
 }

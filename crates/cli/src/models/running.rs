@@ -1,6 +1,6 @@
 //! The platform that `rampart dev` runs, as its state file tells of it.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, fs, path::PathBuf};
 
 use anyhow::Context as _;
 use bootstrap::client::Client;
@@ -31,8 +31,18 @@ pub(crate) struct Running {
 /// ONNX Runtime's shared library.
 #[derive(Deserialize)]
 pub(crate) struct Library {
-    pub(crate) library: PathBuf,
-    pub(crate) sha256: String,
+    library: PathBuf,
+    sha256: String,
+}
+
+// === impl Library ===
+
+impl Library {
+    /// As options of `rampart-serving`.
+    pub(crate) fn options(&self) -> [OsString; 4] {
+        let (library, sha256) = (self.library.clone().into(), (&self.sha256).into());
+        ["--onnxruntime".into(), library, "--onnxruntime-sha256".into(), sha256]
+    }
 }
 
 // === impl Running ===

@@ -94,6 +94,11 @@ impl WorkerStarter {
             .unwrap_or_else(|_| Err(self.too_late()))
     }
 
+    /// Has a worker load and judge a version, and ends it.
+    pub async fn prove(&self, files: &Arc<VersionFiles>, signature: &Signature) -> Result<(), LoadFault> {
+        self.start(files, signature, super::OWN_SLOT).await.map(drop)
+    }
+
     /// Has a worker that computes already load and judge a further model. It waits its turn behind calls for as long as the load itself may
     /// take, at the most.
     pub(crate) async fn load_into(
