@@ -33,11 +33,19 @@ impl Accounts {
     pub async fn open(folder: &AccessFolder, client: &Client, roles: &[&'static str]) -> anyhow::Result<Self> {
         let password = read(&folder.secret(name::OPERATOR, "admin-password"))?;
         let admin = json!({ "grant_type": "password", "username": ADMIN, "password": password });
-        if roles.iter().any(|role| !client_secret(folder, role).exists()) {
-            bootstrap(folder, client, &password, roles).await?;
+        let (there, missing): (Vec<_>, Vec<_>) =
+            roles.iter().copied().partition(|role| client_secret(folder, role).exists());
+        if !missing.is_empty()
+            && let Err(error) = bootstrap(folder, client, &password, &missing).await
+        {
+            // The password may have been changed since the others were made, which go on.
+            if there.is_empty() {
+                return Err(error);
+            }
+            say(&format!("no account for {}: {error:#}; {}", missing.join(", "), remedy(ADMIN)));
         }
         let mut grants = vec![(ADMIN, admin)];
-        for role in roles.iter().copied() {
+        for role in roles.iter().copied().filter(|role| client_secret(folder, role).exists()) {
             let secret = read(&client_secret(folder, role))?;
             let grant =
                 json!({ "grant_type": "client_credentials", "client_id": account(role), "client_secret": secret });

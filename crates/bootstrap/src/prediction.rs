@@ -37,11 +37,23 @@ pub struct Demonstration<'a> {
     pub notes: &'a [(&'a str, String)],
 }
 
-/// A request that a model answers.
+/// Which version is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// That of the golden example.
+    Version,
+    /// The model's own choice: a registry numbers versions anew.
+    Champion,
+}
+
+/// Inputs that a model takes.
 struct Example {
     model: String,
-    path: String,
-    body: Value,
+    /// Of the version that is called, in the inference protocol.
+    model_path: String,
+    /// By feature name.
+    predict_path: String,
+    inputs: Vec<Value>,
 }
 
 // === impl Demonstration ===
@@ -76,32 +88,40 @@ impl Demonstration<'_> {
             return Ok(None);
         }
         let token = fs::read_to_string(self.folder.token("analyst")).context("no token for the analyst")?;
-        let golden = self.first_served(&candidates, &token, deadline).await?;
-        let example = Example::read(golden)?;
+        let (golden, version) = self.first_served(&candidates, &token, deadline).await?;
+        let mut example = Example::read(golden, version)?;
         wait_for_model(self.client, &example.model, &token, REPLICAS_TIMEOUT).await?;
+        let metadata = self.client.call(Method::GET, &example.model_path, Some(&token), None).await?;
+        if takes_rows(&metadata.expect_success("the model's metadata")?) {
+            example.inputs =
+                example.inputs.iter().map(|input| first_row(input).unwrap_or_else(|| input.clone())).collect();
+        }
+        let (path, body) = example.request()?;
         let file = self.folder.root().join("example-request.json");
-        fs::write(&file, example.body.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-        let answer = self.client.call(Method::POST, &example.path, Some(&token), Some(&example.body)).await?;
-        let body = answer.expect_success("the first prediction")?;
+        fs::write(&file, body.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        let answer = self.client.call(Method::POST, &path, Some(&token), Some(&body)).await?;
+        let answer = answer.expect_success("the first prediction")?;
         let elapsed = started.elapsed().as_secs_f64();
-        say(&format!("first prediction after {elapsed:.1} s: {} {}", example.model, summary(&body)));
-        Ok(Some((example.path, file)))
+        say(&format!("first prediction after {elapsed:.1} s: {} {}", example.model, summary(&answer)));
+        Ok(Some((path, file)))
     }
 
-    /// The golden example of the first of these models that serves.
+    /// The golden example of the first of these models that serves, and whether its very version does.
     async fn first_served<'c>(
         &self,
         candidates: &'c [PathBuf],
         token: &str,
         deadline: Instant,
-    ) -> anyhow::Result<&'c Path> {
+    ) -> anyhow::Result<(&'c Path, Which)> {
         loop {
             let index = self.client.call(Method::POST, "/v2/repository/index", Some(token), Some(&json!({}))).await?;
             let index = index.expect_success("listing the models")?;
-            let served = candidates.iter().find(|golden| serves(&index, golden));
-            if served.is_some() || Instant::now() >= deadline {
+            let served =
+                |which| candidates.iter().find(|golden| serves(&index, golden, which)).map(|it| (&**it, which));
+            let found = served(Which::Version).or_else(|| served(Which::Champion));
+            if found.is_some() || Instant::now() >= deadline {
                 report_faults(&index);
-                return served.map(PathBuf::as_path).context("none of the models with a golden.json serves");
+                return found.context("none of the models with a golden.json serves");
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -121,10 +141,11 @@ impl Demonstration<'_> {
     }
 }
 
-fn serves(index: &Value, golden: &Path) -> bool {
+fn serves(index: &Value, golden: &Path, which: Which) -> bool {
     let Some((model, version)) = model_and_version(golden) else { return false };
-    let is_it = |row: &Value| row["name"] == *model && row["version"] == *version && row["state"] == "READY";
-    index.as_array().is_some_and(|rows| rows.iter().any(is_it))
+    let is_it = |row: &Value| row["name"] == *model && row["state"] == "READY";
+    let is_version = |row: &Value| which == Which::Champion || row["version"] == *version;
+    index.as_array().is_some_and(|rows| rows.iter().any(|row| is_it(row) && is_version(row)))
 }
 
 fn report_faults(index: &Value) {
@@ -158,22 +179,47 @@ fn model_and_version(golden: &Path) -> Option<(String, String)> {
 // === impl Example ===
 
 impl Example {
-    /// The whole golden example as a request: of what is in it the model is known to take it.
-    fn read(golden: &Path) -> anyhow::Result<Self> {
+    /// The whole golden example: of what is in it the model is known to take it.
+    fn read(golden: &Path, which: Which) -> anyhow::Result<Self> {
         let (model, version) = model_and_version(golden).context("the golden example lies in no model")?;
+        let version = if which == Which::Version { format!("/versions/{version}") } else { String::new() };
         let text = fs::read_to_string(golden).with_context(|| format!("cannot read {}", golden.display()))?;
         let file: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", golden.display()))?;
-        let inputs = file.get("inputs").and_then(Value::as_array).context("the golden example has no inputs")?;
-        if inputs.iter().all(|input| NOT_IN_JSON.iter().all(|datatype| input["datatype"] != *datatype)) {
-            let path = format!("/v2/models/{model}/versions/{version}/infer");
-            return Ok(Self { model, path, body: json!({ "inputs": inputs }) });
+        let inputs = file.get("inputs").and_then(Value::as_array).context("the golden example has no inputs")?.clone();
+        let model_path = format!("/v2/models/{model}{version}");
+        Ok(Self { predict_path: format!("/api/models/{model}{version}/predict"), model_path, model, inputs })
+    }
+
+    /// Where to post it, and what.
+    fn request(&self) -> anyhow::Result<(String, Value)> {
+        if self.inputs.iter().all(|input| NOT_IN_JSON.iter().all(|datatype| input["datatype"] != *datatype)) {
+            return Ok((format!("{}/infer", self.model_path), json!({ "inputs": self.inputs })));
         }
         let column = |input: &Value| Some((input.get("name")?.as_str()?.to_owned(), nested(input)?));
-        let columns: Option<Map<String, Value>> = inputs.iter().map(column).collect();
+        let columns: Option<Map<String, Value>> = self.inputs.iter().map(column).collect();
         let columns = columns.context("the golden example has an input without name, shape or data")?;
-        let path = format!("/api/models/{model}/versions/{version}/predict");
-        Ok(Self { model, path, body: json!({ "columns": columns }) })
+        Ok((self.predict_path.clone(), json!({ "columns": columns })))
     }
+}
+
+/// Whether any number of rows fits into every input.
+fn takes_rows(metadata: &Value) -> bool {
+    let inputs = metadata.get("inputs").and_then(Value::as_array);
+    inputs.is_some_and(|inputs| inputs.iter().all(|input| input.pointer("/shape/0") == Some(&json!(-1))))
+}
+
+/// The same tensor with its first row only.
+fn first_row(tensor: &Value) -> Option<Value> {
+    let mut shape: Vec<usize> = serde_json::from_value(tensor.get("shape")?.clone()).ok()?;
+    let data = tensor.get("data")?.as_array()?;
+    let is_nested = data.first().is_some_and(Value::is_array);
+    let length = if is_nested { 1 } else { shape.get(1..)?.iter().product() };
+    let row = data.get(..length)?.to_vec();
+    *shape.first_mut()? = 1;
+    let mut cut = tensor.as_object()?.clone();
+    cut.insert("shape".to_owned(), json!(shape));
+    cut.insert("data".to_owned(), Value::Array(row));
+    Some(Value::Object(cut))
 }
 
 /// The data of a tensor as lists in lists.
@@ -219,6 +265,13 @@ mod tests {
         let tensor = json!({ "shape": [2, 2, 1], "data": [1, 2, 3, 4] });
         assert_eq!(nested(&tensor), Some(json!([[[1], [2]], [[3], [4]]])));
         assert_eq!(nested(&json!({ "shape": [2], "data": [1, 2] })), Some(json!([1, 2])));
+    }
+
+    #[test]
+    fn a_row_is_cut_from_flat_and_nested_data() {
+        let row = |data: Value| first_row(&json!({ "name": "x", "shape": [2, 2], "data": data })).unwrap();
+        assert_eq!(row(json!([1, 2, 3, 4])), json!({ "name": "x", "shape": [1, 2], "data": [1, 2] }));
+        assert_eq!(row(json!([[1, 2], [3, 4]])), json!({ "name": "x", "shape": [1, 2], "data": [[1, 2]] }));
     }
 
     #[test]

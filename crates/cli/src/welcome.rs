@@ -8,8 +8,8 @@ use bootstrap::{
     access_folder::AccessFolder, accounts::Accounts, client::Client, prediction::Demonstration, readiness, say,
 };
 
-/// The role that may predict.
-const ROLES: [&str; 1] = ["analyst"];
+/// The roles that may predict, and that may register and load models.
+const ROLES: [&str; 2] = ["analyst", "engineer"];
 
 /// A model may have been registered just now.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -44,6 +44,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     for (name, service) in [("bootstrap-token", topology::name::GATEWAY), ("admin-password", topology::name::OPERATOR)]
     {
         let (from, to) = (arguments.secrets.join(name), folder.secret(service, name));
+        // What its user has written there since then, e.g. a changed password, stays.
+        if to.exists() {
+            continue;
+        }
         let secret = fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
         secrets::make_folder(to.parent().context("a secret lies in a folder")?, 0o700)?;
         secrets::replace_file(&to, secret.as_bytes(), 0o600, None)?;
