@@ -2,6 +2,9 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
+/// The longest text of a fault.
+const DETAIL_BYTES_MAX: usize = 2 << 10;
+
 /// Why a model or a version of it does not serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{detail}")]
@@ -41,9 +44,14 @@ pub enum Reason {
 // === impl LoadFault, Reason ===
 
 impl LoadFault {
-    /// A fault of this kind.
+    /// A fault of this kind. A longer text is cut: it quotes a file, and goes to every caller and into the index.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        let mut detail = detail.into();
+        if detail.len() > DETAIL_BYTES_MAX {
+            detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+            detail.push('…');
+        }
+        Self { reason, detail }
     }
 
     /// A fault of this replica.
@@ -67,5 +75,16 @@ impl Reason {
     /// The name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let fault = LoadFault::new(Reason::Manifest, "é".repeat(5000));
+        assert!(fault.detail.len() < 2100 && fault.detail.ends_with("é…"), "{}", fault.detail.len());
     }
 }

@@ -19,7 +19,7 @@ pub use golden::GOLDEN_BYTES_MAX;
 pub use inspection::{Inspection, external_files};
 pub use library::{Engine, EngineConfig, EngineError};
 pub use memory::{MemoryBudget, Reservation};
-pub use model_file::{FileDigests, is_data_name, refuse_link};
+pub use model_file::{FileDigests, is_data_name, read_text, refuse_link};
 pub use pool::{Group, Pool, PoolError, PoolLimits, PoolSource, Proved, Timings, WorkersEnded};
 pub use quarantine::Quarantine;
 pub use session::RunFault;

@@ -64,6 +64,15 @@ pub(crate) fn open(folder: &Path, name: &str) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("is not a file")) }
 }
 
+/// The text of a file of a models folder, which must be no link, no folder and no pipe, and not longer than this.
+pub fn read_text(folder: &Path, name: &str, bytes_max: u64) -> io::Result<String> {
+    let bytes = read_from_start(&open(folder, name)?, bytes_max)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("more than {bytes_max} bytes")));
+    }
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
 /// Refuses a folder that is a link.
 pub fn refuse_link(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_symlink() { Err(link()) } else { Ok(()) }
@@ -157,6 +166,11 @@ mod tests {
         fs::create_dir(folder.path().join("folder")).unwrap();
         let refused = |name: &str| open(folder.path(), name).unwrap_err().to_string();
         assert!(open(folder.path(), "plain").is_ok());
+        assert_eq!(read_text(folder.path(), "plain", 1).unwrap(), "x");
+        assert!(read_text(folder.path(), "plain", 0).is_err());
+        // A pipe that is opened for reading waits for its writer.
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("pipe"), 0o600.into()).unwrap();
+        assert!(refused("pipe").contains("is not a file"));
         assert!(refused("linked").contains("symbolic link"));
         assert!(refused("folder").contains("is not a file"));
         assert!(

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use engine::{FileDigests, Isolation, LoadFault, Reason, Signature, TensorSpec, is_data_name, refuse_link};
+use engine::{FileDigests, Isolation, LoadFault, Reason, Signature, TensorSpec, is_data_name, read_text, refuse_link};
 use serde::{Deserialize, Serialize};
 use sha256::Sha256Digest;
 
@@ -137,14 +137,9 @@ impl Manifest {
 impl ManifestFile {
     /// Reads the `model.toml` of a model folder.
     pub(crate) fn read(folder: &Path) -> Result<Self, String> {
-        let path = folder.join("model.toml");
         // A backup refuses links, so that what serves is what it has.
-        refuse_link(folder).and_then(|()| refuse_link(&path)).map_err(|error| error.to_string())?;
-        let length = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
-        if length > MANIFEST_BYTES_MAX {
-            return Err(format!("{length} bytes, more than {MANIFEST_BYTES_MAX}"));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        refuse_link(folder).map_err(|error| error.to_string())?;
+        let text = read_text(folder, "model.toml", MANIFEST_BYTES_MAX).map_err(|error| error.to_string())?;
         toml::from_str(&text).map_err(|error| error.to_string())
     }
 
@@ -162,7 +157,8 @@ impl ManifestFile {
 impl VersionFile {
     fn declared(self, version: Version, common: &Signature) -> Result<Declared, String> {
         if let Some(fault) = self.refused {
-            return Ok(Declared::Refused(fault));
+            // Cut to what a caller can be told.
+            return Ok(Declared::Refused(LoadFault::new(fault.reason, fault.detail)));
         }
         let place = format!("versions.{version}");
         let model = self.sha256.ok_or_else(|| format!("{place}.sha256: is missing"))?;

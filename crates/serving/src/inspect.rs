@@ -138,7 +138,11 @@ fn read(arguments: &Arguments) -> Result<Read, String> {
 
 fn bounded(path: &Path, bytes_max: u64) -> Result<Bytes, String> {
     let unreadable = |error: io::Error| format!("{}: {error}", path.display());
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(format!("{}: is not a file", path.display()));
+    }
+    let bytes = metadata.len();
     if bytes > bytes_max {
         return Err(format!("{}: {bytes} bytes, more than the {bytes_max} that are left for it", path.display()));
     }

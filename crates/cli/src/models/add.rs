@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     call_lines,
-    folder::{ModelsFolder, NewVersion},
+    folder::{CHAMPION, ModelsFolder, NewVersion},
     inspect,
     running::Running,
 };
@@ -61,7 +61,15 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.sample.is_none() {
         say("its golden example was drawn; with --sample FILE it is made of records of yours");
     }
-    for line in call_lines::of(&running, &name, &inspected)? {
+    let is_champion = arguments.alias.as_deref() == Some(CHAMPION) || (arguments.alias.is_none() && folder.is_new());
+    if !is_champion {
+        say(&format!("a call without a version means the {CHAMPION} as before, and not version {version}"));
+    }
+    let features: Vec<&str> = inspected.inputs.iter().flat_map(|input| &input.columns).map(String::as_str).collect();
+    if !features.is_empty() {
+        say(&format!("its features, in this order: {}", features.join(", ")));
+    }
+    for line in call_lines::of(&running, &name, version, &inspected)? {
         say(&line);
     }
     Ok(())

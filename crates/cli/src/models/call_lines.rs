@@ -14,7 +14,7 @@ use super::{
 const INLINE_BYTES_MAX: usize = 1000;
 
 /// The lines.
-pub(crate) fn of(running: &Running, name: &str, inspected: &Inspected) -> anyhow::Result<Vec<String>> {
+pub(crate) fn of(running: &Running, name: &str, version: u64, inspected: &Inspected) -> anyhow::Result<Vec<String>> {
     let record = record(inspected).context("the golden example has no first record")?;
     let body = json!({ "records": [record] }).to_string();
     let (data, record) = if body.len() <= INLINE_BYTES_MAX {
@@ -32,7 +32,7 @@ pub(crate) fn of(running: &Running, name: &str, inspected: &Inspected) -> anyhow
     Ok(vec![
         String::new(),
         format!(
-            "curl --cacert {} -H \"Authorization: Bearer $(cat {})\" --json {data} {front}/api/models/{name}/predict",
+            "curl --cacert {} -H \"Authorization: Bearer $(cat {})\" --json {data} {front}/api/models/{name}/versions/{version}/predict",
             quoted(&ca_file),
             quoted(&token)
         ),
@@ -49,7 +49,7 @@ pub(crate) fn of(running: &Running, name: &str, inspected: &Inspected) -> anyhow
             python(&token)
         ),
         "with Client(session) as client:".to_owned(),
-        format!("    print(client.predict({}, [{record}]))", python(name)),
+        format!("    print(client.predict({}, [{record}], version={version}))", python(name)),
     ])
 }
 
@@ -60,7 +60,9 @@ fn record(inspected: &Inspected) -> Option<Value> {
     for (spec, tensor) in inspected.inputs.iter().zip(tensors) {
         let shape: Vec<usize> = serde_json::from_value(tensor.get("shape")?.clone()).ok()?;
         let data = tensor.get("data")?.as_array()?;
-        let row = if spec.shape.first() == Some(&-1) { shape.get(1..)? } else { &*shape };
+        // As the route has it: one row before other dimensions is a record, too.
+        let has_rows = spec.shape.first() == Some(&-1) || (spec.shape.len() > 1 && spec.shape.first() == Some(&1));
+        let row = if has_rows { shape.get(1..)? } else { &*shape };
         let values = data.get(..row.iter().product())?;
         put(&mut record, spec, row, values)?;
     }
@@ -132,6 +134,7 @@ mod tests {
         assert_eq!(of(json!([-1]), json!([]), json!([2]), json!([7, 8])), json!({ "x": 7 }));
         assert_eq!(of(json!([-1, 2]), json!([]), json!([1, 2]), json!([7, 8])), json!({ "x": [7, 8] }));
         assert_eq!(of(json!([-1, 2]), json!(["a", "b"]), json!([1, 2]), json!([7, 8])), json!({ "a": 7, "b": 8 }));
+        assert_eq!(of(json!([1, 2]), json!([]), json!([1, 2]), json!([7, 8])), json!({ "x": [7, 8] }));
         assert_eq!(of(json!([2]), json!([]), json!([2]), json!([7, 8])), json!({ "x": [7, 8] }));
         assert_eq!(
             of(json!([-1, 2, 2]), json!([]), json!([1, 2, 2]), json!([1, 2, 3, 4])),

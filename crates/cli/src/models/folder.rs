@@ -14,7 +14,8 @@ use super::inspect::{Inspected, Tensor};
 
 /// Begins the names of folders that are not finished. Serving looks at none whose name begins with a dot.
 const INCOMING: &str = ".incoming-";
-const CHAMPION: &str = "champion";
+/// The alias that a call without a version means.
+pub(crate) const CHAMPION: &str = "champion";
 const NAME_LENGTH_MAX: usize = 64;
 
 /// Where a model is, or will be.
@@ -61,6 +62,11 @@ impl ModelsFolder {
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
         };
         Ok(Self { models: models.to_owned(), name: name.to_owned(), declared })
+    }
+
+    /// Whether there was no such model before.
+    pub(crate) fn is_new(&self) -> bool {
+        self.declared.is_none()
     }
 
     /// The wanted version if it is free, or else the one after the newest.

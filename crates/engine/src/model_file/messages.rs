@@ -45,6 +45,8 @@ pub(super) struct NodeProto {
     pub(super) op_type: String,
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub(super) attribute: Vec<Bytes>,
+    #[prost(string, tag = "7")]
+    pub(super) domain: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -43,7 +43,16 @@ struct Field<'a> {
 
 impl ZipMap {
     pub(super) fn find(nodes: &[NodeProto]) -> Result<Vec<Self>, String> {
-        nodes.iter().filter(|node| node.op_type == "ZipMap").map(Self::of).collect()
+        let zipmaps = nodes.iter().filter(|node| is_zipmap(node)).map(Self::of).collect::<Result<Vec<_>, _>>()?;
+        let is_read = |zipmap: &Self| nodes.iter().any(|node| node.input.contains(&zipmap.output));
+        match zipmaps.iter().find(|zipmap| is_read(zipmap)) {
+            None => Ok(zipmaps),
+            Some(zipmap) => Err(format!(
+                "another node computes with the maps {:?} of a ZipMap, and maps are not served: export the model without it \
+                 (options={{'zipmap': False}})",
+                zipmap.output
+            )),
+        }
     }
 
     fn of(node: &NodeProto) -> Result<Self, String> {
@@ -70,6 +79,10 @@ impl ZipMap {
     }
 }
 
+fn is_zipmap(node: &NodeProto) -> bool {
+    node.op_type == "ZipMap" && node.domain == "ai.onnx.ml"
+}
+
 /// The model with the matrices as outputs in the place of the maps, and without the nodes that made these.
 pub(crate) fn without_zipmaps(model: &[u8], zipmaps: &[ZipMap]) -> Result<Vec<u8>, String> {
     let mut rewritten = Vec::with_capacity(model.len());
@@ -93,7 +106,7 @@ fn rewrite_graph(graph: &[u8], zipmaps: &[ZipMap]) -> Result<Vec<u8>, String> {
             // The operator's name is looked for first: most nodes of a large graph are not decoded twice.
             GRAPH_NODE if field.body.windows(6).any(|part| part == b"ZipMap") => {
                 let node = NodeProto::decode(field.body).map_err(malformed)?;
-                if node.op_type != "ZipMap" {
+                if !is_zipmap(&node) {
                     rewritten.extend_from_slice(field.whole);
                 }
             }
@@ -169,6 +182,7 @@ mod tests {
             output: vec!["maps".to_owned()],
             op_type: "ZipMap".to_owned(),
             attribute: vec![classes.encode_to_vec().into()],
+            domain: "ai.onnx.ml".to_owned(),
         };
         let other = NodeProto { op_type: "NotAZipMap".to_owned(), ..NodeProto::default() };
         let output = |name: &str| ValueInfo { name: name.to_owned(), r#type: None };
@@ -199,6 +213,21 @@ mod tests {
         assert!(graph.zipmaps.is_empty());
         let text = String::from_utf8_lossy(&rewritten);
         assert!(text.contains("NotAZipMap") && text.contains("label") && !text.contains("maps"));
+    }
+
+    #[test]
+    fn maps_that_are_computed_with_cannot_be_left_out() {
+        let node = |op_type: &str, input: &str, output: &str| NodeProto {
+            op_type: op_type.to_owned(),
+            input: vec![input.to_owned()],
+            output: vec![output.to_owned()],
+            domain: "ai.onnx.ml".to_owned(),
+            attribute: vec![],
+        };
+        let nodes = [node("ZipMap", "p", "maps"), node("Other", "maps", "y")];
+        assert!(ZipMap::find(&nodes).unwrap_err().contains("another node computes with the maps \"maps\""));
+        let foreign = NodeProto { domain: "other".to_owned(), ..node("ZipMap", "p", "maps") };
+        assert_eq!(ZipMap::find(&[foreign]), Ok(vec![]));
     }
 
     #[test]

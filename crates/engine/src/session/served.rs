@@ -63,10 +63,13 @@ fn renamed(spec: &TensorSpec, all: &[TensorSpec], graph: &Graph) -> TensorSpec {
     let is_free = |name: &str| !all.iter().any(|other| other.name == name);
     let mut spec = spec.clone();
     if let Some(zipmap) = graph.zipmaps.iter().find(|zipmap| zipmap.scores == spec.name) {
-        spec.columns.clone_from(&zipmap.classes);
-        if is_free(PROBABILITIES) {
-            PROBABILITIES.clone_into(&mut spec.name);
+        // Of a matrix of another width they would be names of something else.
+        let width = spec.shape.get(1).copied().unwrap_or(-1);
+        if width == -1 || i64::try_from(zipmap.classes.len()) == Ok(width) {
+            spec.columns.clone_from(&zipmap.classes);
         }
+        let name = if graph.zipmaps.len() == 1 && is_free(PROBABILITIES) { PROBABILITIES } else { &zipmap.output };
+        name.clone_into(&mut spec.name);
     } else if !graph.zipmaps.is_empty() && spec.name == LABEL.0 && is_free(LABEL.1) {
         LABEL.1.clone_into(&mut spec.name);
     }

@@ -31,6 +31,9 @@ const JOB_BYTES_MAX: u64 = 1 << 20;
 /// The kernel takes a worker before it takes any service (proc_pid_oom_score_adj(5)).
 const OOM_SCORE_ADJ: &str = "1000";
 
+/// A model that computes longer for its first example is no model to serve.
+const INSPECTION_CPU_S_MAX: u64 = 120;
+
 /// The whole life of `rampart-serving model-worker`. Standard input is the pipe of calls, standard output that of answers; standard error is
 /// a socket, by which it is told of calls that are given up.
 pub fn run() -> ExitCode {
@@ -97,7 +100,12 @@ pub(crate) fn confine(
     open: impl FnOnce() -> Result<Engine, EngineError>,
     library: &Path,
 ) -> Result<Engine, LoadFault> {
-    let limits = [(Resource::AS, memory_bytes_max), (Resource::CORE, 0), (Resource::NOFILE, 64)];
+    let limits = [
+        (Resource::AS, memory_bytes_max),
+        (Resource::CPU, INSPECTION_CPU_S_MAX),
+        (Resource::CORE, 0),
+        (Resource::NOFILE, 64),
+    ];
     limits.into_iter().try_for_each(lower)?;
     sandbox::restrict_files(library).map_err(LoadFault::internal)?;
     let engine = open().map_err(LoadFault::internal)?;

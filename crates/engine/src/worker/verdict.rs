@@ -10,9 +10,6 @@ use crate::{
     signature::Signature,
 };
 
-/// The longest reason of a refusal.
-const DETAIL_BYTES_MAX: usize = 16 << 10;
-
 /// What a worker says of a model that it was to load.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
@@ -61,10 +58,7 @@ impl Verdict {
     /// The process that says so has run the model.
     pub(super) fn judge(self, signature: &Signature) -> Result<Loaded, LoadFault> {
         match self {
-            Self::Refused { reason, mut detail } => {
-                detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
-                Err(LoadFault::new(reason, detail))
-            }
+            Self::Refused { reason, detail } => Err(LoadFault::new(reason, detail)),
             Self::Accepted { process_bytes, model_bytes, signature: real, sandbox } => {
                 if !signature.in_order_of(&real).is_ok_and(|declared| declared == real) {
                     let detail = "its process names another signature than is declared";

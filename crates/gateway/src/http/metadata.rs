@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 pub const PATH: &str = "/.well-known/oauth-authorization-server";
 
 /// How long a client may cache it: what changes with a release only.
-const METADATA_CACHE: &str = "public, max-age=60";
+/// It repeats the host that was called, so that a cache must not give it to others.
+const METADATA_CACHE: &str = "no-store";
 
 /// RFC 8414 §2. The endpoint that ends tokens is not in it: it wants the bearer token of their owner, and RFC 7009 the credentials
 /// of a client.

@@ -4,9 +4,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use engine::{Signature, tensor::Tensor};
-use problem::Problem;
+use problem::{FieldError, Problem};
 
 use crate::features::{self, Format};
+
+/// Faults of a sample that are told.
+const LINES_MAX: usize = 20;
 
 /// The records for a golden example.
 pub(super) struct Sample {
@@ -30,6 +33,12 @@ impl Sample {
             Format::Csv => features::csv_header(&bytes).map_err(|detail| format!("{}: {detail}", path.display()))?,
             Format::Json => Vec::new(),
         };
+        if let Some(name) = header.iter().find(|name| name.trim().is_empty() || name.parse::<f64>().is_ok()) {
+            return Err(format!(
+                "{}: its first line has {name:?}, which is no name; a sample begins with the names of its columns, and has none for an index",
+                path.display()
+            ));
+        }
         Ok(Self { format, bytes, header })
     }
 
@@ -54,7 +63,16 @@ impl Sample {
     }
 }
 
-/// Everything that is wrong with the records, in one text.
+/// Everything that is wrong with the records, a line for each.
 fn text(problem: &Problem) -> String {
-    format!("the sample does not fit the model: {problem}")
+    let errors = problem.field_errors();
+    if errors.is_empty() {
+        return format!("the sample does not fit the model: {problem}");
+    }
+    let line = |error: &FieldError| match error.row_index() {
+        Some(row) => format!("\n  {:?}, record {row}: {}", error.field(), error.detail()),
+        None => format!("\n  {:?}: {}", error.field(), error.detail()),
+    };
+    let lines: String = errors.iter().take(LINES_MAX).map(line).collect();
+    format!("the sample does not fit the model:{lines}")
 }
