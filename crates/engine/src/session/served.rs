@@ -60,7 +60,7 @@ impl Served {
 
 /// The matrix of a ZipMap has the name that it has everywhere, with the classes as its columns, and so has the label beside it.
 fn renamed(spec: &TensorSpec, all: &[TensorSpec], graph: &Graph) -> TensorSpec {
-    let is_free = |name: &str| !all.iter().any(|other| other.name == name);
+    let is_free = |name: &str| !all.iter().any(|other| other.name == name && other.name != spec.name);
     let mut spec = spec.clone();
     if let Some(zipmap) = graph.zipmaps.iter().find(|zipmap| zipmap.scores == spec.name) {
         // Of a matrix of another width they would be names of something else.
