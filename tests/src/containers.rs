@@ -92,7 +92,10 @@ impl Containers {
     /// Docker does not say.
     pub async fn services(&self) -> anyhow::Result<Vec<String>> {
         let filter = format!("label=com.docker.compose.project={}", self.project);
-        let listed = docker(&["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]).await?;
+        // An image that was built for the project has its label, too, and so has every container of it that another test runs for a moment.
+        let of_compose = "label=com.docker.compose.oneoff=False";
+        let filters = ["--filter", &*filter, "--filter", of_compose];
+        let listed = docker(&[&["ps", "--all"][..], &filters, &["--format", "{{.Names}}"]].concat()).await?;
         ensure!(!listed.is_empty(), "the project {} has no container", self.project);
         let format = "{{.HostConfig.RestartPolicy.Name}} {{.Name}}";
         let arguments: Vec<&str> = ["inspect", "--format", format].into_iter().chain(listed.lines()).collect();
