@@ -1,5 +1,6 @@
 //! One loaded model file that computes one call at a time.
 
+mod lengths;
 mod refusal;
 mod served;
 
@@ -23,6 +24,7 @@ use crate::{
     signature::Signature,
     tensor::{Data, Datatype, Tensor, for_data},
 };
+use lengths::NamedLengths;
 use refusal::undeclared;
 pub(crate) use served::Served;
 
@@ -37,6 +39,7 @@ pub(crate) struct Session {
     inner: ort::session::Session,
     /// What it takes and gives, or why that cannot be served.
     served: Result<Served, String>,
+    lengths: NamedLengths,
 }
 
 /// What a run gave.
@@ -76,6 +79,18 @@ pub enum RunFault {
     Engine(String),
 }
 
+// === impl RunFault ===
+
+impl RunFault {
+    /// With what the model file's own names say about inputs that were refused.
+    fn told_with(self, differences: &str) -> Self {
+        match self {
+            Self::Inputs(message) if !differences.is_empty() => Self::Inputs(format!("{differences} ({message})")),
+            other => other,
+        }
+    }
+}
+
 // === impl Session ===
 
 impl Session {
@@ -109,7 +124,8 @@ impl Session {
         };
         let inner = build().map_err(|error: ort::Error| refusal::explain(&error.to_string(), &graph))?;
         let served = Served::of(inner.inputs(), inner.outputs(), &graph);
-        Ok(Self { inner, served })
+        let lengths = NamedLengths::of(inner.inputs());
+        Ok(Self { inner, served, lengths })
     }
 
     /// The declared signature in the order of the file, if it is true of the file.
@@ -133,7 +149,10 @@ impl Session {
         let engine = |error: ort::Error| RunFault::Engine(error.to_string());
         let values = inputs.iter().map(input).collect::<ort::Result<Vec<_>>>().map_err(engine)?;
         let started = Instant::now();
-        let outputs = self.inner.run_with_options(values.as_slice(), options).map_err(|error| fault(&error))?;
+        let outputs = self
+            .inner
+            .run_with_options(values.as_slice(), options)
+            .map_err(|error| fault(&error).told_with(&self.lengths.differences(inputs)))?;
         let compute = started.elapsed();
         let outputs = wanted
             .iter()

@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::onnx::{NodeSpec, ValueSpec, lookup, model};
+use super::onnx::{NodeSpec, SHARED, ValueSpec, lookup, model};
 
 /// A folder to be, with one or more versions of one signature.
 pub(crate) struct ModelFolder<'a> {
@@ -169,7 +169,8 @@ pub(crate) fn write_root(models: &Path) {
 pub(crate) fn write_sum(models: &Path) {
     let inputs = [("a", "FP32", &[-1_i64][..]), ("b", "FP32", &[-1_i64][..])];
     let outputs = [("sum", "FP32", &[-1_i64][..])];
-    let bytes = model(&[("Add", &["a", "b"], &["sum"])], &inputs, &outputs);
+    let in_file = [("a", "FP32", &[SHARED][..]), ("b", "FP32", &[SHARED][..])];
+    let bytes = model(&[("Add", &["a", "b"], &["sum"])], &in_file, &outputs);
     let golden = golden(
         &[tensor("a", "FP32", &[1], json!([1])), tensor("b", "FP32", &[1], json!([2]))],
         &[tensor("sum", "FP32", &[1], json!([3]))],

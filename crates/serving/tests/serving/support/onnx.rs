@@ -26,6 +26,9 @@ pub(crate) fn element(datatype: &str) -> i32 {
 /// One node: operator, inputs, outputs.
 pub(crate) type NodeSpec<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
 
+/// Of a shape, a length that has the same name wherever it stands.
+pub(crate) const SHARED: i64 = -2;
+
 /// An input or output: name, datatype, shape with -1 for any length.
 pub(crate) type ValueSpec<'a> = (&'a str, &'a str, &'a [i64]);
 
@@ -84,9 +87,10 @@ fn model_with(
 }
 
 fn value((name, datatype, shape): &ValueSpec<'_>) -> ValueInfoProto {
-    let dimension = |(index, length): (usize, &i64)| match length {
+    let dimension = |(index, length): (usize, &i64)| match *length {
         -1 => Dimension { dim_value: None, dim_param: Some(format!("{name}_{index}")) },
-        length => Dimension { dim_value: Some(*length), dim_param: None },
+        SHARED => Dimension { dim_value: None, dim_param: Some("N".to_owned()) },
+        length => Dimension { dim_value: Some(length), dim_param: None },
     };
     let dim = shape.iter().enumerate().map(dimension).collect();
     let tensor_type = TensorTypeProto { elem_type: element(datatype), shape: Some(ShapeProto { dim }) };
