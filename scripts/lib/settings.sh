@@ -19,6 +19,10 @@ RAMPART_PORT_9093               port
 RAMPART_EDGE_SUBNET             subnet
 RAMPART_EDGE_RANGE              subnet
 RAMPART_FRONT_ADDRESS           address
+RAMPART_FRONT_NAMES             names
+RAMPART_FRONT_FOLDER            own-folder
+RAMPART_FRONT_CERTIFICATE       file-within
+RAMPART_FRONT_KEY               file-within
 RAMPART_CERTS                   folder
 RAMPART_ACCESS                  folder
 RAMPART_UNSEAL_BY_PEOPLE        true|false
@@ -40,6 +44,7 @@ check_settings() {
     done <<<"$settings_known"
     check_ports_differ
     check_edge
+    check_front_certificate
 }
 
 # setting NAME: its value, or its default.
@@ -115,16 +120,22 @@ names_near() {
 # check_value NAME FORM VALUE
 check_value() {
     local name=$1 form=$2 value=$3 wanted=''
-    [[ -n $value || $form == prefix ]] || die "$name is set, but empty" "give it a value, or remove it to get its default, $(unset "$name" && setting "$name")"
+    if [[ -z $value && $form =~ ^(prefix|names|file-within)$ ]]; then return; fi
+    [[ -n $value ]] || die "$name is set, but empty" "give it a value, or remove it to get its default, $(unset "$name" && setting "$name")"
     case $form in
         project) [[ $value =~ ^[a-z0-9][a-z0-9_-]*$ ]] || wanted="lower-case letters, digits, - and _" ;;
-        prefix) [[ $value =~ ^([a-zA-Z0-9][a-zA-Z0-9_.-]{0,31})?$ ]] || wanted="at most 32 letters, digits, . - and _, like test-" ;;
+        prefix) [[ $value =~ ^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,31}$ ]] || wanted="at most 32 letters, digits, . - and _, like test-" ;;
         port) is_number_in "$value" 1 65535 || wanted="a port, 1 to 65535" ;;
         address) is_address "$value" || wanted="an IPv4 address, like 198.18.95.2" ;;
         own-address) is_own_address "$value" || wanted="an IPv4 address of this machine, or 0.0.0.0 for all of them" ;;
         subnet) is_subnet "$value" || wanted="an IPv4 network of at most 16777216 addresses that begins where it says, like 198.18.95.0/24" ;;
         # Without the slash it would be the name of a volume.
+        # By default an empty volume.
+        own-folder) [[ $value == front || $value =~ ^\.{0,2}/ ]] || wanted="a folder that begins with / or ./" ;;
         folder) [[ $value =~ ^\.{0,2}/ ]] || wanted="a folder that begins with / or ./" ;;
+        # What each may be, the steward says, who makes the certificate.
+        names) [[ $value =~ ^[a-zA-Z0-9.:-]+([ ,]+[a-zA-Z0-9.:-]+)*$ ]] || wanted="host names and addresses, between commas, like ml.example.org,192.0.2.7" ;;
+        file-within) [[ $value =~ ^[^/] && ! /$value/ =~ /\.\./ ]] || wanted="the path of a file inside of RAMPART_FRONT_FOLDER, like live/ml.example.org/fullchain.pem" ;;
         image) [[ $value =~ ^[a-z0-9][a-z0-9._/:@-]*$ ]] || wanted="the name of an image, like rampart/vault" ;;
         endpoint) [[ $value =~ ^https://[a-zA-Z0-9.-]+(:[0-9]{1,5})?$ ]] || wanted="https://, a name and perhaps a port, like https://minio:9000" ;;
         'true|false') [[ $value == true || $value == false ]] || wanted="true or false" ;;
@@ -200,4 +211,37 @@ check_edge() {
     if is_within "$range" "$front"; then
         die "RAMPART_FRONT_ADDRESS $front is inside of RAMPART_EDGE_RANGE $range, where Docker may give it away" "$remedy"
     fi
+}
+
+# The steward reads the owner's certificate, as a user of its own.
+check_front_certificate() {
+    local name file
+    [[ -n ${RAMPART_FRONT_CERTIFICATE:-}${RAMPART_FRONT_KEY:-} ]] || return 0
+    for name in RAMPART_FRONT_FOLDER RAMPART_FRONT_CERTIFICATE RAMPART_FRONT_KEY; do
+        [[ -n ${!name:-} && ${!name} != front ]] || die "a certificate of your own for the front needs $name, too" "set all three; .env.example says what they are"
+    done
+    for file in "$RAMPART_FRONT_CERTIFICATE" "$RAMPART_FRONT_KEY"; do
+        [[ -f $RAMPART_FRONT_FOLDER/$file ]] || die "there is no file $RAMPART_FRONT_FOLDER/$file" "correct RAMPART_FRONT_CERTIFICATE and RAMPART_FRONT_KEY"
+        is_for_steward "$RAMPART_FRONT_FOLDER" "$file" || die "user 10002, the steward, may not read $RAMPART_FRONT_FOLDER/$file" \
+            "give its group the right to: chgrp 10002 and chmod g+rX, for the file and each folder above it in $RAMPART_FRONT_FOLDER"
+    done
+}
+
+# is_for_steward FOLDER FILE: whether user and group 10002 may read FOLDER/FILE, once links are followed.
+is_for_steward() {
+    local path
+    path=$(realpath "$1/$2")
+    may_steward 4 "$path" || return 1
+    while path=$(dirname "$path"); [[ $path == "$(realpath "$1")"* ]]; do
+        may_steward 1 "$path" || return 1
+    done
+}
+
+# may_steward BIT PATH: 4 to read, 1 to enter.
+may_steward() {
+    local mode user group
+    read -r mode user group < <(stat --format '%a %u %g' "$2")
+    mode=$((8#$mode))
+    if [[ $user == 10002 ]]; then mode=$((mode >> 6)); elif [[ $group == 10002 ]]; then mode=$((mode >> 3)); fi
+    ((mode & $1))
 }

@@ -13,6 +13,8 @@ enter_test_platform() {
     export RAMPART_PORT_5000=15000 RAMPART_PORT_8200=18200 RAMPART_PORT_9000=19000
     export RAMPART_PORT_9090=19090 RAMPART_PORT_9093=19093
     export RAMPART_EDGE_SUBNET=198.18.96.0/24 RAMPART_EDGE_RANGE=198.18.96.128/25 RAMPART_FRONT_ADDRESS=198.18.96.2
+    export RAMPART_FRONT_NAMES=ml.example.test,198.18.96.2
+    export RAMPART_FRONT_FOLDER=$test_platform_folder/front RAMPART_FRONT_CERTIFICATE=chain.pem RAMPART_FRONT_KEY=key.pem
     export RAMPART_UNSEAL_BY_PEOPLE=false RAMPART_CERTIFICATE_LIFETIME_S=86400
     export RAMPART_VAULT_IMAGE=${RAMPART_TEST_VAULT_IMAGE:-vault-programs}
     export RAMPART_S3_ENDPOINT=https://minio:9000
@@ -53,7 +55,13 @@ remove_bystander() {
 
 start_test_platform() {
     destroy_test_platform
-    mkdir -p "$RAMPART_CERTS"
+    mkdir -p "$RAMPART_CERTS" "$RAMPART_FRONT_FOLDER"
+    # A test renews it, with one of a CA.
+    quietly "openssl makes no certificate" "see what it says" openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+        -days 2 -subj /CN=own.example.test -addext subjectAltName=DNS:own.example.test \
+        -keyout "$RAMPART_FRONT_FOLDER/key.pem" -out "$RAMPART_FRONT_FOLDER/chain.pem"
+    chgrp 10002 "$RAMPART_FRONT_FOLDER/key.pem"
+    chmod 0640 "$RAMPART_FRONT_FOLDER/key.pem"
     "${root:?}/scripts/up"
 }
 

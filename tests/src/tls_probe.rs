@@ -115,6 +115,16 @@ pub async fn expect_only_tls_1_3(
     Ok(())
 }
 
+/// The certificate that a server shows a client that trusts this CA and asks for `name`.
+///
+/// # Errors
+/// The client does not accept it.
+pub async fn accepted_leaf(address: SocketAddr, name: &str, ca_file: &Path) -> anyhow::Result<CertificateDer<'static>> {
+    let stream = handshake(address, Preamble::None, name, &[&TLS13], ca_file).await?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("it shows none")?;
+    Ok(leaf.clone().into_owned())
+}
+
 fn tls_error(error: &anyhow::Error) -> Option<&rustls::Error> {
     error.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref()
 }

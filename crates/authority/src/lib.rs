@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use identity::{PeerName, TRUST_DOMAIN};
+use identity::{NameError, PeerName, TRUST_DOMAIN};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
@@ -39,6 +39,28 @@ pub enum AuthorityError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The root is of the future.
+    #[error(
+        "{certificate} is good from {from} on, and now it is earlier: the clock was ahead when it was made, or is behind now. \
+         Set the clock; or, if nothing in its folder is needed, remove the folder, and a new root is made that clients must be given"
+    )]
+    NotYet {
+        /// Its certificate.
+        certificate: PathBuf,
+        /// When its time begins.
+        from: OffsetDateTime,
+    },
+    /// The root's time is over.
+    #[error("{certificate} ended at {until}, or the clock is ahead: set the clock, or make a new root")]
+    Ended {
+        /// Its certificate.
+        certificate: PathBuf,
+        /// When its time ended.
+        until: OffsetDateTime,
+    },
+    /// The root's certificate cannot be read.
+    #[error("the root's certificate cannot be read")]
+    Unreadable(#[from] NameError),
     /// A file or folder.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -55,10 +77,11 @@ pub struct Authority {
 pub struct Leaf {
     name: PeerName,
     lifetime: Duration,
-    dns_names: Vec<String>,
     not_before: OffsetDateTime,
     /// The service, unless it is changed: some clients read nothing else of a certificate.
     pub common_name: String,
+    /// Host names and IP addresses; the service's own name, unless it is changed.
+    pub dns_names: Vec<String>,
     /// A group that can also read the key: for a process under another account, whose key it is.
     pub group: Option<u32>,
 }
@@ -91,6 +114,7 @@ impl Authority {
         let (certificate, key) = (directory.join("ca.pem"), directory.join("ca-key.pem"));
         if certificate.exists() && key.exists() {
             let pem = read(&certificate)?;
+            check_time(&pem, certificate, now)?;
             let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&read(&key)?)?)?;
             return Ok(Self { issuer, pem });
         }
@@ -183,6 +207,18 @@ fn distinguished_name(common_name: &str) -> DistinguishedName {
     name
 }
 
+/// Nothing that a root signs is good before the root is.
+fn check_time(pem: &str, certificate: PathBuf, now: OffsetDateTime) -> Result<(), AuthorityError> {
+    let (from, until) = identity::certificate_pem_validity(pem.as_bytes())?;
+    if now < from {
+        return Err(AuthorityError::NotYet { certificate, from });
+    }
+    if now >= until {
+        return Err(AuthorityError::Ended { certificate, until });
+    }
+    Ok(())
+}
+
 fn read(path: &Path) -> Result<String, AuthorityError> {
     fs::read_to_string(path).map_err(|source| AuthorityError::Read { path: path.to_owned(), source })
 }
@@ -206,6 +242,17 @@ mod tests {
         assert_eq!(first.pem(), again.pem());
         let mode = fs::metadata(directory.path().join("ca-key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_root_of_another_time_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        Authority::open_or_create(directory.path(), now + Duration::days(3)).unwrap();
+        let early = Authority::open_or_create(directory.path(), now).err().unwrap().to_string();
+        assert!(early.contains("Set the clock"), "{early}");
+        let late = Authority::open_or_create(directory.path(), now + Duration::days(20_000)).err().unwrap().to_string();
+        assert!(late.contains("ended at"), "{late}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod stream;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,6 +59,10 @@ pub struct FrontConfig {
     pub limits: FrontLimits,
     /// TCP proxies in front of the balancer.
     pub proxy_protocol: ProxyProtocolConfig,
+    /// A certificate of the platform's owner, which clients get who ask for a name in it: PEM, chain and key in one file. The
+    /// file may come, change and go while the balancer runs.
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
 }
 
 /// Bounds on everything that a client can cause.

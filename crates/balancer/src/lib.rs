@@ -16,6 +16,7 @@ pub mod status;
 use std::sync::Arc;
 
 use authz::{Clock, Guard, PassportKeys};
+use identity::FrontCertificateFile;
 use policy::Policy;
 use service::{BoxError, Lifecycle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -83,7 +84,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     };
     let engine = proxy::engine(Arc::new(shared), ca_file);
     let stops = StopSignals { drain: lifecycle.soft_stop(), abort: lifecycle.hard_stop() };
-    let front = Front::bind(config.front, identity::front_server_config(&identity), routes, engine, stops).await?;
+    let own_certificate = config.front.certificate_file.clone().map(FrontCertificateFile::open);
+    let tls = identity::front_server_config(&identity, own_certificate.clone());
+    let front = Front::bind(config.front, tls, routes, engine, stops).await?;
+    if let Some(file) = own_certificate {
+        lifecycle.spawn("certificate of the owner", file.watch(drained.clone()));
+    }
     lifecycle.listening("front", front.local_addr());
     lifecycle.spawn("front", async move {
         front.serve().await;

@@ -10,7 +10,8 @@ use rustls::{
 };
 
 use crate::{
-    Identity, PeerList, crypto_provider,
+    FrontCertificateFile, Identity, PeerList, crypto_provider,
+    front_file::FrontCertResolver,
     tls_callbacks::{PeerListVerifier, ReloadableCertResolver, ServiceNameVerifier},
 };
 
@@ -56,13 +57,14 @@ impl Identity {
     }
 }
 
-/// For the public front: TLS 1.3 with the identity's certificate, no client certificate, resumption allowed.
-pub fn front_server_config(identity: &Arc<Identity>) -> Arc<ServerConfig> {
+/// For the public front: TLS 1.3 with the identity's certificate, or the owner's for the names in that one; no client
+/// certificate, resumption allowed.
+pub fn front_server_config(identity: &Arc<Identity>, own: Option<Arc<FrontCertificateFile>>) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3 suites")
         .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
-        .with_cert_resolver(Arc::new(ReloadableCertResolver(identity.clone())));
+        .with_cert_resolver(Arc::new(FrontCertResolver { identity: identity.clone(), own }));
     config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
     Arc::new(config)
 }

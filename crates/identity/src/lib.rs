@@ -2,6 +2,8 @@
 
 mod configs;
 mod error;
+mod front_certificate;
+mod front_file;
 mod material;
 mod metrics;
 mod name;
@@ -20,7 +22,11 @@ use tokio::sync::watch;
 
 pub use configs::front_server_config;
 pub use error::{IdentityError, NameError};
-pub use name::{PeerName, TRUST_DOMAIN, certificate_not_after, certificate_pem_not_after, dns_name};
+pub use front_certificate::{FrontCertificate, FrontCertificateError};
+pub use front_file::FrontCertificateFile;
+pub use name::{
+    PeerName, TRUST_DOMAIN, certificate_not_after, certificate_pem_not_after, certificate_pem_validity, dns_name,
+};
 pub use peers::{PeerList, PeerListError};
 pub use provider::{crypto_provider, install_crypto_providers};
 

@@ -7,6 +7,7 @@ use crate::material::VerifiedFiles;
 
 const NOT_BEFORE: &str = "ml_identity_certificate_not_before_timestamp_seconds";
 const NOT_AFTER: &str = "ml_identity_certificate_not_after_timestamp_seconds";
+const FRONT_NOT_AFTER: &str = "ml_front_certificate_not_after_timestamp_seconds";
 const RELOADS: &str = "ml_identity_reloads_total";
 const RELOAD_FAILURES: &str = "ml_identity_reload_failures_total";
 
@@ -23,6 +24,15 @@ pub(crate) fn describe() {
 pub(crate) fn set_validity(material: &VerifiedFiles) {
     gauge!(NOT_BEFORE).set(seconds(material.not_before));
     gauge!(NOT_AFTER).set(seconds(material.not_after));
+}
+
+/// Of the certificate that the platform's owner brought. Without one there is no series.
+pub(crate) fn set_front_not_after(not_after: Option<OffsetDateTime>) {
+    describe_gauge!(
+        FRONT_NOT_AFTER,
+        "End of the validity of the owner's certificate of the front; 0 when it was taken away."
+    );
+    gauge!(FRONT_NOT_AFTER).set(not_after.map_or(0.0, seconds));
 }
 
 pub(crate) fn count_reload() {

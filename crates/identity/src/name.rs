@@ -38,6 +38,12 @@ pub fn certificate_pem_not_after(pem: &[u8]) -> Result<OffsetDateTime, NameError
     certificate_not_after(&der)
 }
 
+/// From when until when the first certificate of a PEM file is valid.
+pub fn certificate_pem_validity(pem: &[u8]) -> Result<(OffsetDateTime, OffsetDateTime), NameError> {
+    let der = CertificateDer::from_pem_slice(pem).map_err(|_| NameError::Malformed)?;
+    validity(&der)
+}
+
 /// From when until when a certificate is valid.
 pub(crate) fn validity(der: &[u8]) -> Result<(OffsetDateTime, OffsetDateTime), NameError> {
     let certificate = parse(der)?;

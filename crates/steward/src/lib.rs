@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod front_certificate;
+mod front_names;
 mod names;
 mod vault;
 
@@ -17,7 +19,9 @@ use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 use topology::{Instance, PLATFORM, ThirdParty};
 
-use names::peer_name;
+use front_certificate::OwnersCertificate;
+use front_names::FrontNames;
+use names::{dns_names, peer_name};
 use vault::Reconciler;
 
 /// How often certificates are checked for renewal.
@@ -53,6 +57,18 @@ pub struct Arguments {
     /// How often Vault changes the services' passwords of the database. Seconds, at least 10.
     #[arg(long, env = "RAMPART_DATABASE_ROTATION_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(10..))]
     database_rotation_s: u32,
+    /// Host names and addresses, between commas, under which clients reach the front door beside localhost and nebula.
+    #[arg(long, env = "RAMPART_FRONT_NAMES", default_value = "")]
+    front_names: FrontNames,
+    /// The folder with the owner's own certificate for the front door.
+    #[arg(long, default_value = "/front")]
+    front_folder: PathBuf,
+    /// The chain in that folder, leaf first, PEM. Empty: the front has no certificate but the one of the platform's CA.
+    #[arg(long, env = "RAMPART_FRONT_CERTIFICATE", default_value = "")]
+    front_certificate: String,
+    /// Its key, PEM, not encrypted.
+    #[arg(long, env = "RAMPART_FRONT_KEY", default_value = "")]
+    front_key: String,
 }
 
 /// Makes missing secrets, writes certificates and secrets of each container, then renews them and operates Vault until SIGTERM.
@@ -67,21 +83,25 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     for container in &containers {
         write_secrets(container, &own_folder, &arguments.state)?;
         write_ca(container, &authority, &arguments.state)?;
-        issue_certificate(container, &authority, &arguments.state)?;
+        issue_certificate(container, &authority, &arguments.state, &arguments.front_names)?;
     }
+    let mut owners_certificate =
+        OwnersCertificate::new(&arguments.front_folder, &arguments.front_certificate, &arguments.front_key)?;
+    owners_certificate.pass(&containers, &arguments.state);
     fs::write(&arguments.ready, "").with_context(|| format!("cannot write {}", arguments.ready.display()))?;
     say(&format!("{} containers have their certificates and secrets", containers.len()));
     let mut reconciler = Reconciler::new(&arguments, &authority, &containers);
     tokio::select! {
         () = reconciler.run() => {}
-        () = renew_certificates(&authority, &containers, &arguments.state) => {}
+        () = renew_certificates(&authority, &containers, &arguments) => {}
+        () = bring_certificates(&mut owners_certificate, &containers, &arguments.state) => {}
         _ = terminate.recv() => {}
     }
     reconciler.stop().await
 }
 
 /// Renews at half of its life what the steward has signed; third parties reload it by themselves.
-async fn renew_certificates(authority: &Authority, containers: &[Instance], state: &Path) {
+async fn renew_certificates(authority: &Authority, containers: &[Instance], arguments: &Arguments) {
     let mut signed = vec![OffsetDateTime::now_utc(); containers.len()];
     loop {
         tokio::time::sleep(CERTIFICATE_PERIOD).await;
@@ -91,11 +111,18 @@ async fn renew_certificates(authority: &Authority, containers: &[Instance], stat
             if third_party.works_once || now - *signed < lifetime(third_party) / 2 {
                 continue;
             }
-            match issue_certificate(container, authority, state) {
+            match issue_certificate(container, authority, &arguments.state, &arguments.front_names) {
                 Ok(()) => *signed = now,
                 Err(error) => say_error(&format!("{}: {error:#}", container.name)),
             }
         }
+    }
+}
+
+async fn bring_certificates(owners: &mut OwnersCertificate, containers: &[Instance], state: &Path) {
+    loop {
+        tokio::time::sleep(front_certificate::PERIOD).await;
+        owners.pass(containers, state);
     }
 }
 
@@ -127,11 +154,15 @@ fn write_ca(container: &Instance, authority: &Authority, state: &Path) -> anyhow
 }
 
 /// Signs a certificate, unless Vault does.
-fn issue_certificate(container: &Instance, authority: &Authority, state: &Path) -> anyhow::Result<()> {
+fn issue_certificate(
+    container: &Instance,
+    authority: &Authority,
+    state: &Path,
+    front_names: &FrontNames,
+) -> anyhow::Result<()> {
     let Some(third_party) = container.third_party else { return Ok(()) };
-    let mut leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime(third_party))
-        .with_names(&[container.name])
-        .with_names(container.workload.dns_names);
+    let mut leaf = Leaf::new(peer_name(container), OffsetDateTime::now_utc(), lifetime(third_party));
+    leaf.dns_names = dns_names(container, front_names);
     leaf.group = Some(container.workload.user);
     if let Some(common_name) = third_party.common_name {
         common_name.clone_into(&mut leaf.common_name);
@@ -152,6 +183,7 @@ mod tests {
     };
 
     use identity::{Identity, IdentityConfig};
+    use rustls_pki_types::{CertificateDer, pem::PemObject as _};
     use topology::Workload;
 
     use super::*;
@@ -164,6 +196,7 @@ mod tests {
         let own_folder = state.path().join("steward");
         ensure_secrets(&own_folder).unwrap();
         let authority = Authority::generate(OffsetDateTime::now_utc()).unwrap();
+        let front_names: FrontNames = "ml.example.org".parse().unwrap();
         // Only root may give a file to a group that it is not in.
         let group = fs::metadata(state.path()).unwrap().gid();
         for container in PLATFORM.instances() {
@@ -171,7 +204,7 @@ mod tests {
             let container = Instance { workload, ..container };
             write_secrets(&container, &own_folder, state.path()).unwrap();
             write_ca(&container, &authority, state.path()).unwrap();
-            issue_certificate(&container, &authority, state.path()).unwrap();
+            issue_certificate(&container, &authority, state.path(), &front_names).unwrap();
             let folder = state.path().join(container.name);
             let directory = folder.join("identity");
             let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
@@ -184,6 +217,10 @@ mod tests {
                 let until = identity::certificate_pem_not_after(&fs::read(directory.join("certificate.pem")).unwrap());
                 let is_short = until.unwrap() <= OffsetDateTime::now_utc() + ONCE_LIFETIME;
                 assert_eq!(is_short, container.name == "example-models", "{}", container.name);
+                let pem = fs::read(directory.join("certificate.pem")).unwrap();
+                let leaf = CertificateDer::from_pem_slice(&pem).unwrap();
+                let is_found = leaf.windows(14).any(|bytes| bytes == b"ml.example.org");
+                assert_eq!(is_found, container.name == "edge", "{}", container.name);
                 assert_eq!(Identity::load(&IdentityConfig { directory }).unwrap().name(), peer_name(&container));
             }
             for (_, to) in container.workload.secrets {

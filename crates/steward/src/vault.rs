@@ -129,12 +129,14 @@ impl<'a> Reconciler<'a> {
         };
         if logins_are_due {
             mounts::ensure(vault, &token).await.context("cannot set up the engines")?;
-            let lifetime = self.arguments.certificate_lifetime_s;
-            pki::ensure(vault, &token, self.authority, self.containers, lifetime)
+            let (front_names, lifetime) = (&self.arguments.front_names, self.arguments.certificate_lifetime_s);
+            pki::ensure(vault, &token, self.authority, self.containers, front_names, lifetime)
                 .await
                 .context("cannot set up the PKI")?;
-            logins::ensure_roles(vault, &token, self.containers).await.context("cannot set up the AppRoles")?;
-            logins::renew(vault, &token, self.containers, &self.arguments.state)
+            logins::ensure_roles(vault, &token, self.containers, front_names)
+                .await
+                .context("cannot set up the AppRoles")?;
+            logins::renew(vault, &token, self.containers, front_names, &self.arguments.state)
                 .await
                 .context("cannot renew logins")?;
             self.logins_renewed = Some(Instant::now());

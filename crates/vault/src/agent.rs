@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter};
 use problem::Chain;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use telemetry::FailureLog;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -36,6 +36,8 @@ pub struct Agent {
     directory: PathBuf,
     session: Option<VaultSession>,
     certificate: Option<Lifetime>,
+    /// The names in it.
+    names: Option<Map<String, Value>>,
     password: Option<Password>,
 }
 
@@ -70,7 +72,7 @@ impl Agent {
         for what in ["certificate", "database_password"] {
             counter!(RENEWALS, "what" => what).increment(0);
         }
-        Self { config, directory, session: None, certificate: None, password: None }
+        Self { config, directory, session: None, certificate: None, names: None, password: None }
     }
 
     /// Tries until every file is written, and calls `report` with the cause of a failure, at most once a minute.
@@ -123,7 +125,12 @@ impl Agent {
     /// Renews what is due. Returns the time until something is due again.
     async fn renew_due(&mut self) -> Result<Duration, VaultError> {
         let now = OffsetDateTime::now_utc();
-        let wants_certificate = self.certificate.is_none_or(|lifetime| lifetime.is_half_over(now));
+        let has_other_names = self.has_other_names();
+        if has_other_names {
+            // Vault signs the names that it was told with the login.
+            self.session = None;
+        }
+        let wants_certificate = has_other_names || self.certificate.is_none_or(|lifetime| lifetime.is_half_over(now));
         let wants_password = self.config.database_role.is_some()
             && self.password.as_ref().is_none_or(|password| password.due <= Instant::now());
         if wants_certificate {
@@ -131,6 +138,7 @@ impl Agent {
             let (vault, token, login) = (session.vault.clone(), session.token.clone(), session.login.clone());
             let until = renew(&vault, &token, &login, &self.config.ca_file, &self.directory).await?;
             self.certificate = Some(Lifetime { since: now, until });
+            self.names = Some(login.names());
             counter!(RENEWALS, "what" => "certificate").increment(1);
         }
         let mut pause = CHECK_PERIOD;
@@ -141,6 +149,13 @@ impl Agent {
         }
         let half = self.certificate.map_or(CHECK_PERIOD, |lifetime| lifetime.until_half(OffsetDateTime::now_utc()));
         Ok(pause.min(half).max(Duration::from_millis(10)))
+    }
+
+    /// Whether the login file, which is written anew when an operator gives the front other names, no longer has those of the
+    /// certificate. One that cannot be read at the moment tells nothing; a login will.
+    fn has_other_names(&self) -> bool {
+        let login = self.names.as_ref().and_then(|names| Some((names, self.config.login().ok()?)));
+        login.is_some_and(|(names, login)| login.names() != *names)
     }
 
     /// Writes the password as it is now. Returns when to ask again.
@@ -228,6 +243,33 @@ mod tests {
         assert!(lifetime.is_half_over(since + time::Duration::hours(12)));
         assert_eq!(lifetime.until_half(since), Duration::from_secs(12 * 3600));
         assert_eq!(lifetime.until_half(since + time::Duration::hours(13)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_login_with_other_names_asks_for_another_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("login.json");
+        let write = |names: &[&str]| {
+            let login = Login { dns_names: names.iter().map(|name| (*name).to_owned()).collect(), ..Login::default() };
+            secrets::replace_file(&file, &serde_json::to_vec(&login).unwrap(), 0o600, None).unwrap();
+            login.names()
+        };
+        let before = write(&["localhost"]);
+        let config = VaultConfig {
+            address: "https://127.0.0.1:1".into(),
+            ca_file: folder.path().join("ca.pem"),
+            login_file: secrets::SecretFile::new(&file),
+            database_role: None,
+            database_password_file: None,
+        };
+        let mut agent = Agent::new(config, folder.path().to_owned());
+        assert!(!agent.has_other_names(), "there is no certificate yet");
+        agent.names = Some(before);
+        assert!(!agent.has_other_names());
+        write(&["localhost", "ml.example.org"]);
+        assert!(agent.has_other_names());
+        std::fs::remove_file(&file).unwrap();
+        assert!(!agent.has_other_names());
     }
 
     /// Without a login file the agent waits for it, and reports that once.

@@ -13,6 +13,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use topology::{Instance, PLATFORM};
 
+use crate::front_names::FrontNames;
 use crate::names::{dns_names, peer_name};
 
 /// The `AppRole` and the folder of the steward itself.
@@ -30,11 +31,16 @@ path "secret/metadata/ml/*" { capabilities = ["read", "list"] }
 
 /// Writes a policy and an `AppRole` for each container that has a login, and removes those of services, which there were before.
 /// Logins count from the steward's own networks alone, in which all those containers are.
-pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Instance]) -> anyhow::Result<()> {
+pub(super) async fn ensure_roles(
+    vault: &Vault,
+    token: &str,
+    containers: &[Instance],
+    front_names: &FrontNames,
+) -> anyhow::Result<()> {
     let networks = own_networks()?;
     let mut policies = vec![(STEWARD_ROLE, STEWARD_POLICY.to_owned())];
     let services = containers.iter().filter(|one| one.third_party.is_none());
-    policies.extend(services.map(|one| (one.name, policy(one))));
+    policies.extend(services.map(|one| (one.name, policy(one, front_names))));
     let tools = containers.iter().filter(|one| one.third_party.is_some_and(|it| it.reads_secrets));
     policies.extend(tools.map(|one| (one.name, TOOLS_POLICY.to_owned())));
     for (name, policy) in &policies {
@@ -53,9 +59,9 @@ pub(super) async fn ensure_roles(vault: &Vault, token: &str, containers: &[Insta
 
 /// A container has exactly its own names signed, each of these parameters as it must be and no other, and reads the password of
 /// its service.
-fn policy(container: &Instance) -> String {
+fn policy(container: &Instance, front_names: &FrontNames) -> String {
     let mut parameters: Map<String, Value> =
-        names(container).names().into_iter().map(|(name, value)| (name, json!([value]))).collect();
+        names(container, front_names).names().into_iter().map(|(name, value)| (name, json!([value]))).collect();
     // Any key.
     parameters.insert("csr".to_owned(), json!([]));
     let sign = json!({ "capabilities": ["update"], "allowed_parameters": parameters });
@@ -68,12 +74,12 @@ fn policy(container: &Instance) -> String {
 }
 
 /// A login without its secrets: the names of a container.
-fn names(container: &Instance) -> Login {
+fn names(container: &Instance, front_names: &FrontNames) -> Login {
     Login {
         role: container.name.to_owned(),
         common_name: container.workload.name.to_owned(),
         name: peer_name(container).to_string(),
-        dns_names: dns_names(container),
+        dns_names: dns_names(container, front_names),
         ..Login::default()
     }
 }
@@ -94,12 +100,18 @@ fn role(name: &str, networks: &[String]) -> Value {
 
 /// Makes a new secret id for every container that has a login, and for the steward. The one before is destroyed once the new one is
 /// in its file: who read that file a moment before is refused, reads it again, and is let in.
-pub(super) async fn renew(vault: &Vault, token: &str, containers: &[Instance], state: &Path) -> anyhow::Result<()> {
+pub(super) async fn renew(
+    vault: &Vault,
+    token: &str,
+    containers: &[Instance],
+    front_names: &FrontNames,
+    state: &Path,
+) -> anyhow::Result<()> {
     for container in containers {
         if container.third_party.is_some_and(|it| !it.reads_secrets) {
             continue;
         }
-        let (login, accessor) = make_login(vault, token, names(container)).await?;
+        let (login, accessor) = make_login(vault, token, names(container, front_names)).await?;
         let files = if container.third_party.is_none() {
             vec![("vault-login.json", serde_json::to_vec(&login)?)]
         } else {
@@ -204,14 +216,16 @@ mod tests {
     fn a_container_reads_the_password_of_its_service_and_signs_its_own_names() {
         let policy = |name: &str| -> Value {
             let container = PLATFORM.instances().find(|container| container.name == name).unwrap();
-            serde_json::from_str(&policy(&container)).unwrap()
+            serde_json::from_str(&policy(&container, &"ml.example.org,192.0.2.7".parse().unwrap())).unwrap()
         };
         let balancer = &policy("balancer-a")["path"];
         assert_eq!(balancer.as_object().unwrap().len(), 1, "{balancer}");
         let signed = &balancer["pki/sign/balancer-a"]["allowed_parameters"];
         assert_eq!(signed["common_name"], json!(["balancer"]));
         assert_eq!(signed["uri_sans"], json!(["spiffe://rampart.internal/svc/balancer/balancer-a"]));
-        assert_eq!(signed["ip_sans"], json!(["127.0.0.1"]));
+        assert_eq!(signed["ip_sans"], json!(["127.0.0.1,192.0.2.7"]));
+        let hosts = "balancer.rampart.internal,balancer-a,localhost,nebula,front,ml.example.org";
+        assert_eq!(signed["alt_names"], json!([hosts]));
         let gateway = &policy("gateway-b")["path"];
         assert_eq!(gateway["database/static-creds/gateway"], json!({ "capabilities": ["read"] }));
         assert_eq!(gateway["pki/sign/gateway-b"]["allowed_parameters"].get("ip_sans"), None, "{gateway}");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use topology::Instance;
 
+use crate::front_names::FrontNames;
 use crate::names::{dns_names, peer_name};
 
 const INTERMEDIATE_LIFETIME: time::Duration = time::Duration::days(365);
@@ -20,6 +21,7 @@ pub(super) async fn ensure(
     token: &str,
     authority: &Authority,
     containers: &[Instance],
+    front_names: &FrontNames,
     lifetime_s: u32,
 ) -> anyhow::Result<()> {
     if !has_valid_intermediate(vault, token, authority).await? {
@@ -27,7 +29,7 @@ pub(super) async fn ensure(
         say("Vault has an intermediate CA");
     }
     for container in containers.iter().filter(|container| container.third_party.is_none()) {
-        vault.post(token, &format!("pki/roles/{}", container.name), &role(container, lifetime_s)).await?;
+        vault.post(token, &format!("pki/roles/{}", container.name), &role(container, front_names, lifetime_s)).await?;
     }
     Ok(())
 }
@@ -68,9 +70,10 @@ async fn make_intermediate(vault: &Vault, token: &str, authority: &Authority) ->
 /// Exactly the names of the container, and nothing of another. The signing request says none: names are parameters, which the policy of
 /// the container's login compares too, and as a whole (see `logins`). A role by itself would let in any address, and each of
 /// its names as the common name.
-fn role(container: &Instance, lifetime_s: u32) -> Value {
+fn role(container: &Instance, front_names: &FrontNames, lifetime_s: u32) -> Value {
     let is_address = |name: &String| name.parse::<std::net::IpAddr>().is_ok();
-    let (addresses, mut domains): (Vec<String>, Vec<String>) = dns_names(container).into_iter().partition(is_address);
+    let names = dns_names(container, front_names);
+    let (addresses, mut domains): (Vec<String>, Vec<String>) = names.into_iter().partition(is_address);
     // The common name is held to be a domain, too.
     domains.push(container.workload.name.to_owned());
     json!({
@@ -108,12 +111,16 @@ mod tests {
 
     #[test]
     fn a_role_signs_the_names_of_its_own_container_alone() {
-        let role = |name: &str| role(&PLATFORM.instances().find(|container| container.name == name).unwrap(), 60);
+        let front_names: FrontNames = "ml.example.org".parse().unwrap();
+        let container = |name: &str| PLATFORM.instances().find(|container| container.name == name).unwrap();
+        let role = |name: &str| role(&container(name), &front_names, 60);
         let serving = role("ml-serving-primary");
         assert_eq!(serving["allowed_uri_sans"], json!(["spiffe://rampart.internal/svc/serving/ml-serving-primary"]));
         assert_eq!((&serving["require_cn"], &serving["cn_validations"]), (&true.into(), &json!(["hostname"])));
         assert_eq!(serving["allowed_domains"], json!(["serving.rampart.internal", "ml-serving-primary", "serving"]));
         assert_eq!(serving["allow_ip_sans"], false);
-        assert_eq!(role("balancer-a")["allow_ip_sans"], true);
+        let balancer = role("balancer-a");
+        assert_eq!(balancer["allow_ip_sans"], true);
+        assert!(balancer["allowed_domains"].as_array().unwrap().contains(&"ml.example.org".into()), "{balancer}");
     }
 }
