@@ -1,8 +1,13 @@
-//! Proves that `rampart dev` leaves nothing behind when it is stopped or killed, and keeps the directory of `--data`.
+//! Proves that `rampart dev` leaves nothing behind when it is stopped or killed, and keeps the directory of `--data`, whatever that
+//! and the temporary directory are called and libpq is told.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::ensure;
 use end_to_end::{
@@ -34,7 +39,8 @@ async fn ctrl_c_leaves_no_process_and_no_file() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_process_outlives_a_killed_supervisor() {
     let _turn = ONE_AT_A_TIME.lock().await;
-    let platform = Platform::start(&[]).unwrap();
+    let directory = tempfile::Builder::new().prefix("rampart-killed-").tempdir().unwrap();
+    let platform = start_at(directory.path());
     let processes = all_processes(&platform);
     let supervisor = Pid::from_raw(i32::try_from(platform.supervisor()).unwrap()).unwrap();
     kill_process(supervisor, Signal::KILL).unwrap();
@@ -44,12 +50,17 @@ async fn no_process_outlives_a_killed_supervisor() {
     })
     .await
     .unwrap();
+    let sockets = PathBuf::from(fs::read_to_string(directory.path().join("postgres/sockets")).unwrap());
+    assert!(sockets.is_dir(), "{} is where PostgreSQL has its socket", sockets.display());
+    let again = start_at(directory.path());
+    assert!(!sockets.exists(), "{} was left by the process that was killed", sockets.display());
+    again.stop(&[]).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_data_directory_survives_a_restart() {
     let _turn = ONE_AT_A_TIME.lock().await;
-    let directory = tempfile::Builder::new().prefix("rampart-kept-").tempdir().unwrap();
+    let directory = tempfile::Builder::new().prefix("rampart kept, 'here' ").tempdir().unwrap();
     let platform = start_at(directory.path());
     platform.account("made-before", &["viewer"]).await.unwrap();
     let made = platform.backup(&["create"], "operator").unwrap();
@@ -68,8 +79,17 @@ async fn the_data_directory_survives_a_restart() {
     assert!(directory.path().join("postgres").is_dir(), "it stays after the last stop as well");
 }
 
+/// In an environment in which a socket below `TMPDIR` would have no path, and libpq would refuse PostgreSQL.
 fn start_at(directory: &Path) -> Platform {
-    Setup { data: Data::At(directory), ..Setup::default() }.start().unwrap()
+    let temporary = directory.join(format!("tmp,{}", "x".repeat(100)));
+    fs::create_dir_all(&temporary).unwrap();
+    let environment = [
+        ("TMPDIR", temporary.to_str().unwrap()),
+        ("PGOPTIONS", "-c no_such_setting=1"),
+        ("PGCHANNELBINDING", "require"),
+        ("PGHOST", "/nowhere"),
+    ];
+    Setup { data: Data::At(directory), environment: &environment, ..Setup::default() }.start().unwrap()
 }
 
 /// Seven services, the database and its workers.

@@ -11,6 +11,8 @@ use bootstrap::access_folder::{AccessFolder, LOCK_FILE};
 use secrets::make_folder;
 
 const TEMPORARY_PREFIX: &str = "rampart-dev-";
+/// Of PostgreSQL, in the data directory.
+pub(crate) const CLUSTER_FOLDER: &str = "postgres";
 const BEING_MADE_MAX: Duration = Duration::from_secs(60);
 
 /// The directory of one `rampart dev`, kept or temporary.
@@ -125,6 +127,7 @@ fn remove_abandoned() {
         let is_named_so = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
         let lock = entry.path().join(LOCK_FILE);
         if is_named_so && fs::File::options().write(true).open(lock).is_ok_and(|lock| is_abandoned(&lock)) {
+            pg_sandbox::end_orphan(&entry.path().join(CLUSTER_FOLDER));
             let _ = fs::remove_dir_all(entry.path());
         }
     }

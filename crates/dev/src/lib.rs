@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use bootstrap::{
     accounts::{self, Accounts},
-    prediction::Demonstration,
+    prediction::{Demonstration, word},
     readiness, say,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,7 +89,7 @@ async fn drive(arguments: &Arguments, layout: &Layout, platform: &mut Platform) 
     let notes = [
         ("admin token", format!("{} (renewed every 4 min; one file per role beside it)", token.display())),
         ("logs", layout.root().join("logs").display().to_string()),
-        ("add a model", format!("rampart models add FILE.onnx --state {}", state.display())),
+        ("add a model", format!("rampart models add FILE.onnx --state {}", word(&state))),
     ];
     let demonstration = Demonstration {
         folder: &layout.access,

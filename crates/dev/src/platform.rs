@@ -18,7 +18,7 @@ use super::{
     Arguments,
     certificates::Certificates,
     configs::{self, Addresses},
-    layout::Layout,
+    layout::{CLUSTER_FOLDER, Layout},
     ports::Ports,
     process::{Program, SupervisedProcess},
 };
@@ -141,7 +141,7 @@ impl Platform {
         // A throw-away cluster need not survive a power cut; one that is kept must.
         let fsync = if layout.is_kept() { "on" } else { "off" };
         let settings = [("fsync", fsync), ("max_connections", "60"), ("log_connections", "off")];
-        let cluster = Cluster::open(&layout.root().join("postgres"), Some(tcp), &settings).await?;
+        let cluster = Cluster::open(&layout.root().join(CLUSTER_FOLDER), Some(tcp), &settings).await?;
         let (executable, arguments) = cluster.server();
         self.processes.push(SupervisedProcess::start(Program {
             name: "postgres".into(),

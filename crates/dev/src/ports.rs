@@ -4,7 +4,10 @@
 //! supervisor. They lie below the kernel's range for outgoing connections (32768 and up): a port that is free
 //! now cannot be taken by an outgoing connection a moment later.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+};
 
 use anyhow::{Context as _, bail};
 
@@ -25,7 +28,7 @@ impl Ports {
     pub(super) fn next(&mut self) -> anyhow::Result<SocketAddr> {
         for _ in 0..TRIES {
             let port = random_port()?;
-            if !self.taken.contains(&port) && is_free(port) {
+            if !self.taken.contains(&port) && refusal(port).is_none() {
                 self.taken.push(port);
                 return Ok(loopback(port));
             }
@@ -38,8 +41,8 @@ impl Ports {
         if port == 0 {
             return self.next();
         }
-        if !is_free(port) {
-            bail!("port {port} on 127.0.0.1 is in use: stop what listens there, or choose another with --port");
+        if let Some(refusal) = refusal(port) {
+            bail!("{refusal}, or choose another with --port");
         }
         self.taken.push(port);
         Ok(loopback(port))
@@ -52,10 +55,40 @@ fn random_port() -> anyhow::Result<u16> {
     Ok(FIRST + u16::from_le_bytes(bytes) % (LAST - FIRST + 1))
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(loopback(port)).is_ok()
+/// Why clients would not reach this platform on the port, and what helps. Many ask for `localhost` at [::1] first.
+fn refusal(port: u16) -> Option<String> {
+    let in_use = |address: IpAddr| format!("port {port} on {address} is in use: stop what listens there");
+    match TcpListener::bind(loopback(port)).map(drop).map_err(|error| error.kind()) {
+        Ok(()) => {}
+        Err(ErrorKind::PermissionDenied) => {
+            return Some(format!(
+                "port {port} is for root alone: run `sysctl net.ipv4.ip_unprivileged_port_start={port}` as root"
+            ));
+        }
+        Err(_) => return Some(in_use(Ipv4Addr::LOCALHOST.into())),
+    }
+    // On a machine without IPv6 there is no such address.
+    let other = TcpListener::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).map(drop);
+    other.is_err_and(|error| error.kind() == ErrorKind::AddrInUse).then(|| in_use(Ipv6Addr::LOCALHOST.into()))
 }
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_clients_would_not_reach_is_refused_with_its_address() {
+        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let Ok(listener) = TcpListener::bind((address, 0)) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let refused = Ports::default().requested(port).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("port {port} on {address} is in use")), "{refused}");
+            drop(listener);
+            assert_eq!(Ports::default().requested(port).unwrap().port(), port);
+        }
+    }
 }

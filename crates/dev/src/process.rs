@@ -133,7 +133,10 @@ impl Program {
     fn spawn(&self) -> anyhow::Result<Child> {
         let log = open_log(&self.log)?;
         // Nothing may be left behind when the supervisor itself is killed.
-        let mut command = Command::from(pg_sandbox::die_with_parent(&self.executable));
+        let mut command = pg_sandbox::die_with_parent(&self.executable);
+        // Their configuration says where the database is, and nothing else does.
+        pg_sandbox::without_settings(&mut command);
+        let mut command = Command::from(command);
         command.args(&self.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().context("log file handle")?).stderr(log);
         // Its own group: Ctrl-C reaches the supervisor alone, which stops everything in order.

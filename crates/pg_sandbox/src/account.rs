@@ -60,7 +60,7 @@ impl Account {
 }
 
 /// The outermost directory above this one that a user of one group may not pass through.
-fn first_closed_ancestor(directory: &Path, user: u32, group: u32) -> io::Result<Option<PathBuf>> {
+pub(crate) fn first_closed_ancestor(directory: &Path, user: u32, group: u32) -> io::Result<Option<PathBuf>> {
     let directory = fs::canonicalize(directory)?;
     let mut outermost = None;
     for ancestor in directory.ancestors().skip(1) {

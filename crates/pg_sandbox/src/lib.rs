@@ -3,8 +3,10 @@
 mod account;
 mod binaries;
 mod die_with_parent;
+mod environment;
 mod orphan;
 mod running_cluster;
+mod sockets;
 
 use std::{
     fs,
@@ -20,14 +22,13 @@ use tokio::{process::Command, time::timeout};
 pub use account::Account;
 pub use binaries::Binaries;
 pub use die_with_parent::die_with_parent;
+pub use environment::without_settings;
 pub use orphan::end_orphan;
 pub use running_cluster::RunningCluster;
 
 /// The superuser of every cluster made here.
 pub const SUPERUSER: &str = "postgres";
 
-/// Directories of sockets, directly in the temporary directory: the path of a socket may have 107 bytes.
-const SOCKETS_PREFIX: &str = "rampart-pg-";
 /// Names the directory of sockets, in the cluster's directory, for `end_orphan`. The server's own file knows it only once the
 /// server listens.
 const SOCKETS_FILE: &str = "sockets";
@@ -109,15 +110,14 @@ pub struct Cluster {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Makes the cluster in `directory`, or takes the one that is there. `settings` go to the server's command line.
+    /// Makes the cluster in `directory`, or takes the one that is there, which no living process has open. `settings` go to the server's command line.
     ///
     /// # Errors
     /// PostgreSQL is missing, the directory cannot be used by the account, or initdb fails.
     pub async fn open(directory: &Path, tcp: Option<Tcp>, settings: &[(&str, &str)]) -> Result<Self, ClusterError> {
         let binaries = Binaries::find().await?;
         let account = Account::for_server()?;
-        let socket = tempfile::Builder::new().prefix(SOCKETS_PREFIX).tempdir().map_err(io_error(Path::new("/tmp")))?;
-        account.chown(socket.path())?;
+        let socket = sockets::make(account)?;
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let cluster = Self { binaries, account, directory: directory.to_owned(), socket, tcp, settings };
         cluster.prepare().await?;
@@ -230,6 +230,8 @@ impl Cluster {
     async fn prepare(&self) -> Result<(), ClusterError> {
         fs::create_dir_all(&self.directory).map_err(io_error(&self.directory))?;
         self.account.chown(&self.directory)?;
+        // Of a process that was killed.
+        end_orphan(&self.directory);
         let sockets = self.directory.join(SOCKETS_FILE);
         fs::write(&sockets, self.socket.path().as_os_str().as_encoded_bytes()).map_err(io_error(&sockets))?;
         if !self.data().join("PG_VERSION").exists() {
@@ -270,6 +272,7 @@ impl Cluster {
 /// Runs a program to its end, bounded, with `input` on its standard input.
 async fn run(name: &str, command: &mut Command, input: Option<&str>, limit: Duration) -> Result<String, ClusterError> {
     let failed = |output: String| ClusterError::Program { program: name.to_owned(), output };
+    without_settings(command.as_std_mut());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take()

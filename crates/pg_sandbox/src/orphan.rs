@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{SOCKETS_FILE, SOCKETS_PREFIX};
+use crate::{SOCKETS_FILE, sockets};
 
 const POLLS_MAX: u32 = 100;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -21,11 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Blocks until the server has ended, two seconds at most.
 pub fn end_orphan(directory: &Path) {
     end_server(&directory.join("data"));
-    let Ok(sockets) = fs::read_to_string(directory.join(SOCKETS_FILE)).map(PathBuf::from) else { return };
-    if sockets.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKETS_PREFIX)) {
-        // Another process may have removed it already.
-        let _gone = fs::remove_dir_all(sockets);
-    }
+    sockets::remove_named_in(&directory.join(SOCKETS_FILE));
 }
 
 fn end_server(data: &Path) {

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::Pid;
 
-use crate::{Cluster, ClusterError, io_error, orphan::end};
+use crate::{Cluster, ClusterError, io_error, orphan::end, without_settings};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,7 +28,7 @@ impl RunningCluster {
         let (_, arguments) = cluster.server();
         let log_path = cluster.directory.join("server.log");
         let log = File::create(&log_path).map_err(io_error(&log_path))?;
-        command.args(arguments).current_dir(&cluster.directory).stdin(Stdio::null());
+        without_settings(&mut command).args(arguments).current_dir(&cluster.directory).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log);
         if let Some((user, group)) = cluster.account.ids() {
             std::os::unix::process::CommandExt::uid(&mut command, user);
