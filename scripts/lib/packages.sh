@@ -34,6 +34,10 @@ have_postgresql() {
     return 1
 }
 
+have_fetch() {
+    node --eval 'process.exit(typeof fetch === "function" ? 0 : 1)'
+}
+
 # What it takes to build and run the platform.
 want_for_running() {
     want ca-certificates "to trust the package registries" have_certificates
@@ -54,6 +58,7 @@ want_for_testing() {
     want jq "reads what the platform answers" have jq
     want sslscan "lists what a TLS port accepts" have sslscan
     want shellcheck "checks these scripts" have shellcheck
+    want nodejs "a client of the tests: its fetch" have_fetch
 }
 
 install_packages() {

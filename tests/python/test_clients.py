@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 
 import numpy as np
 import pytest
 import tritonclient.grpc
+import tritonclient.grpc.aio
 import tritonclient.http
+import tritonclient.http.aio
 
 from recipes import RECIPES
 from truth import assert_equal, truth
@@ -178,6 +181,32 @@ def test_grpc_calls_in_flight_together_each_get_their_own_rows(grpc, platform):
         rows, result, error = answers.get(timeout=30)
         assert error is None
         assert_equal(expected, rows, result.as_numpy("label"), result.as_numpy("probabilities"))
+
+
+@pytest.mark.parametrize(("protocol", "library"), [("http", tritonclient.http), ("grpc", tritonclient.grpc)])
+def test_asyncio_lists_and_infers(platform, protocol, library):
+    trust = {
+        "http": {"ssl": True, "ssl_context": platform.ssl_context()},
+        "grpc": {"ssl": True, "root_certificates": platform.ca_file},
+    }[protocol]
+    expected = truth(FOREST, "2")
+    slices = [slice(row, row + 1 + row % 5) for row in range(20)]
+
+    async def ask():
+        async with library.aio.InferenceServerClient(platform.authority, **trust) as client:
+            assert await client.is_server_ready()
+            assert await client.is_model_ready(FOREST, headers=platform.bearer(READER))
+            index = await client.get_model_repository_index(headers=platform.bearer(READER))
+            assert {
+                entry["name"] if protocol == "http" else entry.name for entry in getattr(index, "models", index)
+            } == NAMES
+            tensors = [[_input(library, expected.features[rows])] for rows in slices]
+            return await asyncio.gather(
+                *(client.infer(FOREST, tensor, headers=platform.bearer(CALLER)) for tensor in tensors)
+            )
+
+    for rows, answer in zip(slices, asyncio.run(asyncio.wait_for(ask(), 60)), strict=True):
+        assert_equal(expected, rows, answer.as_numpy("label"), answer.as_numpy("probabilities"))
 
 
 def _input(library, features: np.ndarray):

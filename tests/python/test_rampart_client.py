@@ -19,6 +19,7 @@ import pytest
 import rampart_client
 from accounts import LIFETIME_S
 from poll import until
+from programs import interpreter
 from rampart_client import AsyncClient, Client, Password, RampartError, RefreshToken, Session, TokenFile
 from recipes import RECIPES
 from running import REPOSITORY
@@ -461,8 +462,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{len(example)} characters")
 def test_examples_of_the_readme_run(example, platform, person, tmp_path):
-    if "kserve" in example:
-        pytest.importorskip("kserve")
+    python = interpreter("kserve") if "kserve" in example else sys.executable
     (tmp_path / "alice.password").write_text(person.credentials.password)
     environment = {
         "PATH": str(Path(sys.executable).parent),
@@ -473,7 +473,7 @@ def test_examples_of_the_readme_run(example, platform, person, tmp_path):
     }
     script = example.replace('"alice"', repr(person.name))
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [python, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout or "print" not in example
