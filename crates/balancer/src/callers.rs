@@ -176,13 +176,21 @@ impl Drop for CallPermit {
 impl From<OverLimit> for Problem {
     fn from(over: OverLimit) -> Self {
         let detail = match over.limit {
-            CallerLimit::PrincipalRate => "your requests come faster than your roles allow",
-            CallerLimit::PrincipalCalls => "as many of your calls are under way as your roles allow",
-            CallerLimit::PrincipalBytes => "the bodies of your calls under way take as many bytes as your roles allow",
-            CallerLimit::TenantRate => "the requests of your tenant come faster than it may make them",
-            CallerLimit::TenantCalls => "as many calls of your tenant are under way as it may have",
-            CallerLimit::TenantBytes => "the bodies of your tenant's calls under way take as many bytes as they may",
-            CallerLimit::AllBytes => "the bodies of all calls under way take as many bytes as they may",
+            CallerLimit::PrincipalRate => "your requests come faster than your roles allow; send fewer",
+            CallerLimit::PrincipalCalls => {
+                "as many of your calls are under way as your roles allow; wait for one to end"
+            }
+            CallerLimit::PrincipalBytes => {
+                "the bodies of your calls under way take as many bytes as your roles allow; wait for one to end"
+            }
+            CallerLimit::TenantRate => "the requests of your tenant come faster than it may make them; send fewer",
+            CallerLimit::TenantCalls => {
+                "as many calls of your tenant are under way as it may have; wait for one to end"
+            }
+            CallerLimit::TenantBytes => {
+                "the bodies of your tenant's calls under way take as many bytes as they may; wait for one to end"
+            }
+            CallerLimit::AllBytes => "the bodies of all calls under way take as many bytes as they may; try again",
         };
         let kind = match over.limit {
             CallerLimit::AllBytes => Kind::Unavailable,

@@ -126,9 +126,11 @@ fn position<'s>(specs: &'s [TensorSpec], name: &str) -> Option<(usize, &'s Tenso
 
 fn align(what: &str, declared: &[TensorSpec], real: &[TensorSpec]) -> Result<Vec<TensorSpec>, SignatureMismatch> {
     if let Some(unknown) = declared.iter().find(|spec| position(real, &spec.name).is_none()) {
+        let names: Vec<String> = real.iter().map(|spec| format!("{:?}", spec.name)).collect();
         return Err(SignatureMismatch(format!(
-            "model.toml declares the {what} {:?}, which the model has not",
-            unknown.name
+            "model.toml declares the {what} {:?}, which the model has not; it has {}",
+            unknown.name,
+            names.join(", ")
         )));
     }
     real.iter()

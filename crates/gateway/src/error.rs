@@ -74,7 +74,7 @@ impl From<StoreError> for Problem {
             StoreError::UserNotFound => Self::new(Kind::NotFound, "there is no such user"),
             StoreError::UserChanged => Self::new(
                 Kind::PreconditionFailed,
-                "the user was changed since you read it, and is as it is now; read it again",
+                "the user was changed since you read it, so nothing was done; read it again",
             )
             .field("If-Match"),
             StoreError::LastAdmin => {

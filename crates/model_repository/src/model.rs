@@ -74,7 +74,7 @@ impl Model {
     fn problem(&self, refusal: PoolError) -> Problem {
         let name = &self.identity.name;
         match refusal {
-            PoolError::QueueFull => Problem::unavailable(format!("the queue of the model \"{name}\" is full")),
+            PoolError::QueueFull => Problem::unavailable(format!("the queue of the model \"{name}\" is full; try again")),
             PoolError::ExpiredInQueue => {
                 self.metrics.count_expired(Stage::Queue);
                 Problem::new(
@@ -88,7 +88,7 @@ impl Model {
             }
             PoolError::Quarantined { left } => Problem::new(
                 Kind::ResourceExhausted,
-                format!("calls of yours ended the process of the model \"{name}\" twice within a minute; this replica computes no other of them for now"),
+                format!("calls of yours ended the process of the model \"{name}\" twice within a minute; this replica computes no other of them for now: wait, and send other inputs"),
             )
             .retry_after(left),
             PoolError::NoWorker => Problem::unavailable(format!(
@@ -111,7 +111,7 @@ impl Model {
             }
             PoolError::Run(RunFault::Memory(detail)) => {
                 let detail = first_line(&detail);
-                let what = format!("these inputs take more memory than the model may have (probe.memory_bytes_max): {detail}");
+                let what = format!("these inputs take more memory than the model may have (probe.memory_bytes_max), so send less at a time: {detail}");
                 Problem::new(Kind::TooLarge, what).field("inputs")
             }
             PoolError::Run(fault @ RunFault::AnswerTooLong { .. }) => Problem::new(Kind::TooLarge, fault.to_string()),

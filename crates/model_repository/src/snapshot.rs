@@ -312,7 +312,10 @@ fn wrong_version(name: &str, version: Version, fault: &LoadFault) -> Problem {
 
 /// The problem of a model that a caller took out of service.
 pub(crate) fn unloaded_model(name: &str) -> Problem {
-    Problem::new(Kind::NotFound, format!("the model {name:?} is unloaded"))
+    Problem::new(
+        Kind::NotFound,
+        format!("the model {name:?} is unloaded: `rampart models load` or POST /v2/repository/models/…/load loads it"),
+    )
 }
 
 /// The problem of a name that no model has. It is echoed no further than a name can be long.

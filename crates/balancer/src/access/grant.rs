@@ -32,13 +32,13 @@ pub struct Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
     /// The token is not, or no longer, valid.
-    #[error("the bearer token is not valid, or no longer")]
+    #[error("the bearer token is not valid, or no longer: sign in again (POST /api/auth/token)")]
     Unauthenticated,
     /// The token is valid, and its owner may not make this request.
-    #[error("this may not be done with this token")]
+    #[error("none of the roles of this token allows this (GET /api/auth/me lists them)")]
     PermissionDenied,
     /// No gateway could be asked.
-    #[error("authentication is not available at the moment")]
+    #[error("no gateway can judge the token at the moment; try again")]
     Unavailable,
 }
 

@@ -19,7 +19,9 @@ pub(super) async fn answer(mut tcp: TcpStream, bytes_max: usize) {
             Ok(Some(head)) => break response_to(&head, &received),
             Ok(None) => {}
             // Malformed HTTP, or a version that is not served: the answer is no more than "this is HTTPS".
-            Err(_) if is_http(&received) => break bad_request("this port speaks HTTPS only", has_token(&received)),
+            Err(_) if is_http(&received) => {
+                break bad_request("this port speaks HTTPS only: write https:// for http://", has_token(&received));
+            }
             Err(_) => return,
         }
         if !is_http(&received) || !matches!(tcp.read_buf(&mut received).await, Ok(1..)) {
@@ -49,7 +51,7 @@ fn response_to(head: &head::Head, received: &[u8]) -> Vec<u8> {
         StatusCode::PERMANENT_REDIRECT,
         "text/plain",
         &[("location", &location)],
-        "this port speaks HTTPS only\n",
+        "this port speaks HTTPS only: write https:// for http://\n",
     )
 }
 

@@ -146,7 +146,12 @@ fn take_permit(session: &Session, context: &mut RequestContext, grant: &Grant) -
 
 /// What is behind this route checks no passports: without permission for this very request nothing goes on.
 async fn authorize_request(session: &Session, context: &mut RequestContext, pool: &'static str) -> Result<(), Problem> {
-    let unauthenticated = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
+    let unauthenticated = || {
+        Problem::new(
+            Kind::Unauthenticated,
+            "this needs a valid bearer token: `Authorization: Bearer <token>`, from POST /api/auth/token",
+        )
+    };
     let token = bearer_token(session)?.ok_or_else(unauthenticated)?;
     let request = session.req_header();
     let access = &context.shared.access;

@@ -40,11 +40,14 @@ pub(super) fn next_peer(session: &mut Session, state: &mut RequestState) -> Resu
     let lease = match pool.choose(attempts.tried) {
         Ok(lease) => lease,
         Err(NoReplica::Unhealthy) => {
-            return outcome.fail(Problem::unavailable(format!("no replica of {} is healthy", pool.name)));
+            return outcome.fail(Problem::unavailable(format!("no replica of {} is healthy; try again", pool.name)));
         }
         Err(NoReplica::Saturated) => {
             outcome.is_shed = true;
-            return outcome.fail(Problem::unavailable(format!("{} has as much as it can do", pool.name)));
+            return outcome.fail(Problem::unavailable(format!(
+                "every replica of {} has as many calls as it takes; try again",
+                pool.name
+            )));
         }
     };
     let Some(peer) = lease.replica().peer(context.is_repeatable) else {

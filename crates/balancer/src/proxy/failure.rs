@@ -62,7 +62,9 @@ pub(super) fn problem_for_client(session: &Session, state: &mut RequestState, er
             );
             Some(match error.etype() {
                 ErrorType::ReadTimedout => Problem::new(Kind::DeadlineExceeded, "no replica answered in time"),
-                _ => Problem::unavailable("the replica was lost in the middle of the request"),
+                _ => Problem::unavailable(
+                    "the replica was lost in the middle of the request, which may have been carried out",
+                ),
             })
         }
         Internal | Unset => Some(match error.etype() {

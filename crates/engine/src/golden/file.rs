@@ -93,7 +93,8 @@ pub(super) fn tensors(side: Side, sent: &[GoldenTensor<'_>], specs: &[TensorSpec
     for (index, tensor) in sent.iter().enumerate() {
         let fault = |detail: String| format!("{field}[{index}]: {detail}");
         let slot = specs.iter().zip(&mut found).find(|(spec, slot)| spec.name == tensor.name && slot.is_none());
-        let (spec, slot) = slot.ok_or_else(|| fault("is unknown or given twice".to_owned()))?;
+        let unknown = || fault(format!("{:?} is unknown or given twice", tensor.name));
+        let (spec, slot) = slot.ok_or_else(unknown)?;
         let admitted = match side {
             Side::Inputs => spec.admit(tensor.datatype, &tensor.shape),
             Side::Outputs => spec.admit_datatype(tensor.datatype),

@@ -56,11 +56,11 @@ pub(crate) fn check_onnx(file: &[u8]) -> Result<(), String> {
         return Err("the file is empty".to_owned());
     }
     if let Some((_, kind)) = FOREIGN.iter().find(|(magic, _)| file.starts_with(magic)) {
-        return Err(format!("not an ONNX model but {kind}; only ONNX is served"));
+        return Err(format!("not an ONNX model but {kind}; only ONNX is served, so export the model to it"));
     }
     if file.get(4..8) == Some(b"ORTM") || file.get(4..8) == Some(b"TFL3") {
         return Err(
-            "not an ONNX model but a FlatBuffers file (ORT format or TensorFlow Lite); only ONNX is served".to_owned()
+            "not an ONNX model but a FlatBuffers file (ORT format or TensorFlow Lite); only ONNX is served, so export the model to it".to_owned()
         );
     }
     check_fields(file)

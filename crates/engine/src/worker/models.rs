@@ -121,7 +121,10 @@ impl Loading {
         if declared.has_golden {
             compare(&mut session, &files.golden, &signature, options)?;
         } else if self.golden_required {
-            return Err(LoadFault::new(Reason::Golden, "golden.json: is missing (probe.golden_required)"));
+            return Err(LoadFault::new(
+                Reason::Golden,
+                "golden.json: is missing, and each version needs one (probe.golden_required)",
+            ));
         }
         let after = self.memory.status()?;
         self.memory.set_mark();

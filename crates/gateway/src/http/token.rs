@@ -130,7 +130,7 @@ fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 fn required<T>(value: Option<T>, field: &str) -> Result<T, GrantError> {
     value.ok_or_else(|| {
-        let problem = Problem::new(Kind::InvalidArgument, "is needed for this grant_type").field(field);
+        let problem = Problem::new(Kind::InvalidArgument, "is missing, and this login needs it").field(field);
         GrantError::invalid_request(problem)
     })
 }

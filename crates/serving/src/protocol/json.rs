@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
         }
         loop {
             if self.peek_byte() != Some(b'"') {
-                return Err(self.unexpected("a field name in quotes"));
+                return Err(self.unexpected("a field name in double quotes"));
             }
             let key = self.string()?;
             if !self.eat(b':') {

@@ -50,7 +50,10 @@ impl InferRequest {
     }
 
     fn assemble(body: JsonPart<'_>, mut binary: Option<Bytes>, signature: &Signature) -> Result<Self, Problem> {
-        let sent = body.inputs.ok_or_else(|| Problem::new(Kind::InvalidArgument, "is missing").field("inputs"))?;
+        let sent = body.inputs.ok_or_else(|| {
+            Problem::new(Kind::InvalidArgument, "is missing; records by feature name go to /api/models/…/predict")
+                .field("inputs")
+        })?;
         let mut inputs = Inputs::new(signature);
         for (index, tensor) in sent.into_iter().enumerate() {
             let place = Place("inputs", index);
@@ -149,7 +152,9 @@ fn take_binary(binary: Option<&mut Bytes>, size: usize, place: Place) -> Result<
         Problem::new(Kind::InvalidArgument, detail).field(format!("{place}.parameters.binary_data_size"))
     };
     let Some(binary) = binary else {
-        return Err(problem(format!("binary tensors need the header {JSON_LENGTH_HEADER}")));
+        return Err(problem(format!(
+            "binary tensors need the header {JSON_LENGTH_HEADER}, the bytes of the JSON before them"
+        )));
     };
     if size > binary.len() {
         return Err(problem(format!("says {size}, but only {} bytes are left", binary.len())));
