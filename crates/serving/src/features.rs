@@ -5,6 +5,7 @@
 //! refused, and named with its row. From the body on it is the way of `/v2/…/infer`, with the same limits.
 
 mod answer;
+mod arrays;
 mod csv;
 mod faults;
 mod half_text;
@@ -34,6 +35,9 @@ use crate::{
 use answer::Reply;
 use layout::Layout;
 use table::Table;
+
+pub(crate) use arrays::Array;
+pub(crate) use table::ROWS_MAX;
 
 /// An answer by name may take so many times what its outputs may in their binary form.
 const NAMES_FACTOR: usize = 4;
@@ -79,6 +83,15 @@ pub(crate) async fn schema(State(app): State<App>, target: Target) -> Result<Res
 /// The tensors of records that are in a file.
 pub(crate) fn read_records(bytes: &[u8], format: Format, signature: &Signature) -> Result<Vec<Tensor>, Problem> {
     read(bytes, format, false, signature).map(|(call, _)| call.inputs)
+}
+
+/// The tensors of records that are in arrays.
+pub(crate) fn read_arrays(arrays: &[Array], signature: &Signature) -> Result<Vec<Tensor>, Problem> {
+    let layout = Layout::new(signature)?;
+    let mut table = Table::new(&layout, arrays.iter().map(|array| array.tensor.data().len()).sum());
+    // What ended the reading is in the table.
+    arrays::read(arrays, &layout, &mut table).unwrap_or(());
+    table.finish().map(|(inputs, _)| inputs)
 }
 
 /// The names in the first line of a CSV file.

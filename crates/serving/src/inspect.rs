@@ -3,7 +3,10 @@
 //! For `rampart models`, which writes a `model.toml` from it. It reads files, then gives up files and network, and only then loads the model.
 
 mod drawn;
+mod npy;
+mod npz;
 mod open_ranks;
+mod parquet;
 mod sample;
 
 use std::{
@@ -16,12 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use clap::Parser;
-use engine::{EngineConfig, Inspection, Signature, TensorSpec, external_files, tensor::Tensor};
+use engine::{EngineConfig, FileDigests, Inspection, Signature, TensorSpec, external_files, tensor::Tensor};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha256::Sha256Digest;
 
-use sample::Sample;
+use sample::{Sample, SampleFile};
 
 /// The subcommand.
 pub const SUBCOMMAND: &str = "inspect";
@@ -42,7 +45,8 @@ struct Arguments {
     /// Its SHA-256, in hex.
     #[arg(long, env = "RAMPART_ONNXRUNTIME_SHA256")]
     onnxruntime_sha256: Sha256Digest,
-    /// Records for the golden example, in JSON or CSV as the route /api/models/{model}/predict takes them. Without it they are drawn.
+    /// Records for the golden example: .json or .csv as the route /api/models/{model}/predict takes them, or the same as arrays by name in
+    /// .npy, .npz or .parquet. Without it they are drawn.
     #[arg(long)]
     sample: Option<PathBuf>,
     /// The address space that the model may take. Bytes.
@@ -52,7 +56,10 @@ struct Arguments {
 
 #[derive(Serialize)]
 struct Report {
+    /// Of the model file.
     sha256: Sha256Digest,
+    /// Of all files together: see [`FileDigests::whole`].
+    digest: Sha256Digest,
     /// Of the files beside the model that hold its weights.
     data: BTreeMap<String, Sha256Digest>,
     inputs: Vec<TensorSpec>,
@@ -64,7 +71,7 @@ struct Report {
 struct Read {
     model: Bytes,
     data: Vec<(String, Bytes)>,
-    sample: Option<Sample>,
+    sample: Option<SampleFile>,
 }
 
 /// Runs the subcommand. The report goes to standard output, what is wrong to standard error.
@@ -91,6 +98,7 @@ fn inspect(arguments: &Arguments) -> Result<Report, String> {
     let library = EngineConfig { library: arguments.onnxruntime.clone(), sha256: arguments.onnxruntime_sha256 };
     let mut inspection =
         Inspection::start(&library, arguments.memory_bytes_max, model, &data).map_err(|fault| fault.to_string())?;
+    let sample = sample.map(SampleFile::read).transpose()?;
     let inputs = inputs(&mut inspection, sample.as_ref())?;
     let outputs = inspection.compute(&inputs).map_err(|fault| match &sample {
         Some(_) => format!("the model does not compute the sample: {fault}"),
@@ -105,7 +113,8 @@ fn inspect(arguments: &Arguments) -> Result<Report, String> {
     })?;
     let golden = RawValue::from_string(golden).map_err(|error| error.to_string())?;
     let Signature { inputs, outputs } = inspection.signature;
-    Ok(Report { sha256, data: data_digests, inputs, outputs, golden })
+    let digests = FileDigests { model: sha256, data: data_digests };
+    Ok(Report { sha256, digest: digests.whole(), data: digests.data, inputs, outputs, golden })
 }
 
 fn inputs(inspection: &mut Inspection, sample: Option<&Sample>) -> Result<Vec<Tensor>, String> {
@@ -132,7 +141,7 @@ fn read(arguments: &Arguments) -> Result<Read, String> {
         data.push((name, bytes));
     }
     let sample =
-        arguments.sample.as_deref().map(|path| Sample::new(path, bounded(path, SAMPLE_BYTES_MAX)?)).transpose()?;
+        arguments.sample.as_deref().map(|path| SampleFile::new(path, bounded(path, SAMPLE_BYTES_MAX)?)).transpose()?;
     Ok(Read { model, data, sample })
 }
 

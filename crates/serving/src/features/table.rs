@@ -13,7 +13,7 @@ use super::{
 use given::Given;
 
 /// Records of one request. More of them are for the binary form of `/v2/…/infer`.
-pub(super) const ROWS_MAX: usize = 100_000;
+pub(crate) const ROWS_MAX: usize = 100_000;
 /// Values that even the shortest body may stand for: records may leave out what may be missing.
 const CELLS_MIN: usize = 1 << 16;
 

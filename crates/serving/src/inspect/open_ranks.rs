@@ -4,7 +4,7 @@ use engine::{Inspection, TensorSpec, tensor::Tensor};
 
 use super::sample::Sample;
 
-/// An input is a matrix with the sample's columns, if there is one such input and no other.
+/// An input has the shape of the sample's array, or is a matrix with its columns, if there is one such input and no other.
 pub(super) fn fill_inputs(inspection: &mut Inspection, sample: Option<&Sample>) -> Result<(), String> {
     let is_open = |spec: &TensorSpec| inspection.open_ranks.contains(&spec.name);
     let Some(name) = inspection.signature.inputs.iter().find(|spec| is_open(spec)).map(|spec| spec.name.clone()) else {
@@ -14,10 +14,9 @@ pub(super) fn fill_inputs(inspection: &mut Inspection, sample: Option<&Sample>) 
     let [input] = &mut *inspection.signature.inputs else {
         return Err(format!("the file does not say how many dimensions the input {name:?} has; {remedy}"));
     };
-    let columns = sample.and_then(Sample::header_len).and_then(|columns| i64::try_from(columns).ok()).ok_or_else(|| {
-        format!("the file does not say how many dimensions the input {name:?} has: give rows as CSV with --sample, or {remedy}")
+    input.shape = sample.and_then(Sample::shape).ok_or_else(|| {
+        format!("the file does not say how many dimensions the input {name:?} has: give rows as CSV, .npy or .parquet with --sample, or {remedy}")
     })?;
-    input.shape = vec![-1, columns];
     Ok(())
 }
 
