@@ -155,6 +155,11 @@ impl ManifestFile {
 }
 
 impl VersionFile {
+    /// The digest of all its files, or what was declared of a version that was refused.
+    pub(crate) fn digest(&self) -> Option<Sha256Digest> {
+        self.sha256.map(|model| FileDigests { model, data: self.data.clone() }.whole())
+    }
+
     fn declared(self, version: Version, common: &Signature) -> Result<Declared, String> {
         if let Some(fault) = self.refused {
             // Cut to what a caller can be told.
@@ -162,12 +167,7 @@ impl VersionFile {
         }
         let place = format!("versions.{version}");
         let model = self.sha256.ok_or_else(|| format!("{place}.sha256: is missing"))?;
-        if let Some(name) = self.data.keys().find(|name| !is_data_name(name)) {
-            return Err(format!("{place}.data: {name:?} cannot be the name of a file beside model.onnx"));
-        }
-        if self.data.len() > DATA_FILES_MAX {
-            return Err(format!("{place}.data: {} files, more than {DATA_FILES_MAX}", self.data.len()));
-        }
+        check_data(&self.data).map_err(|detail| format!("{place}.{detail}"))?;
         let digests = FileDigests { model, data: self.data };
         if self.inputs.is_empty() && self.outputs.is_empty() {
             check_signature(common)?;
@@ -181,6 +181,17 @@ impl VersionFile {
 
 fn is_default(isolation: &Isolation) -> bool {
     *isolation == Isolation::default()
+}
+
+/// Whether files with weights can have these names.
+pub(crate) fn check_data(data: &BTreeMap<String, Sha256Digest>) -> Result<(), String> {
+    if let Some(name) = data.keys().find(|name| !is_data_name(name)) {
+        return Err(format!("data: {name:?} cannot be the name of a file beside model.onnx"));
+    }
+    if data.len() > DATA_FILES_MAX {
+        return Err(format!("data: {} files, more than {DATA_FILES_MAX}", data.len()));
+    }
+    Ok(())
 }
 
 /// Whether inputs and outputs can be declared like this.

@@ -3,13 +3,14 @@
 //! Invariants:
 //! - What serves comes from the folder, never from the network: the registry is mirrored into it, and the repository loads
 //!   from there with all its proofs. So a registry that is away, from the start or later, changes nothing.
-//! - A model file enters the folder when it has the SHA-256 that the registry declares, and in no other case.
+//! - The files of a version enter the folder when they have the SHA-256 that the registry declares, and in no other case.
 //! - A refused version is fetched again when the registry says something else of it or a caller asks for a load, not at
 //!   every look; why it was refused is in the index.
 //! - What the registry has deleted goes, from the folder and out of service; a registry that does not answer has deleted
 //!   nothing.
 
 mod bucket;
+mod declaration;
 mod http;
 mod mirror;
 mod mlmodel;

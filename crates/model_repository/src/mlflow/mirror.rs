@@ -134,8 +134,12 @@ impl Mirror {
 fn read_folder(model: &Path) -> Option<ManifestFile> {
     let mut file = ManifestFile::read(model).ok()?;
     file.versions.retain(|version, declared| {
-        let found = || digest(&model.join(version.to_string()).join("model.onnx"));
-        declared.refused.is_some() || declared.sha256.is_some_and(|digest| found() == Some(digest))
+        let has = |name: &str, wanted| digest(&model.join(version.to_string()).join(name)) == Some(wanted);
+        let is_whole = || {
+            declared.sha256.is_some_and(|wanted| has("model.onnx", wanted))
+                && declared.data.iter().all(|(name, wanted)| has(name, *wanted))
+        };
+        declared.refused.is_some() || is_whole()
     });
     Some(file)
 }
@@ -210,6 +214,20 @@ mod tests {
         assert_eq!(versions(&mirror), ["1", "3"]);
         assert_eq!(mirror.models[&name()].file, file);
         assert!(!folder.path().join("m/1").exists() && !folder.path().join("m/2").exists());
+    }
+
+    /// A file with weights is a part of its version: without it the version is fetched again.
+    #[test]
+    fn a_version_without_its_weights_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = Mirror::open(folder.path()).unwrap();
+        put(&mirror, "1", b"one");
+        let mut file = declared(&[("1", b"one")]);
+        file.versions.get_mut(&version("1")).unwrap().data = BTreeMap::from([("w".to_owned(), Sha256Digest::of(b"w"))]);
+        mirror.declare(&name(), &file).unwrap();
+        assert!(versions(&Mirror::open(folder.path()).unwrap()).is_empty());
+        fs::write(folder.path().join("m/1/w"), b"w").unwrap();
+        assert_eq!(versions(&Mirror::open(folder.path()).unwrap()), ["1"]);
     }
 
     /// A version that gets other files has them in one step, and a removed model leaves nothing.

@@ -15,7 +15,8 @@ const SPECS_MAX: usize = 256;
 pub(super) struct MlModel {
     /// The name of the model file, beside it.
     pub(super) file: String,
-    pub(super) signature: Signature,
+    /// None that can be served is no fault while there is another declaration.
+    pub(super) signature: Result<Signature, LoadFault>,
 }
 
 #[derive(Deserialize)]
@@ -74,13 +75,10 @@ impl MlModel {
         if !is_file_name(&file) {
             return Err(manifest(format!("flavors.onnx.data: {file:?} is not the name of a file beside MLmodel")));
         }
-        let refused = |detail: String| LoadFault::new(Reason::Signature, format!("MLmodel: signature.{detail}"));
         let texts = document.signature.unwrap_or(Texts { inputs: None, outputs: None });
-        let signature = Signature {
-            inputs: specs("inputs", texts.inputs.as_deref()).map_err(refused)?,
-            outputs: specs("outputs", texts.outputs.as_deref()).map_err(refused)?,
-        };
-        check_signature(&signature).map_err(refused)?;
+        let signature = texts
+            .signature()
+            .map_err(|detail| LoadFault::new(Reason::Signature, format!("MLmodel: signature.{detail}")));
         Ok(Self { file, signature })
     }
 }
@@ -91,13 +89,25 @@ fn is_file_name(text: &str) -> bool {
 }
 
 fn specs(field: &str, json: Option<&str>) -> Result<Vec<TensorSpec>, String> {
-    let json = json.ok_or_else(|| format!("{field}: is missing; log the model with a signature of named tensors"))?;
+    let json = json.ok_or_else(|| format!("{field}: is missing; log the model with a signature of named tensors, or have `rampart models adopt` declare one"))?;
     let columns: Vec<Column> = serde_json::from_str(json).map_err(|error| format!("{field}: {error}"))?;
     if columns.len() > SPECS_MAX {
         return Err(format!("{field}: {}, more than {SPECS_MAX}", columns.len()));
     }
     let spec = |(index, column): (usize, Column)| column.spec().map_err(|detail| format!("{field}[{index}]: {detail}"));
     columns.into_iter().enumerate().map(spec).collect()
+}
+
+// === impl Texts ===
+
+impl Texts {
+    fn signature(&self) -> Result<Signature, String> {
+        let signature = Signature {
+            inputs: specs("inputs", self.inputs.as_deref())?,
+            outputs: specs("outputs", self.outputs.as_deref())?,
+        };
+        check_signature(&signature).map(|()| signature)
+    }
 }
 
 // === impl Column ===
@@ -173,15 +183,16 @@ utc_time_created: '2026-11-20 10:00:00.000000'
 
     fn fault(from: &str, to: &str) -> LoadFault {
         assert!(MLMODEL.contains(from), "{from}");
-        MlModel::parse(MLMODEL.replacen(from, to, 1).as_bytes()).unwrap_err()
+        MlModel::parse(MLMODEL.replacen(from, to, 1).as_bytes()).and_then(|model| model.signature).unwrap_err()
     }
 
     #[test]
     fn file_and_signature_are_read() {
         let model = MlModel::parse(MLMODEL.as_bytes()).unwrap();
         assert_eq!(model.file, "model.onnx");
-        assert_eq!(model.signature.inputs[0].to_string(), "\"input\" FP32 [-1,64]");
-        assert_eq!(model.signature.outputs[1].to_string(), "\"probabilities\" FP32 [-1,10]");
+        let signature = model.signature.unwrap();
+        assert_eq!(signature.inputs[0].to_string(), "\"input\" FP32 [-1,64]");
+        assert_eq!(signature.outputs[1].to_string(), "\"probabilities\" FP32 [-1,10]");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::{GOLDEN_BYTES_MAX, LoadFault, Reason, Signature};
+use engine::{FileDigests, GOLDEN_BYTES_MAX, LoadFault, Reason, Signature};
 use https_client::HttpsError;
 use sha256::Sha256Digest;
 use tempfile::TempDir;
@@ -11,6 +11,7 @@ use tokio::fs;
 use super::{
     MirrorLock, RefreshError, Registry,
     bucket::{ArtifactPath, Storage},
+    declaration::{self, Declaration},
     http::{Http, HttpError},
     is_final,
     mirror::Mirrored,
@@ -23,6 +24,9 @@ use crate::{
     names::{ModelName, Version},
     repository::{MODELS_MAX, Repository},
 };
+
+/// The model file in the folder of a version, whatever it is called in the registry.
+const MODEL: &str = "model.onnx";
 
 /// The registry and its storage, for one refresh.
 pub(super) struct RefreshSession<'a> {
@@ -38,6 +42,12 @@ struct Plan {
     last_good: BTreeMap<String, Version>,
     versions: BTreeMap<Version, VersionFile>,
     missing: Vec<(ModelVersion, Sha256Digest)>,
+}
+
+/// What the files of a version are.
+struct Fetched {
+    digests: FileDigests,
+    signature: Signature,
 }
 
 /// Why the files of a version are not here.
@@ -164,13 +174,13 @@ impl Registry {
         for (version, digest) in std::mem::take(&mut plan.missing) {
             let staged = mirror.stage().map_err(RefreshError::Mirror)?;
             let declared = match session.fetch(&plan.name, &version, digest, &staged).await {
-                Ok(signature) => {
+                Ok(Fetched { digests, signature }) => {
                     mirror.put(&plan.name, version.number, staged).map_err(RefreshError::Mirror)?;
                     tracing::info!(model = %plan.name, version = %version.number, %digest, "model version fetched from the registry");
                     let Signature { inputs, outputs } = signature;
                     VersionFile {
-                        sha256: Some(digest),
-                        data: BTreeMap::new(),
+                        sha256: Some(digests.model),
+                        data: digests.data,
                         source: Some(version.source),
                         refused: None,
                         inputs,
@@ -252,15 +262,14 @@ impl RefreshSession<'_> {
         Ok((!is_empty).then_some(plan))
     }
 
-    /// Gathers the files of a version in `staged` and returns its signature. The small files first: most of what can be
-    /// wrong shows there.
+    /// Gathers the files of a version in `staged`. The small files first: most of what can be wrong shows there.
     async fn fetch(
         &self,
         name: &ModelName,
         version: &ModelVersion,
         digest: Sha256Digest,
         staged: &TempDir,
-    ) -> Result<Signature, FetchError> {
+    ) -> Result<Fetched, FetchError> {
         let artifacts = self.mlflow().artifacts(name, version.number).await;
         let folder = artifacts.map_err(|error| FetchError::Failed(self.registry.registry_error(error)))?.map_err(|uri| {
             let shown: String = uri.chars().take(200).collect();
@@ -270,6 +279,10 @@ impl RefreshSession<'_> {
         let mlmodel = self.read(&folder, "MLmodel", MLMODEL_BYTES_MAX, Reason::Manifest).await?;
         let mlmodel = mlmodel.ok_or_else(|| missing(Reason::Artifact, "MLmodel"))?;
         let mlmodel = MlModel::parse(&mlmodel).map_err(FetchError::Refused)?;
+        let declared = self.read(&folder, declaration::FILE, declaration::BYTES_MAX, Reason::Manifest).await?;
+        let declared = declared.map(|text| Declaration::parse(&text)).transpose().map_err(FetchError::Refused)?;
+        let declared = declared.unwrap_or_default();
+        let signature = declared.signature(mlmodel.signature).map_err(FetchError::Refused)?;
         match self.read(&folder, "golden.json", GOLDEN_BYTES_MAX, Reason::Golden).await? {
             Some(golden) => {
                 let written = fs::write(staged.path().join("golden.json"), golden).await;
@@ -278,16 +291,47 @@ impl RefreshSession<'_> {
             None if self.registry.limits.golden_required => return Err(missing(Reason::Golden, "golden.json")),
             None => {}
         }
-        let path = staged.path().join("model.onnx");
-        let found = self.storage()?.download(&folder, &mlmodel.file, &path, self.registry.limits.file_bytes_max).await;
-        let found = found.map_err(|error| self.storage_error(&mlmodel.file, Reason::Artifact, error))?;
-        let found = found.ok_or_else(|| missing(Reason::Artifact, &mlmodel.file))?;
-        if found != digest {
-            let detail =
-                format!("{}: its SHA-256 is {found}, but the tag sha256 in the registry is {digest}", mlmodel.file);
-            return Err(FetchError::Refused(LoadFault::new(Reason::Digest, detail)));
+        let digests = self.download(&folder, &mlmodel.file, &declared, staged).await?;
+        let found = digests.whole();
+        if found == digest {
+            return Ok(Fetched { digests, signature });
         }
-        Ok(mlmodel.signature)
+        let whose = match &*digests.data.keys().map(|name| &**name).collect::<Vec<_>>() {
+            [] => mlmodel.file,
+            names => format!("{} with {}", mlmodel.file, names.join(", ")),
+        };
+        let detail = format!("{whose}: its SHA-256 is {found}, but the tag sha256 in the registry is {digest}");
+        Err(FetchError::Refused(LoadFault::new(Reason::Digest, detail)))
+    }
+
+    /// The model file and those with its weights, which together may be as long as one model file.
+    async fn download(
+        &self,
+        folder: &ArtifactPath,
+        model: &str,
+        declared: &Declaration,
+        staged: &TempDir,
+    ) -> Result<FileDigests, FetchError> {
+        let mut left = self.registry.limits.file_bytes_max;
+        let mut digests = BTreeMap::new();
+        let weights = declared.data.keys().map(|name| (&**name, &**name));
+        for (file, name) in [(model, MODEL)].into_iter().chain(weights) {
+            let path = staged.path().join(name);
+            let found = self.storage()?.download(folder, file, &path, left).await;
+            let found = found.map_err(|error| self.storage_error(file, Reason::Artifact, error))?;
+            digests.insert(name, found.ok_or_else(|| missing(Reason::Artifact, file))?);
+            let length =
+                fs::metadata(&path).await.map_err(|error| FetchError::Failed(RefreshError::Mirror(error)))?.len();
+            left = left.saturating_sub(length);
+        }
+        for (name, wanted) in &declared.data {
+            if digests.get(&**name) != Some(wanted) {
+                let detail = format!("{name}: its SHA-256 is not the {wanted} that {} declares", declaration::FILE);
+                return Err(FetchError::Refused(LoadFault::new(Reason::Digest, detail)));
+            }
+        }
+        let model = digests.get(MODEL).copied().ok_or_else(|| missing(Reason::Artifact, model))?;
+        Ok(FileDigests { model, data: declared.data.clone() })
     }
 
     async fn read(

@@ -20,7 +20,7 @@ pub(super) enum VersionDecision {
     Unchanged(VersionFile),
     /// It is refused by what the registry says of it.
     Refused(VersionFile),
-    /// Its files must be fetched; the model file must have this digest.
+    /// Its files must be fetched; together they must have this digest.
     Fetch(Sha256Digest),
 }
 
@@ -60,13 +60,15 @@ pub(super) fn decide(version: &ModelVersion, mirrored: Option<&ManifestFile>, ag
     let Some(digest) = version.digest.as_deref().and_then(|tag| tag.to_ascii_lowercase().parse::<Sha256Digest>().ok())
     else {
         let detail = match &version.digest {
-            None => "the version has no tag sha256 in the registry; set it to the SHA-256 of the model file in hex",
+            None => {
+                "the version has no tag sha256 in the registry; `rampart models adopt` adds it, with all that a version needs"
+            }
             Some(_) => "the tag sha256 of the version is no SHA-256; set it to that of the model file, 64 hex digits",
         };
         return VersionDecision::Refused(refused(version, None, LoadFault::new(Reason::Digest, detail)));
     };
     let known = mirrored.and_then(|file| file.versions.get(&version.number)).filter(|known| {
-        let is_same = known.source.as_ref() == Some(&version.source) && known.sha256 == Some(digest);
+        let is_same = known.source.as_ref() == Some(&version.source) && known.digest() == Some(digest);
         is_same && !(again && known.refused.is_some())
     });
     known.map_or(VersionDecision::Fetch(digest), |known| VersionDecision::Unchanged(known.clone()))

@@ -1,14 +1,14 @@
 //! A replica that follows a model registry: what is there serves, what goes away there goes, and a registry that is away
 //! or broken changes nothing.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::support::{
     Client, Serving,
-    models::{steps, tensor},
-    registry::Registry,
+    models::{sha256, steps, tensor},
+    registry::{Registry, Shelf, Version},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -160,7 +160,7 @@ async fn a_refused_version_takes_nothing_out_of_service() {
     shelf.promote(4);
     assert!(refusal(&client, "4").await.contains("golden.json: there is no such file"));
     shelf.publish(5, |version| {
-        version.tag = Some(crate::support::models::sha256(&pickle));
+        version.tag = Some(sha256(&pickle));
         version.files.insert("model.onnx", pickle.clone());
     });
     shelf.promote(5);
@@ -256,4 +256,51 @@ async fn unloaded_stays_unloaded_and_damage_is_mended() {
     fs::write(serving.models.join("steps/2/model.onnx"), b"damaged").unwrap();
     assert_eq!(client.post("/v2/repository/models/steps/load", "").await.status, 200);
     assert_eq!(answer(&client, "").await, Ok(6.0));
+}
+
+/// A version as a plain `mlflow.onnx.log_model` leaves it, with weights beside the model and no signature, and what `rampart.toml` adds.
+fn publish_with_weights(shelf: &Shelf, number: u32, change: impl FnOnce(&mut Version)) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/external-data");
+    let read = |name: &str| fs::read(folder.join("1").join(name)).unwrap();
+    let (model, weights) = (read("model.onnx"), read("ext.onnx.data"));
+    let declared = fs::read_to_string(folder.join("model.toml")).unwrap();
+    let tensors = declared.split_once("[[inputs]]").unwrap().1;
+    let declared = format!("[data]\n\"ext.onnx.data\" = \"{}\"\n[[inputs]]{tensors}", sha256(&weights));
+    let list = format!("{}  ext.onnx.data\n{}  model.onnx\n", sha256(&weights), sha256(&model));
+    shelf.publish(number, |version| {
+        version.tag = Some(sha256(list.as_bytes()));
+        version.files = BTreeMap::from([
+            ("MLmodel", b"flavors:\n  onnx:\n    data: model.onnx\n".to_vec()),
+            ("rampart.toml", declared.into_bytes()),
+            ("golden.json", read("golden.json")),
+            ("ext.onnx.data", weights),
+            ("model.onnx", model),
+        ]);
+        change(version);
+    });
+}
+
+/// The tag is the digest of the list of files, which `sha256sum` writes: weights beside a model come and are judged with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_beside_a_model_come_with_it() {
+    let (mut serving, registry, client) = replica_of_one_version().await;
+    let shelf = &registry.shelf;
+    publish_with_weights(shelf, 2, |_| {});
+    let is_ready = async |client: &Client| client.get("/v2/models/steps/versions/2/ready").await.status == 200;
+    testkit::poll_until("2 serves", PATIENCE, async || is_ready(&client).await).await;
+    until_looked_at_again(&serving, "ok").await;
+    assert_eq!(shelf.fetched(2, "ext.onnx.data"), 1);
+    serving.restart();
+    let serving = serving.ready().await;
+    let client = serving.client("balancer").await;
+    assert!(is_ready(&client).await, "the mirror has all of it");
+
+    publish_with_weights(shelf, 3, |version| version.files.get_mut("ext.onnx.data").unwrap()[100] ^= 1);
+    assert!(refusal(&client, "3").await.contains("ext.onnx.data: its SHA-256 is not"));
+    publish_with_weights(shelf, 4, |version| drop(version.files.remove("ext.onnx.data")));
+    assert!(refusal(&client, "4").await.contains("ext.onnx.data: there is no such file"));
+    publish_with_weights(shelf, 5, |version| drop(version.files.remove("rampart.toml")));
+    assert!(refusal(&client, "5").await.contains("`rampart models adopt`"));
+    publish_with_weights(shelf, 6, |version| version.tag = Some(sha256(version.files.get("model.onnx").unwrap())));
+    assert!(refusal(&client, "6").await.contains("model.onnx with ext.onnx.data: its SHA-256 is"));
 }
