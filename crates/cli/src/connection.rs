@@ -1,6 +1,6 @@
 //! Which platform a command calls, and with which token.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bootstrap::client::Client;
@@ -34,6 +34,15 @@ impl Front {
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.address, &self.ca_file)
     }
+
+    /// Its URL.
+    pub(crate) fn address(&self) -> &str {
+        self.address.trim_end_matches('/')
+    }
+
+    pub(crate) fn ca_file(&self) -> &Path {
+        &self.ca_file
+    }
 }
 
 // === impl Connection ===
@@ -41,6 +50,14 @@ impl Front {
 impl Connection {
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         self.front.client()
+    }
+
+    pub(crate) fn front(&self) -> &Front {
+        &self.front
+    }
+
+    pub(crate) fn token_file(&self) -> &Path {
+        &self.token_file
     }
 
     /// Read for each call: a token that was renewed is another file.

@@ -1,11 +1,18 @@
 //! `rampart models`: what is served, and taking models into service and out of it.
 
 mod add;
+mod adopt;
 mod call_lines;
 mod check;
+mod declaration;
 mod folder;
 mod inspect;
+mod name;
+mod register;
+mod registered;
+mod registry;
 mod running;
+mod served;
 
 use std::process::ExitCode;
 
@@ -21,6 +28,11 @@ pub(crate) enum Command {
     List(Connection),
     /// Take a model file into service on every replica of a running `rampart dev`: signature, golden example, digests, load.
     Add(add::Arguments),
+    /// Take a model file into MLflow, from which every replica of a platform in containers has its models: signature, golden example, digest,
+    /// version, alias. Needs the role engineer.
+    Register(register::Arguments),
+    /// Give a version that was logged by MLflow's own client what is missing of it, so that it serves. Needs the role engineer.
+    Adopt(adopt::Arguments),
     /// Print everything that keeps a model file or folder from being served; exit code 1 if anything does. Nothing is loaded.
     Check(check::Arguments),
     /// Load a model, or load it again, on every replica. Needs the role engineer.
@@ -42,6 +54,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::List(connection) => list(&connection).await?,
         Command::Add(arguments) => add::run(&arguments).await?,
+        Command::Register(arguments) => register::run(&arguments).await?,
+        Command::Adopt(arguments) => adopt::run(&arguments).await?,
         Command::Check(arguments) => return check::run(&arguments),
         Command::Load(model) => change(&model, "load").await?,
         Command::Unload(model) => change(&model, "unload").await?,

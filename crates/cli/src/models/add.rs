@@ -1,8 +1,7 @@
 //! `rampart models add`: from a model file to a served model. It asks nothing and overwrites nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
 use bootstrap::say;
 use http::Method;
 use serde_json::json;
@@ -10,7 +9,8 @@ use serde_json::json;
 use super::{
     call_lines,
     folder::{CHAMPION, ModelsFolder, NewVersion},
-    inspect,
+    inspect::{self, Inspected},
+    name,
     running::Running,
 };
 
@@ -28,7 +28,8 @@ pub(crate) struct Arguments {
     /// An alias that means this version from now on. The first version of a model is its champion.
     #[arg(long)]
     alias: Option<String>,
-    /// Records for the golden example: a .json or .csv file as /api/models/{model}/predict takes them. Without it they are drawn.
+    /// Records for the golden example: .json or .csv as /api/models/{model}/predict takes them, or .npy, .npz or .parquet with arrays by the
+    /// same names. Without it they are drawn.
     #[arg(long)]
     sample: Option<PathBuf>,
     #[command(flatten)]
@@ -40,11 +41,11 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let running = Running::read(&arguments.platform)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
-        None => name_of(&arguments.path)?,
+        None => name::of(&arguments.path)?,
     };
     let folder = ModelsFolder::open(&running.models, &name)?;
     let version = folder.free_version(arguments.version)?;
-    let inspected = inspect::run(&arguments.path, arguments.sample.as_deref(), &running)?;
+    let inspected = inspect::run(&arguments.path, arguments.sample.as_deref(), &running.onnxruntime)?;
     let added = folder.add(&NewVersion {
         version,
         alias: arguments.alias.as_deref(),
@@ -65,14 +66,19 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !is_champion {
         say(&format!("a call without a version means the {CHAMPION} as before, and not version {version}"));
     }
+    say_features(&inspected);
+    for line in call_lines::of(&running.callee()?, &name, version, &inspected)? {
+        say(&line);
+    }
+    Ok(())
+}
+
+/// The names by which records are sent, if the model has any.
+pub(crate) fn say_features(inspected: &Inspected) {
     let features: Vec<&str> = inspected.inputs.iter().flat_map(|input| &input.columns).map(String::as_str).collect();
     if !features.is_empty() {
         say(&format!("its features, in this order: {}", features.join(", ")));
     }
-    for line in call_lines::of(&running, &name, version, &inspected)? {
-        say(&line);
-    }
-    Ok(())
 }
 
 async fn load(running: &Running, name: &str) -> anyhow::Result<()> {
@@ -80,30 +86,4 @@ async fn load(running: &Running, name: &str) -> anyhow::Result<()> {
     let answer =
         running.client()?.call(Method::POST, &path, Some(&running.token("engineer")?), Some(&json!({}))).await?;
     answer.expect_success(&format!("loading {name}")).map(drop)
-}
-
-fn name_of(path: &Path) -> anyhow::Result<String> {
-    let stem = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-    let absolute = std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
-    let name = match stem(&absolute) {
-        Some(stem) if stem != "model" => Some(stem),
-        _ => absolute.parent().and_then(stem),
-    };
-    let name = name.filter(|name| super::folder::is_model_name(name));
-    ensure!(name.is_some(), "{} gives no name for the model: say one with --name", path.display());
-    Ok(name.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_is_called_like_its_file_or_folder() {
-        let name = |path: &str| name_of(Path::new(path)).ok();
-        assert_eq!(name("/a/churn.onnx").as_deref(), Some("churn"));
-        assert_eq!(name("/a/churn/model.onnx").as_deref(), Some("churn"));
-        assert_eq!(name("/a/my model.onnx"), None);
-        assert_eq!(name("/model.onnx"), None);
-    }
 }

@@ -1,33 +1,42 @@
 //! How to call a model that was added: a line for a shell and some for Python, with a record that the model takes.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use super::{
-    inspect::{Inspected, Tensor},
-    running::Running,
-};
+use super::inspect::{Inspected, Tensor};
 
 /// A longer record is written to a file.
 const INLINE_BYTES_MAX: usize = 1000;
 
+/// Where the model is called.
+pub(crate) struct Callee<'a> {
+    /// The front door's URL.
+    pub(crate) front: &'a str,
+    pub(crate) ca_file: &'a Path,
+    /// With an access token that may predict.
+    pub(crate) token_file: &'a Path,
+    /// Where a longer record is written; without it, into a temporary file.
+    pub(crate) folder: Option<&'a Path>,
+}
+
 /// The lines.
-pub(crate) fn of(running: &Running, name: &str, version: u64, inspected: &Inspected) -> anyhow::Result<Vec<String>> {
+pub(crate) fn of(callee: &Callee<'_>, name: &str, version: u64, inspected: &Inspected) -> anyhow::Result<Vec<String>> {
+    let Callee { front, ca_file, token_file, folder } = callee;
     let record = record(inspected).context("the golden example has no first record")?;
     let body = json!({ "records": [record] }).to_string();
     let (data, record) = if body.len() <= INLINE_BYTES_MAX {
         (quoted(&body), literal(&record))
     } else {
-        let file = running.data.join(format!("example-{name}.json"));
-        fs::write(&file, &body).with_context(|| format!("cannot write {}", file.display()))?;
-        let file = file.display().to_string();
+        let file = write(*folder, name, &body)?.display().to_string();
         (quoted(&format!("@{file}")), format!("json.load(open({}))[\"records\"][0]", literal(&file.into())))
     };
-    let token = running.token_file("analyst")?.display().to_string();
-    let ca_file = running.ca_file.display().to_string();
-    let front = &running.front;
+    let (token, ca_file) = (token_file.display().to_string(), ca_file.display().to_string());
     let python = |text: &str| literal(&text.into());
     Ok(vec![
         String::new(),
@@ -51,6 +60,21 @@ pub(crate) fn of(running: &Running, name: &str, version: u64, inspected: &Inspec
         "with Client(session) as client:".to_owned(),
         format!("    print(client.predict({}, [{record}], version={version}))", python(name)),
     ])
+}
+
+/// Writes a record that is too long for a line.
+fn write(folder: Option<&Path>, name: &str, body: &str) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = folder {
+        let file = folder.join(format!("example-{name}.json"));
+        fs::write(&file, body).with_context(|| format!("cannot write {}", file.display()))?;
+        return Ok(file);
+    }
+    let prefix = format!("example-{name}-");
+    let made = tempfile::Builder::new().prefix(&prefix).suffix(".json").tempfile().and_then(|mut file| {
+        file.write_all(body.as_bytes())?;
+        Ok(file.keep()?.1)
+    });
+    made.context("cannot write the example into a temporary file")
 }
 
 /// The first record of the golden example, by feature name.
@@ -119,7 +143,7 @@ mod tests {
 
     fn inspected(spec: Value, tensor: Value) -> Inspected {
         serde_json::from_value(json!({
-            "sha256": "", "data": {}, "inputs": [spec], "outputs": [], "golden": { "inputs": [tensor] },
+            "sha256": "", "digest": "", "data": {}, "inputs": [spec], "outputs": [], "golden": { "inputs": [tensor] },
         }))
         .unwrap()
     }

@@ -5,7 +5,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use bootstrap::say;
 
 use super::{
@@ -18,6 +18,9 @@ use super::{
 pub(crate) struct Arguments {
     /// A model file (ONNX), or the folder of a model with its model.toml.
     path: PathBuf,
+    /// Records that the model file must take, as for `add`.
+    #[arg(long)]
+    sample: Option<PathBuf>,
     #[command(flatten)]
     platform: Options,
 }
@@ -26,10 +29,14 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let running = Running::read(&arguments.platform)?;
     if !arguments.path.is_dir() {
-        inspect::run(&arguments.path, None, &running)?;
+        inspect::run(&arguments.path, arguments.sample.as_deref(), &running.onnxruntime)?;
         say(&format!("{}: can be served", arguments.path.display()));
         return Ok(ExitCode::SUCCESS);
     }
+    ensure!(
+        arguments.sample.is_none(),
+        "a folder has golden examples, which are checked: --sample is for a model file"
+    );
     let program = inspect::program()?;
     let mut command = Command::new(&program);
     command.arg("check-model").arg(&arguments.path).args(running.onnxruntime.options());

@@ -10,13 +10,15 @@ use anyhow::{Context as _, ensure};
 use tempfile::{NamedTempFile, TempDir};
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, value};
 
-use super::inspect::{Inspected, Tensor};
+use super::{
+    inspect::{Inspected, Tensor},
+    name,
+};
 
 /// Begins the names of folders that are not finished. Serving looks at none whose name begins with a dot.
 const INCOMING: &str = ".incoming-";
 /// The alias that a call without a version means.
 pub(crate) const CHAMPION: &str = "champion";
-const NAME_LENGTH_MAX: usize = 64;
 
 /// Where a model is, or will be.
 pub(crate) struct ModelsFolder {
@@ -41,20 +43,11 @@ pub(crate) struct Added {
     declared_before: Option<String>,
 }
 
-/// Whether serving takes this for the name of a model.
-pub(crate) fn is_model_name(name: &str) -> bool {
-    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    name.len() <= NAME_LENGTH_MAX && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(harmless)
-}
-
 // === impl ModelsFolder ===
 
 impl ModelsFolder {
     pub(crate) fn open(models: &Path, name: &str) -> anyhow::Result<Self> {
-        ensure!(
-            is_model_name(name),
-            "{name:?} is no name of a model: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
-        );
+        name::check(name)?;
         let file = models.join(name).join("model.toml");
         let declared = match fs::read_to_string(&file) {
             Ok(text) => Some(text),
@@ -158,7 +151,8 @@ fn section<'d>(document: &'d mut DocumentMut, name: &str) -> anyhow::Result<&'d 
     item.as_table_like_mut().with_context(|| format!("model.toml: {name} is no table"))
 }
 
-fn tensors(tensors: &[Tensor]) -> anyhow::Result<Item> {
+/// As `[[inputs]]` and `[[outputs]]` have them.
+pub(crate) fn tensors(tensors: &[Tensor]) -> anyhow::Result<Item> {
     let mut list = toml_edit::ArrayOfTables::new();
     for tensor in tensors {
         list.push(toml_edit::ser::to_document(tensor)?.as_table().clone());

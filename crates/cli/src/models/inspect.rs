@@ -10,12 +10,15 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::running::Running;
+use super::running::Library;
 
 /// What was found.
 #[derive(Deserialize)]
 pub(crate) struct Inspected {
+    /// Of the model file.
     pub(crate) sha256: String,
+    /// Of all files together: the tag in MLflow.
+    pub(crate) digest: String,
     /// SHA-256 of the files beside the model that hold its weights.
     pub(crate) data: BTreeMap<String, String>,
     pub(crate) inputs: Vec<Tensor>,
@@ -35,10 +38,10 @@ pub(crate) struct Tensor {
 }
 
 /// Runs the inspection in a process of its own, which confines itself before it loads the file.
-pub(crate) fn run(model: &Path, sample: Option<&Path>, running: &Running) -> anyhow::Result<Inspected> {
+pub(crate) fn run(model: &Path, sample: Option<&Path>, library: &Library) -> anyhow::Result<Inspected> {
     let program = program()?;
     let mut command = Command::new(&program);
-    command.arg("inspect").arg(model).args(running.onnxruntime.options());
+    command.arg("inspect").arg(model).args(library.options());
     if let Some(sample) = sample {
         command.arg("--sample").arg(sample);
     }

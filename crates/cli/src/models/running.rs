@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use bootstrap::client::Client;
 use serde::Deserialize;
 
+use super::call_lines::Callee;
+
 /// Which platform is meant.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -29,9 +31,13 @@ pub(crate) struct Running {
 }
 
 /// ONNX Runtime's shared library.
-#[derive(Deserialize)]
+#[derive(clap::Args, Deserialize)]
 pub(crate) struct Library {
+    /// ONNX Runtime's shared library, which computes the golden example.
+    #[arg(long = "onnxruntime", env = "RAMPART_ONNXRUNTIME")]
     library: PathBuf,
+    /// Its SHA-256, in hex.
+    #[arg(long = "onnxruntime-sha256", env = "RAMPART_ONNXRUNTIME_SHA256")]
     sha256: String,
 }
 
@@ -58,6 +64,12 @@ impl Running {
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.front, &self.ca_file)
+    }
+
+    /// Where models are called, with a token that may predict and not more.
+    pub(crate) fn callee(&self) -> anyhow::Result<Callee<'_>> {
+        let (front, ca_file) = (&*self.front, &*self.ca_file);
+        Ok(Callee { front, ca_file, token_file: self.token_file("analyst")?, folder: Some(&self.data) })
     }
 
     /// The file with the access token of a role.
