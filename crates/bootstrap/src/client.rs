@@ -1,6 +1,11 @@
 //! An HTTPS client of the front door, which trusts one CA.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use http::{Method, Request, StatusCode, header};
@@ -8,6 +13,8 @@ use https_client::{Bounds, HttpsClient, Timeouts};
 use serde_json::Value;
 
 const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(3), silence: Duration::from_secs(30) };
+/// As many CAs as Debian trusts are a quarter of it.
+const CA_BYTES_MAX: u64 = 1 << 20;
 /// The longest answers are pages of the audit log.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 16 << 20 };
 
@@ -31,9 +38,10 @@ pub struct ApiResponse {
 impl Client {
     /// A client that trusts exactly the CA in `ca_file`.
     pub fn new(front: &str, ca_file: &Path) -> anyhow::Result<Self> {
-        let pem = std::fs::read(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
-        let http =
-            HttpsClient::trusting(&pem, TIMEOUTS).with_context(|| format!("cannot use {}", ca_file.display()))?;
+        let pem = read_bounded(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
+        let http = HttpsClient::trusting(&pem, TIMEOUTS).with_context(|| {
+            format!("{} holds no CA of a platform (scripts/up writes certs/ca.pem, rampart dev ca/ca.pem)", ca_file.display())
+        })?;
         Ok(Self { http, front: front.trim_end_matches('/').to_owned() })
     }
 
@@ -69,6 +77,16 @@ impl Client {
     }
 }
 
+/// A device has no end.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(CA_BYTES_MAX + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > CA_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {CA_BYTES_MAX} bytes")));
+    }
+    Ok(content)
+}
+
 // === impl ApiResponse ===
 
 impl ApiResponse {
@@ -80,5 +98,18 @@ impl ApiResponse {
         let reason =
             ["detail", "error"].iter().find_map(|key| self.body.get(key)?.as_str()).unwrap_or("no reason given");
         bail!("{what} was refused with {}: {reason}", self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_ca_is_refused_with_where_one_is() {
+        let refused = |file: &str| format!("{:#}", Client::new("https://localhost:1", Path::new(file)).err().unwrap());
+        assert!(refused("/dev/null").contains("/dev/null holds no CA of a platform"), "{}", refused("/dev/null"));
+        assert!(refused("/dev/zero").contains("larger than"), "{}", refused("/dev/zero"));
+        assert!(refused("/nowhere/ca.pem").contains("cannot read the CA /nowhere/ca.pem"));
     }
 }
