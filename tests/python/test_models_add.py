@@ -10,13 +10,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnxruntime
 import pytest
 from exported import MAKERS, Inputs, iris
 
 from rampart_client import Client, RampartError, Session, TokenFile
-from running import Platform, started_platform
+from running import REPOSITORY, Platform, started_platform
 
 # Exporters warn of much that is not for those who use them.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -174,6 +175,22 @@ def test_what_is_refused_leaves_nothing(own, folder, tmp_path):
     refused = add(own, tmp_path / "not there.onnx", "--name", "absent")
     assert refused.returncode == 1 and "not there.onnx" in refused.stderr
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_call_of_a_model_of_which_no_version_serves_is_told_why(own, client, folder):
+    exported = REPOSITORY / "crates" / "serving" / "tests" / "data" / "models"
+    shutil.copytree(exported / "onnx-default", folder / "onnx-default")
+    headers = own.bearer("engineer")
+    load = httpx.post(
+        f"{own.front}/v2/repository/models/onnx-default/load", headers=headers, verify=own.ssl_context(), timeout=60
+    )
+    assert load.status_code == 409
+    with (
+        Client(client.session, retry_for_s=0) as impatient,
+        pytest.raises(RampartError, match=r"version 1: .*IR version"),
+    ):
+        impatient.infer("onnx-default", {"x": np.zeros((1, 4), np.float32)})
+    shutil.rmtree(folder / "onnx-default")
 
 
 def check(own: Platform, path: Path) -> tuple[int, str]:

@@ -260,8 +260,19 @@ impl ModelEntry {
         Problem::unavailable(match (fault, version) {
             (Some(fault), _) => format!("{what} does not serve: {fault}"),
             (None, Some(_)) => format!("{what} is not loaded"),
-            (None, None) => format!("{what} has no version that is its {CHAMPION}; call one by its number"),
+            (None, None) => self.none_serves(name),
         })
+    }
+
+    /// Why there is no version for a call without one: the highest that was refused tells most.
+    fn none_serves(&self, name: &str) -> String {
+        let refused = |(version, slot): (&Version, &Slot)| {
+            slot.fault
+                .as_ref()
+                .map(|fault| format!("no version of the model {name:?} serves; version {version}: {fault}"))
+        };
+        let why = self.versions.iter().rev().find_map(refused);
+        why.unwrap_or_else(|| format!("no version of the model {name:?} serves"))
     }
 
     /// The aliases of a version.

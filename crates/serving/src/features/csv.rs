@@ -49,6 +49,12 @@ fn read_header(record: &ByteRecord, table: &mut Table<'_, '_>) -> Result<Vec<Slo
     let mut slots = Vec::new();
     for name in record {
         let Ok(name) = std::str::from_utf8(name) else { return Err(refuse(table, "a name is not UTF-8")) };
+        if name.is_empty() {
+            return Err(refuse(
+                table,
+                "a name of the first line is empty; write a table without its index (pandas: index=False)",
+            ));
+        }
         slots.extend(table.claim(name, None)?);
     }
     table.end_header()?;
