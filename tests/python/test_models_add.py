@@ -134,6 +134,51 @@ def test_a_sample_names_the_features(own, client, folder, tmp_path):
         client.predict("sampled", [{name: 1.0 for name in names[:3]}])
 
 
+@pytest.mark.parametrize("form", ["npy", "npz", "matrix.npz"])
+def test_a_sample_is_an_array_or_arrays_by_name(own, client, folder, tmp_path, form):
+    name = f"arrays-{form.replace('.', '-')}"
+    path, sample = tmp_path / f"{name}.onnx", tmp_path / f"rows.{form}"
+    MAKERS["regression-without-zipmap"](path)
+    names = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    rows = np.asfortranarray(iris()[0][::30].astype(np.float64))
+    if form == "npy":
+        np.save(sample, rows)
+    elif form == "npz":
+        np.savez_compressed(sample, **dict(zip(names, rows.T, strict=True)))
+    else:
+        np.savez(sample, X=rows)
+    added(own, path, "--sample", str(sample))
+    golden = json.loads((folder / name / "1/golden.json").read_text())
+    np.testing.assert_allclose(golden["inputs"][0]["data"], rows.ravel(), rtol=1e-6)
+    record = dict(zip(names, map(float, rows[0]), strict=True)) if form == "npz" else {"X": rows[0].tolist()}
+    (prediction,) = client.predict(name, [record])
+    assert_same(prediction["label"], computed(path, {"X": rows[:1].astype(np.float32)})[0][0])
+
+
+def test_a_sample_that_does_not_fit_is_told_and_leaves_nothing(own, folder, tmp_path):
+    before = sorted(folder.iterdir())
+    path = tmp_path / "unfit.onnx"
+    MAKERS["regression-without-zipmap"](path)
+    samples = {
+        "objects.npy": ("Python objects", lambda file: np.save(file, np.array([{}], dtype=object))),
+        "narrow.npy": ("[2, 3], where [N, 4] belongs", lambda file: np.save(file, np.ones((2, 3)))),
+        "unnamed.npz": ("no such feature", lambda file: np.savez(file, np.ones((2, 4)), np.ones(2))),
+        "cut.npz": (".npz", lambda file: file.write_bytes(b"PK\x03\x04")),
+        "cut.parquet": ("to_parquet", lambda file: file.write_bytes(b"PAR1")),
+        "rows.xlsx": (".parquet file", lambda file: file.write_bytes(b"PK")),
+        "na.csv": ("the field is empty", lambda file: file.write_text("a,b,c,d\n1,2,3,NA\n")),
+    }
+    for name, (words, write) in samples.items():
+        write(tmp_path / name)
+        refused = add(own, path, "--sample", str(tmp_path / name))
+        assert refused.returncode == 1 and words in refused.stderr, (
+            name,
+            refused.stderr,
+        )
+        assert "panicked" not in refused.stderr
+    assert sorted(folder.iterdir()) == before
+
+
 def test_nothing_is_overwritten(own, client, folder, tmp_path):
     path = tmp_path / "grown.onnx"
     MAKERS["no-batch-dimension"](path)
@@ -224,3 +269,24 @@ def test_check_lists_everything_that_is_wrong_and_loads_nothing(own, client, fol
     ):
         assert words in printed, printed
     assert {model.state for model in client.models() if model.name == "checked"} == {"READY"}
+
+
+def test_check_lists_what_is_wrong_with_declaration_and_files(own, folder, tmp_path):
+    path = tmp_path / "declared.onnx"
+    MAKERS["no-batch-dimension"](path)
+    for _ in range(2):
+        added(own, path)
+    model = tmp_path / "declared"
+    shutil.copytree(folder / "declared", model)
+    (model / "2/model.onnx").write_bytes(b"\x80\x04\x95pickle")
+    text = (model / "model.toml").read_text().replace('champion = "1"', 'champion = "9"\n7 = "1"')
+    (model / "model.toml").write_text(text.replace("sha256", "source", 1))
+    code, printed = check(own, model)
+    assert code == 1
+    for words in (
+        "versions.1.sha256: is missing",
+        "aliases.champion: there is no version 9",
+        "aliases.7",
+        "version 2: model",
+    ):
+        assert words in printed, printed

@@ -49,8 +49,8 @@ impl<'a> GoldenFile<'a> {
 }
 
 impl GoldenTensor<'_> {
-    fn tensor(&self) -> Result<Tensor, String> {
-        let data = data(self.datatype, &self.elements()?)?;
+    fn tensor(&self, side: Side) -> Result<Tensor, String> {
+        let data = data(self.datatype, &self.elements()?, side)?;
         let count = data.len();
         Tensor::new(self.shape.clone(), data).ok_or_else(|| format!("data: {count} elements do not fill the shape"))
     }
@@ -100,7 +100,7 @@ pub(super) fn tensors(side: Side, sent: &[GoldenTensor<'_>], specs: &[TensorSpec
             Side::Outputs => spec.admit_datatype(tensor.datatype),
         };
         admitted.map_err(|mismatch| fault(mismatch.detail))?;
-        *slot = Some(tensor.tensor().map_err(fault)?);
+        *slot = Some(tensor.tensor(side).map_err(fault)?);
     }
     let complete: Option<Vec<Tensor>> = found.into_iter().collect();
     let names = || specs.iter().map(|spec| &*spec.name).collect::<Vec<_>>().join(", ");
@@ -116,7 +116,9 @@ fn check_length(length: usize, dimension: Option<&i64>) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("data: a list of {length}, where the shape has another length")) }
 }
 
-fn data(datatype: Datatype, elements: &[&str]) -> Result<Data, String> {
+fn data(datatype: Datatype, elements: &[&str], side: Side) -> Result<Data, String> {
+    // NaN, which JSON has no number for: a missing value. What a model gives is compared, and NaN is equal to nothing.
+    let may_miss = side == Side::Inputs;
     Ok(match datatype {
         Datatype::Bool => Data::Bool(parse(elements)?),
         Datatype::Uint8 => Data::Uint8(parse(elements)?),
@@ -127,10 +129,14 @@ fn data(datatype: Datatype, elements: &[&str]) -> Result<Data, String> {
         Datatype::Int16 => Data::Int16(parse(elements)?),
         Datatype::Int32 => Data::Int32(parse(elements)?),
         Datatype::Int64 => Data::Int64(parse(elements)?),
-        Datatype::Fp16 => Data::Fp16(finite(elements, f16::from_f64, f16::is_finite)?),
-        Datatype::Bf16 => Data::Bf16(finite(elements, bf16::from_f64, bf16::is_finite)?),
-        Datatype::Fp32 => Data::Fp32(finite(elements, |value: f32| value, f32::is_finite)?),
-        Datatype::Fp64 => Data::Fp64(finite(elements, |value: f64| value, f64::is_finite)?),
+        Datatype::Fp16 => Data::Fp16(finite(elements, f16::from_f64, f16::is_finite, may_miss.then_some(f16::NAN))?),
+        Datatype::Bf16 => Data::Bf16(finite(elements, bf16::from_f64, bf16::is_finite, may_miss.then_some(bf16::NAN))?),
+        Datatype::Fp32 => {
+            Data::Fp32(finite(elements, |value: f32| value, f32::is_finite, may_miss.then_some(f32::NAN))?)
+        }
+        Datatype::Fp64 => {
+            Data::Fp64(finite(elements, |value: f64| value, f64::is_finite, may_miss.then_some(f64::NAN))?)
+        }
         Datatype::Bytes => Data::Bytes(each(elements, |text| {
             let string: String = serde_json::from_str(text).ok()?;
             is_text(string.as_bytes()).then(|| Bytes::from(string))
@@ -146,8 +152,12 @@ fn finite<W: FromStr, T: Copy>(
     elements: &[&str],
     narrow: impl Fn(W) -> T,
     is_finite: impl Fn(T) -> bool,
+    missing: Option<T>,
 ) -> Result<Vec<T>, String> {
-    each(elements, |text| text.parse().ok().map(&narrow).filter(|value| is_finite(*value)))
+    each(elements, |text| match text {
+        "null" => missing,
+        number => number.parse().ok().map(&narrow).filter(|value| is_finite(*value)),
+    })
 }
 
 fn each<T>(elements: &[&str], read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
@@ -165,7 +175,16 @@ mod tests {
     fn read(datatype: &str, shape: &str, data: &str) -> Result<Data, String> {
         let text = format!(r#"{{"name": "x", "datatype": "{datatype}", "shape": {shape}, "data": {data}}}"#);
         let tensor: GoldenTensor<'_> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        tensor.tensor().map(|tensor| tensor.data().clone())
+        tensor.tensor(Side::Outputs).map(|tensor| tensor.data().clone())
+    }
+
+    #[test]
+    fn a_missing_value_is_null_in_inputs_and_nowhere_else() {
+        let floats = Datatype::Fp32;
+        let Ok(Data::Fp32(values)) = data(floats, &["1", "null"], Side::Inputs) else { panic!("no FP32") };
+        assert!(values[0] == 1.0 && values[1].is_nan());
+        assert!(data(floats, &["null"], Side::Outputs).is_err());
+        assert!(data(Datatype::Int64, &["null"], Side::Inputs).is_err());
     }
 
     #[test]

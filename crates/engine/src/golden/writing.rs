@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
+use super::file::Side;
 use crate::{
     signature::{Signature, TensorSpec},
     tensor::{Data, Datatype, Tensor},
@@ -31,14 +32,14 @@ pub(crate) fn text(
     outputs: &[Tensor],
     tolerance: f64,
 ) -> Result<String, String> {
-    let file =
-        File { inputs: written(&signature.inputs, inputs)?, outputs: written(&signature.outputs, outputs)?, tolerance };
+    let inputs = written(&signature.inputs, inputs, Side::Inputs)?;
+    let file = File { inputs, outputs: written(&signature.outputs, outputs, Side::Outputs)?, tolerance };
     serde_json::to_string(&file).map_err(|error| error.to_string())
 }
 
-fn written<'a>(specs: &'a [TensorSpec], tensors: &'a [Tensor]) -> Result<Vec<Written<'a>>, String> {
+fn written<'a>(specs: &'a [TensorSpec], tensors: &'a [Tensor], side: Side) -> Result<Vec<Written<'a>>, String> {
     let write = |(spec, tensor): (&'a TensorSpec, &'a Tensor)| {
-        if !is_finite(tensor.data()) {
+        if !can_be_written(tensor.data(), side) {
             return Err(format!("{:?} has a value that is no finite number, and JSON has no other", spec.name));
         }
         let data = Elements(tensor.data());
@@ -47,12 +48,14 @@ fn written<'a>(specs: &'a [TensorSpec], tensors: &'a [Tensor]) -> Result<Vec<Wri
     specs.iter().zip(tensors).map(write).collect()
 }
 
-fn is_finite(data: &Data) -> bool {
+/// NaN is written as null, which inputs may have.
+fn can_be_written(data: &Data, side: Side) -> bool {
+    let may_miss = side == Side::Inputs;
     match data {
-        Data::Fp16(values) => values.iter().all(|value| value.is_finite()),
-        Data::Bf16(values) => values.iter().all(|value| value.is_finite()),
-        Data::Fp32(values) => values.iter().all(|value| value.is_finite()),
-        Data::Fp64(values) => values.iter().all(|value| value.is_finite()),
+        Data::Fp16(values) => values.iter().all(|value| value.is_finite() || may_miss && value.is_nan()),
+        Data::Bf16(values) => values.iter().all(|value| value.is_finite() || may_miss && value.is_nan()),
+        Data::Fp32(values) => values.iter().all(|value| value.is_finite() || may_miss && value.is_nan()),
+        Data::Fp64(values) => values.iter().all(|value| value.is_finite() || may_miss && value.is_nan()),
         _ => true,
     }
 }
@@ -124,5 +127,9 @@ mod tests {
         let spec = TensorSpec { name: "y".to_owned(), datatype: Datatype::Fp32, shape: vec![1], columns: vec![] };
         let signature = Signature { inputs: vec![], outputs: vec![spec] };
         assert!(text(&signature, &[], &nan, 0.0).unwrap_err().contains("\"y\""));
+        let of_input = Signature { inputs: signature.outputs, outputs: vec![] };
+        assert!(text(&of_input, &nan, &[], 0.0).unwrap().contains("\"data\":[null]"));
+        let infinite = [Tensor::new(vec![1], Data::Fp32(vec![f32::INFINITY])).unwrap()];
+        assert!(text(&of_input, &infinite, &[], 0.0).unwrap_err().contains("\"y\""));
     }
 }

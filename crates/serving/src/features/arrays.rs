@@ -270,6 +270,19 @@ mod tests {
     }
 
     #[test]
+    fn only_floats_may_be_missing() {
+        let mut given = array("", &[2], Data::Fp64(vec![1.0, f64::NAN]));
+        let read_as =
+            |datatype, array: &Array| read(vec![spec("x", datatype, &[-1], &[])], std::slice::from_ref(array));
+        let read_floats = read_as(Datatype::Fp32, &given);
+        let Ok([Data::Fp32(values)]) = read_floats.as_deref() else { panic!("no FP32") };
+        assert!(values[0] == 1.0 && values[1].is_nan());
+        assert!(read_as(Datatype::Int64, &given).unwrap_err().contains("is missing"));
+        given = Array { missing: BTreeSet::from([0]), ..array("", &[1], Data::Bytes(vec!["".into()])) };
+        assert!(read_as(Datatype::Bytes, &given).unwrap_err().contains("is missing"));
+    }
+
+    #[test]
     fn what_does_not_fit_is_told() {
         let inputs = vec![spec("a", Datatype::Int64, &[-1], &[]), spec("b", Datatype::Fp32, &[-1, 2], &[])];
         let fault = |a: Array, b: Array| read(inputs.clone(), &[a, b]).unwrap_err();

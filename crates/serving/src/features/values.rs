@@ -95,6 +95,9 @@ pub(super) fn wanted(datatype: Datatype) -> &'static str {
     }
 }
 
+/// What others write for a missing number.
+const MISSING_WORDS: &[&str] = &["na", "n/a", "nan", "null", "none", "-", "?"];
+
 /// To be said with the datatype.
 const OUT_OF_RANGE: &str = "out of range";
 
@@ -144,6 +147,9 @@ impl<'a> Scalar<'a> {
             (Datatype::Bool, "false" | "False" | "FALSE") => Self::Bool(false),
             (Datatype::Bool, _) => return Err("must be true or false".to_owned()),
             (_, text) if is_number(text) => Self::Number(text),
+            (datatype, text) if MISSING_WORDS.iter().any(|word| text.eq_ignore_ascii_case(word)) => {
+                return Err(format!("must be {}; where it is missing, the field is empty", wanted(datatype)));
+            }
             (datatype, _) => return Err(format!("must be {}", wanted(datatype))),
         };
         Ok(value)
@@ -234,5 +240,9 @@ mod tests {
             assert!(field(text, Datatype::Fp32).is_err(), "{text}");
         }
         assert!(field("1", Datatype::Bool).is_err());
+        for text in ["NA", "nan", "null"] {
+            assert!(field(text, Datatype::Fp32).unwrap_err().ends_with("the field is empty"), "{text}");
+            assert!(matches!(field(text, Datatype::Bytes), Ok(Scalar::Text(_))), "{text}");
+        }
     }
 }

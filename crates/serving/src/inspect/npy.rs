@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use engine::tensor::{Data, Datatype, Tensor, decode_binary, element_count};
 
+/// What the values of a compressed file may take.
+pub(super) const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 const MAGIC: &[u8] = b"\x93NUMPY";
 const HEADER_BYTES_MAX: usize = 1 << 16;
 const RANK_MAX: usize = 16;

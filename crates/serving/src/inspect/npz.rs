@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use zip::ZipArchive;
 
-use super::{npy, sample::UNPACKED_BYTES_MAX};
+use super::npy::{self, UNPACKED_BYTES_MAX};
 use crate::features::Array;
 
 /// Each may be a column of a table.

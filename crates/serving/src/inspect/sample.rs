@@ -9,8 +9,6 @@ use problem::{FieldError, Problem};
 use super::{npy, npz, parquet};
 use crate::features::{self, Array, Format};
 
-/// What the values of a compressed file may take.
-pub(super) const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 /// Faults of a sample that are told.
 const LINES_MAX: usize = 20;
 
