@@ -7,6 +7,7 @@ mod check;
 mod declaration;
 mod folder;
 mod inspect;
+mod library;
 mod name;
 mod register;
 mod registered;

@@ -11,10 +11,10 @@ use super::{
     declaration::{DECLARATION, declaration},
     folder::CHAMPION,
     inspect::{self, Inspected},
+    library::Library,
     name,
     registered::{self, ModelVersion, RegisteredModel},
     registry::{Artifact, FILE_BYTES_MAX, Folder, Options, Registry},
-    running::Library,
     served,
 };
 

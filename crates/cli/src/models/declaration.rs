@@ -70,8 +70,11 @@ mod tests {
     #[test]
     fn mlmodel_quotes_its_signature() {
         let text = mlmodel("m-1", &inspected());
-        let line = r#"  inputs: '[{"name":"it''s","tensor-spec":{"dtype":"float32","shape":[-1,2]},"type":"tensor"}]'"#;
-        assert!(text.lines().any(|it| it == line), "{text}");
+        let quoted = text.lines().find_map(|line| line.strip_prefix("  inputs: '")?.strip_suffix('\'')).unwrap();
+        let inputs: Value = serde_json::from_str(&quoted.replace("''", "'")).unwrap();
+        let spec = json!({ "dtype": "float32", "shape": [-1, 2] });
+        assert_eq!(inputs, json!([{ "type": "tensor", "tensor-spec": spec, "name": "it's" }]));
+        assert!(quoted.contains("it''s"), "{quoted}");
         assert!(text.contains(r#""dtype":"str""#), "{text}");
     }
 

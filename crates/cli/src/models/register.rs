@@ -9,10 +9,10 @@ use super::{
     declaration::{DECLARATION, declaration, mlmodel},
     folder::CHAMPION,
     inspect::{self, Inspected},
+    library::Library,
     name,
     registered::{self, ModelVersion, RegisteredModel},
     registry::{Folder, Options, Registry},
-    running::Library,
     served,
 };
 

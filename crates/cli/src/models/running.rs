@@ -1,12 +1,12 @@
 //! The platform that `rampart dev` runs, as its state file tells of it.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::Context as _;
 use bootstrap::client::Client;
 use serde::Deserialize;
 
-use super::call_lines::Callee;
+use super::{call_lines::Callee, library::Library};
 
 /// Which platform is meant.
 #[derive(clap::Args)]
@@ -28,27 +28,6 @@ pub(crate) struct Running {
     /// The folder of models.
     pub(crate) models: PathBuf,
     pub(crate) onnxruntime: Library,
-}
-
-/// ONNX Runtime's shared library.
-#[derive(clap::Args, Deserialize)]
-pub(crate) struct Library {
-    /// ONNX Runtime's shared library, which computes the golden example.
-    #[arg(long = "onnxruntime", env = "RAMPART_ONNXRUNTIME")]
-    library: PathBuf,
-    /// Its SHA-256, in hex.
-    #[arg(long = "onnxruntime-sha256", env = "RAMPART_ONNXRUNTIME_SHA256")]
-    sha256: String,
-}
-
-// === impl Library ===
-
-impl Library {
-    /// As options of `rampart-serving`.
-    pub(crate) fn options(&self) -> [OsString; 4] {
-        let (library, sha256) = (self.library.clone().into(), (&self.sha256).into());
-        ["--onnxruntime".into(), library, "--onnxruntime-sha256".into(), sha256]
-    }
 }
 
 // === impl Running ===
