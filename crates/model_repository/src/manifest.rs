@@ -92,43 +92,27 @@ impl Manifest {
     /// Reads and checks the `model.toml` of a model folder, whose name must be the model's.
     pub(crate) fn read(folder: &Path) -> Result<Self, LoadFault> {
         let fault = |detail: String| LoadFault::new(Reason::Manifest, format!("model.toml: {detail}"));
-        let manifest = ManifestFile::read(folder).and_then(Self::of).map_err(fault)?;
-        if folder.file_name().and_then(|name| name.to_str()) != Some(manifest.name.as_str()) {
-            return Err(fault(format!("name: {:?} is not the name of its folder", manifest.name.as_str())));
+        let file = ManifestFile::read(folder).map_err(fault)?;
+        match file.faults(folder).into_iter().next() {
+            Some(detail) => Err(fault(detail)),
+            None => Self::of(file).map_err(fault),
         }
-        Ok(manifest)
     }
 
     fn of(file: ManifestFile) -> Result<Self, String> {
+        if let Some(detail) = file.faults_of_content().into_iter().next() {
+            return Err(detail);
+        }
         let common = Signature { inputs: file.inputs, outputs: file.outputs };
         let declared = |(version, file): (Version, VersionFile)| Ok((version, file.declared(version, &common)?));
-        let manifest = Self {
+        Ok(Self {
             name: ModelName::parse(&file.name).ok_or_else(|| format!("name: {NAME_RULE}"))?,
             description: file.description,
             isolation: file.isolation,
             aliases: file.aliases,
             last_good: file.last_good,
             versions: file.versions.into_iter().map(declared).collect::<Result<_, String>>()?,
-        };
-        manifest.check()?;
-        Ok(manifest)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if self.versions.is_empty() || self.versions.len() > VERSIONS_MAX {
-            return Err(format!("versions: {}, but there must be 1 to {VERSIONS_MAX}", self.versions.len()));
-        }
-        for (alias, version) in &self.aliases {
-            if !is_alias(alias) {
-                return Err(format!(
-                    "aliases.{alias}: an alias is a name of letters, digits, '.', '_' or '-', and not a number"
-                ));
-            }
-            if !self.versions.contains_key(version) {
-                return Err(format!("aliases.{alias}: there is no version {version}"));
-            }
-        }
-        Ok(())
+        })
     }
 }
 
@@ -141,6 +125,45 @@ impl ManifestFile {
         refuse_link(folder).map_err(|error| error.to_string())?;
         let text = read_text(folder, "model.toml", MANIFEST_BYTES_MAX).map_err(|error| error.to_string())?;
         toml::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    /// Everything that makes it no declaration of the model in this folder; of each version the first thing.
+    pub(crate) fn faults(&self, folder: &Path) -> Vec<String> {
+        let mut faults = self.faults_of_content();
+        if folder.file_name().and_then(|name| name.to_str()) != Some(&*self.name) {
+            faults.push(format!("name: {:?} is not the name of its folder", self.name));
+        }
+        faults
+    }
+
+    fn faults_of_content(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if ModelName::parse(&self.name).is_none() {
+            faults.push(format!("name: {NAME_RULE}"));
+        }
+        if self.versions.is_empty() || self.versions.len() > VERSIONS_MAX {
+            faults.push(format!("versions: {}, but there must be 1 to {VERSIONS_MAX}", self.versions.len()));
+        }
+        faults.extend(self.declared().into_iter().filter_map(|(_, declared)| declared.err()));
+        // What all versions share is wrong once.
+        faults.dedup();
+        for (alias, version) in &self.aliases {
+            if !is_alias(alias) {
+                faults.push(format!(
+                    "aliases.{alias}: an alias is a name of letters, digits, '.', '_' or '-', and not a number"
+                ));
+            } else if !self.versions.contains_key(version) {
+                faults.push(format!("aliases.{alias}: there is no version {version}"));
+            }
+        }
+        faults
+    }
+
+    /// What is declared of each version, or why nothing is.
+    pub(crate) fn declared(&self) -> Vec<(Version, Result<Declared, String>)> {
+        let common = Signature { inputs: self.inputs.clone(), outputs: self.outputs.clone() };
+        let declared = |(version, file): (&Version, &VersionFile)| (*version, file.clone().declared(*version, &common));
+        self.versions.iter().map(declared).collect()
     }
 
     /// The text of a `model.toml` that [`Manifest::read`] accepts, or what is wrong with it.
@@ -290,6 +313,21 @@ mod tests {
             assert_eq!(isolation(line), Ok(expected), "{line}");
         }
         assert!(isolation("isolation = \"Group\"").unwrap_err().contains("isolation"));
+    }
+
+    #[test]
+    fn all_faults_are_found_at_once() {
+        let text = SOUND
+            .replacen("name = \"m\"", "name = \"../m\"", 1)
+            .replacen("champion = \"2\"", "champion = \"3\"\n1 = \"2\"", 1)
+            .replacen("sha256", "source", 1)
+            .replacen("[-1, 3]", "[-2, 3]", 1);
+        let faults = toml::from_str::<ManifestFile>(&text).unwrap().faults(Path::new("/models/m")).join("\n");
+        for place in
+            ["name: 1 to", "versions.1.sha256", "inputs[0].shape", "aliases.champion", "aliases.1", "not the name"]
+        {
+            assert!(faults.contains(place), "{place}: {faults}");
+        }
     }
 
     #[test]
