@@ -6,8 +6,8 @@ onnxruntime_version=1.31.1
 # Otherwise it keeps a database of telemetry in ~/.cache and sends it to its maker, from Python too.
 export ORT_DISABLE_TELEMETRY=1
 
-# Sets onnxruntime_library and onnxruntime_sha256, and fetches the library unless it is there.
-provide_onnxruntime() {
+# Sets onnxruntime_sha256 and onnxruntime_library, which may not be there yet.
+name_onnxruntime() {
     local machine
     machine=$(uname -m)
     case $(uname -s)-$machine in
@@ -16,7 +16,12 @@ provide_onnxruntime() {
         *) die "no ONNX Runtime is pinned for $(uname -s) on $machine" "use Linux on x86_64 or aarch64" ;;
     esac
     onnxruntime_library=$cache/onnxruntime/$onnxruntime_version/libonnxruntime.so
-    [[ -e $onnxruntime_library ]] || fetch_onnxruntime "$machine"
+}
+
+# The same, and fetches the library unless it is there.
+provide_onnxruntime() {
+    name_onnxruntime
+    [[ -e $onnxruntime_library ]] || fetch_onnxruntime "$(uname -m)"
     sha256sum --check --status <<<"$onnxruntime_sha256  $onnxruntime_library" ||
         die "$onnxruntime_library is not the library it should be (SHA-256 $onnxruntime_sha256)" \
             "find out what changed it; if that cannot be found out, delete it and start again"
