@@ -1,7 +1,7 @@
 """`rampart models register` and `adopt` against a real MLflow: what they leave there is what a replica asks for.
 
-`RAMPART_MLFLOW` names the program `mlflow` of an environment with the version of docker/mlflow/requirements.txt; without it nothing is run
-here, and `tests/tests/containers/models.rs` shows the same on a whole platform.
+`RAMPART_MLFLOW` names the program `mlflow` of an environment with the version of docker/mlflow/requirements.txt.
+Without it nothing is run here; `tests/tests/containers/models.rs` shows the same on a whole platform.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from exported import MAKERS
+
 from poll import until
 
 pytestmark = [
@@ -203,7 +204,7 @@ def heavy(path: Path, location: str) -> None:
 
 
 def log_as_mlflow_does(registry: Registry, name: str, files: dict[str, bytes]) -> None:
-    """What `mlflow.onnx.log_model(model, name="model", registered_model_name=name)` leaves: no signature, no tag, no golden example."""
+    """What `mlflow.onnx.log_model(model, name="model", registered_model_name=name)` leaves: no tag, no signature."""
     model = registry.post("logged-models", {"experiment_id": "0", "name": "model"})["model"]["info"]
     folder = model["artifact_uri"].removeprefix("mlflow-artifacts:/")
     mlmodel = f"artifact_path: {model['artifact_uri']}\nflavors:\n  onnx:\n    code: null\n    data: model.onnx\n"

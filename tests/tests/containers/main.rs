@@ -11,6 +11,7 @@ mod forgeries;
 mod front;
 mod late;
 mod load;
+mod models;
 mod order;
 mod ports;
 mod power;
