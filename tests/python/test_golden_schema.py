@@ -89,7 +89,9 @@ BROKEN = {
     "empty output": (HALF, ["outputs", 0], {"name": "y", "datatype": "FP16", "shape": [0, 3], "data": []}),
     "data as text": (HALF, ["inputs", 0, "data"], "AAAA"),
     "number as text": (HALF, ["inputs", 0, "data", 0], "1"),
-    "null": (HALF, ["inputs", 0, "data", 0], None),
+    "null in an output": (HALF, ["outputs", 0, "data", 0], None),
+    "null in an output that is nested": (HALF, ["outputs", 0, "data"], [[None, 1.36, -2.38], [-1.08, 1.58, 0.61]]),
+    "null in BYTES": (TITANIC, ["inputs", 2, "data", 0], None),
     "beyond FP16": (HALF, ["inputs", 0, "data", 0], 65520),
     "number in BYTES": (TITANIC, ["inputs", 2, "data", 0], 1),
     "U+0000 in BYTES": (TITANIC, ["inputs", 2, "data", 0], "a\u0000"),
@@ -104,6 +106,10 @@ def test_a_broken_golden_example_is_refused_by_both(schema, check, broken):
     done = check(model, golden)
     assert done.code == 1, done
     assert done.output.startswith("version 1: golden.json: "), done
+
+
+def test_null_is_a_missing_value_of_a_float_that_is_given(schema):
+    schema.validate(with_change(golden_of(HALF), ["inputs", 0, "data", 0], None))
 
 
 ALLOWED = {
