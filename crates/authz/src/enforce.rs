@@ -47,14 +47,19 @@ impl<S> Layer<S> for EnforceLayer {
 
 impl EnforceLayer {
     fn admit(&self, request: &Request) -> Result<Principal, Problem> {
-        let principal = match self.caller {
-            Caller::User => passport(request.headers())
-                .and_then(|passport| self.guard.identify(passport))
-                .map_err(|reject| self.guard.reject(reject, self.action))?,
-            Caller::Peer => peer(request)?,
-        };
+        let principal = self.principal(request)?;
         self.guard.check(&principal, self.action)?;
         Ok(principal)
+    }
+
+    /// Who calls.
+    pub(crate) fn principal(&self, request: &Request) -> Result<Principal, Problem> {
+        match self.caller {
+            Caller::User => passport(request.headers())
+                .and_then(|passport| self.guard.identify(passport))
+                .map_err(|reject| self.guard.reject(reject, self.action)),
+            Caller::Peer => peer(request),
+        }
     }
 }
 
@@ -72,6 +77,12 @@ fn peer(request: &Request) -> Result<Principal, Problem> {
     let peer = request.extensions().get::<PeerName>();
     let peer = peer.ok_or_else(|| Problem::new(Kind::Unauthenticated, "this needs the certificate of a service"))?;
     Ok(Principal::Service(peer.clone()))
+}
+
+/// A problem in the form of the route that was asked for.
+pub(crate) fn answer(problem: &Problem, request: &Request) -> Response {
+    let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
+    problem.response(form).map(Body::from)
 }
 
 // === impl Enforce ===
@@ -94,10 +105,7 @@ where
                 request.extensions_mut().insert(principal);
                 Either::Left(self.inner.call(request))
             }
-            Err(problem) => {
-                let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
-                Either::Right(ready(Ok(problem.response(form).map(Body::from))))
-            }
+            Err(problem) => Either::Right(ready(Ok(answer(&problem, &request)))),
         }
     }
 }

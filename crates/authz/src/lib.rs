@@ -12,6 +12,7 @@ mod principal;
 mod routes;
 mod token;
 mod verified_cache;
+mod wrong_method;
 
 pub use claims::{ACCESS_TOKEN_AUDIENCE, AccessTokenClaims, Claims, ISSUER, PassportClaims, TokenKind, Validity};
 pub use clock::{Clock, UnixTime};

@@ -3,22 +3,26 @@
 //! There is no way to mount a handler without an action: [`Routes`] has no method that would. For a gRPC service, every
 //! method of the contract must be named, or nothing is built.
 
-use std::{collections::HashSet, convert::Infallible, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
-    body::Body,
     extract::Request,
     handler::Handler,
     response::{IntoResponse, Response},
-    routing::{MethodFilter, MethodRouter, on, on_service},
+    routing::{MethodFilter, MethodRouter, any_service, on, on_service},
 };
-use http::{Method, header};
+use http::Method;
 use policy::{Action, Caller, DeclaredRoute};
-use problem::{Form, Problem};
+use problem::Problem;
 use tower::Service;
 
-use crate::{Guard, enforce::EnforceLayer, grpc_methods};
+use crate::{
+    Guard,
+    enforce::{EnforceLayer, answer},
+    grpc_methods,
+    wrong_method::WrongMethod,
+};
 
 /// Why the routes make no router.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +79,12 @@ pub struct Routes<S> {
 struct Mount<S> {
     declared: Vec<DeclaredRoute>,
     handler: MakeHandler<S>,
+}
+
+/// Everything that is declared for one path.
+struct Endpoint<S> {
+    rules: Vec<(Method, EnforceLayer)>,
+    handlers: MethodRouter<S>,
 }
 
 /// Gets the state only when the router is built, so that a table needs none.
@@ -160,32 +170,46 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.mounts.iter().flat_map(|mount| mount.declared.iter().cloned()).collect()
     }
 
-    /// The router: each route behind the guard, everything else not found. Panics, as axum does, if two paths differ only
+    /// The router: each route behind the guard, another method of its path refused, everything else not found. Panics, as axum does, if two paths differ only
     /// in the names of their parameters.
     #[expect(clippy::disallowed_methods, reason = "the one place where routes get their guard")]
     pub fn build(self, guard: &Arc<Guard>, state: S) -> Result<Router, RoutesError> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let mut seen = HashSet::new();
-        let mut router = Router::new();
+        let mut paths: BTreeMap<String, Endpoint<S>> = BTreeMap::new();
         for mount in self.mounts {
             let handler = (mount.handler)(&state);
             for DeclaredRoute { method, path, action, caller } in mount.declared {
-                if !seen.insert((method.clone(), path.clone())) {
+                let endpoint = paths.entry(path.clone()).or_default();
+                if endpoint.rules.iter().any(|(known, _)| *known == method) {
                     return Err(RoutesError::Twice { method, path });
                 }
-                let layer = EnforceLayer { guard: Arc::clone(guard), action, caller };
-                router = router.route(&path, handler.clone().route_layer(layer));
+                let rule = EnforceLayer { guard: Arc::clone(guard), action, caller };
+                let handlers = std::mem::take(&mut endpoint.handlers);
+                endpoint.handlers = handlers.merge(handler.clone().route_layer(rule.clone()));
+                endpoint.rules.push((method, rule));
             }
         }
-        Ok(router.method_not_allowed_fallback(not_found).fallback(not_found).with_state(state))
+        let router = paths.into_iter().fold(Router::new(), |router, (path, Endpoint { rules, handlers })| {
+            match WrongMethod::of(&rules) {
+                // Before the handlers, because only so axum leaves `Allow` to it.
+                Some(wrong_method) => router.route(&path, any_service(wrong_method).merge(handlers)),
+                None => router,
+            }
+        });
+        Ok(router.fallback(not_found).with_state(state))
     }
 }
 
-/// The same for an unknown path and an unknown method on a known one: what is not declared is not there.
+impl<S: Clone> Default for Endpoint<S> {
+    fn default() -> Self {
+        Self { rules: Vec::new(), handlers: MethodRouter::new() }
+    }
+}
+
+/// What is not declared is not there.
 async fn not_found(request: Request) -> Response {
-    let form = Form::of(request.uri().path(), request.headers().get(header::CONTENT_TYPE));
     let detail = format!("nothing answers {} at this path", request.method());
-    Problem::unknown_route(detail).response(form).map(Body::from)
+    answer(&Problem::unknown_route(detail), &request)
 }

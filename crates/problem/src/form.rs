@@ -63,6 +63,10 @@ pub(crate) fn render(problem: &Problem, form: Form) -> Response<Bytes> {
         Form::Grpc => grpc_response(problem),
     };
     let headers = response.headers_mut();
+    // Of HTTP and not of gRPC.
+    if let Some((name, value)) = problem.http_header().filter(|_| form != Form::Grpc) {
+        headers.insert(name.clone(), value.clone());
+    }
     if let Some(seconds) = problem.retry_after_s() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -100,7 +104,7 @@ fn registry_body(problem: &Problem) -> serde_json::Value {
         Kind::InvalidArgument | Kind::TooLarge | Kind::UnsupportedMediaType => "INVALID_PARAMETER_VALUE",
         Kind::Unauthenticated => "UNAUTHENTICATED",
         Kind::PermissionDenied => "PERMISSION_DENIED",
-        Kind::NotFound => "ENDPOINT_NOT_FOUND",
+        Kind::NotFound | Kind::MethodNotAllowed => "ENDPOINT_NOT_FOUND",
         Kind::Conflict | Kind::PreconditionFailed => "RESOURCE_CONFLICT",
         Kind::ResourceExhausted => "REQUEST_LIMIT_EXCEEDED",
         Kind::Unavailable | Kind::DeadlineExceeded => "TEMPORARILY_UNAVAILABLE",
@@ -156,6 +160,8 @@ impl From<Problem> for Inference {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     #[test]
@@ -197,6 +203,20 @@ mod tests {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "5");
         assert!(response.headers().contains_key("grpc-message"));
+    }
+
+    #[test]
+    fn a_wrong_method_names_those_that_are_right() {
+        let problem = Problem::wrong_method(&Method::PUT, &[Method::GET, Method::POST]);
+        for form in [Form::Api, Form::Inference, Form::Registry] {
+            let response = problem.response(form);
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(response.headers()[header::ALLOW], "GET, HEAD, POST");
+            assert!(String::from_utf8_lossy(response.body()).contains("PUT"));
+        }
+        let response = problem.response(Form::Grpc);
+        assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &"12".parse().unwrap()));
+        assert!(!response.headers().contains_key(header::ALLOW));
     }
 
     #[test]

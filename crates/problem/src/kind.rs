@@ -16,6 +16,8 @@ pub enum Kind {
     PermissionDenied,
     /// There is no such thing. 404.
     NotFound,
+    /// The thing is there, but not for this method. 405.
+    MethodNotAllowed,
     /// The state of the thing forbids it now. 409.
     Conflict,
     /// The thing is no longer as the caller has seen it. 412.
@@ -47,6 +49,7 @@ impl Kind {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -65,6 +68,8 @@ impl Kind {
             Self::Unauthenticated => Code::Unauthenticated,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
+            // In gRPC the method of HTTP is part of what a method is.
+            Self::MethodNotAllowed => Code::Unimplemented,
             Self::Conflict => Code::FailedPrecondition,
             // As gRPC's own list has it: read, modify and write again.
             Self::PreconditionFailed => Code::Aborted,
@@ -87,6 +92,7 @@ impl Kind {
             Self::Unauthenticated => "No valid credentials",
             Self::PermissionDenied => "Not permitted",
             Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
             Self::Conflict => "In conflict with the present state",
             Self::PreconditionFailed => "Changed meanwhile",
             Self::TooLarge => "Too large",

@@ -6,6 +6,8 @@ mod kind;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
+use http::{HeaderName, HeaderValue, Method, header};
+
 pub use field_error::FieldError;
 pub use form::{Api, Form, Inference};
 pub use kind::Kind;
@@ -22,6 +24,7 @@ pub struct Problem {
     offset: Option<u64>,
     errors: Box<[FieldError]>,
     retry_after: Option<Duration>,
+    http_header: Option<(HeaderName, HeaderValue)>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     is_unknown_route: bool,
 }
@@ -39,6 +42,7 @@ impl Problem {
             offset: None,
             errors: Box::default(),
             retry_after: None,
+            http_header: None,
             source: None,
             is_unknown_route: false,
         }
@@ -47,6 +51,26 @@ impl Problem {
     /// No such route: 404 in HTTP, but UNIMPLEMENTED in gRPC, where NOT_FOUND is about the object that a method was asked for.
     pub fn unknown_route(detail: impl Into<String>) -> Self {
         Self { is_unknown_route: true, ..Self::new(Kind::NotFound, detail) }
+    }
+
+    /// This path has other methods: 405 with `Allow`, where `GET` stands for `HEAD` too (RFC 9110, 15.5.6).
+    pub fn wrong_method(method: &Method, allowed: &[Method]) -> Self {
+        let with_head =
+            |method: &Method| if *method == Method::GET { "GET, HEAD".to_owned() } else { method.to_string() };
+        let allowed = allowed.iter().map(with_head).collect::<Vec<_>>().join(", ");
+        let problem =
+            Self::new(Kind::MethodNotAllowed, format!("{method} is not a method of this path; it has {allowed}"));
+        match HeaderValue::try_from(allowed) {
+            Ok(allowed) => problem.with_header(header::ALLOW, allowed),
+            Err(_) => problem,
+        }
+    }
+
+    /// The body is packed in a way that is not undone here: 415 with the codings that are (RFC 7694).
+    pub fn wrong_coding(detail: impl Into<String>, accepted: &'static str) -> Self {
+        Self::new(Kind::UnsupportedMediaType, detail)
+            .field(header::CONTENT_ENCODING.as_str())
+            .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted))
     }
 
     /// A fault of the platform. The cause is logged now under an id, and the id is all that the caller sees.
@@ -87,6 +111,11 @@ impl Problem {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.http_header = Some((name, value));
         self
     }
 
@@ -137,6 +166,11 @@ impl Problem {
     /// The byte offset at which the body stopped making sense.
     pub fn byte_offset(&self) -> Option<u64> {
         self.offset
+    }
+
+    /// What an answer over HTTP has to say in its head.
+    pub(crate) fn http_header(&self) -> Option<&(HeaderName, HeaderValue)> {
+        self.http_header.as_ref()
     }
 
     /// Every field that is wrong, where there may be many.

@@ -180,11 +180,7 @@ async fn what_is_not_declared_is_not_there() {
         (Method::GET, "/api/admin/users/"),
         (Method::GET, "/api//admin/users"),
         (Method::GET, "/API/admin/users"),
-        (Method::DELETE, "/api/admin/users"),
-        (Method::OPTIONS, "/api/admin/users"),
-        (Method::TRACE, "/api/admin/users"),
-        (Method::PUT, "/v2/health/live"),
-        (Method::from_bytes(b"BREW").unwrap(), "/api/admin/users"),
+        (Method::from_bytes(b"BREW").unwrap(), "/pot"),
     ] {
         let response = send(&router, with_passport(request(method.clone(), path), &admin)).await;
         assert_eq!(response.status(), StatusCode::NOT_FOUND, "{method} {path}");
@@ -196,6 +192,42 @@ async fn what_is_not_declared_is_not_there() {
     // HEAD is GET without a body, and under the same action.
     assert_eq!(send(&router, request(Method::HEAD, "/api/admin/users")).await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(send(&router, request(Method::HEAD, "/v2/health/live")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_405_for_callers_who_may_use_a_right_one() {
+    let gateway = Gateway::new();
+    let (router, app) = service(&gateway);
+    let (admin, viewer) = (gateway.passport(Role::Admin), gateway.passport(Role::Viewer));
+    for (method, path, allowed) in [
+        (Method::DELETE, "/api/admin/users", "GET, HEAD, POST"),
+        (Method::OPTIONS, "/api/admin/users", "GET, HEAD, POST"),
+        (Method::TRACE, "/api/admin/users", "GET, HEAD, POST"),
+        (Method::from_bytes(b"BREW").unwrap(), "/api/admin/users", "GET, HEAD, POST"),
+        (Method::PUT, "/v2/health/live", "GET, HEAD"),
+    ] {
+        let response = send(&router, with_passport(request(method.clone(), path), &admin)).await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert_eq!(response.headers()[header::ALLOW], allowed, "{method} {path}");
+        let is_inference = path.starts_with("/v2");
+        assert!(text(response).await.starts_with("{\"error\":") == is_inference, "in the form of its route");
+    }
+    // Who may not use the path learns no more of it than with a right method.
+    for (passport, status) in [(None, 401), (Some(&*viewer), 403), (Some("forged"), 401)] {
+        let call = request(Method::DELETE, "/api/admin/users");
+        let call = passport.into_iter().fold(call, with_passport);
+        let response = send(&router, call).await;
+        assert_eq!(response.status(), status, "{passport:?}");
+        assert!(!response.headers().contains_key(header::ALLOW), "{passport:?}");
+    }
+    let metrics = || with_passport(request(Method::POST, "/metrics"), &admin);
+    assert_eq!(send(&router, metrics()).await.status(), StatusCode::UNAUTHORIZED, "it is for services");
+    let operator = from_peer(metrics(), "operator");
+    assert_eq!(send(&router, operator).await.headers()[header::ALLOW], "GET, HEAD");
+    let mut grpc = from_peer(request(Method::PUT, "/rampart.sla.v1.Ledger/ReportMinutes"), "balancer");
+    grpc.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
+    assert_eq!(send(&router, grpc).await.headers()["grpc-status"], "12");
+    assert_eq!(app.ran(), 0);
 }
 
 #[tokio::test]
