@@ -1,7 +1,7 @@
 //! What is answered to a method that a declared path does not have.
 //!
-//! A caller who may use one of the path's methods is told which they are. Any other gets what the path's first method would
-//! answer: who may not use a path learns no more of it with a wrong method than with a right one.
+//! A caller who may use one of the methods is told which they are. Any other gets what the first method would
+//! answer, and learns no more of the path than with a right method.
 
 use std::{
     convert::Infallible,

@@ -4,10 +4,12 @@ mod app;
 mod byte_budget;
 pub mod check_model;
 mod config;
+mod description;
 mod desired_state;
 mod features;
 mod inference;
 pub mod inspect;
+mod openapi;
 mod protocol;
 mod routes;
 
@@ -26,7 +28,7 @@ use tokio::sync::Semaphore;
 use transport::{Limits, Server};
 
 pub use config::{Config, DEFAULTS};
-pub use features::openapi::openapi_json;
+pub use description::openapi_json;
 pub use routes::declared_routes;
 
 use app::App;

@@ -6,7 +6,7 @@ use policy::{Action, Caller, DeclaredRoute};
 
 use crate::{
     app::App,
-    features,
+    description, features,
     protocol::{grpc, rest},
 };
 
@@ -16,7 +16,9 @@ pub(crate) fn routes() -> Routes<App> {
         .route(Method::GET, "/v2/health/live", Action::ReadInferenceHealth, rest::live)
         .route(Method::GET, "/v2/health/ready", Action::ReadInferenceHealth, rest::ready)
         .route(Method::GET, "/v2", Action::ReadModels, rest::server_metadata)
-        .route(Method::GET, "/v2/models/stats", Action::ReadModels, rest::statistics)
+        // As the protocol's own description writes it. No other path may end with a slash.
+        .route(Method::GET, "/v2/", Action::ReadModels, rest::server_metadata)
+        .route(Method::GET, "/v2/models/stats", Action::ReadModels, rest::all_statistics)
         .route(Method::POST, "/v2/repository/index", Action::ReadModels, rest::index)
         .route(Method::POST, "/v2/repository/models/{model}/load", Action::LoadModel, rest::load)
         .route(Method::POST, "/v2/repository/models/{model}/unload", Action::UnloadModel, rest::unload);
@@ -37,6 +39,7 @@ pub(crate) fn routes() -> Routes<App> {
                 features::schema,
             )
         });
+    let routes = routes.route(Method::GET, "/api/models/openapi.json", Action::ReadOpenapi, description::get);
     let methods = [
         ("ServerLive", Action::ReadInferenceHealth),
         ("ServerReady", Action::ReadInferenceHealth),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::protocol::{
     json::{Fault, Reader, ValueKind},
-    wire::set_once,
+    wire::fill,
 };
 
 /// Reads a body into a table. A fault is one of the syntax, or ends the reading with what the table has noted.
@@ -29,11 +29,10 @@ pub(super) fn read(body: &[u8], table: &mut Table<'_, '_>) -> Result<(), Fault> 
 fn read_object<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Result<(), Fault> {
     let (mut form, mut missing) = (None, None);
     reader.object(|reader, key| match &*key {
-        "missing" => set_once(&mut missing, "missing", || read_missing(reader, table)),
+        "missing" => fill(&mut missing, "missing", || read_missing(reader, table)),
         "records" | "dataframe_records" | "columns" | "dataframe_split" => {
-            if let Some(other) = form.replace(key.clone()) {
-                let detail = if other == key { "is given twice" } else { "is given besides another form of records" };
-                return Err(Fault::value(detail).key(key.into_owned()));
+            if form.replace(key.clone()).is_some() {
+                return Err(Fault::value("is given besides another form of records").key(key.into_owned()));
             }
             match &*key {
                 "columns" => read_columns(reader, table),
@@ -83,7 +82,7 @@ fn read_records<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Resul
             return Ok(table.faults.add("records", Some(row), "must be an object with the features of a record")?);
         }
         let mut position = 0;
-        reader.object(|reader, name| {
+        reader.members(|reader, name| {
             let known = order.get(position).filter(|(known, _)| *known == name).map(|(_, slot)| *slot);
             position += 1;
             let slot = match known {
@@ -106,7 +105,7 @@ fn read_records<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Resul
 fn read_columns(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Result<(), Fault> {
     reader.expect(ValueKind::Object).map_err(|fault| fault.key("columns"))?;
     let mut first: Option<(String, usize)> = None;
-    reader.object(|reader, name| {
+    reader.members(|reader, name| {
         let Some(slot) = table.claim(&name, None)? else { return reader.skip().map(drop) };
         if reader.peek()? != ValueKind::Array {
             reader.skip()?;
@@ -135,12 +134,12 @@ fn read_split<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Result<
     let (mut columns, mut data, mut index) = (None, None, None);
     reader.object(|reader, key| {
         let read = match &*key {
-            "columns" => set_once(&mut columns, "columns", || read_header(reader, table)),
-            "data" => set_once(&mut data, "data", || match &columns {
+            "columns" => fill(&mut columns, "columns", || read_header(reader, table)),
+            "data" => fill(&mut data, "data", || match &columns {
                 Some(slots) => read_rows(reader, table, slots).map(|()| None),
                 None => reader.skip().map(Some),
             }),
-            "index" => set_once(&mut index, "index", || reader.skip()),
+            "index" => fill(&mut index, "index", || reader.skip()),
             _ => Err(Fault::value("is no member of dataframe_split; it has columns, data and perhaps index")
                 .key(key.into_owned())),
         };

@@ -1,98 +1,78 @@
-//! The description of predictions by feature name, as OpenAPI 3.1. The inference protocol has its own.
+//! The description of predictions by feature name.
 
 use serde_json::{Map, Value, json};
 
 use super::table::ROWS_MAX;
+use crate::openapi::{Operation, error_responses, path_parameters, reference};
 
-/// The document as it is committed: JSON, indented, one line feed at the end.
-pub fn openapi_json() -> Result<String, serde_json::Error> {
+/// The paths of predictions by feature name.
+pub(crate) fn paths() -> Map<String, Value> {
     let mut paths = Map::new();
-    for (model, has_version) in [("/api/models/{model}", false), ("/api/models/{model}/versions/{version}", true)] {
-        paths.insert(format!("{model}/predict"), json!({ "parameters": parameters(has_version), "post": predict() }));
-        paths.insert(format!("{model}/schema"), json!({ "parameters": parameters(has_version), "get": schema() }));
+    for (model, of) in [("/api/models/{model}", ""), ("/api/models/{model}/versions/{version}", "OfVersion")] {
+        let parameters = path_parameters(model);
+        paths.insert(format!("{model}/predict"), json!({ "parameters": parameters, "post": predict(of) }));
+        paths.insert(format!("{model}/schema"), json!({ "parameters": parameters, "get": schema(of) }));
     }
-    let document = json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Rampart predictions by feature name",
-            "description": "Records as JSON or CSV in, a prediction for each out. Tensors go to /v2/models/{model}/infer, \
-                            the Open Inference Protocol.",
-            "license": { "name": "Apache-2.0" },
-            "version": env!("CARGO_PKG_VERSION"),
-        },
-        "paths": paths,
-        "components": {
-            "schemas": {
-                "Record": record(), "Records": records(), "Answer": answer(), "Problem": problem(),
-            },
-            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
-        },
-        "security": [{ "bearer": [] }],
-    });
-    serde_json::to_string_pretty(&document).map(|json| json + "\n")
+    paths
 }
 
-fn parameters(has_version: bool) -> Value {
-    let path = |name: &str, description: &str| json!({ "name": name, "in": "path", "required": true, "description": description, "schema": { "type": "string" } });
-    let model =
-        path("model", "The name of the model; without a version, its alias `champion` or the highest that serves.");
-    if has_version { json!([model, path("version", "A number or an alias.")]) } else { json!([model]) }
+/// The schemas that they name.
+pub(crate) fn schemas() -> Map<String, Value> {
+    Map::from_iter([
+        ("Record".to_owned(), record()),
+        ("Records".to_owned(), records()),
+        ("Answer".to_owned(), answer()),
+        ("Problem".to_owned(), problem()),
+    ])
 }
 
-fn predict() -> Value {
-    json!({
-        "operationId": "predict",
-        "summary": "Predictions for records.",
-        "parameters": [{
-            "name": "missing", "in": "query", "required": false, "schema": { "enum": ["nan"] },
-            "description": "With `nan`, floats that are missing become NaN; without, they are refused.",
-        }],
-        "requestBody": { "required": true, "content": {
-            "application/json": { "schema": reference("Records") },
-            "text/csv": { "schema": { "type": "string" }, "example": "age,fare,sex\n22,7.25,male\n38,71.28,female\n" },
-        } },
-        "responses": responses("One prediction for each record, in the order of the records.", "application/json", reference("Answer"), &[
+fn predict(of: &str) -> Value {
+    let body = json!({ "required": true, "content": {
+        "application/json": { "schema": reference("Records") },
+        "text/csv": { "schema": { "type": "string" }, "example": "age,fare,sex\n22,7.25,male\n38,71.28,female\n" },
+    } });
+    let responses = responses(
+        "One prediction for each record, in the order of the records.",
+        "application/json",
+        &reference("Answer"),
+        &[
             ("400", "What is wrong, each value by feature and row in `errors`."),
             ("404", "There is no such model or version."),
             ("409", "The version was refused, or the model has two features of one name."),
             ("413", "Too many bytes or too many records."),
-            ("415", "Neither application/json nor text/csv."),
+            ("415", "Neither application/json nor text/csv, or a content coding other than gzip and deflate."),
             ("429", "The caller is over its share."),
             ("503", "The model cannot be called at the moment."),
             ("504", "Out of time."),
-        ]),
-    })
-}
-
-fn schema() -> Value {
-    let schema = json!({ "type": "object", "description": "JSON Schema 2020-12; `x-rampart` names version, digest and outputs." });
-    json!({
-        "operationId": "schema",
-        "summary": "What a record of the model must have.",
-        "responses": responses("The schema of one record.", "application/schema+json", schema, &[
-            ("404", "There is no such model or version."),
-            ("409", "The version was refused, or the model has two features of one name."),
-            ("503", "The model cannot be called at the moment."),
-        ]),
-    })
-}
-
-fn responses(description: &str, media_type: &str, schema: Value, problems: &[(&str, &str)]) -> Value {
-    let mut responses = Map::new();
-    responses.insert(
-        "200".to_owned(),
-        json!({ "description": description, "content": { media_type: { "schema": schema } } }),
+        ],
     );
-    let common = [("401", "The token is missing or not valid."), ("403", "The token does not allow this.")];
-    for (status, description) in common.iter().chain(problems) {
-        let content = json!({ "application/problem+json": { "schema": reference("Problem") } });
-        responses.insert((*status).to_owned(), json!({ "description": description, "content": content }));
-    }
-    responses.into()
+    let summary = "Predictions for records.";
+    let mut operation =
+        Operation { id: format!("predict{of}"), summary, is_public: false, body: Some(body), responses }.to_json();
+    operation["parameters"] = json!([{
+        "name": "missing", "in": "query", "required": false, "schema": { "enum": ["nan"] },
+        "description": "With `nan`, floats that are missing become NaN; without, they are refused.",
+    }]);
+    operation
 }
 
-fn reference(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
+fn schema(of: &str) -> Value {
+    let schema = json!({ "type": "object", "description": "JSON Schema 2020-12; `x-rampart` names version, digest and outputs." });
+    let problems = [
+        ("404", "There is no such model or version."),
+        ("409", "The version was refused, or the model has two features of one name."),
+        ("503", "The model cannot be called at the moment."),
+    ];
+    let responses = responses("The schema of one record.", "application/schema+json", &schema, &problems);
+    let summary = "What a record of the model must have.";
+    Operation { id: format!("schema{of}"), summary, is_public: false, body: None, responses }.to_json()
+}
+
+fn responses(description: &str, media_type: &str, schema: &Value, problems: &[(&str, &str)]) -> Map<String, Value> {
+    let mut responses = error_responses("application/problem+json", "Problem", problems);
+    let content = json!({ media_type: { "schema": schema } });
+    responses.insert("200".to_owned(), json!({ "description": description, "content": content }));
+    responses
 }
 
 fn record() -> Value {

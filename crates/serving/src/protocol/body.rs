@@ -14,6 +14,9 @@ use crate::{
     protocol::is_too_long,
 };
 
+/// The codings of a body that are undone.
+const CODINGS: &str = "gzip, deflate";
+
 /// How a body was packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Packing {
@@ -64,14 +67,29 @@ async fn read_with<H: Send + 'static>(
     }
 }
 
+/// A list of codings in any case (RFC 9110, 8.4). One of them may be more than the word for none.
 fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Problem> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
-    match value.as_bytes() {
-        b"" | b"identity" => Ok(None),
-        b"gzip" | b"x-gzip" => Ok(Some(Packing::Gzip)),
-        b"deflate" => Ok(Some(Packing::Deflate)),
-        _ => Err(Problem::new(Kind::InvalidArgument, "only gzip and deflate are understood").field("content-encoding")),
+    let lists = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut packing = None;
+    for coding in lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii) {
+        let is = |names: &[&str]| names.iter().any(|name| coding.eq_ignore_ascii_case(name.as_bytes()));
+        let next = match () {
+            () if is(&["", "identity"]) => continue,
+            () if is(&["gzip", "x-gzip"]) => Packing::Gzip,
+            () if is(&["deflate"]) => Packing::Deflate,
+            () => {
+                let shown: String = String::from_utf8_lossy(coding).chars().take(32).collect();
+                let detail =
+                    format!("{shown:?} is not unpacked here; send the body as it is, or packed with one of {CODINGS}");
+                return Err(Problem::wrong_coding(detail, CODINGS));
+            }
+        };
+        if packing.replace(next).is_some() {
+            let detail = format!("names two codings; send the body as it is, or packed once with one of {CODINGS}");
+            return Err(Problem::wrong_coding(detail, CODINGS));
+        }
     }
+    Ok(packing)
 }
 
 fn unpack(packed: &[u8], packing: Packing, bytes_max: usize) -> Result<Bytes, Problem> {
@@ -138,6 +156,36 @@ mod tests {
         assert_eq!(read_gzip(vec![0; 101], 100).await, Err(Kind::TooLarge));
         assert_eq!(read_gzip(b"abc".to_vec(), 100).await, Err(Kind::InvalidArgument));
         assert_eq!(read_small(&HeaderMap::new(), Body::from("abc"), 2).await.unwrap_err().kind(), Kind::TooLarge);
+    }
+
+    #[test]
+    fn codings_are_a_list_in_any_case() {
+        let of = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, value.parse().unwrap());
+            }
+            packing(&headers)
+                .map_err(|problem| (problem.kind(), problem.response(problem::Form::Inference).into_parts().0))
+        };
+        for (values, packing) in [
+            (&[][..], None),
+            (&["", "identity"][..], None),
+            (&["Identity, IDENTITY"], None),
+            (&["GZIP"], Some(Packing::Gzip)),
+            (&["X-Gzip"], Some(Packing::Gzip)),
+            (&["identity , gzip,"], Some(Packing::Gzip)),
+            (&["identity", "Deflate"], Some(Packing::Deflate)),
+        ] {
+            assert_eq!(of(values).unwrap(), packing, "{values:?}");
+        }
+        for values in [&["br"][..], &["gzip, br"], &["gzip, deflate"], &["gzip", "gzip"], &["gzip;q=1"], &["\u{e9}"]] {
+            let (kind, head) = of(values).unwrap_err();
+            assert_eq!(
+                (kind, &head.headers["accept-encoding"]),
+                (Kind::UnsupportedMediaType, &CODINGS.parse().unwrap())
+            );
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The REST face of the inference protocol: thin handlers, each behind the action it declares in [`crate::routes`].
 
 mod metadata;
+pub(crate) mod openapi;
 mod request;
 mod response;
 
@@ -10,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use engine::{Signature, tensor::Tensor};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use model_repository::Model;
 use problem::{Inference, Kind, Problem};
 
@@ -22,7 +23,7 @@ use crate::{
         http_call::HttpCall,
         json::{Fault, Reader},
         target::Target,
-        wire::{read_parameters, set_once},
+        wire::{fill, read_parameters},
     },
 };
 
@@ -30,6 +31,9 @@ use request::{InferRequest, JSON_LENGTH_HEADER};
 use response::Reply;
 
 type RestResult = Result<Response, Inference>;
+
+/// The last segment of every path of statistics, and perhaps the name of a model.
+const STATISTICS: &str = "stats";
 
 /// Bodies that only steer are small.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
@@ -68,6 +72,19 @@ pub(crate) async fn statistics(State(app): State<App>, target: Target) -> RestRe
     Ok(json(StatusCode::OK, &metadata::statistics(&models)))
 }
 
+/// Of all models. A model may be called `stats`, and then this is the path of its metadata too: the answer is both.
+pub(crate) async fn all_statistics(State(app): State<App>) -> RestResult {
+    let snapshot = app.repository.snapshot();
+    let models = snapshot.serving("", "")?;
+    let statistics = metadata::statistics(&models);
+    match (snapshot.entry(STATISTICS), snapshot.resolve(STATISTICS, "")) {
+        (Some(entry), Ok(model)) => {
+            Ok(json(StatusCode::OK, &metadata::model_and_statistics(&model, entry, statistics)))
+        }
+        _ => Ok(json(StatusCode::OK, &statistics)),
+    }
+}
+
 // --- inference ---
 
 pub(crate) async fn infer(State(app): State<App>, target: Target, request: Request) -> RestResult {
@@ -82,11 +99,20 @@ pub(crate) async fn infer(State(app): State<App>, target: Target, request: Reque
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
-    let Some(value) = headers.get(JSON_LENGTH_HEADER) else { return Ok(None) };
-    let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length
-        .map(Some)
-        .ok_or_else(|| Problem::new(Kind::InvalidArgument, "must be a number of bytes").field(JSON_LENGTH_HEADER))
+    let refuse = |detail: String| Problem::new(Kind::InvalidArgument, detail).field(JSON_LENGTH_HEADER);
+    let mut values = headers.get_all(JSON_LENGTH_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if let Some(other) = values.find(|other| *other != value) {
+        return Err(refuse(format!("is given twice, as {} and as {}", shown(value), shown(other))));
+    }
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|digits| digits.parse().ok());
+    length.map(Some).ok_or_else(|| refuse(format!("must be a number of bytes written in digits, not {}", shown(value))))
+}
+
+fn shown(value: &HeaderValue) -> String {
+    let text: String = String::from_utf8_lossy(value.as_bytes()).chars().take(32).collect();
+    format!("{text:?}")
 }
 
 // --- repository ---
@@ -95,7 +121,7 @@ pub(crate) async fn index(State(app): State<App>, request: Request) -> RestResul
     let mut only_ready = None;
     let body = control_body(request).await?;
     read_control(&body, |reader, key| match key {
-        "ready" => set_once(&mut only_ready, "ready", || reader.bool()),
+        "ready" => fill(&mut only_ready, "ready", || reader.bool()),
         _ => reader.skip().map(drop),
     })?;
     let rows = app.repository.snapshot().index(only_ready.unwrap_or(false));

@@ -1,6 +1,6 @@
 //! The tensor object of the REST protocol: `{"name", "shape", "datatype", "parameters", "data"}`, in any order.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 use engine::tensor::{Datatype, Tensor};
 
@@ -50,10 +50,10 @@ pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<TensorObject<'a
     let (mut fields, mut parameters) = (Fields::default(), None);
     reader.object(|reader, key| match &*key {
         "data" | "parameters" if reader.null()? => Ok(()),
-        "name" => set_once(&mut fields.name, "name", || reader.string()),
-        "datatype" => set_once(&mut fields.datatype, "datatype", || read_datatype(reader)),
-        "shape" => set_once(&mut fields.shape, "shape", || read_shape(reader)),
-        "parameters" => set_once(&mut parameters, "parameters", || read_tensor_parameters(reader, &mut fields)),
+        "name" => fill(&mut fields.name, "name", || reader.string()),
+        "datatype" => fill(&mut fields.datatype, "datatype", || read_datatype(reader)),
+        "shape" => fill(&mut fields.shape, "shape", || read_shape(reader)),
+        "parameters" => fill(&mut parameters, "parameters", || read_tensor_parameters(reader, &mut fields)),
         "data" => fields.read_data(reader).map_err(|fault| fault.key("data")),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
@@ -78,17 +78,12 @@ pub(crate) fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<TensorObject<'a
     })
 }
 
-/// Reads a `parameters` object, calling `visit` with each. One that is `null` is as if it were not there; one that is given twice
-/// is refused: two readers must never see two different requests.
+/// Reads a `parameters` object, calling `visit` with each. One that is `null` is as if it were not there.
 pub(crate) fn read_parameters<'a>(
     reader: &mut Reader<'a>,
     mut visit: impl FnMut(&str, Parameter<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let mut seen = HashSet::new();
     reader.object(|reader, key| {
-        if !seen.insert(key.clone()) {
-            return Err(Fault::value("is given twice").key(key.into_owned()));
-        }
         if reader.null()? {
             return Ok(());
         }
@@ -102,15 +97,12 @@ pub(crate) fn read_parameters<'a>(
     })
 }
 
-/// Fills a field, refusing a second value: two readers must never see two different requests.
-pub(crate) fn set_once<T>(
+/// Fills a field, and says of a fault under which key it lies.
+pub(crate) fn fill<T>(
     slot: &mut Option<T>,
     key: &'static str,
     read: impl FnOnce() -> Result<T, Fault>,
 ) -> Result<(), Fault> {
-    if slot.is_some() {
-        return Err(Fault::value("is given twice").key(key));
-    }
     *slot = Some(read().map_err(|fault| fault.key(key))?);
     Ok(())
 }
@@ -119,9 +111,6 @@ pub(crate) fn set_once<T>(
 
 impl<'a> Fields<'a> {
     fn read_data(&mut self, reader: &mut Reader<'a>) -> Result<(), Fault> {
-        if self.data.is_some() || self.data_later.is_some() {
-            return Err(Fault::value("is given twice"));
-        }
         let (Some(datatype), Some(shape)) = (self.datatype, &self.shape) else {
             self.data_later = Some(reader.skip()?);
             return Ok(());
@@ -182,7 +171,7 @@ mod tests {
             r#"{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}"#,
             r#"{"data":[1,2],"datatype":"FP32","extra":{"a":[null]},"shape":[2],"name":"x"}"#,
             r#"{"shape":[2],"data":[1,2],"parameters":{"note":"n"},"name":"\u0078","datatype":"FP32"}"#,
-            r#"{"data":null,"name":"x","shape":[2],"datatype":"FP32","parameters":{"note":null},"data":[1,2]}"#,
+            r#"{"name":"x","shape":[2],"datatype":"FP32","parameters":{"note":null},"data":[1,2]}"#,
             r#"{"name":"x","shape":[2],"datatype":"FP32","data":[1,2],"parameters":null}"#,
         ] {
             let tensor = read(text).unwrap();
@@ -202,7 +191,9 @@ mod tests {
         assert!(fault(r#"{"name":"x","datatype":"FP16","shape":[1],"data":[1]}"#).contains("binary"));
         assert!(fault(r#"{"data":[1],"name":"x","datatype":"BF16","shape":[1]}"#).contains("binary"));
         assert!(fault(r#"{"name":"x","name":"y"}"#).contains("twice"));
-        assert!(fault(r#"{"data":[1],"data":[2]}"#).contains("twice"));
+        assert!(fault(r#"{"data":[1],"data":[2]}"#).contains("data: is given twice"));
+        assert!(fault(r#"{"data":null,"data":[2]}"#).contains("data: is given twice"));
+        assert!(fault(r#"{"extra":1,"extra":1}"#).contains("extra: is given twice"));
         assert!(
             fault(r#"{"name":"x","datatype":"FP32","shape":[1],"data":[1],"parameters":{"binary_data_size":4}}"#)
                 .contains("both")

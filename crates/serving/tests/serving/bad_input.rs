@@ -91,7 +91,7 @@ async fn broken_json_has_an_offset() {
     }
 }
 
-/// What is not there is 404, in the protocol's form; also paths and methods that are not declared.
+/// What is not there is 404, in the protocol's form, also a path that is not declared; a wrong method of one that is, is 405.
 #[tokio::test]
 async fn unknown_things_are_not_found() {
     let (_serving, client) = replica().await;
@@ -106,12 +106,17 @@ async fn unknown_things_are_not_found() {
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.error().contains("no "), "{}", answer.error());
     }
-    for (method, path) in
-        [(Method::GET, "/v2/models/steps/infer"), (Method::GET, "/v2/nothing"), (Method::DELETE, "/v2/models/steps")]
-    {
-        let answer = client.call(method, path, &[], Bytes::new()).await;
-        assert_eq!(answer.status, 404, "{path}");
-        assert!(!answer.error().is_empty());
+    let answer = client.get("/v2/nothing").await;
+    assert_eq!(answer.status, 404);
+    assert!(!answer.error().is_empty());
+    for (method, path, allowed) in [
+        (Method::GET, "/v2/models/steps/infer", "POST"),
+        (Method::DELETE, "/v2/models/steps", "GET, HEAD"),
+        (Method::GET, "/v2/repository/index", "POST"),
+    ] {
+        let answer = client.call(method.clone(), path, &[], Bytes::new()).await;
+        assert_eq!((answer.status, &answer.headers["allow"]), (405, &allowed.parse().unwrap()), "{path}");
+        assert!(answer.error().contains(method.as_str()), "{}", answer.error());
     }
     for path in
         ["/v2/models/unknown", "/v2/models/unknown/ready", "/v2/models/unknown/stats", "/v2/models/steps/versions/3"]

@@ -414,7 +414,7 @@ async fn what_is_no_request_is_refused() {
     problem(&client.post(path, "[]").await, 415);
     problem(&post(&client, path, JSON, vec![b' '; 65_537]).await, 413);
     let packed = { [("content-type", JSON), ("content-encoding", "br")] };
-    problem(&client.call(Method::POST, path, &packed, Bytes::new()).await, 400);
+    problem(&client.call(Method::POST, path, &packed, Bytes::new()).await, 415);
     for (body, offset) in [("", 0), ("{", 1), (r#"[{"a":1,"b":NaN}]"#, 12), ("[] x", 3)] {
         assert_eq!(problem(&post(&client, path, JSON, body).await, 400)["offset"], offset, "{body}");
     }
@@ -446,7 +446,9 @@ async fn what_is_no_request_is_refused() {
         problem(&predict_csv(&client, "sum", csv).await, 400);
     }
     problem(&predict(&client, "unknown", &json!([])).await, 404);
-    problem(&client.get("/api/models/sum/predict").await, 404);
+    let wrong_method = client.get("/api/models/sum/predict").await;
+    problem(&wrong_method, 405);
+    assert_eq!(wrong_method.headers["allow"], "POST");
 }
 
 /// More records than one request may have, and an answer that its names make too long.

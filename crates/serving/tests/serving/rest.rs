@@ -8,7 +8,7 @@ use std::io::Write;
 
 use crate::support::{
     Client, Serving,
-    models::{copy_example, example_golden, tensor, write_root, write_steps},
+    models::{copy_example, example_golden, isolate, tensor, write_root, write_steps, write_steps_as},
 };
 
 const FOREST: &str = "breast-cancer-forest";
@@ -36,6 +36,9 @@ async fn everything_but_inference() {
     assert_eq!(client.get("/v2/health/ready").await.json(), json!({ "ready": true }));
     let server = client.get("/v2").await.json();
     assert_eq!(server["name"], "rampart");
+    // As the protocol's own description writes it.
+    assert_eq!(client.get("/v2/").await.json(), server);
+    assert_eq!(client.get("/v2/models/steps/").await.status, 404);
     assert!(server["extensions"].as_array().unwrap().contains(&json!("binary_tensor_data")));
 
     for path in ["", "/versions/2", "/versions/champion"] {
@@ -148,6 +151,45 @@ async fn an_output_with_nan_is_for_binary_only() {
     assert!(f32::from_le_bytes(tail[4..].try_into().unwrap()).is_nan());
 }
 
+/// A model may be called like a part of a path: each of its paths answers for it, and those that are not its own for the rest.
+#[tokio::test]
+async fn a_model_may_be_called_like_a_part_of_a_path() {
+    const NAMES: [&str; 5] = ["infer", "models", "ready", "stats", "versions"];
+    let serving = Serving::start_with("", |models| {
+        for name in NAMES {
+            write_steps_as(models, name, 3);
+            isolate(models, name, "none");
+        }
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    for name in NAMES {
+        for model in [format!("/v2/models/{name}"), format!("/v2/models/{name}/versions/1")] {
+            let metadata = client.get(&model).await.json();
+            assert_eq!((&metadata["name"], &metadata["versions"]), (&json!(name), &json!(["1"])), "{model}");
+            let ready = client.get(&format!("{model}/ready")).await.json();
+            assert_eq!(ready, json!({ "name": name, "ready": true }), "{model}");
+            let stats = client.get(&format!("{model}/stats")).await.json();
+            let stats = stats["model_stats"].as_array().unwrap();
+            assert_eq!((stats.len(), &stats[0]["name"]), (1, &json!(name)), "{model}");
+            let answer = client.post_json(&format!("{model}/infer"), &steps(&[1.0])).await;
+            assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (200, &json!([3.0])), "{model}");
+        }
+        let predict = [("content-type", "application/json")];
+        let answer = client
+            .call(Method::POST, &format!("/api/models/{name}/predict"), &predict, Bytes::from_static(br#"[{"x":2}]"#))
+            .await;
+        assert_eq!(answer.status, 200, "{name}: {:?}", answer.body);
+        assert_eq!(client.get(&format!("/api/models/{name}/schema")).await.status, 200, "{name}");
+    }
+    assert_eq!(client.post("/v2/repository/models/models/load", "").await.status, 200);
+    // The metadata of a model `stats` and the statistics of all have one path, and so one answer.
+    let both = client.get("/v2/models/stats").await.json();
+    assert_eq!((&both["inputs"][0]["name"], both["model_stats"].as_array().unwrap().len()), (&json!("x"), NAMES.len()));
+    // What has a second meaning nowhere: the metadata of the model alone.
+    assert!(client.get("/v2/models/ready").await.json()["model_stats"].is_null());
+}
+
 /// Packed bodies are read, and the limit holds for what is in them.
 #[tokio::test]
 async fn gzip_bodies_are_read_within_the_limit() {
@@ -157,14 +199,59 @@ async fn gzip_bodies_are_read_within_the_limit() {
         encoder.write_all(bytes).unwrap();
         Bytes::from(encoder.finish().unwrap())
     };
-    let call =
-        async |body| client.call(Method::POST, "/v2/models/steps/infer", &[("content-encoding", "gzip")], body).await;
-    let answer = call(gzip(steps(&[1.0]).to_string().as_bytes())).await;
-    assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (200, &json!([2.0])));
+    let call = async |coding, body| {
+        client.call(Method::POST, "/v2/models/steps/infer", &[("content-encoding", coding)], body).await
+    };
+    for coding in ["gzip", "GZIP", "identity, x-gzip"] {
+        let answer = call(coding, gzip(steps(&[1.0]).to_string().as_bytes())).await;
+        assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (200, &json!([2.0])), "{coding}");
+    }
     let bomb = gzip(&vec![b' '; 10 << 20]);
     assert!(bomb.len() < 65536);
-    assert_eq!(call(bomb).await.status, 413);
-    assert_eq!(call(Bytes::from_static(b"not gzip")).await.status, 400);
+    assert_eq!(call("gzip", bomb).await.status, 413);
+    assert_eq!(call("gzip", Bytes::from_static(b"not gzip")).await.status, 400);
+    for coding in ["br", "zstd", "gzip, gzip"] {
+        let answer = call(coding, gzip(b"{}")).await;
+        assert_eq!(
+            (answer.status, &answer.headers["accept-encoding"]),
+            (415, &"gzip, deflate".parse().unwrap()),
+            "{coding}"
+        );
+        assert!(answer.error().starts_with("content-encoding: "), "{}", answer.error());
+    }
+}
+
+/// The header that says where the JSON ends is a number in digits, and one: the text says what was sent instead.
+#[tokio::test]
+async fn the_length_of_the_json_is_one_number_in_digits() {
+    const HEADER: &str = "inference-header-content-length";
+    let (_serving, client) = replica().await;
+    let body = Bytes::from(steps(&[1.0]).to_string());
+    let call = async |headers: &[(&str, &str)]| {
+        client.call(Method::POST, "/v2/models/steps/infer", headers, body.clone()).await
+    };
+    let length = body.len().to_string();
+    assert_eq!(call(&[(HEADER, &length)]).await.status, 200);
+    assert_eq!(call(&[(HEADER, &length), (HEADER, &length)]).await.status, 200, "twice the same is the same");
+    let zero = format!("0{length}");
+    for (values, text) in [
+        (&[&*length, "0"][..], format!("is given twice, as {length:?} and as \"0\"")),
+        (&[&*length, &*zero], format!("is given twice, as {length:?} and as {zero:?}")),
+        (&["+123"], "must be a number of bytes written in digits, not \"+123\"".to_owned()),
+        (&["-1"], "not \"-1\"".to_owned()),
+        (&["1e2"], "not \"1e2\"".to_owned()),
+        (&[""], "not \"\"".to_owned()),
+        (&["99999999999999999999"], "not \"99999999999999999999\"".to_owned()),
+    ] {
+        let headers: Vec<(&str, &str)> = values.iter().map(|value| (HEADER, *value)).collect();
+        let answer = call(&headers).await;
+        assert_eq!(answer.status, 400, "{values:?}");
+        let error = answer.error();
+        assert!(
+            error.starts_with("inference-header-content-length: ") && error.ends_with(&text),
+            "{values:?}: {error}"
+        );
+    }
 }
 
 /// No rows is a batch too; engine and protocol agree on its shape.

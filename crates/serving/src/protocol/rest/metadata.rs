@@ -28,6 +28,14 @@ pub(super) struct Metadata<'a> {
 }
 
 #[derive(Serialize)]
+pub(super) struct MetadataAndStatistics<'a> {
+    #[serde(flatten)]
+    metadata: Metadata<'a>,
+    #[serde(flatten)]
+    statistics: AllStatistics<'a>,
+}
+
+#[derive(Serialize)]
 pub(super) struct Index<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -82,6 +90,14 @@ pub(super) fn model<'a>(model: &'a Model, entry: Option<&'a Arc<ModelEntry>>) ->
         outputs: &model.signature.outputs,
         properties: properties(model, entry),
     }
+}
+
+pub(super) fn model_and_statistics<'a>(
+    namesake: &'a Model,
+    entry: &'a Arc<ModelEntry>,
+    statistics: AllStatistics<'a>,
+) -> MetadataAndStatistics<'a> {
+    MetadataAndStatistics { metadata: model(namesake, Some(entry)), statistics }
 }
 
 pub(super) fn index(rows: &[IndexRow]) -> Vec<Index<'_>> {

@@ -78,7 +78,7 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().unwrap();
         for (name, value) in headers {
-            request.headers_mut().insert(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+            request.headers_mut().append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
         }
         if let Some(passport) = &self.passport {
             request.headers_mut().insert("rampart-passport", passport.parse().unwrap());

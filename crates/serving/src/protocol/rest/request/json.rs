@@ -6,7 +6,7 @@ use problem::Problem;
 
 use crate::protocol::{
     json::{Fault, Reader},
-    wire::{Parameter, TensorObject, read_parameters, read_tensor, set_once},
+    wire::{Parameter, TensorObject, fill, read_parameters, read_tensor},
 };
 
 /// The JSON part as it was sent.
@@ -36,8 +36,8 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut JsonPart<'a>) -> Result<(),
     reader.object(|reader, key| match &*key {
         // What clients write for what they leave out.
         "id" | "outputs" | "parameters" if reader.null()? => Ok(()),
-        "id" => set_once(&mut body.id, "id", || reader.string()),
-        "inputs" => set_once(&mut body.inputs, "inputs", || {
+        "id" => fill(&mut body.id, "id", || reader.string()),
+        "inputs" => fill(&mut body.inputs, "inputs", || {
             let mut inputs = Vec::with_capacity(4);
             reader.array(|reader, index| {
                 inputs.push(read_tensor(reader).map_err(|fault| fault.index(index))?);
@@ -45,7 +45,7 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut JsonPart<'a>) -> Result<(),
             })?;
             Ok(inputs)
         }),
-        "outputs" => set_once(&mut body.outputs, "outputs", || {
+        "outputs" => fill(&mut body.outputs, "outputs", || {
             let mut outputs = Vec::with_capacity(4);
             reader.array(|reader, index| {
                 outputs.push(read_output(reader).map_err(|fault| fault.index(index))?);
@@ -53,7 +53,7 @@ fn read_body<'a>(reader: &mut Reader<'a>, body: &mut JsonPart<'a>) -> Result<(),
             })?;
             Ok(outputs)
         }),
-        "parameters" => set_once(&mut parameters, "parameters", || {
+        "parameters" => fill(&mut parameters, "parameters", || {
             read_request_parameters(reader, &mut body.timeout, &mut body.binary_output)
         }),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
@@ -65,8 +65,8 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Result<OutputObject<'a>, Fault> {
     let (mut name, mut binary, mut parameters) = (None, None, None);
     reader.object(|reader, key| match &*key {
         "parameters" if reader.null()? => Ok(()),
-        "name" => set_once(&mut name, "name", || reader.string()),
-        "parameters" => set_once(&mut parameters, "parameters", || read_output_parameters(reader, &mut binary)),
+        "name" => fill(&mut name, "name", || reader.string()),
+        "parameters" => fill(&mut parameters, "parameters", || read_output_parameters(reader, &mut binary)),
         _ => reader.skip().map(drop).map_err(|fault| fault.key(key.into_owned())),
     })?;
     Ok(OutputObject { name: name.ok_or_else(|| Fault::value("is missing").key("name"))?, binary })
