@@ -9,6 +9,7 @@ pub mod descriptors;
 mod error_response;
 mod h1;
 mod h2;
+mod half_close;
 pub mod head;
 mod plain_http;
 pub mod proxy_protocol;
@@ -35,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     connection_limits::{ConnectionLimits, ConnectionPermit},
-    stream::FrontStream,
+    stream::{FrontStream, LingerContext},
 };
 use crate::{
     connection::Connection,
@@ -244,7 +245,8 @@ impl ConnectionHandler {
         };
         self.metrics.count_connection(ConnectionOutcome::Accepted);
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let stream = Box::new(FrontStream::new(tls, &connection, permit, self.tracker.clone()));
+        let linger = LingerContext { tracker: self.tracker.clone(), permit, abort: self.abort.clone() };
+        let stream = Box::new(FrontStream::new(tls, &connection, linger));
         if is_h2 {
             self.serve_h2(stream, connection).await;
         } else {

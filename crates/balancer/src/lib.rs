@@ -5,6 +5,7 @@ pub mod callers;
 pub mod config;
 pub mod connection;
 pub mod front;
+mod linger;
 pub mod metrics;
 pub mod pool;
 pub mod proxy;

@@ -9,6 +9,7 @@ mod attempts;
 mod broadcast;
 mod clock;
 mod context;
+mod early_answer;
 mod failure;
 mod grpc_message;
 mod headers;
@@ -234,9 +235,10 @@ impl ProxyHttp for Edge {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    /// 12. The end, whatever it was: counted once, for metrics and SLA.
+    /// 12. The end, whatever it was: counted once, for metrics and SLA. What is still coming of the request is read on.
     async fn logging(&self, session: &mut Session, error: Option<&Error>, state: &mut RequestState) {
         outcome::finish(state, session, error);
+        early_answer::read_on(session, state, error).await;
     }
 
     /// Failures are logged where they are decided, once and with fields.

@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     ConnectionHandler, error_response,
     head::{self, Head},
-    stream::{FrontStream, LINGER},
+    stream::{CLOSE_TIMEOUT, FrontStream},
 };
 use crate::connection::{CONNECTION, Connection};
 
@@ -109,7 +109,7 @@ async fn reject(mut stream: Box<FrontStream>, answer: &[u8]) {
         stream.flush().await
     };
     // A client that reads nothing must not hold the connection open.
-    let _ = timeout(LINGER, written).await;
+    let _ = timeout(CLOSE_TIMEOUT, written).await;
 }
 
 /// Ends TLS with close_notify, so that the client knows that nothing was cut off.

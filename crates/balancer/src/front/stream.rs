@@ -20,16 +20,21 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection_limits::ConnectionPermit, head::Head};
-use crate::connection::Connection;
+use super::{
+    connection_limits::ConnectionPermit,
+    half_close::{Check, HalfClose, PROBE},
+    head::Head,
+};
+use crate::{connection::Connection, linger::Linger};
 
 /// pingora writes head and body apart; together they fit one TLS record and one packet.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
-/// How long, and for how many bytes, the socket is read on after an answer that came before the end of the request.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long a client may take to take the end of a connection.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is read at once of a request that is answered already.
+const LINGER_BUFFER_BYTES: usize = 16 * 1024;
 /// What is read of the next request while one is in flight.
 const PIPELINED_BYTES: usize = 512;
 
@@ -49,26 +54,31 @@ pub(super) struct FrontStream {
     body_left: Option<u64>,
     linger: Option<LingerContext>,
     connection: Arc<Connection>,
+    /// A request of HTTP/1.1 is in flight, and how far it has come.
+    exchange: Option<Exchange>,
+    half_close: Option<HalfClose>,
     /// The client's next bytes are awaited.
     is_read_pending: bool,
 }
 
+#[derive(Default)]
+struct Exchange {
+    is_answer_begun: bool,
+}
+
 /// What it takes to close a connection after the stream itself was dropped.
-struct LingerContext {
-    tracker: TaskTracker,
-    permit: ConnectionPermit,
+pub(super) struct LingerContext {
+    pub(super) tracker: TaskTracker,
+    pub(super) permit: ConnectionPermit,
+    /// Ends it at once.
+    pub(super) abort: CancellationToken,
 }
 
 // === impl FrontStream ===
 
 impl FrontStream {
     /// A stream whose handshake is done.
-    pub(super) fn new(
-        stream: TlsStream<TcpStream>,
-        connection: &Arc<Connection>,
-        permit: ConnectionPermit,
-        tracker: TaskTracker,
-    ) -> Self {
+    pub(super) fn new(stream: TlsStream<TcpStream>, connection: &Arc<Connection>, linger: LingerContext) -> Self {
         let id = stream.get_ref().0.as_raw_fd();
         let digest = SocketDigest::from_raw_fd(id);
         // The cell is new, so this address stays; pingora would ask the socket, which knows only the last hop.
@@ -80,8 +90,10 @@ impl FrontStream {
             has_unread_body: false,
             pipelined: BytesMut::new(),
             body_left: None,
-            linger: Some(LingerContext { tracker, permit }),
+            linger: Some(linger),
             connection: Arc::clone(connection),
+            exchange: None,
+            half_close: None,
             is_read_pending: false,
         }
     }
@@ -96,6 +108,8 @@ impl FrontStream {
     /// wire, so that its reader can read nothing of the next.
     pub(super) fn begin_request(&mut self, received: &mut BytesMut, head: &Head) {
         self.has_unread_body = head.has_body();
+        self.exchange = Some(Exchange::default());
+        self.connection.set_request_received(!head.has_body());
         self.body_left = head.body_bytes.map(|bytes| {
             let beyond_head = received.len().saturating_sub(head.length);
             let here = usize::try_from(bytes).unwrap_or(usize::MAX).min(beyond_head);
@@ -108,6 +122,7 @@ impl FrontStream {
     pub(super) fn end_request(&mut self) -> BytesMut {
         self.has_unread_body = false;
         self.body_left = None;
+        self.exchange = None;
         std::mem::take(&mut self.pipelined)
     }
 
@@ -134,6 +149,46 @@ impl FrontStream {
         if self.pipelined.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
+    /// All of a request was read, and then the end of the client's side. Until the answer is written this is not the end of the
+    /// connection, which a reader of no bytes would take it for, unless the client has left.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let (Some(inner), Some(half_close)) = (&self.inner, &mut self.half_close) else {
+                return Poll::Ready(Ok(()));
+            };
+            let check = ready!(half_close.poll_check(cx, inner.get_ref().get_ref().0));
+            let is_answer_begun = self.exchange.as_ref().is_none_or(|exchange| exchange.is_answer_begun);
+            match check {
+                Check::Gone => return Poll::Ready(Ok(())),
+                // Once there is an answer, writing it shows the same.
+                Check::Probe if !is_answer_begun => {
+                    let mut inner = self.inner()?;
+                    if let Poll::Ready(Err(_)) = inner.as_mut().poll_write(cx, PROBE) {
+                        return Poll::Ready(Ok(()));
+                    }
+                    if let Poll::Ready(Err(_)) = inner.poll_flush(cx) {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Check::Probe | Check::Wait => {}
+            }
+        }
+    }
+
+    /// Whether the end of the client's side, if it comes now, comes after the whole of a request.
+    fn is_request_received(&self) -> bool {
+        self.exchange.is_some() && (self.body_left == Some(0) || self.connection.is_request_received())
+    }
+
+    fn record_written(&mut self, bytes: &[u8]) {
+        // An answer that is only on its way (1xx) is none yet.
+        if let Some(exchange) = &mut self.exchange
+            && !bytes.starts_with(b"HTTP/1.1 1")
+        {
+            exchange.is_answer_begun = true;
+        }
+    }
+
     fn inner(&mut self) -> io::Result<Pin<&mut Inner>> {
         self.inner.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -141,20 +196,20 @@ impl FrontStream {
 
 impl Drop for FrontStream {
     fn drop(&mut self) {
-        let (Some(mut inner), Some(LingerContext { tracker, permit })) = (self.inner.take(), self.linger.take()) else {
-            return;
-        };
+        let (Some(mut inner), Some(context)) = (self.inner.take(), self.linger.take()) else { return };
+        let LingerContext { tracker, permit, abort } = context;
         let is_all_read = !self.has_unread_body && self.pipelined.is_empty();
         if is_all_read || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         tracker.spawn(async move {
-            let linger = async {
-                inner.shutdown().await?;
-                tokio::io::copy(&mut inner.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
+            let read_on = async {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, inner.shutdown()).await;
+                let (mut linger, mut buffer) = (Linger::begin(), vec![0; LINGER_BUFFER_BYTES]);
+                while linger.goes_on_after(async { inner.read(&mut buffer).await.unwrap_or(0) }).await {}
             };
             // The connection ends here in any case; it counts against the limits until then.
-            let _ = tokio::time::timeout(LINGER, linger).await;
+            abort.run_until_cancelled(read_on).await;
             drop(permit);
         });
     }
@@ -168,11 +223,21 @@ impl fmt::Debug for FrontStream {
 
 impl AsyncRead for FrontStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.half_close.is_some() && self.is_request_received() {
+            return self.poll_half_closed(cx);
+        }
+        let filled = buffer.filled().len();
         let read = match self.body_left {
             None => self.inner()?.poll_read(cx, buffer),
             Some(0) => self.poll_pipelined(cx),
             Some(left) => self.poll_body(cx, buffer, left),
         };
+        let is_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == filled;
+        if is_end && self.is_request_received() {
+            self.connection.record_half_close();
+            self.half_close = Some(HalfClose::begin());
+            return self.poll_half_closed(cx);
+        }
         // Bytes that were not awaited may have been here for long, without being read.
         if std::mem::replace(&mut self.is_read_pending, read.is_pending()) && read.is_ready() {
             self.connection.record_arrival();
@@ -183,6 +248,7 @@ impl AsyncRead for FrontStream {
 
 impl AsyncWrite for FrontStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.record_written(buffer);
         self.inner()?.poll_write(cx, buffer)
     }
 
@@ -199,6 +265,7 @@ impl AsyncWrite for FrontStream {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.record_written(buffers.first().map_or(&[], |first| first));
         self.inner()?.poll_write_vectored(cx, buffers)
     }
 
@@ -212,7 +279,7 @@ impl Shutdown for FrontStream {
     async fn shutdown(&mut self) {
         let Ok(mut inner) = self.inner() else { return };
         // A client that reads nothing must not hold the connection open.
-        let _ = tokio::time::timeout(LINGER, inner.shutdown()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, inner.shutdown()).await;
     }
 }
 

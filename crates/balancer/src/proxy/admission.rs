@@ -89,8 +89,11 @@ fn own_health(session: &Session, context: &RequestContext) -> Result<Response<By
 /// For clients without a token, as over REST. `Watch` has no route, which clients take for a server that has only `Check`.
 async fn own_grpc_health(session: &mut Session, context: &mut RequestContext) -> Result<Response<Bytes>, Problem> {
     let method = &session.req_header().method;
-    if *method != Method::POST || context.form != Form::Grpc {
-        return Err(Problem::unknown_route(format!("nothing but gRPC answers {method} at this path")));
+    if *method != Method::POST {
+        return Err(Problem::wrong_method(method, &[Method::POST]));
+    }
+    if context.form != Form::Grpc {
+        return Err(Problem::unknown_route("nothing but gRPC is answered at this path"));
     }
     continue_expected_body(session).await;
     let body = read_body(session, context).await?;
@@ -113,7 +116,7 @@ fn check_own_method(session: &Session) -> Result<(), Problem> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
-    Err(Problem::unknown_route(format!("nothing answers {method} at this path")))
+    Err(Problem::wrong_method(method, &[Method::GET]))
 }
 
 async fn authenticate(

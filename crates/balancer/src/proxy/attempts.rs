@@ -91,6 +91,11 @@ impl Attempts {
         self.lease = Some(lease);
     }
 
+    /// The request is answered, and the replica has nothing to do with it any more.
+    pub(super) fn end(&mut self) {
+        self.lease = None;
+    }
+
     pub(super) fn replica(&self) -> Option<&Arc<Replica>> {
         self.lease.as_ref().map(Lease::replica)
     }

@@ -39,8 +39,15 @@ const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 /// What of the client's request says how to read its body.
 const OF_THE_BODY: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, GRPC_ENCODING];
 /// What of a replica's answer the client gets.
-const FORWARDED: [HeaderName; 5] =
-    [CONTENT_TYPE, header::RETRY_AFTER, header::WWW_AUTHENTICATE, GRPC_STATUS, GRPC_MESSAGE];
+const FORWARDED: [HeaderName; 7] = [
+    CONTENT_TYPE,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
+    header::ALLOW,
+    header::ACCEPT_ENCODING,
+    GRPC_STATUS,
+    GRPC_MESSAGE,
+];
 
 /// What comes after the body of a gRPC answer; an extension of the response.
 #[derive(Clone)]
@@ -121,8 +128,9 @@ pub(super) fn request(context: &RequestContext, head: &RequestHeader, body: Byte
         headers.insert(PASSPORT, passport.clone());
     }
     for name in OF_THE_BODY {
-        if let Some(value) = head.headers.get(&name) {
-            headers.insert(name, value.clone());
+        // Every one: a second content coding must not be lost.
+        for value in head.headers.get_all(&name) {
+            headers.append(name.clone(), value.clone());
         }
     }
     if context.form == Form::Grpc {

@@ -95,6 +95,9 @@ impl RequestContext {
     pub(super) fn record_part(&mut self, is_last: bool) {
         let arrived = self.connection.as_ref().map(|connection| connection.arrived());
         self.clock.record_part(Instant::now(), arrived, is_last);
+        if let Some(connection) = self.connection.as_ref().filter(|_| is_last) {
+            connection.set_request_received(true);
+        }
     }
 
     /// Counts bytes of the body against the route's limit.

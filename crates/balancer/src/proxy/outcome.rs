@@ -58,7 +58,9 @@ impl RequestOutcome {
         // One that sends something else in the place of the next request has not left.
         let has_left = error.is_some_and(|error| error.etype != ErrorType::ConnectError);
         let (clock, now) = (&context.clock, Instant::now());
-        let has_waited = has_left && clock.is_received() && status.is_none() && clock.own(now) >= CLIENT_WAIT_MAX;
+        // One that had ended its side has left then, which only an attempt to answer it has shown.
+        let left = context.connection.as_ref().and_then(|connection| connection.half_closed()).unwrap_or(now);
+        let has_waited = has_left && clock.is_received() && status.is_none() && clock.own(left) >= CLIENT_WAIT_MAX;
         match (self.answered_kind, status) {
             _ if self.is_shed => Outcome::Shed,
             (Some(Kind::DeadlineExceeded), _) if clock.is_late_by_client(now) => Outcome::ClientError,

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header::CONTEN
 use pingora::http::RequestHeader;
 use problem::{Form, Problem};
 use proto::inference::{InferStatistics, ModelStatistics, ModelStatisticsResponse};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 use serde_json::value::RawValue;
 use tokio::{task::spawn_blocking, time::Duration};
 
@@ -29,12 +29,11 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 const MISSING_REPLICAS: HeaderName = HeaderName::from_static("rampart-missing-replicas");
 
-/// What a replica answers over REST.
-#[derive(Deserialize)]
-struct ReplicaAnswer<'a> {
-    #[serde(borrow)]
-    model_stats: &'a RawValue,
-}
+/// The members of what a replica answers over REST: its figures, and at `/v2/models/stats` also the metadata of a model that is
+/// called `stats`.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+const FIGURES: &str = "model_stats";
 
 #[derive(Deserialize)]
 struct ReplicaError {
@@ -46,6 +45,9 @@ struct ReplicaError {
 struct Sums<'a> {
     model_stats: Vec<Figures>,
     replicas: Vec<ReplicaFigures<'a>>,
+    /// Of the first replica that has some: they are no figures, and so the same everywhere.
+    #[serde(flatten)]
+    metadata: Members<'a>,
 }
 
 /// The figures of one replica, as it sent them, or why there are none.
@@ -117,15 +119,20 @@ fn figures_of(reply: &Reply) -> Option<&Bytes> {
 fn sum_json(replies: &[Reply]) -> Answer {
     let mut sums = BTreeMap::new();
     let mut replicas = Vec::new();
+    let mut metadata = Members::new();
     for reply in replies {
         let name = reply.replica.name.as_str();
         let read = figures_of(reply).map(|body| -> serde_json::Result<_> {
-            let answer: ReplicaAnswer<'_> = serde_json::from_slice(body)?;
-            let figures: Vec<Figures> = serde_json::from_str(answer.model_stats.get())?;
-            Ok((answer.model_stats, figures))
+            let mut members: Members<'_> = serde_json::from_slice(body)?;
+            let model_stats = members.remove(FIGURES).ok_or_else(|| serde_json::Error::missing_field(FIGURES))?;
+            let figures: Vec<Figures> = serde_json::from_str(model_stats.get())?;
+            Ok((model_stats, figures, members))
         });
         let replica = match read {
-            Some(Ok((model_stats, figures))) => {
+            Some(Ok((model_stats, figures, members))) => {
+                if metadata.is_empty() {
+                    metadata = members;
+                }
                 for figures in figures {
                     add_up(&mut sums, key(&figures.name, &figures.version), figures, Figures::add);
                 }
@@ -139,7 +146,7 @@ fn sum_json(replies: &[Reply]) -> Answer {
     if replicas.iter().all(|replica| replica.model_stats.is_none()) {
         return Err(Problem::unavailable("no replica gave figures that can be read"));
     }
-    let body = serde_json::to_vec(&Sums { model_stats: sums.into_values().collect(), replicas });
+    let body = serde_json::to_vec(&Sums { model_stats: sums.into_values().collect(), replicas, metadata });
     let mut response = Response::new(Bytes::from(body.map_err(Problem::internal)?));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

@@ -1,10 +1,16 @@
 //! One past every limit, and what must not be read in two ways.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::poll_fn,
+    time::{Duration, Instant},
+};
 
 use http::StatusCode;
 
-use crate::{raw::Raw, world::Platform};
+use crate::{
+    raw::{Raw, http2},
+    world::{Platform, SOON},
+};
 
 /// Heads that another parser could read differently get 400 and never reach a replica.
 #[tokio::test]
@@ -104,6 +110,62 @@ async fn an_early_answer_arrives_while_the_body_is_sent() {
     }
 }
 
+/// A client that sends all of its body before it looks for an answer: it is read on for some time.
+#[tokio::test]
+async fn an_early_answer_waits_for_a_client_that_only_writes() {
+    let platform = Platform::start_with(1, "routes.inference_body_bytes_max = 1000").await;
+    let body = vec![b'x'; 40 << 20];
+    let length = body.len();
+    for framing in
+        [format!("Content-Length: {length}\r\n\r\n"), format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n")]
+    {
+        let mut raw = Raw::open(&platform).await;
+        raw.write(format!("POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n{framing}")).await;
+        raw.write(&body).await;
+        let answer = raw.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer:?}");
+    }
+}
+
+/// Over HTTP/2 the answer comes whole while the body is sent, from the balancer and from a replica. A client that sends all is let finish; the stream of one
+/// that stops is reset then, with NO_ERROR (RFC 9113, 8.1).
+#[tokio::test]
+async fn an_early_answer_over_http2_arrives_before_the_reset() {
+    let platform = Platform::start_with(1, "routes.api_body_bytes_max = 1000").await;
+    let mut sender = http2(&platform, platform.balancer.front).await;
+    for (path, token, is_declared, status) in [
+        ("/api/models/m/predict", "unknown", true, StatusCode::UNAUTHORIZED),
+        ("/api/auth/token", "", true, StatusCode::PAYLOAD_TOO_LARGE),
+        ("/nothing", "", false, StatusCode::NOT_FOUND),
+        ("/v2/unread/infer", "", false, StatusCode::OK),
+    ] {
+        // What pingora reads for a replica goes on until the next byte or the end of the route's time.
+        let is_own = !path.contains("/unread/");
+        for sends_all in [true, false].into_iter().filter(|sends_all| *sends_all || is_own) {
+            let body = bytes::Bytes::from(vec![b'x'; 5 << 20]);
+            let mut request = http::Request::post(format!("https://localhost{path}"));
+            if is_declared {
+                request = request.header("content-length", body.len());
+            }
+            if !token.is_empty() {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            sender = sender.ready().await.unwrap();
+            let (response, mut upload) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+            upload.send_data(if sends_all { body.clone() } else { body.slice(..1000) }, sends_all).unwrap();
+            let (head, mut answer) = response.await.unwrap().into_parts();
+            assert_eq!(head.status, status, "{path}");
+            while let Some(part) = answer.data().await {
+                part.unwrap();
+            }
+            if !sends_all {
+                let reset = tokio::time::timeout(SOON, poll_fn(|cx| upload.poll_reset(cx))).await;
+                assert_eq!(reset.expect(path).unwrap(), h2::Reason::NO_ERROR, "{path}");
+            }
+        }
+    }
+}
+
 /// A route's time is over for a replica that does not answer: 504, in the route's form, within reason.
 #[tokio::test]
 async fn time_is_limited() {
@@ -144,7 +206,7 @@ async fn a_flood_of_resets_ends_its_connection() {
         sent += 1;
         tokio::task::yield_now().await;
     }
-    let ended = tokio::time::timeout(crate::world::SOON, connection).await.expect("the connection ends").unwrap();
+    let ended = tokio::time::timeout(SOON, connection).await.expect("the connection ends").unwrap();
     assert!(sent < 2000 || ended.is_err(), "{sent} sent");
     assert_eq!(platform.get("/health").await.status(), 200);
 }
@@ -193,7 +255,7 @@ async fn slow_readers_hold_up_no_other_request() {
     }
     for _ in 0..100 {
         let echo = async { platform.get("/v2/echo").await.text().await.unwrap() };
-        let echo = tokio::time::timeout(crate::world::SOON / 4, echo).await.expect("it is not held up");
+        let echo = tokio::time::timeout(SOON / 4, echo).await.expect("it is not held up");
         assert!(echo.contains("serving-1"), "{echo}");
     }
 }

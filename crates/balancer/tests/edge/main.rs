@@ -17,6 +17,7 @@ mod access;
 mod callers;
 mod failover;
 mod front;
+mod half_close;
 mod life;
 mod limits;
 mod process;

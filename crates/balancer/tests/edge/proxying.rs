@@ -126,7 +126,13 @@ async fn own_errors_have_the_form_of_their_route() {
     let response = platform.get("/nothing/here").await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert_eq!(response.json::<Value>().await.unwrap()["status"], 404);
-    assert_eq!(platform.get("/grpc.health.v1.Health/Check").await.status(), StatusCode::NOT_FOUND, "it is gRPC");
+    for (path, allowed) in [("/grpc.health.v1.Health/Check", "POST"), ("/health", "GET, HEAD")] {
+        let response = platform.client.delete(platform.url(path)).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(response.headers()["allow"], allowed, "{path}");
+    }
+    let plain = platform.client.post(platform.url("/grpc.health.v1.Health/Check")).send().await.unwrap();
+    assert_eq!(plain.status(), StatusCode::NOT_FOUND, "it is gRPC");
 }
 
 /// gRPC's own health is the platform's, for every client: whether a healthy replica is there.
@@ -326,7 +332,8 @@ async fn status_details_need_permission() {
     let response = platform.client.get(&url).bearer_auth("unknown").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let response = platform.client.post(&url).send().await.unwrap();
-    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(response.headers()["allow"], "GET, HEAD");
 }
 
 /// HEAD has the head of GET and no body, also where the balancer answers itself.

@@ -172,7 +172,6 @@ async fn broken_requests_of_http1_are_no_failures_of_the_service() {
         format!("{chunked}ffffffffffffffffff\r\n"),
         format!("{chunked}5\r\nhello\r\n0\r\nbroken trailer\r\n\r\n"),
         format!("{chunked}5\r\nhello\r\n0\r\nunfinished: tr"),
-        format!("{}5\r\nhello\r\n0\r\n\r\n\0\0garbage\0\0", chunked.replace("models", "held")),
     ];
     for request in &broken {
         let mut raw = Raw::open_at(&reporting.platform, reporting.balancer.front).await;
@@ -185,9 +184,19 @@ async fn broken_requests_of_http1_are_no_failures_of_the_service() {
             "{request:?}: {answer:?}"
         );
     }
+    // What comes in the place of the next request, while the answer is awaited.
+    let (mut raw, seen) =
+        (Raw::open_at(&reporting.platform, reporting.balancer.front).await, &reporting.platform.serving[0].seen);
+    let before = seen.count();
+    raw.write(format!("{}5\r\nhello\r\n0\r\n\r\n", chunked.replace("models", "held"))).await;
+    poll_until("it is in flight", SOON, async || seen.count() > before).await;
+    raw.write("\0\0garbage\0\0").await;
+    assert_eq!(raw.read_to_end().await, "");
     reporting.post("/v2/models/m/infer").send().await.unwrap();
     // A trailer says nothing that matters, so a broken one may be passed over.
-    reporting.wait_for("they were reported", |totals| totals.good + totals.client_error > broken.len() as u64).await;
+    reporting
+        .wait_for("they were reported", |totals| totals.good + totals.client_error > broken.len() as u64 + 1)
+        .await;
     let totals = reporting.tracker.totals();
     assert_eq!(totals.bad, 0, "{totals:?}");
     assert!(totals.client_error >= 6, "{totals:?}");

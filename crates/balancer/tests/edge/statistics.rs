@@ -32,7 +32,7 @@ async fn statistics(platform: &Platform) -> Value {
 async fn statistics_are_sums_over_the_replicas() {
     let platform = Platform::start(3).await;
     platform.gateway.grant("good", Role::Viewer);
-    for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/2/stats"] {
+    for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/stats/stats", "/v2/models/m/versions/2/stats"] {
         let mut answer = Value::Null;
         poll_until("each replica gives figures", SOON, async || {
             answer = get(&platform, path).await.1;
@@ -49,6 +49,9 @@ async fn statistics_are_sums_over_the_replicas() {
             })
         };
         assert_eq!(answer["model_stats"], json!([model("2", 3, 6), model("10", 5, 5)]), "{path}");
+        // At this path the metadata of a model that is called `stats` comes beside.
+        let has_metadata = (answer["name"] == "stats", answer["inputs"] == json!([]));
+        assert_eq!(has_metadata, (path == "/v2/models/stats", path == "/v2/models/stats"), "{answer}");
         let replicas = answer["replicas"].as_array().unwrap();
         let own: Vec<_> = replicas
             .iter()

@@ -177,7 +177,7 @@ async fn answer(State(seen): State<Arc<Seen>>, request: Request) -> Response {
         _ if path.contains("/unread/") => status(StatusCode::OK),
         _ if path.contains("/large/") => Response::new(Body::from(vec![b'x'; 4 << 20])),
         _ if path.ends_with("/nowhere/stats") => no_model(),
-        _ if path.ends_with("/stats") => statistics(&seen),
+        _ if path.ends_with("/stats") => statistics(&seen, &path),
         "/inference.GRPCInferenceService/ModelStatistics" => grpc(Request::new(Body::from(message(&seen)))).await,
         _ if path.starts_with("/inference.GRPCInferenceService/") => grpc(request).await,
         _ => echo(&seen, request).await,
@@ -225,7 +225,7 @@ fn figures(seen: &Seen) -> Vec<(&'static str, u64)> {
     if number == 1 { vec![("2", 1), ("10", 5)] } else { vec![("2", number)] }
 }
 
-fn statistics(seen: &Seen) -> Response {
+fn statistics(seen: &Seen, path: &str) -> Response {
     let model = |(version, count): (&str, u64)| {
         let durations = json!({ "count": count, "ns": 1000 * count });
         json!({
@@ -234,7 +234,13 @@ fn statistics(seen: &Seen) -> Response {
         })
     };
     let models: Vec<_> = figures(seen).into_iter().map(model).collect();
-    Response::new(Body::from(json!({ "model_stats": models }).to_string()))
+    let mut answer = json!({ "model_stats": models });
+    if path == "/v2/models/stats" {
+        // A model is called so.
+        answer["name"] = json!("stats");
+        answer["inputs"] = json!([]);
+    }
+    Response::new(Body::from(answer.to_string()))
 }
 
 /// The same in a frame of gRPC.
