@@ -8,7 +8,7 @@ use crate::{
     callers::CallersConfig,
     front::FrontConfig,
     pool::{HealthSettings, PeerSettings, PoolsConfig},
-    proxy::ProxyConfig,
+    proxy::{CorsConfig, ProxyConfig},
     routes::RouteLimits,
     sla::SlaConfig,
 };
@@ -33,6 +33,8 @@ pub struct Config {
     pub health: HealthSettings,
     /// Attempts, and what is logged of them.
     pub proxy: ProxyConfig,
+    /// Pages of other origins.
+    pub cors: CorsConfig,
     /// Tokens and passports.
     pub access: AccessConfig,
     /// What each caller may take.
@@ -81,6 +83,7 @@ impl Configuration for Config {
         }
         faults.extend(self.pools.faults());
         faults.extend(self.callers.faults());
+        faults.extend(self.cors.faults());
         faults
     }
 }

@@ -30,7 +30,7 @@ use access::{Access, Gateways};
 use callers::Callers;
 use front::{Front, StopSignals};
 use pool::{Pool, Pools};
-use proxy::{Broadcast, Shared};
+use proxy::{Broadcast, Cors, Shared};
 use routes::Routes;
 use sla::MinuteBuffer;
 use status::StatusPage;
@@ -78,6 +78,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
         pools,
         access,
         callers: Callers::new(config.callers),
+        cors: Cors::new(&config.cors),
         status: StatusPage::new(guard, lifecycle.readiness()),
         sla_minutes: Arc::clone(&sla_minutes),
         own_metrics: metrics::PoolMetrics::new(name::BALANCER),

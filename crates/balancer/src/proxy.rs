@@ -9,6 +9,7 @@ mod attempts;
 mod broadcast;
 mod clock;
 mod context;
+mod cors;
 mod early_answer;
 mod failure;
 mod grpc_message;
@@ -36,6 +37,7 @@ use pingora::{
 use serde::Deserialize;
 
 pub use broadcast::Broadcast;
+pub use cors::{Cors, CorsConfig};
 
 use self::{admission::Admission, attempts::Attempts, context::RequestContext, outcome::RequestOutcome};
 use crate::{
@@ -71,6 +73,8 @@ pub struct Shared {
     pub access: Arc<Access>,
     /// What callers have under way.
     pub callers: Callers,
+    /// Which pages of other origins may call, if any.
+    pub cors: Option<Cors>,
     /// The routes that the balancer answers itself.
     pub status: StatusPage,
     /// Minutes for the SLA tracker.
@@ -121,7 +125,7 @@ impl ProxyHttp for Edge {
     async fn request_filter(&self, session: &mut Session, state: &mut RequestState) -> Result<bool> {
         match admission::admit(session, state).await {
             Ok(Admission::Forward) => Ok(false),
-            Ok(Admission::Answer(response)) => local_reply::write(session, response).await.map(|()| true),
+            Ok(Admission::Answer(response)) => local_reply::write(session, state, response).await.map(|()| true),
             Err(problem) => local_reply::write_problem(session, state, &problem).await.map(|()| true),
         }
     }
@@ -177,6 +181,7 @@ impl ProxyHttp for Edge {
         }
         state.outcome.record_response(response);
         state.attempts.record_response();
+        cors::set_fields(response, &state.context.cors_fields)?;
         if retry::may_retry_after_unavailable(response, session, state) {
             state.attempts.pending_retry = Some(RetryReason::Unavailable);
             return Err(Error::new_up(ErrorType::HTTPStatus(503)));

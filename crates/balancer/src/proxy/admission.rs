@@ -29,6 +29,10 @@ pub(super) enum Admission {
 
 /// The stages of admission, in order. The first that fails is the client's answer.
 pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Result<Admission, Problem> {
+    // Before everything: a page must be able to read what is wrong with its request.
+    if let Some(answer) = answer_preflight(session, &mut state.context) {
+        return Ok(Admission::Answer(answer));
+    }
     // First: form, limits and who is asked are the route's, for all stages after this one and for all errors.
     let route = find_route(session, &mut state.context)?;
     // Before the token: a body that is too long costs no call to a gateway.
@@ -56,6 +60,16 @@ pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Re
     }
     let body = read_body(session, &mut state.context).await?;
     broadcast::send_to_all(state, session.req_header(), body).await.map(Admission::Answer)
+}
+
+/// Notes what answers say of origins, and answers a preflight. It is no request of its route: neither its limits nor its SLA count.
+fn answer_preflight(session: &Session, context: &mut RequestContext) -> Option<Response<Bytes>> {
+    let cors = context.shared.cors.as_ref()?;
+    let request = session.req_header();
+    let fields = cors.answer_fields(&request.headers);
+    let answer = context.shared.routes.find(request.uri.path()).and_then(|_| cors.preflight_answer(request));
+    context.cors_fields = fields;
+    answer
 }
 
 fn find_route(session: &Session, context: &mut RequestContext) -> Result<Route, Problem> {

@@ -28,6 +28,8 @@ pub(super) struct RequestContext {
     pub(super) clock: RequestClock,
     pub(super) trace: Option<Trace>,
     pub(super) form: Form,
+    /// What every answer says to a browser about the origin of its page.
+    pub(super) cors_fields: HeaderMap,
     pub(super) route: Option<Route>,
     /// Whether a second replica may get it although a first one may have seen it.
     pub(super) is_repeatable: bool,
@@ -48,6 +50,7 @@ impl RequestContext {
             clock: RequestClock::new(Instant::now()),
             trace: None,
             form: Form::Api,
+            cors_fields: HeaderMap::new(),
             route: None,
             is_repeatable: false,
             passport: None,

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, HOST},
+    header::{ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, HOST, ORIGIN},
 };
 use pingora::{
     Result,
@@ -52,6 +52,10 @@ pub(super) fn to_upstream(request: &mut RequestHeader, context: &RequestContext)
     if context.pool().is_some_and(|pool| pool.name == name::MLFLOW) {
         // It answers to its own names only, and not to the one that the client called the balancer by.
         request.insert_header(HOST, identity::dns_name(name::MLFLOW))?;
+    }
+    if context.cors_fields.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        // Decided here; MLflow would refuse what it does not know.
+        request.remove_header(&ORIGIN);
     }
     for name in ["traceparent", "tracestate"] {
         request.remove_header(name);

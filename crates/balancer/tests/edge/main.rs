@@ -15,6 +15,7 @@
 
 mod access;
 mod callers;
+mod cors;
 mod failover;
 mod front;
 mod half_close;

@@ -211,12 +211,18 @@ async fn echo(seen: &Seen, request: Request) -> Response {
         .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value.as_bytes()))))
         .collect();
     let body = body.to_bytes();
+    let says_origins = parts.uri.path().contains("/cors/");
     let value = json!({
         "replica": seen.name, "method": parts.method.as_str(), "path": parts.uri.path(), "query": parts.uri.query(),
         "authority": parts.uri.authority().map(http::uri::Authority::as_str),
         "headers": headers, "body_bytes": body.len(), "body": String::from_utf8_lossy(&body[..body.len().min(100)]),
     });
-    Response::new(Body::from(value.to_string()))
+    let mut response = Response::new(Body::from(value.to_string()));
+    if says_origins {
+        response.headers_mut().insert("access-control-allow-origin", HeaderValue::from_static("*"));
+        response.headers_mut().insert("access-control-allow-credentials", HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// What this replica has computed: of version 2 as much as its number, and the first one has a version more.
