@@ -32,6 +32,9 @@ impl<S: Sync> FromRequest<S> for Payload {
     type Rejection = problem::Api;
 
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, problem::Api> {
+        if is_packed(request.headers()) {
+            return Err(Problem::wrong_coding("is not undone here; send the body as it is", "identity").into());
+        }
         let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
         let Ok(body) = timeout(BODY_TIMEOUT, body).await else {
             return Err(Problem::new(Kind::DeadlineExceeded, "the body took too long to arrive").into());
@@ -137,6 +140,13 @@ fn describe(path: &str, message: &str) -> (Option<String>, String) {
     (field, what)
 }
 
+/// Whether a content coding is named, in any case and as a list (RFC 9110, 8.4), beside the word for none.
+fn is_packed(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
 fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -203,6 +213,23 @@ mod tests {
         assert_eq!(fields::<Shape>(b"").unwrap_err().field_name(), Some("name"));
         assert_eq!(fields::<Shape>(b"name=a&x=1").unwrap_err().field_name(), Some("x"));
         assert!(fields::<Shape>("a=1&".repeat(10_000).as_bytes()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_packed_body_is_refused_with_what_is_read() {
+        let read = async |coding: &str| {
+            let request = Request::post("/").header("content-encoding", coding).body(Body::from("{}")).unwrap();
+            Payload::from_request(request, &()).await
+        };
+        for coding in ["", "identity", "IDENTITY, identity"] {
+            assert_eq!(read(coding).await.unwrap().0, "{}", "{coding}");
+        }
+        for coding in ["gzip", "identity, br", "GZIP"] {
+            let problem = read(coding).await.unwrap_err().0;
+            assert_eq!(problem.kind(), Kind::UnsupportedMediaType, "{coding}");
+            let response = problem.response(problem::Form::Api);
+            assert_eq!(response.headers()["accept-encoding"], "identity", "{coding}");
+        }
     }
 
     #[test]
