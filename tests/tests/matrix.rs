@@ -248,8 +248,9 @@ async fn call(platform: &Platform, route: &DeclaredRoute, token: Option<&str>) -
 async fn seen(platform: &Platform, template: &Template, is_grpc: bool) -> anyhow::Result<CallResult> {
     let answer = platform.front.server(Protocol::Http2)?.connect().await?.call(template).await?;
     let body = String::from_utf8_lossy(&answer.body);
-    let is_no_route =
-        answer.status == StatusCode::NOT_FOUND && NO_ROUTE_MESSAGES.iter().any(|words| body.contains(words));
+    // A route that was lost beside another method of its path is 405.
+    let is_no_route = answer.status == StatusCode::METHOD_NOT_ALLOWED
+        || answer.status == StatusCode::NOT_FOUND && NO_ROUTE_MESSAGES.iter().any(|words| body.contains(words));
     Ok(CallResult { http: answer.status, grpc: if is_grpc { answer.grpc_status() } else { None }, is_no_route })
 }
 

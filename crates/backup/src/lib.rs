@@ -8,6 +8,7 @@ pub mod keys;
 pub mod manifest;
 pub mod metrics;
 pub mod models_archive;
+mod openapi;
 mod pg_program;
 mod pipe;
 pub mod run;
@@ -30,6 +31,8 @@ use service::{BoxError, Latch, Lifecycle};
 use sqlx::migrate::Migrator;
 use telemetry::FailureLog;
 use transport::{Limits, Server};
+
+pub use openapi::openapi_json;
 
 use crate::{
     config::Config,
@@ -86,6 +89,7 @@ pub fn routes() -> Routes<Worker> {
     Routes::new()
         .route(Method::POST, "/api/backups", Action::RunBackup, http::create)
         .route(Method::GET, "/api/backups", Action::ReadStatus, http::list)
+        .route(Method::GET, "/api/backups/openapi.json", Action::ReadOpenapi, openapi::get)
         .route(Method::GET, "/api/backups/{id}", Action::ReadStatus, http::get)
         .route(Method::POST, "/api/backups/{name}/verify", Action::VerifyBackup, http::verify)
 }

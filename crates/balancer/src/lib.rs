@@ -7,6 +7,7 @@ pub mod connection;
 pub mod front;
 mod linger;
 pub mod metrics;
+mod openapi;
 pub mod pool;
 pub mod proxy;
 pub mod replica_state;
@@ -24,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use topology::name;
 
 pub use config::{Config, DEFAULTS};
+pub use openapi::openapi_json;
 pub use status::declared_routes;
 
 use access::{Access, Gateways};

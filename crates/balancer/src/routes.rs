@@ -24,6 +24,8 @@ pub enum Target {
     GrpcHealth,
     /// The balancer itself: `GET /api/loadbalancer/status`.
     Status,
+    /// The balancer itself: `GET /api/loadbalancer/openapi.json`.
+    Description,
 }
 
 /// What a gateway is asked before a request goes on.
@@ -118,7 +120,7 @@ impl Routes {
     /// The table with its limits filled in.
     pub fn new(limits: &RouteLimits) -> Self {
         use Repeatable::{Inference, Rpc, SafeMethods};
-        use Target::{GrpcHealth, Health, Pool, Status};
+        use Target::{Description, GrpcHealth, Health, Pool, Status};
         let inference = (limits.inference_body_bytes_max, Duration::from_millis(limits.inference_time_max_ms));
         let api = (limits.api_body_bytes_max, Duration::from_millis(limits.api_time_max_ms));
         let registry = (limits.registry_body_bytes_max, Duration::from_millis(limits.registry_time_max_ms));
@@ -184,6 +186,7 @@ impl Routes {
             per_request(row("/api/2.0/mlflow", Pool(name::MLFLOW), SafeMethods, registry)),
             per_request(row("/api/2.0/mlflow-artifacts", Pool(name::MLFLOW), SafeMethods, artifact)),
             row("/api/loadbalancer/status", Status, SafeMethods, nothing),
+            public(row("/api/loadbalancer/openapi.json", Description, SafeMethods, nothing)),
             public(row("/health", Health, SafeMethods, nothing)),
             public(row("/grpc.health.v1.Health/Check", GrpcHealth, SafeMethods, (HEALTH_BODY_BYTES_MAX, api.1))),
         ])
@@ -241,7 +244,7 @@ impl Route {
     pub fn pool_label(&self) -> &'static str {
         match self.target {
             Target::Pool(pool) => pool,
-            Target::Health | Target::GrpcHealth | Target::Status => name::BALANCER,
+            Target::Health | Target::GrpcHealth | Target::Status | Target::Description => name::BALANCER,
         }
     }
 }
@@ -296,6 +299,7 @@ mod tests {
         assert_eq!(target("/health"), Some(Target::Health));
         assert_eq!(target("/grpc.health.v1.Health/Check"), Some(Target::GrpcHealth));
         assert_eq!(target("/api/loadbalancer/status"), Some(Target::Status));
+        assert_eq!(target("/api/loadbalancer/openapi.json"), Some(Target::Description));
         for path in [
             "/",
             "",

@@ -1,4 +1,4 @@
-//! The routes that the balancer answers itself: `GET /health`, the same over gRPC, and `GET /api/loadbalancer/status`.
+//! The routes that the balancer answers itself: `GET /health`, the same over gRPC, `GET /api/loadbalancer/status`, and their description.
 //!
 //! Without a token the status says how many replicas there are and in which state; since when, why, and how loaded they
 //! are needs permission.
@@ -46,6 +46,7 @@ pub fn declared_routes() -> Vec<DeclaredRoute> {
         route(Method::GET, "/health", Action::ReadHealth),
         route(Method::POST, "/grpc.health.v1.Health/Check", Action::ReadHealth),
         route(Method::GET, "/api/loadbalancer/status", Action::ReadReplicasSummary),
+        route(Method::GET, "/api/loadbalancer/openapi.json", Action::ReadOpenapi),
     ]
 }
 

@@ -117,7 +117,7 @@ pub enum Action {
     ReadJwks,
     /// `GET /.well-known/oauth-authorization-server`.
     ReadAuthMetadata,
-    /// `GET /api/openapi.json`.
+    /// `GET /api/openapi.json` of the gateway, and `openapi.json` below the prefix of every other service.
     ReadOpenapi,
     /// The status page.
     ReadStatusPage,

@@ -7,6 +7,7 @@ pub mod grpc;
 pub mod http;
 pub mod metrics;
 pub mod minute;
+mod openapi;
 pub mod percentage;
 pub mod store;
 pub mod summary;
@@ -23,6 +24,8 @@ use service::{BoxError, Latch, Lifecycle};
 use sqlx::migrate::{MigrateError, Migrator};
 use tokio::time::sleep;
 use transport::{Limits, Server};
+
+pub use openapi::openapi_json;
 
 use crate::{app::App, config::Config, store::Store};
 
@@ -68,12 +71,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
 
 /// Every route, with its action.
 pub fn routes() -> Routes<App> {
-    Routes::new().route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current).grpc(
-        Caller::Peer,
-        SERVICE_NAME,
-        &[("ReportMinutes", Action::ReportMinutes)],
-        |app: &App| LedgerServer::new(grpc::Ledger::new(app.clone())).max_decoding_message_size(BODY_BYTES_MAX),
-    )
+    Routes::new()
+        .route(Method::GET, "/api/sla/{service}/current", Action::ReadSlaSummary, http::current)
+        .route(Method::GET, "/api/sla/openapi.json", Action::ReadOpenapi, openapi::get)
+        .grpc(Caller::Peer, SERVICE_NAME, &[("ReportMinutes", Action::ReportMinutes)], |app: &App| {
+            LedgerServer::new(grpc::Ledger::new(app.clone())).max_decoding_message_size(BODY_BYTES_MAX)
+        })
 }
 
 /// The routes as a table, for the matrix of roles and actions.

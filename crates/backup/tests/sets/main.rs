@@ -4,6 +4,7 @@
 
 mod damage;
 mod interruption;
+mod openapi;
 mod support;
 mod verify_command;
 mod worker;

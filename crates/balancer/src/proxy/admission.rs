@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     access::{AccessError, Grant},
+    openapi,
     routes::{AuthMode, Route, Routes, Target},
     status,
 };
@@ -42,6 +43,7 @@ pub(super) async fn admit(session: &mut Session, state: &mut RequestState) -> Re
         Target::Health => return own_health(session, &state.context).map(Admission::Answer),
         Target::GrpcHealth => return own_grpc_health(session, &mut state.context).await.map(Admission::Answer),
         Target::Status => return own_status(session, &mut state.context).await.map(Admission::Answer),
+        Target::Description => return own_description(session).map(Admission::Answer),
         Target::Pool(pool) => pool,
     };
     // Before the body is asked for: a client without permission is answered at once.
@@ -123,6 +125,11 @@ async fn own_status(session: &Session, context: &mut RequestContext) -> Result<R
     check_own_method(session)?;
     take_passport(session, context, status::AUDIENCE).await?;
     context.shared.status.answer(context.shared.pools.all(), context.passport.as_ref())
+}
+
+fn own_description(session: &Session) -> Result<Response<Bytes>, Problem> {
+    check_own_method(session)?;
+    openapi::answer()
 }
 
 fn check_own_method(session: &Session) -> Result<(), Problem> {

@@ -81,7 +81,7 @@ impl RequestContext {
     pub(super) fn pool(&self) -> Option<&Arc<Pool>> {
         match self.route?.target {
             Target::Pool(name) => self.shared.pools.of(name),
-            Target::Health | Target::GrpcHealth | Target::Status => None,
+            Target::Health | Target::GrpcHealth | Target::Status | Target::Description => None,
         }
     }
 

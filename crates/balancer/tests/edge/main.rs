@@ -21,6 +21,7 @@ mod front;
 mod half_close;
 mod life;
 mod limits;
+mod openapi;
 mod process;
 mod proxying;
 mod raw;

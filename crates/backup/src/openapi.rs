@@ -1,0 +1,120 @@
+//! The description of `/api/backups`, as OpenAPI 3.1: `GET /api/backups/openapi.json`.
+
+use axum::{
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use problem::{Api, Problem};
+use serde_json::{Value, json};
+
+/// The document as it is published and committed: JSON, indented, one line feed at the end.
+pub fn openapi_json() -> Result<String, serde_json::Error> {
+    let document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rampart backups",
+            "description": "Backup sets and their verification. Both run for a while: a run is begun, and asked for until it has ended.",
+            "license": { "name": "Apache-2.0" },
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "paths": {
+            "/api/backups": {
+                "get": operation("runs", "The last hundred runs.", "200", "Runs", &[]),
+                "post": operation("create", "Begins to build a set.", "202", "Run", &[BUSY]),
+            },
+            "/api/backups/{id}": {
+                "parameters": [parameter("id", "The id of a run.")],
+                "get": operation("run", "One run.", "200", "Run", &[("404", "There is no such run.")]),
+            },
+            "/api/backups/{name}/verify": {
+                "parameters": [parameter("name", "The name of a set.")],
+                "post": operation("verify", "Begins to verify a set.", "202", "Run", &[("404", "There is no such set."), BUSY]),
+            },
+            "/api/backups/openapi.json": { "get": description() },
+        },
+        "components": {
+            "schemas": { "Run": run(), "Runs": runs(), "Problem": problem() },
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
+        },
+        "security": [{ "bearer": [] }],
+    });
+    serde_json::to_string_pretty(&document).map(|json| json + "\n")
+}
+
+const BUSY: (&str, &str) = ("409", "Another run is under way, or sets are not verified here.");
+
+/// This document.
+pub(crate) async fn get() -> Result<Response, Api> {
+    let json = openapi_json().map_err(Problem::internal)?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+}
+
+fn parameter(name: &str, description: &str) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" }, "description": description })
+}
+
+fn operation(id: &str, summary: &str, status: &str, schema: &str, others: &[(&str, &str)]) -> Value {
+    let reference = |name: &str| json!({ "schema": { "$ref": format!("#/components/schemas/{name}") } });
+    let mut responses = serde_json::Map::new();
+    let content = json!({ "application/json": reference(schema) });
+    responses.insert(status.to_owned(), json!({ "description": summary, "content": content }));
+    let common = [
+        ("401", "The token is missing or not valid."),
+        ("403", "The token does not allow this."),
+        ("503", "The database is away."),
+    ];
+    for (status, description) in common.iter().chain(others) {
+        let content = json!({ "application/problem+json": reference("Problem") });
+        responses.insert((*status).to_owned(), json!({ "description": description, "content": content }));
+    }
+    json!({ "operationId": id, "summary": summary, "responses": responses })
+}
+
+fn description() -> Value {
+    let content = json!({ "application/json": { "schema": { "type": "object" } } });
+    json!({
+        "operationId": "openapi", "summary": "This document.", "security": [{}],
+        "responses": { "200": { "description": "OpenAPI.", "content": content } },
+    })
+}
+
+fn run() -> Value {
+    let text = |description: &str| json!({ "type": ["string", "null"], "description": description });
+    let time = json!({ "type": ["string", "null"], "format": "date-time" });
+    json!({
+        "type": "object",
+        "required": ["id", "kind", "state", "requested_by", "started_at"],
+        "properties": {
+            "id": { "type": "string", "format": "uuid" },
+            "kind": { "enum": ["create", "verify"] },
+            "state": { "type": "string", "description": "`running` until it has ended." },
+            "set": text("The name of the set."),
+            "verdict": text("`VALID` or `INVALID`, of a verification that has ended."),
+            "reason": text("Why a set is INVALID."),
+            "error": text("Why the run failed."),
+            "requested_by": { "type": "string" },
+            "started_at": { "type": "string", "format": "date-time" },
+            "finished_at": time,
+            "size_bytes": { "type": ["integer", "null"] },
+        },
+    })
+}
+
+fn runs() -> Value {
+    let run = json!({ "$ref": "#/components/schemas/Run" });
+    json!({ "type": "object", "required": ["runs"], "properties": { "runs": { "type": "array", "items": run } } })
+}
+
+/// RFC 9457.
+fn problem() -> Value {
+    json!({
+        "type": "object", "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": { "type": "string", "description": "`urn:rampart:problem:` and the kind." },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string", "description": "What is wrong, and what to do." },
+            "field": { "type": "string", "description": "The field of the request that is wrong." },
+        },
+    })
+}
