@@ -11,7 +11,7 @@ use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
 use topology::name;
 
-use crate::{access_folder::AccessFolder, client::Client, say};
+use crate::{access_folder::AccessFolder, api_path::ApiPath, client::Client, say};
 
 /// Every role but the admin's: each gets an account of `rampart dev`.
 pub const ALL_ROLES: [&str; 6] = ["viewer", "analyst", "engineer", "operator", "auditor", "privacy_officer"];
@@ -130,7 +130,8 @@ async fn open_account(client: &Client, admin: &str, role: &str) -> anyhow::Resul
     let existing = users.iter().find(|user| user.get("name").and_then(Value::as_str) == Some(&name));
     let id = existing.and_then(|user| user.get("id")?.as_str()).with_context(|| format!("{name} is not listed"))?;
     let change = json!({ "new_client_secret": true });
-    let answer = client.call(Method::PATCH, &format!("{path}/{id}"), Some(admin), Some(&change)).await?;
+    let path = ApiPath::from(path).segment(id)?;
+    let answer = client.call(Method::PATCH, path, Some(admin), Some(&change)).await?;
     answer.expect_success(&format!("giving {name} a new secret"))
 }
 

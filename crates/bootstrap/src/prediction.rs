@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::{access_folder::AccessFolder, client::Client, readiness::wait_for_model, say};
+use crate::{access_folder::AccessFolder, api_path::ApiPath, client::Client, readiness::wait_for_model, say};
 
 /// Used if it serves; otherwise the first model that does and has a golden example.
 const PREFERRED_MODEL: &str = "breast-cancer-forest";
@@ -50,9 +50,9 @@ enum Which {
 struct Example {
     model: String,
     /// Of the version that is called, in the inference protocol.
-    model_path: String,
+    model_path: ApiPath,
     /// By feature name.
-    predict_path: String,
+    predict_path: ApiPath,
     inputs: Vec<Value>,
 }
 
@@ -81,7 +81,7 @@ impl Demonstration<'_> {
         Ok(())
     }
 
-    async fn predict(&self, started: Instant, deadline: Instant) -> anyhow::Result<Option<(String, PathBuf)>> {
+    async fn predict(&self, started: Instant, deadline: Instant) -> anyhow::Result<Option<(ApiPath, PathBuf)>> {
         let candidates = candidates(self.models);
         if candidates.is_empty() {
             say(&format!("no model in {} has a golden.json: no prediction is made", self.models.display()));
@@ -191,18 +191,21 @@ impl Example {
     /// The whole golden example: of what is in it the model is known to take it.
     fn read(golden: &Path, which: Which) -> anyhow::Result<Self> {
         let (model, version) = model_and_version(golden).context("the golden example lies in no model")?;
-        let version = if which == Which::Version { format!("/versions/{version}") } else { String::new() };
         let text = fs::read_to_string(golden).with_context(|| format!("cannot read {}", golden.display()))?;
         let file: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", golden.display()))?;
         let inputs = file.get("inputs").and_then(Value::as_array).context("the golden example has no inputs")?.clone();
-        let model_path = format!("/v2/models/{model}{version}");
-        Ok(Self { predict_path: format!("/api/models/{model}{version}/predict"), model_path, model, inputs })
+        let of_model = |route: &'static str| {
+            let path = ApiPath::from(route).segment(&model)?;
+            if which == Which::Version { path.then("/versions").segment(&version) } else { Ok(path) }
+        };
+        let (model_path, predict_path) = (of_model("/v2/models")?, of_model("/api/models")?.then("/predict"));
+        Ok(Self { model, model_path, predict_path, inputs })
     }
 
     /// Where to post it, and what.
-    fn request(&self) -> anyhow::Result<(String, Value)> {
+    fn request(&self) -> anyhow::Result<(ApiPath, Value)> {
         if self.inputs.iter().all(|input| NOT_IN_JSON.iter().all(|datatype| input["datatype"] != *datatype)) {
-            return Ok((format!("{}/infer", self.model_path), json!({ "inputs": self.inputs })));
+            return Ok((self.model_path.clone().then("/infer"), json!({ "inputs": self.inputs })));
         }
         let column = |input: &Value| Some((input.get("name")?.as_str()?.to_owned(), nested(input)?));
         let columns: Option<Map<String, Value>> = self.inputs.iter().map(column).collect();

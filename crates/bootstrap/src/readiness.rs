@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::client::Client;
+use crate::{api_path::ApiPath, client::Client};
 
 const POLL_PERIOD: Duration = Duration::from_millis(100);
 const MODEL_READY_IN_A_ROW: u32 = 20;
@@ -35,7 +35,7 @@ pub async fn wait(client: &Client, limit: Duration) -> anyhow::Result<()> {
 /// that a replica without the model is never chosen is one in thousands.
 pub(crate) async fn wait_for_model(client: &Client, model: &str, token: &str, limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
-    let path = format!("/v2/models/{model}/ready");
+    let path = ApiPath::from("/v2/models").segment(model)?.then("/ready");
     let mut in_a_row = 0;
     while in_a_row < MODEL_READY_IN_A_ROW {
         let answer = client.call(Method::GET, &path, Some(token), None).await?;

@@ -1,81 +1,189 @@
-//! Which platform a command calls, and with which token.
+//! Which platform a command calls, and with which token: what is given, or else what the state file of a `rampart dev` says.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use bootstrap::client::Client;
-use http::Method;
+use anyhow::{Context as _, ensure};
+use bootstrap::{
+    api_path::ApiPath,
+    client::{ApiResponse, Client, Proxies},
+};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
+
+use crate::{state_file::Running, token_file::TokenFile};
+
+const FRONT: &str = "https://localhost:8095";
 
 /// The front door and a token.
 #[derive(clap::Args)]
 pub(crate) struct Connection {
     #[command(flatten)]
     front: Front,
-    /// A file with an access token: `rampart login` writes one.
-    #[arg(long, env = "RAMPART_TOKEN_FILE")]
-    token_file: PathBuf,
+    /// A file with an access token: `rampart login` writes one. Without it, the state file names one for the role that is needed.
+    #[arg(long, env = "RAMPART_TOKEN_FILE", hide_env_values = true)]
+    token_file: Option<PathBuf>,
 }
 
 /// The front door.
 #[derive(clap::Args)]
 pub(crate) struct Front {
-    /// The front door.
-    #[arg(long = "front", env = "RAMPART_FRONT", default_value = "https://localhost:8095")]
-    address: String,
-    /// The CA that signed its certificate, PEM.
-    #[arg(long, env = "RAMPART_CA_FILE")]
+    /// The front door. Without it, that of the state file, or https://localhost:8095.
+    #[arg(long = "front", env = "RAMPART_FRONT", hide_env_values = true)]
+    address: Option<String>,
+    /// The CA that signed its certificate, PEM. Without it, that of the state file.
+    #[arg(long, env = "RAMPART_CA_FILE", hide_env_values = true)]
+    ca_file: Option<PathBuf>,
+    /// The state file of a running `rampart dev`.
+    #[arg(long, env = "RAMPART_STATE", hide_env_values = true)]
+    state: Option<PathBuf>,
+    /// Call through the proxy that HTTPS_PROXY, ALL_PROXY and NO_PROXY name. Without this they are ignored.
+    #[arg(long)]
+    proxy_from_env: bool,
+}
+
+/// A platform that is called with a token, or without.
+pub(crate) struct Platform {
+    client: Client,
     ca_file: PathBuf,
+    proxies: Proxies,
+    token_file: Option<TokenFile>,
 }
 
 // === impl Front ===
 
 impl Front {
+    /// A client without a token.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.address, &self.ca_file)
+        self.client_of(if self.is_complete() { None } else { self.running()? }.as_ref())
     }
 
-    /// Its URL.
-    pub(crate) fn address(&self) -> &str {
-        self.address.trim_end_matches('/')
+    fn is_complete(&self) -> bool {
+        self.address.is_some() && self.ca_file.is_some()
     }
 
-    pub(crate) fn ca_file(&self) -> &Path {
-        &self.ca_file
+    fn client_of(&self, running: Option<&Running>) -> anyhow::Result<Client> {
+        Client::new(self.address_of(running), &self.ca_file_of(running)?, self.proxies())
+    }
+
+    fn address_of<'a>(&'a self, running: Option<&'a Running>) -> &'a str {
+        let address = self.address.as_deref().or(running.map(|running| &*running.front)).unwrap_or(FRONT);
+        address
+    }
+
+    fn ca_file_of(&self, running: Option<&Running>) -> anyhow::Result<PathBuf> {
+        let ca_file = self.ca_file.as_deref().or(running.map(|running| &*running.ca_file));
+        let ca_file = ca_file.context(
+            "by which CA is the platform known? Give --ca-file (RAMPART_CA_FILE), or --state (RAMPART_STATE) of a `rampart dev`",
+        );
+        ca_file.map(Path::to_owned)
+    }
+
+    fn proxies(&self) -> Proxies {
+        if self.proxy_from_env { Proxies::OfEnvironment } else { Proxies::Never }
+    }
+
+    fn running(&self) -> anyhow::Result<Option<Running>> {
+        self.state.as_deref().map(Running::read).transpose()
     }
 }
 
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        self.front.client()
+    /// The platform, with a token; that of `role` if the state file has to give one.
+    pub(crate) fn open(&self, role: &str) -> anyhow::Result<Platform> {
+        let platform = self.open_with_any_token(role)?;
+        ensure!(
+            platform.token_file.is_some(),
+            "with which token? Give --token-file (RAMPART_TOKEN_FILE; `rampart login` writes one), or --state (RAMPART_STATE) of a `rampart dev`"
+        );
+        Ok(platform)
     }
 
-    pub(crate) fn front(&self) -> &Front {
-        &self.front
+    /// The same for what needs no token, and shows more with one.
+    pub(crate) fn open_with_any_token(&self, role: &str) -> anyhow::Result<Platform> {
+        let is_complete = self.token_file.is_some() && self.front.is_complete();
+        let running = if is_complete { None } else { self.front.running()? };
+        let client = self.front.client_of(running.as_ref())?;
+        let (ca_file, proxies) = (self.front.ca_file_of(running.as_ref())?, self.front.proxies());
+        if let Some(path) = &self.token_file {
+            return Ok(Platform { client, ca_file, proxies, token_file: Some(TokenFile::new(path)) });
+        }
+        // Tokens are for the platform that issued them, and shown to no other.
+        let own = running.filter(|running| running.front == client.front());
+        let token_file = own.map(|running| running.token_file(role).map(|path| TokenFile::new(path))).transpose()?;
+        Ok(Platform { client, ca_file, proxies, token_file })
+    }
+}
+
+// === impl Platform ===
+
+impl Platform {
+    /// The front door's URL.
+    pub(crate) fn front(&self) -> &str {
+        self.client.front()
     }
 
-    pub(crate) fn token_file(&self) -> &Path {
-        &self.token_file
+    pub(crate) fn ca_file(&self) -> &Path {
+        &self.ca_file
     }
 
-    /// Read for each call: a token that was renewed is another file.
-    pub(crate) fn token(&self) -> anyhow::Result<String> {
-        let token = std::fs::read_to_string(&self.token_file)
-            .with_context(|| format!("cannot read {}", self.token_file.display()))?;
-        Ok(token.trim().to_owned())
+    pub(crate) fn proxies(&self) -> Proxies {
+        self.proxies
+    }
+
+    /// The file with its token, if there is one.
+    pub(crate) fn token_file(&self) -> Option<&Path> {
+        self.token_file.as_ref().map(TokenFile::path)
+    }
+
+    /// The token for a call by other means; renewed first if its end is near. None if it is called without.
+    pub(crate) async fn token(&self) -> anyhow::Result<Option<String>> {
+        match &self.token_file {
+            Some(file) => file.token(&self.client).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// One call; `what` names it in the message when it is refused.
     pub(crate) async fn call(
         &self,
         method: Method,
-        path: &str,
+        path: impl Into<ApiPath>,
         body: Option<&Value>,
         what: &str,
     ) -> anyhow::Result<Value> {
-        self.client()?.call(method, path, Some(&self.token()?), body).await?.expect_success(what)
+        let answer = self.send(method, path, body, None).await?;
+        let is_unknown = answer.status == StatusCode::UNAUTHORIZED;
+        let body = answer.expect_success(what);
+        if is_unknown {
+            body.context("the token is not good, or no longer: `rampart login` gets another")
+        } else {
+            body
+        }
+    }
+
+    /// One call, for a change of the state with this tag or of any.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: impl Into<ApiPath>,
+        body: Option<&Value>,
+        etag: Option<&HeaderValue>,
+    ) -> anyhow::Result<ApiResponse> {
+        let (client, path) = (&self.client, path.into());
+        let Some(file) = &self.token_file else { return client.call_if_match(method, path, None, body, etag).await };
+        // Read for each call: what runs longer than a token lives goes on with the next one.
+        let token = file.token(client).await?;
+        let answer = client.call_if_match(method.clone(), &path, Some(&token), body, etag).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        // Nothing was done. The token may have been revoked, or this machine's clock be wrong.
+        match file.other_than(client, &token).await? {
+            Some(token) => client.call_if_match(method, path, Some(&token), body, etag).await,
+            None => Ok(answer),
+        }
     }
 }
 

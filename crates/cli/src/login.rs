@@ -1,50 +1,62 @@
-//! `rampart login`: a person's password for an access token in a file.
+//! `rampart login` and `rampart logout`: a person's password for an access token in a file, and beside it what renews the token.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
-use bootstrap::{say, say_error};
+use bootstrap::client::Client;
+use http::Method;
 use serde_json::json;
 
-use crate::connection::Front;
+use crate::{
+    connection::Front,
+    output::Output,
+    password,
+    token_file::{TokenFile, Tokens},
+};
 
 /// Options of `rampart login`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    front: Front,
-    /// Where the token is written, for you alone.
-    #[arg(long, env = "RAMPART_TOKEN_FILE")]
-    token_file: PathBuf,
+    place: Place,
     /// Your name.
     #[arg(long)]
     user: String,
-    /// A file with your password; without it, it is read from standard input.
+    /// A file with your password. Without it, it is asked for on a terminal, or read from standard input.
     #[arg(long)]
     password_file: Option<PathBuf>,
 }
 
-/// Logs in. The token is good for ten minutes.
+/// Options of `rampart logout`.
+#[derive(clap::Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    front: Front,
+    /// Where the token is, for you alone. What renews it is beside it, in a file that ends with .login.
+    #[arg(long, env = "RAMPART_TOKEN_FILE", hide_env_values = true)]
+    token_file: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Logs in. Commands renew the token while they are used, at least once an hour, for at most a day.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let password = match &arguments.password_file {
-        Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-        None => {
-            if std::io::stdin().is_terminal() {
-                say_error("password (it will be seen as you type; --password-file avoids that):");
-            }
-            let mut line = String::new();
-            std::io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
-            line
-        }
-    };
-    let password = password.trim_end_matches(['\r', '\n']);
-    ensure!(!password.is_empty(), "there is no password on standard input");
-    let grant = json!({ "grant_type": "password", "username": arguments.user, "password": password });
-    let token = arguments.front.client()?.token(&grant).await?;
-    secrets::replace_file(&arguments.token_file, token.as_bytes(), 0o600, None)?;
-    say(&format!("{} is logged in; the token is in {}", arguments.user, arguments.token_file.display()));
+    let Arguments { place, user, password_file } = arguments;
+    let client = place.front.client()?;
+    let password = password::read(password_file.as_deref(), &format!("password of {user}: "))?;
+    let grant = json!({ "grant_type": "password", "username": user, "password": password });
+    let answer = client.call(Method::POST, "/api/auth/token", None, Some(&grant)).await?;
+    let tokens = Tokens::of(&answer.expect_success("the login")?)?;
+    let file = TokenFile::new(&place.token_file);
+    file.log_in(&client, &user, &tokens).await?;
+    let line = format!("{user} is logged in; the token is in {}", place.token_file.display());
+    place.output.fact(&line, &json!({ "user": user, "token_file": place.token_file, "login_file": file.login_path() }));
+    Ok(())
+}
+
+/// Ends a login and its tokens, and removes its files.
+pub(crate) async fn end(place: Place) -> anyhow::Result<()> {
+    let client: Client = place.front.client()?;
+    let user = TokenFile::new(&place.token_file).log_out(&client).await?;
+    place.output.fact(&format!("{user} is logged out"), &json!({ "user": user, "logged_out": true }));
     Ok(())
 }

@@ -1,48 +1,80 @@
-//! `rampart users`: lists, makes, revokes and removes users. Needs the role admin.
+//! `rampart users`: lists, makes, changes, revokes and removes users. Needs the role admin.
+
+mod change;
+mod directory;
+mod secret;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
-use bootstrap::say;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::connection::{Connection, list, text};
+use crate::{
+    connection::{Connection, list, text},
+    output::{Column, Output, Table},
+    password,
+};
+pub(crate) use directory::id_of;
 
 const PATH: &str = "/api/admin/users";
-/// The longest page that the gateway gives.
-const PAGE: &str = "limit=1000";
+const ADMIN: &str = "admin";
+const COLUMNS: [Column; 5] = [
+    Column { heading: "NAME", width: 32 },
+    Column { heading: "KIND", width: 8 },
+    Column { heading: "TENANT", width: 12 },
+    Column { heading: "ROLES", width: 0 },
+    Column { heading: "DISABLED", width: 0 },
+];
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// All users: name, kind, tenant, roles.
-    List(Connection),
-    /// A new user. A machine's client secret is printed, once.
-    Create {
+    List {
         #[command(flatten)]
         connection: Connection,
-        /// The name.
-        name: String,
-        /// A role; may be given more than once.
-        #[arg(long = "role", required = true)]
-        roles: Vec<String>,
-        /// The tenant.
-        #[arg(long, default_value = "default")]
-        tenant: String,
-        /// A file with the password of a person; without it the user is a machine.
-        #[arg(long)]
-        password_file: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
     },
+    /// A new user. A machine's client secret is printed, once; if it cannot be, the user is removed again.
+    Create(New),
+    /// Change roles, tenant or password of a user, disable it, or give a machine a new client secret.
+    Change(change::Arguments),
     /// End every login and token of a user.
     Revoke(User),
     /// Remove a user.
     Delete(User),
 }
 
+/// Options of `rampart users create`.
+#[derive(clap::Args)]
+pub(crate) struct New {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+    /// The name.
+    name: String,
+    /// A role; may be given more than once.
+    #[arg(long = "role", required = true)]
+    roles: Vec<String>,
+    /// The tenant.
+    #[arg(long, default_value = "default")]
+    tenant: String,
+    /// A file with the password of a person. Without this or --password the user is a machine.
+    #[arg(long)]
+    password_file: Option<PathBuf>,
+    /// A person, whose password is asked for on a terminal, or read from standard input.
+    #[arg(long, conflicts_with = "password_file")]
+    password: bool,
+}
+
+/// A user that is there.
 #[derive(clap::Args)]
 pub(crate) struct User {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    output: Output,
     /// The name.
     name: String,
 }
@@ -50,73 +82,56 @@ pub(crate) struct User {
 /// Runs the command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::List(connection) => {
-            for user in all(&connection).await? {
-                say(&line(&user));
-            }
+        Command::List { connection, output } => {
+            let users = directory::all(&connection.open(ADMIN)?).await?;
+            output.table(&Table::new(&COLUMNS, users.iter().map(row)), &json!({ "users": users }));
             Ok(())
         }
-        Command::Create { connection, name, roles, tenant, password_file } => {
-            let mut user = json!({ "name": name, "kind": "machine", "tenant": tenant, "roles": roles });
-            if let (Some(file), Some(members)) = (password_file, user.as_object_mut()) {
-                let password =
-                    std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-                members.insert("kind".to_owned(), "person".into());
-                members.insert("password".to_owned(), password.trim_end_matches(['\r', '\n']).into());
-            }
-            let made = connection.call(Method::POST, PATH, Some(&user), &format!("making the user {name}")).await?;
-            match made.get("client_secret").and_then(Value::as_str) {
-                Some(secret) => say(secret),
-                None => say(&line(&made)),
-            }
+        Command::Create(new) => create(new).await,
+        Command::Change(arguments) => change::run(arguments).await,
+        Command::Revoke(User { connection, output, name }) => {
+            let platform = connection.open(ADMIN)?;
+            let path = directory::path_of(&platform, &name).await?.then("/revoke");
+            platform.call(Method::POST, path, None, "the revocation").await?;
+            output.fact(&format!("every token of {name} is revoked"), &json!({ "user": name, "revoked": true }));
             Ok(())
         }
-        Command::Revoke(User { connection, name }) => {
-            let path = format!("{PATH}/{}/revoke", id(&connection, &name).await?);
-            connection.call(Method::POST, &path, None, "the revocation").await?;
-            say(&format!("every token of {name} is revoked"));
-            Ok(())
-        }
-        Command::Delete(User { connection, name }) => {
-            let path = format!("{PATH}/{}", id(&connection, &name).await?);
-            connection.call(Method::DELETE, &path, None, "the removal").await?;
-            say(&format!("{name} is removed"));
+        Command::Delete(User { connection, output, name }) => {
+            let platform = connection.open(ADMIN)?;
+            let path = directory::path_of(&platform, &name).await?;
+            platform.call(Method::DELETE, path, None, "the removal").await?;
+            output.fact(&format!("{name} is removed"), &json!({ "user": name, "removed": true }));
             Ok(())
         }
     }
 }
 
-async fn all(connection: &Connection) -> anyhow::Result<Vec<Value>> {
-    let mut users = Vec::new();
-    let mut path = format!("{PATH}?{PAGE}");
-    loop {
-        let page = connection.call(Method::GET, &path, None, "listing the users").await?;
-        users.extend(list(&page, "users").cloned());
-        match page.get("next_cursor").and_then(Value::as_str) {
-            Some(cursor) => path = format!("{PATH}?{PAGE}&cursor={cursor}"),
-            None => return Ok(users),
-        }
+async fn create(new: New) -> anyhow::Result<()> {
+    let New { connection, output, name, roles, tenant, password_file, password } = new;
+    let platform = connection.open(ADMIN)?;
+    let mut user = json!({ "name": name, "kind": "machine", "tenant": tenant, "roles": roles });
+    if let Some(members) = user.as_object_mut().filter(|_| password || password_file.is_some()) {
+        members.insert("kind".to_owned(), "person".into());
+        members.insert("password".to_owned(), password::read_new(password_file.as_deref(), &name)?.into());
     }
+    let made = platform.call(Method::POST, PATH, Some(&user), &format!("making the user {name}")).await?;
+    if made.get("client_secret").is_some_and(Value::is_string) {
+        return secret::show_of_new(&platform, output, &made).await;
+    }
+    output.fact(&line(&made), &made);
+    Ok(())
 }
 
-async fn id(connection: &Connection, name: &str) -> anyhow::Result<String> {
-    let users = all(connection).await?;
-    match users.iter().find(|user| text(user, "name") == name) {
-        Some(user) => Ok(text(user, "id").to_owned()),
-        None => bail!("there is no user {name}"),
-    }
-}
-
-fn line(user: &Value) -> String {
+fn row(user: &Value) -> [String; 5] {
     let roles: Vec<&str> = list(user, "roles").filter_map(Value::as_str).collect();
-    let disabled = if user.get("disabled").and_then(Value::as_bool) == Some(true) { "  disabled" } else { "" };
-    format!(
-        "{:<32} {:<8} {:<12} {}{disabled}",
-        text(user, "name"),
-        text(user, "kind"),
-        text(user, "tenant"),
-        roles.join(",")
-    )
+    let disabled = if user.get("disabled").and_then(Value::as_bool) == Some(true) { "disabled" } else { "" };
+    let member = |name| text(user, name).to_owned();
+    [member("name"), member("kind"), member("tenant"), roles.join(","), disabled.to_owned()]
+}
+
+/// One user in words.
+fn line(user: &Value) -> String {
+    row(user).join(" ").trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -126,7 +141,6 @@ mod tests {
     #[test]
     fn a_user_is_one_line() {
         let user = json!({ "name": "ann", "kind": "person", "tenant": "default", "roles": ["viewer", "auditor"], "disabled": true });
-        let words: Vec<String> = line(&user).split_whitespace().map(ToOwned::to_owned).collect();
-        assert_eq!(words, ["ann", "person", "default", "viewer,auditor", "disabled"]);
+        assert_eq!(line(&user), "ann person default viewer,auditor disabled");
     }
 }

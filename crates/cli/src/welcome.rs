@@ -5,7 +5,11 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use bootstrap::{
-    access_folder::AccessFolder, accounts::Accounts, client::Client, prediction::Demonstration, readiness, say,
+    access_folder::AccessFolder,
+    accounts::Accounts,
+    client::{Client, Proxies},
+    prediction::Demonstration,
+    readiness, say,
 };
 
 /// The roles that may predict, and that may register and load models.
@@ -52,7 +56,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         secrets::make_folder(to.parent().context("a secret lies in a folder")?, 0o700)?;
         secrets::replace_file(&to, secret.as_bytes(), 0o600, None)?;
     }
-    let client = Client::new(&arguments.front, &arguments.ca_file)?;
+    let client = Client::new(&arguments.front, &arguments.ca_file, Proxies::Never)?;
     readiness::wait(&client, Duration::from_secs(arguments.timeout_s.into())).await?;
     say(&format!("everything is healthy after {:.1} s", started.elapsed().as_secs_f64()));
     Accounts::open(&folder, &client, &ROLES).await?;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, bail};
 use bootstrap::{
     accounts::{ADMIN, ALL_ROLES},
-    client::Client,
+    client::{Client, Proxies},
     platform_secrets, say,
 };
 use pg_sandbox::{Cluster, Tcp};
@@ -76,7 +76,7 @@ impl Platform {
     }
 
     pub(super) fn client(&self, layout: &Layout) -> anyhow::Result<Client> {
-        Client::new(&self.front, &layout.ca_file())
+        Client::new(&self.front, &layout.ca_file(), Proxies::Never)
     }
 
     /// Renews every certificate at half its life, without end.

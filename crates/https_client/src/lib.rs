@@ -20,6 +20,15 @@ pub struct Timeouts {
     pub silence: Duration,
 }
 
+/// Whether variables of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) name a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proxies {
+    /// They are ignored: a variable must not decide who sees which servers are called, and when.
+    Never,
+    /// The user has asked for them. A proxy passes TLS on, and sees names and times alone.
+    OfEnvironment,
+}
+
 /// What one call may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -62,23 +71,23 @@ pub enum HttpsError {
 impl HttpsClient {
     /// Trusts and presents what `tls` says, which must be for TLS 1.3 only: the identity's configurations are.
     pub fn with_tls(tls: ClientConfig, timeouts: Timeouts) -> Result<Self, HttpsError> {
-        Self::build(Client::builder().tls_backend_preconfigured(tls), timeouts)
+        Self::build(Client::builder().tls_backend_preconfigured(tls), timeouts, Proxies::Never)
     }
 
     /// Trusts exactly the authorities in `pem`, and presents no certificate.
-    pub fn trusting(pem: &[u8], timeouts: Timeouts) -> Result<Self, HttpsError> {
+    pub fn trusting(pem: &[u8], timeouts: Timeouts, proxies: Proxies) -> Result<Self, HttpsError> {
         let roots = Certificate::from_pem_bundle(pem).map_err(|error| HttpsError::NoCertificates(Some(error)))?;
         if roots.is_empty() {
             return Err(HttpsError::NoCertificates(None));
         }
-        Self::build(Client::builder().tls_certs_only(roots).tls_version_min(tls::Version::TLS_1_3), timeouts)
+        let builder = Client::builder().tls_certs_only(roots).tls_version_min(tls::Version::TLS_1_3);
+        Self::build(builder, timeouts, proxies)
     }
 
-    fn build(builder: ClientBuilder, timeouts: Timeouts) -> Result<Self, HttpsError> {
+    fn build(builder: ClientBuilder, timeouts: Timeouts, proxies: Proxies) -> Result<Self, HttpsError> {
+        let builder = if proxies == Proxies::Never { builder.no_proxy() } else { builder };
         let client = builder
             .https_only(true)
-            // A variable of the environment must not decide who sees tokens and passwords.
-            .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(timeouts.connect)
             .read_timeout(timeouts.silence)

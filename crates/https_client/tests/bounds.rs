@@ -5,7 +5,7 @@
 use std::{io, net, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use http::{Request, StatusCode};
-use https_client::{Bounds, HttpsClient, HttpsError, Timeouts};
+use https_client::{Bounds, HttpsClient, HttpsError, Proxies, Timeouts};
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     version::{TLS12, TLS13},
@@ -13,8 +13,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use testkit::ca::Ca;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -66,7 +67,8 @@ impl Server {
     }
 
     async fn call(&self, timeout: Duration) -> Result<(StatusCode, Vec<u8>), HttpsError> {
-        let client = HttpsClient::trusting(self.ca.pem().as_bytes(), Timeouts { connect: PATIENCE, silence: PATIENCE });
+        let timeouts = Timeouts { connect: PATIENCE, silence: PATIENCE };
+        let client = HttpsClient::trusting(self.ca.pem().as_bytes(), timeouts, Proxies::Never);
         let request = Request::get(self.url()).body(Vec::new()).unwrap();
         let answer = client.unwrap().send(request, Bounds { timeout, body_bytes_max: BODY_BYTES_MAX }).await?;
         let status = answer.status();
@@ -110,12 +112,13 @@ async fn only_tls_1_3_only_the_given_authority_and_only_https() {
     assert!(matches!(foreign.call(PATIENCE).await, Err(HttpsError::NoAnswer(_))));
 
     let timeouts = Timeouts { connect: PATIENCE, silence: PATIENCE };
-    let client = HttpsClient::trusting(old.ca.pem().as_bytes(), timeouts).unwrap();
+    let client = HttpsClient::trusting(old.ca.pem().as_bytes(), timeouts, Proxies::Never).unwrap();
     let plain = Request::get(format!("http://localhost:{}/", old.port)).body(Vec::new()).unwrap();
     let bounds = Bounds { timeout: PATIENCE, body_bytes_max: BODY_BYTES_MAX };
     assert!(client.send(plain, bounds).await.is_err());
     for nothing in [&b""[..], b"no certificate"] {
-        assert!(matches!(HttpsClient::trusting(nothing, timeouts), Err(HttpsError::NoCertificates(_))));
+        let refused = HttpsClient::trusting(nothing, timeouts, Proxies::Never);
+        assert!(matches!(refused, Err(HttpsError::NoCertificates(_))));
     }
 }
 
@@ -133,6 +136,32 @@ async fn proxies_of_the_environment_are_ignored() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "200 OK hi\n", "{output:?}");
     proxy.set_nonblocking(true).unwrap();
     assert_eq!(proxy.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "the proxy was called");
+}
+
+/// A process that is told to obey the environment asks the proxy for a tunnel, and for nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_of_the_environment_is_used_when_it_is_asked_for() {
+    let server = Server::start("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut get = Command::new(example());
+    get.arg(server.directory.path().join("ca.pem")).arg(server.url()).arg("proxy");
+    get.env("HTTPS_PROXY", format!("http://{}", proxy.local_addr().unwrap()));
+    for name in ["https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+        get.env_remove(name);
+    }
+    let output = tokio::task::spawn_blocking(move || get.output());
+    let (mut client, _) = timeout(PATIENCE, proxy.accept()).await.unwrap().unwrap();
+    let mut head = [0; 4096];
+    let length = client.read(&mut head).await.unwrap();
+    let head = String::from_utf8_lossy(&head[..length]).into_owned();
+    assert!(head.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", server.port)), "{head}");
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    let mut upstream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+    // The server never closes, so this ends with the test.
+    let passing = tokio::spawn(async move { copy_bidirectional(&mut client, &mut upstream).await });
+    let output = output.await.unwrap().unwrap();
+    passing.abort();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "200 OK hi\n", "{output:?}");
 }
 
 /// Built with the tests of this crate, beside them.

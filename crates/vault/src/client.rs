@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, header};
-use https_client::{Bounds, HttpsClient, HttpsError, Timeouts};
+use https_client::{Bounds, HttpsClient, HttpsError, Proxies, Timeouts};
 use problem::Chain;
 use secrets::SecretError;
 use serde_json::Value;
@@ -85,7 +85,8 @@ impl Vault {
     pub fn new(address: &str, ca_file: &Path) -> Result<Self, VaultError> {
         let unusable = |reason: String| VaultError::Ca { path: ca_file.to_owned(), reason };
         let pem = std::fs::read(ca_file).map_err(|error| unusable(error.to_string()))?;
-        let http = HttpsClient::trusting(&pem, TIMEOUTS).map_err(|error| unusable(Chain(&error).to_string()))?;
+        let http = HttpsClient::trusting(&pem, TIMEOUTS, Proxies::Never)
+            .map_err(|error| unusable(Chain(&error).to_string()))?;
         Ok(Self { http, address: address.trim_end_matches('/').to_owned() })
     }
 

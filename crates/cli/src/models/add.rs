@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
-use bootstrap::say;
+use bootstrap::{api_path::ApiPath, say};
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     call_lines,
     folder::{CHAMPION, ModelsFolder, NewVersion},
     inspect::{self, Inspected},
     name,
-    running::Running,
+};
+use crate::{
+    output::Output,
+    state_file::{Options, Running},
 };
 
 /// Options of `rampart models add`.
@@ -28,17 +31,31 @@ pub(crate) struct Arguments {
     /// An alias that means this version from now on. The first version of a model is its champion.
     #[arg(long)]
     alias: Option<String>,
-    /// Records for the golden example: .json or .csv as /api/models/{model}/predict takes them, or .npy, .npz or .parquet with arrays by the
-    /// same names. Without it they are drawn.
+    /// Records for the golden example: a .json, .csv, .npy, .npz or .parquet file, by feature name as for /api/models/{model}/predict. Without
+    /// it they are drawn.
     #[arg(long)]
     sample: Option<PathBuf>,
     #[command(flatten)]
-    platform: super::running::Options,
+    platform: Options,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// A version that serves.
+struct Served<'a> {
+    name: &'a str,
+    version: u64,
+    inspected: &'a Inspected,
+    /// In the order in which its inputs take them.
+    features: Vec<&'a str>,
+    /// Whether a call without a version means it.
+    is_champion: bool,
+    has_drawn_example: bool,
 }
 
 /// Adds the version, loads it on every replica, and prints how to call it. What does not load is taken out again.
 pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let running = Running::read(&arguments.platform)?;
+    let running = arguments.platform.read()?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => name::of(&arguments.path)?,
@@ -58,32 +75,63 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         drop(load(&running, &name).await);
         return Err(refusal);
     }
-    say(&format!("{name}: version {version} serves on every replica (SHA-256 {})", inspected.sha256));
-    if arguments.sample.is_none() {
-        say("its golden example was drawn; with --sample FILE it is made of records of yours");
+    let served = Served {
+        name: &name,
+        version,
+        inspected: &inspected,
+        features: inspected.features(),
+        is_champion: arguments.alias.as_deref() == Some(CHAMPION) || (arguments.alias.is_none() && folder.is_new()),
+        has_drawn_example: arguments.sample.is_none(),
+    };
+    if arguments.output.is_json() {
+        say(&served.document(&running)?.to_string());
+        return Ok(());
     }
-    let is_champion = arguments.alias.as_deref() == Some(CHAMPION) || (arguments.alias.is_none() && folder.is_new());
-    if !is_champion {
-        say(&format!("a call without a version means the {CHAMPION} as before, and not version {version}"));
-    }
-    say_features(&inspected);
-    for line in call_lines::of(&running.callee()?, &name, version, &inspected)? {
+    for line in served.lines(&running)? {
         say(&line);
     }
     Ok(())
 }
 
-/// The names by which records are sent, if the model has any.
-pub(crate) fn say_features(inspected: &Inspected) {
-    let features: Vec<&str> = inspected.inputs.iter().flat_map(|input| &input.columns).map(String::as_str).collect();
-    if !features.is_empty() {
-        say(&format!("its features, in this order: {}", features.join(", ")));
+// === impl Served ===
+
+impl Served<'_> {
+    fn lines(&self, running: &Running) -> anyhow::Result<Vec<String>> {
+        let Self { name, version, .. } = self;
+        let digest = &self.inspected.sha256;
+        let mut lines = vec![format!("{name}: version {version} serves on every replica (SHA-256 {digest})")];
+        if self.has_drawn_example {
+            lines.push("its golden example was drawn; with --sample FILE it is made of records of yours".to_owned());
+        }
+        if !self.is_champion {
+            lines.push(format!("a call without a version means the {CHAMPION} as before, and not version {version}"));
+        }
+        if !self.features.is_empty() {
+            lines.push(format!("its features, in this order: {}", self.features.join(", ")));
+        }
+        lines.extend(call_lines::of(&running.callee()?, name, *version, self.inspected)?);
+        Ok(lines)
+    }
+
+    /// What `--json` prints.
+    fn document(&self, running: &Running) -> anyhow::Result<Value> {
+        let version = self.version.to_string();
+        let path = ApiPath::from("/api/models").segment(self.name)?.then("/versions").segment(&version)?;
+        Ok(json!({
+            "model": self.name,
+            "version": version,
+            "sha256": self.inspected.sha256,
+            "champion": self.is_champion,
+            "golden_example": if self.has_drawn_example { "drawn" } else { "sample" },
+            "features": self.features,
+            "predict_url": format!("{}{}", running.front, path.then("/predict")),
+        }))
     }
 }
 
 async fn load(running: &Running, name: &str) -> anyhow::Result<()> {
-    let path = format!("/v2/repository/models/{name}/load");
+    let path = ApiPath::from("/v2/repository/models").segment(name)?.then("/load");
     let answer =
-        running.client()?.call(Method::POST, &path, Some(&running.token("engineer")?), Some(&json!({}))).await?;
+        running.client()?.call(Method::POST, path, Some(&running.token("engineer")?), Some(&json!({}))).await?;
     answer.expect_success(&format!("loading {name}")).map(drop)
 }

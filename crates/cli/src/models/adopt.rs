@@ -102,16 +102,16 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         registered::set_alias(&registry, name, alias, *version).await?;
     }
     say(&format!("{name}: version {version} has {added} (SHA-256 {})", inspected.digest));
-    let connection = &arguments.registry.connection;
+    let platform = registry.platform();
     if !arguments.no_wait {
-        served::wait(connection, name, *version).await?;
+        served::wait(platform, name, *version).await?;
         say(&format!("{name}: version {version} serves"));
     }
-    served::say_calls(connection, name, *version, alias == Some(CHAMPION), &inspected)
+    served::say_calls(platform, name, *version, alias == Some(CHAMPION), &inspected)
 }
 
 /// Fetches the model as `model.onnx`, and all that may hold weights of it.
-async fn fetch(registry: &Registry<'_>, folder: &Folder, artifacts: &[Artifact]) -> anyhow::Result<TempDir> {
+async fn fetch(registry: &Registry, folder: &Folder, artifacts: &[Artifact]) -> anyhow::Result<TempDir> {
     let into = tempfile::tempdir().context("cannot make a temporary folder")?;
     ensure!(has(artifacts, MLMODEL), "it has no MLmodel: log the model with mlflow.onnx.log_model");
     let described = into.path().join(MLMODEL);
@@ -141,7 +141,7 @@ fn model_file(mlmodel: &Path) -> anyhow::Result<String> {
 
 /// Adds the golden example and the declaration where there is none, and says in words what was added.
 async fn complete(
-    registry: &Registry<'_>,
+    registry: &Registry,
     folder: &Folder,
     artifacts: &[Artifact],
     inspected: &Inspected,

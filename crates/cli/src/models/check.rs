@@ -6,11 +6,13 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use bootstrap::say;
+use bootstrap::{say, say_error};
+use serde_json::json;
 
-use super::{
-    inspect,
-    running::{Options, Running},
+use super::inspect;
+use crate::{
+    output::{Output, printable},
+    state_file::Options,
 };
 
 /// Options of `rampart models check`.
@@ -23,14 +25,16 @@ pub(crate) struct Arguments {
     sample: Option<PathBuf>,
     #[command(flatten)]
     platform: Options,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Ends with 0 if it would serve. Nothing is taken into service.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let running = Running::read(&arguments.platform)?;
+    let running = arguments.platform.read()?;
     if !arguments.path.is_dir() {
         inspect::run(&arguments.path, arguments.sample.as_deref(), &running.onnxruntime)?;
-        say(&format!("{}: can be served", arguments.path.display()));
+        arguments.report(&[], Some("can be served"));
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(
@@ -42,16 +46,32 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     command.arg("check-model").arg(&arguments.path).args(running.onnxruntime.options());
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", program.display()))?;
     let findings = String::from_utf8_lossy(&output.stdout);
-    for finding in findings.lines() {
-        say(finding);
-    }
+    let findings: Vec<&str> = findings.lines().collect();
     if output.status.success() {
-        say(&format!("{}: all versions can be served", arguments.path.display()));
+        arguments.report(&findings, Some("all versions can be served"));
         return Ok(ExitCode::SUCCESS);
     }
+    arguments.report(&findings, None);
     let said = String::from_utf8_lossy(&output.stderr);
     if !said.trim().is_empty() {
-        bootstrap::say_error(said.trim());
+        say_error(said.trim());
     }
     Ok(ExitCode::FAILURE)
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    fn report(&self, findings: &[&str], good: Option<&str>) {
+        if self.output.is_json() {
+            say(&json!({ "path": self.path, "can_be_served": good.is_some(), "findings": findings }).to_string());
+            return;
+        }
+        for finding in findings {
+            say(&printable(finding));
+        }
+        if let Some(good) = good {
+            say(&format!("{}: {good}", self.path.display()));
+        }
+    }
 }

@@ -37,6 +37,15 @@ pub(crate) struct Tensor {
     pub(crate) columns: Vec<String>,
 }
 
+// === impl Inspected ===
+
+impl Inspected {
+    /// The names by which records are sent, in the order in which the inputs take them.
+    pub(crate) fn features(&self) -> Vec<&str> {
+        self.inputs.iter().flat_map(|input| &input.columns).map(String::as_str).collect()
+    }
+}
+
 /// Runs the inspection in a process of its own, which confines itself before it loads the file.
 pub(crate) fn run(model: &Path, sample: Option<&Path>, library: &Library) -> anyhow::Result<Inspected> {
     let program = program()?;

@@ -67,17 +67,17 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.sample.is_none() {
         say("its golden example was drawn; with --sample FILE it is made of records of yours");
     }
-    let connection = &arguments.registry.connection;
+    let platform = registry.platform();
     if !arguments.no_wait {
-        served::wait(connection, &name, version).await?;
+        served::wait(platform, &name, version).await?;
         say(&format!("{name}: version {version} serves"));
     }
-    served::say_calls(connection, &name, version, alias == Some(CHAMPION), &inspected)
+    served::say_calls(platform, &name, version, alias == Some(CHAMPION), &inspected)
 }
 
 /// Every file of the version. The model is made known only when all of them are there.
 async fn upload(
-    registry: &Registry<'_>,
+    registry: &Registry,
     folder: &Folder,
     path: &Path,
     model_id: &str,

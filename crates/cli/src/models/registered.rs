@@ -57,7 +57,7 @@ struct Page {
 // === impl RegisteredModel ===
 
 impl RegisteredModel {
-    pub(crate) async fn find(registry: &Registry<'_>, name: &str) -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn find(registry: &Registry, name: &str) -> anyhow::Result<Option<Self>> {
         let answer = registry.find("registered-models/get", &[("name", name)]).await?;
         answer.map(|answer| member(&answer, "registered_model")).transpose()
     }
@@ -71,14 +71,14 @@ impl RegisteredModel {
 // === impl ModelVersion ===
 
 impl ModelVersion {
-    pub(crate) async fn find(registry: &Registry<'_>, name: &str, version: u64) -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn find(registry: &Registry, name: &str, version: u64) -> anyhow::Result<Option<Self>> {
         let query = [("name", name), ("version", &*version.to_string())];
         let answer = registry.find("model-versions/get", &query).await?;
         answer.map(|answer| member(&answer, "model_version")).transpose()
     }
 
     /// The version of a model that has these very files.
-    pub(crate) async fn with_digest(registry: &Registry<'_>, name: &str, digest: &str) -> anyhow::Result<Option<u64>> {
+    pub(crate) async fn with_digest(registry: &Registry, name: &str, digest: &str) -> anyhow::Result<Option<u64>> {
         let (filter, mut token) = (format!("name='{name}'"), String::new());
         for _ in 0..PAGES_MAX {
             let query = [("filter", &*filter), ("max_results", VERSIONS_PER_PAGE), ("page_token", &*token)];
@@ -107,7 +107,7 @@ impl ModelVersion {
 }
 
 /// A logged model that has no files yet: its id, and the folder for them.
-pub(crate) async fn log_model(registry: &Registry<'_>, name: &str, digest: &str) -> anyhow::Result<(String, Folder)> {
+pub(crate) async fn log_model(registry: &Registry, name: &str, digest: &str) -> anyhow::Result<(String, Folder)> {
     let tags = json!([{ "key": DIGEST_TAG, "value": digest }]);
     let body = json!({ "experiment_id": experiment(registry).await?, "name": name, "tags": tags });
     let answer = registry.change(Method::POST, "logged-models", &body).await?;
@@ -117,7 +117,7 @@ pub(crate) async fn log_model(registry: &Registry<'_>, name: &str, digest: &str)
 
 /// Makes a version of a logged model whose files are all there, and the registered model unless there is one.
 pub(crate) async fn register(
-    registry: &Registry<'_>,
+    registry: &Registry,
     name: &str,
     is_new: bool,
     model_id: &str,
@@ -137,7 +137,7 @@ pub(crate) async fn register(
 }
 
 /// The folder with the files of a version.
-pub(crate) async fn folder(registry: &Registry<'_>, name: &str, version: u64) -> anyhow::Result<Folder> {
+pub(crate) async fn folder(registry: &Registry, name: &str, version: u64) -> anyhow::Result<Folder> {
     let query = [("name", name), ("version", &*version.to_string())];
     let answer = registry.find("model-versions/get-download-uri", &query).await?;
     let answer = answer.with_context(|| format!("{name} has no version {version} in MLflow"))?;
@@ -145,18 +145,18 @@ pub(crate) async fn folder(registry: &Registry<'_>, name: &str, version: u64) ->
 }
 
 /// Says what the digest of a version's files is: from now on it is served.
-pub(crate) async fn set_digest(registry: &Registry<'_>, name: &str, version: u64, digest: &str) -> anyhow::Result<()> {
+pub(crate) async fn set_digest(registry: &Registry, name: &str, version: u64, digest: &str) -> anyhow::Result<()> {
     let body = json!({ "name": name, "version": version.to_string(), "key": DIGEST_TAG, "value": digest });
     registry.change(Method::POST, "model-versions/set-tag", &body).await.map(drop)
 }
 
 /// Lets an alias mean a version.
-pub(crate) async fn set_alias(registry: &Registry<'_>, name: &str, alias: &str, version: u64) -> anyhow::Result<()> {
+pub(crate) async fn set_alias(registry: &Registry, name: &str, alias: &str, version: u64) -> anyhow::Result<()> {
     let body = json!({ "name": name, "alias": alias, "version": version.to_string() });
     registry.change(Method::POST, "registered-models/alias", &body).await.map(drop)
 }
 
-async fn experiment(registry: &Registry<'_>) -> anyhow::Result<String> {
+async fn experiment(registry: &Registry) -> anyhow::Result<String> {
     let query = [("experiment_name", EXPERIMENT)];
     match registry.find("experiments/get-by-name", &query).await? {
         Some(answer) => text(answer.get("experiment").unwrap_or(&Value::Null), "experiment_id"),

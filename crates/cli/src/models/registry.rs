@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::{fs::File, io::AsyncWriteExt as _};
 use url::Url;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Platform};
 
 /// MLflow writes a file to the bucket before it answers.
 const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(3), silence: Duration::from_secs(120) };
@@ -30,14 +30,14 @@ pub(crate) struct Options {
     #[arg(long, env = "MLFLOW_TRACKING_URI")]
     tracking_uri: Option<String>,
     #[command(flatten)]
-    pub(crate) connection: Connection,
+    connection: Connection,
 }
 
 /// A registry.
-pub(crate) struct Registry<'a> {
+pub(crate) struct Registry {
     http: HttpsClient,
     root: Url,
-    connection: &'a Connection,
+    platform: Platform,
 }
 
 /// A folder of artifacts that MLflow keeps.
@@ -59,17 +59,22 @@ struct Listing {
 
 // === impl Registry ===
 
-impl<'a> Registry<'a> {
-    pub(crate) fn new(options: &'a Options) -> anyhow::Result<Self> {
-        let connection = &options.connection;
-        let address = options.tracking_uri.as_deref().unwrap_or_else(|| connection.front().address());
+impl Registry {
+    pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
+        let platform = options.connection.open("engineer")?;
+        let address = options.tracking_uri.as_deref().unwrap_or_else(|| platform.front());
         let root = Url::parse(address).ok().filter(|url| url.scheme() == "https" && url.path() == "/");
         let root = root.with_context(|| format!("{address:?} is no address of MLflow: https://host:port is one"))?;
-        let ca_file = connection.front().ca_file();
+        let ca_file = platform.ca_file();
         let pem = std::fs::read(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
         let http =
-            HttpsClient::trusting(&pem, TIMEOUTS).with_context(|| format!("cannot use {}", ca_file.display()))?;
-        Ok(Self { http, root, connection })
+            HttpsClient::trusting(&pem, TIMEOUTS, platform.proxies()).with_context(|| format!("cannot use {}", ca_file.display()))?;
+        Ok(Self { http, root, platform })
+    }
+
+    /// The platform whose registry it is.
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
     }
 
     /// Asks for something; none if there is no such thing.
@@ -147,7 +152,7 @@ impl<'a> Registry<'a> {
         body: Vec<u8>,
         bounds: Bounds,
     ) -> anyhow::Result<http::Response<AnswerBody>> {
-        let token = self.connection.token()?;
+        let token = self.platform.token().await?.unwrap_or_default();
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(body)?;
         self.http.send(request, bounds).await.with_context(|| format!("no answer from MLflow at {}", self.root))
     }

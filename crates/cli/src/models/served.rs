@@ -1,33 +1,32 @@
 //! Whether a version that MLflow has is served, and how it is called then.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{bail, ensure};
-use bootstrap::say;
+use bootstrap::{api_path::ApiPath, say};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    add::say_features,
     call_lines::{self, Callee},
     folder::CHAMPION,
     inspect::Inspected,
 };
-use crate::connection::{Connection, list, text};
+use crate::connection::{Platform, list, text};
 
 /// For the replicas to fetch a large model and prove it.
 const PATIENCE: Duration = Duration::from_secs(300);
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Waits until a replica says that the version serves, or why it does not. A load has the registry asked at once.
-pub(crate) async fn wait(connection: &Connection, name: &str, version: u64) -> anyhow::Result<()> {
+pub(crate) async fn wait(platform: &Platform, name: &str, version: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let load = format!("/v2/repository/models/{name}/load");
+    let load = ApiPath::from("/v2/repository/models").segment(name)?.then("/load");
     // Other versions of the model may be refused, which is not for this command to tell.
-    let mut loaded = connection.call(Method::POST, &load, Some(&json!({})), &format!("loading {name}")).await.map(drop);
+    let mut loaded = platform.call(Method::POST, load, Some(&json!({})), &format!("loading {name}")).await.map(drop);
     loop {
-        let index = connection.call(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await;
+        let index = platform.call(Method::POST, "/v2/repository/index", Some(&json!({})), "listing the models").await;
         let index = json!({ "models": index? });
         let number = version.to_string();
         let is_it = |row: &&Value| text(row, "name") == name && text(row, "version") == number;
@@ -50,7 +49,7 @@ pub(crate) async fn wait(connection: &Connection, name: &str, version: u64) -> a
 
 /// Prints how the version is loaded and called.
 pub(crate) fn say_calls(
-    connection: &Connection,
+    platform: &Platform,
     name: &str,
     version: u64,
     is_champion: bool,
@@ -59,10 +58,11 @@ pub(crate) fn say_calls(
     if !is_champion {
         say(&format!("a call without a version means the {CHAMPION} as before, and not version {version}"));
     }
-    say_features(inspected);
-    let front = connection.front();
-    let callee =
-        Callee { front: front.address(), ca_file: front.ca_file(), token_file: connection.token_file(), folder: None };
+    if let features @ [_, ..] = &*inspected.features() {
+        say(&format!("its features, in this order: {}", features.join(", ")));
+    }
+    let token_file = platform.token_file().unwrap_or(Path::new("TOKEN_FILE"));
+    let callee = Callee { front: platform.front(), ca_file: platform.ca_file(), token_file, folder: None };
     for line in call_lines::of(&callee, name, version, inspected)? {
         say(&line);
     }

@@ -1,18 +1,25 @@
 //! The platform that `rampart dev` runs, as its state file tells of it.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
-use bootstrap::client::Client;
+use bootstrap::client::{Client, Proxies};
 use serde::Deserialize;
 
-use super::{call_lines::Callee, library::Library};
+use crate::{
+    models::{call_lines::Callee, library::Library},
+    token_file::TokenFile,
+};
 
 /// Which platform is meant.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The state file of a running `rampart dev`, whose folder of models is meant. A platform that takes its models from MLflow has none.
-    #[arg(long, env = "RAMPART_STATE")]
+    #[arg(long, env = "RAMPART_STATE", hide_env_values = true)]
     state: PathBuf,
 }
 
@@ -30,19 +37,27 @@ pub(crate) struct Running {
     pub(crate) onnxruntime: Library,
 }
 
+// === impl Options ===
+
+impl Options {
+    pub(crate) fn read(&self) -> anyhow::Result<Running> {
+        Running::read(&self.state)
+    }
+}
+
 // === impl Running ===
 
 impl Running {
-    pub(crate) fn read(options: &Options) -> anyhow::Result<Self> {
-        let path = options.state.display();
-        let text = fs::read_to_string(&options.state)
+    pub(crate) fn read(state: &Path) -> anyhow::Result<Self> {
+        let path = state.display();
+        let text = fs::read_to_string(state)
             .with_context(|| format!("cannot read {path}: is `rampart dev` running (--state, RAMPART_STATE)?"))?;
         serde_json::from_str(&text)
             .with_context(|| format!("{path} is not the state of a `rampart dev` of this version"))
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.front, &self.ca_file)
+        Client::new(&self.front, &self.ca_file, Proxies::Never)
     }
 
     /// Where models are called, with a token that may predict and not more.
@@ -57,8 +72,6 @@ impl Running {
     }
 
     pub(crate) fn token(&self, role: &str) -> anyhow::Result<String> {
-        let file = self.token_file(role)?;
-        let token = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(token.trim().to_owned())
+        TokenFile::new(self.token_file(role)?).read()
     }
 }
