@@ -9,6 +9,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from accounts import accounts_for_a_test
+from command_line import ConnectProxy
 from infer_request import CALLER, INFER, good
 from running import Platform, running_platform
 
@@ -57,6 +58,13 @@ def accounts(rest, platform):
     """Makes users that are gone after the test."""
     with accounts_for_a_test(rest, platform) as accounts:
         yield accounts
+
+
+@pytest.fixture
+def connect_proxy():
+    proxy = ConnectProxy()
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
