@@ -12,6 +12,7 @@ import pytest
 
 from command_line import CommandLine
 from poll import until
+from running import REPOSITORY
 
 MODEL = "digits-mlp"
 TIMEOUT_S = 60
@@ -226,6 +227,9 @@ def test_json_has_the_members_that_are_documented(rampart, new_user):
     assert {"name", "version", "state"} <= set(rampart.json("models", "list")["models"][0])
     assert rampart.json("users", "revoke", new_user) == {"user": new_user, "revoked": True}
     assert rampart.json("users", "delete", new_user) == {"user": new_user, "removed": True}
+    example = REPOSITORY / "examples" / "models" / MODEL
+    checked = {"path": str(example), "can_be_served": True, "findings": []}
+    assert rampart.json("models", "check", str(example)) == checked
     refused = rampart.run("backup", "verify", "no-such-set", "--json")
     assert refused.returncode == 2 and json.loads(refused.stdout)["verdict"] == "NOT VERIFIED"
 

@@ -196,6 +196,15 @@ def test_nothing_is_overwritten(own, client, folder, tmp_path):
     assert_same(client.infer("grown", inputs, "next")["y"], computed(path, inputs)[0])
 
 
+def test_what_was_added_is_told_as_json(own, client, tmp_path):
+    path = tmp_path / "told.onnx"
+    MAKERS["no-batch-dimension"](path)
+    told = json.loads(added(own, path, "--json"))
+    assert set(told) == {"model", "version", "sha256", "champion", "golden_example", "features", "predict_url"}
+    assert (told["model"], told["version"], told["golden_example"]) == ("told", "1", "drawn") and told["champion"]
+    assert told["predict_url"] == f"{own.front}/api/models/told/versions/1/predict"
+
+
 def test_what_is_refused_leaves_nothing(own, folder, tmp_path):
     before = sorted(folder.iterdir())
     files = {

@@ -18,7 +18,7 @@ const PATH: &str = "/api/admin/audit";
 /// The longest page that the gateway gives.
 const PAGE_MAX: u32 = 1000;
 const COLUMNS: [Column; 7] = [
-    Column { heading: "AT", width: 20 },
+    Column { heading: "AT", width: 27 },
     Column { heading: "EVENT", width: 24 },
     Column { heading: "OUTCOME", width: 7 },
     Column { heading: "ACTOR", width: 36 },

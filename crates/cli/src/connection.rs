@@ -95,7 +95,8 @@ impl Connection {
         let platform = self.open_with_any_token(role)?;
         ensure!(
             platform.token_file.is_some(),
-            "with which token? Give --token-file (RAMPART_TOKEN_FILE; `rampart login` writes one), or --state (RAMPART_STATE) of a `rampart dev`"
+            "with which token? Give --token-file (RAMPART_TOKEN_FILE; `rampart login` writes one), or --state (RAMPART_STATE) of a `rampart dev`, \
+             whose tokens are for its own front door alone"
         );
         Ok(platform)
     }

@@ -40,7 +40,7 @@ pub(crate) struct Tokens {
 }
 
 /// The content of the file beside the token's.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 struct Login {
     /// Where it is good: a refresh token is sent to no other platform.
     front: String,
@@ -76,7 +76,7 @@ impl TokenFile {
     /// The token, renewed first if its end is near and there is a login.
     pub(crate) async fn token(&self, client: &Client) -> anyhow::Result<String> {
         match self.login()? {
-            Some(login) if login.is_due(now()) => self.renewed(client, None).await,
+            Some(login) if login.is_due(now()) || !self.path.exists() => self.renewed(client, None).await,
             _ => self.read(),
         }
     }
@@ -262,9 +262,9 @@ mod tests {
         let file = TokenFile::new(&folder.path().join("token"));
         file.write("https://front", "ann", &tokens(600)).unwrap();
         fs::set_permissions(file.login_path(), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(file.login().unwrap_err().to_string().contains("chmod 600"));
+        assert!(file.login().err().unwrap().to_string().contains("chmod 600"));
         replace_file(&file.login_path(), b"{}", 0o600, None).unwrap();
-        assert!(file.login().unwrap_err().to_string().contains("log in again"));
+        assert!(file.login().err().unwrap().to_string().contains("log in again"));
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ pub(crate) struct New {
     /// The name.
     name: String,
     /// A role; may be given more than once.
-    #[arg(long = "role", required = true)]
+    #[arg(long = "role", value_name = "ROLE", required = true)]
     roles: Vec<String>,
     /// The tenant.
     #[arg(long, default_value = "default")]

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 #[group(required = true, multiple = true)]
 struct Changes {
     /// All the roles that the user shall have; may be given more than once.
-    #[arg(long = "role", conflicts_with_all = ["add_roles", "remove_roles"])]
+    #[arg(long = "role", value_name = "ROLE", conflicts_with_all = ["add_roles", "remove_roles"])]
     roles: Vec<String>,
     /// A role that the user shall have, too.
     #[arg(long = "add-role", value_name = "ROLE")]
