@@ -5,6 +5,7 @@
 //! RPCs that services answer to peers must never lead to a pool: a service would see the balancer's own certificate and answer
 //! any client. `grpc.health.v1.Health` is one of them; what clients ask by that name the balancer answers itself.
 
+mod absent;
 mod path;
 
 use std::time::Duration;
@@ -101,11 +102,6 @@ pub struct Routes(Vec<Route>);
 /// A request to load or unload a model, or for statistics: as much as a service reads of it.
 const CONTROL_BODY_BYTES_MAX: u64 = 64 * 1024;
 
-const UNKNOWN_PATH_MESSAGE: &str = "there is nothing at this path";
-/// For clients of KServe v1 and MLflow, whose paths these are.
-const FOREIGN_PREDICTION_MESSAGE: &str = "there is nothing at this path: /api/models/{model}/predict takes records by feature \
-    name, and /v2/models/{model}/infer tensors";
-
 /// The name of a service.
 const HEALTH_BODY_BYTES_MAX: u64 = 1024;
 
@@ -199,14 +195,13 @@ impl Routes {
 
     /// What is said of a path that has no route.
     pub fn unknown_path_message(path: &str) -> &'static str {
-        let is_foreign_prediction = path::is_below(path, "/v1/models") || path::is_below(path, "/invocations");
-        if is_foreign_prediction { FOREIGN_PREDICTION_MESSAGE } else { UNKNOWN_PATH_MESSAGE }
+        absent::message(path)
     }
 
     /// The route of a path, if it has one. Paths that two parties could read differently have none.
     pub fn find(&self, path: &str) -> Option<&Route> {
         let route = self.0.iter().find(|route| path::is_below(path, route.prefix))?;
-        path::is_plain(path).then_some(route)
+        (path::is_plain(path) && !absent::is_absent(path)).then_some(route)
     }
 }
 
@@ -334,6 +329,23 @@ mod tests {
             assert!(Routes::unknown_path_message(path).contains("/api/models/{model}/predict"), "{path}");
         }
         assert_eq!(Routes::unknown_path_message("/v1/modelsx"), "there is nothing at this path");
+    }
+
+    #[test]
+    fn what_of_mlflow_is_not_offered_is_told() {
+        for (path, what) in [
+            ("/ajax-api/2.0/mlflow/experiments/search", "web interface"),
+            ("/static-files/index.html", "web interface"),
+            ("/api/2.0/mlflow/webhooks", "webhooks"),
+            ("/api/2.0/mlflow/webhooks/1", "webhooks"),
+            ("/api/2.0/mlflow/traces", "traces"),
+            ("/api/3.0/mlflow/traces/search", "traces"),
+        ] {
+            assert!(routes().find(path).is_none(), "{path}");
+            let message = Routes::unknown_path_message(path);
+            assert!(message.contains(what) && message.contains("not offered here"), "{path}: {message}");
+        }
+        assert!(routes().find("/api/2.0/mlflow/registered-models/get").is_some());
     }
 
     /// What is behind these routes checks no passports, so none of them may go on without permission.

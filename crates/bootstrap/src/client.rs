@@ -46,7 +46,10 @@ impl Client {
         let front = origin(front)?;
         let pem = read_bounded(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
         let http = HttpsClient::trusting(&pem, TIMEOUTS, proxies).with_context(|| {
-            format!("{} holds no CA of a platform (scripts/up writes certs/ca.pem, rampart dev ca/ca.pem)", ca_file.display())
+            format!(
+                "{} holds no CA of a platform (scripts/up writes certs/ca.pem, rampart dev ca/ca.pem)",
+                ca_file.display()
+            )
         })?;
         Ok(Self { http, front })
     }

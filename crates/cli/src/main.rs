@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod command;
 mod connection;
+mod library;
 mod login;
 mod models;
 mod output;

@@ -2,12 +2,11 @@
 
 mod add;
 mod adopt;
-pub(crate) mod call_lines;
+mod call_lines;
 mod check;
 mod declaration;
 mod folder;
 mod inspect;
-pub(crate) mod library;
 mod name;
 mod register;
 mod registered;

@@ -10,10 +10,7 @@ use anyhow::Context as _;
 use bootstrap::client::{Client, Proxies};
 use serde::Deserialize;
 
-use crate::{
-    models::{call_lines::Callee, library::Library},
-    token_file::TokenFile,
-};
+use crate::{library::Library, token_file::TokenFile};
 
 /// Which platform is meant.
 #[derive(clap::Args)]
@@ -58,12 +55,6 @@ impl Running {
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.front, &self.ca_file, Proxies::Never)
-    }
-
-    /// Where models are called, with a token that may predict and not more.
-    pub(crate) fn callee(&self) -> anyhow::Result<Callee<'_>> {
-        let (front, ca_file) = (&*self.front, &*self.ca_file);
-        Ok(Callee { front, ca_file, token_file: self.token_file("analyst")?, folder: Some(&self.data) })
     }
 
     /// The file with the access token of a role.

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    call_lines,
+    call_lines::{self, Callee},
     folder::{CHAMPION, ModelsFolder, NewVersion},
     inspect::{self, Inspected},
     name,
@@ -109,7 +109,7 @@ impl Served<'_> {
         if !self.features.is_empty() {
             lines.push(format!("its features, in this order: {}", self.features.join(", ")));
         }
-        lines.extend(call_lines::of(&running.callee()?, name, *version, self.inspected)?);
+        lines.extend(call_lines::of(&callee(running)?, name, *version, self.inspected)?);
         Ok(lines)
     }
 
@@ -127,6 +127,12 @@ impl Served<'_> {
             "predict_url": format!("{}{}", running.front, path.then("/predict")),
         }))
     }
+}
+
+/// Where it is called, with a token that may predict and not more.
+fn callee(running: &Running) -> anyhow::Result<Callee<'_>> {
+    let (front, ca_file) = (&*running.front, &*running.ca_file);
+    Ok(Callee { front, ca_file, token_file: running.token_file("analyst")?, folder: Some(&running.data) })
 }
 
 async fn load(running: &Running, name: &str) -> anyhow::Result<()> {

@@ -11,12 +11,12 @@ use super::{
     declaration::{DECLARATION, declaration},
     folder::CHAMPION,
     inspect::{self, Inspected},
-    library::Library,
     name,
     registered::{self, ModelVersion, RegisteredModel},
     registry::{Artifact, FILE_BYTES_MAX, Folder, Options, Registry},
     served,
 };
+use crate::library::Library;
 
 const MLMODEL: &str = "MLmodel";
 const GOLDEN: &str = "golden.json";

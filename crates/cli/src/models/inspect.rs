@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::library::Library;
+use crate::library::Library;
 
 /// What was found.
 #[derive(Deserialize)]

@@ -9,12 +9,12 @@ use super::{
     declaration::{DECLARATION, declaration, mlmodel},
     folder::CHAMPION,
     inspect::{self, Inspected},
-    library::Library,
     name,
     registered::{self, ModelVersion, RegisteredModel},
     registry::{Folder, Options, Registry},
     served,
 };
+use crate::library::Library;
 
 /// Options of `rampart models register`.
 #[derive(clap::Args)]

@@ -67,8 +67,8 @@ impl Registry {
         let root = root.with_context(|| format!("{address:?} is no address of MLflow: https://host:port is one"))?;
         let ca_file = platform.ca_file();
         let pem = std::fs::read(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
-        let http =
-            HttpsClient::trusting(&pem, TIMEOUTS, platform.proxies()).with_context(|| format!("cannot use {}", ca_file.display()))?;
+        let http = HttpsClient::trusting(&pem, TIMEOUTS, platform.proxies())
+            .with_context(|| format!("cannot use {}", ca_file.display()))?;
         Ok(Self { http, root, platform })
     }
 
