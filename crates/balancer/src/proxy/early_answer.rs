@@ -1,7 +1,5 @@
 //! Answers that come before the end of their request, over HTTP/2.
 
-use std::future::Future;
-
 use pingora::{Error, protocols::http::ServerSession, proxy::Session};
 
 use super::RequestState;
