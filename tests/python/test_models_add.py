@@ -247,8 +247,9 @@ def test_a_call_of_a_model_of_which_no_version_serves_is_told_why(own, client, f
     shutil.rmtree(folder / "onnx-default")
 
 
-def check(own: Platform, path: Path) -> tuple[int, str]:
-    command = [os.environ["RAMPART_BINARY"], "models", "check", str(path), "--state", str(own.data / "state.json")]
+def check(own: Platform, path: Path, *options: str) -> tuple[int, str]:
+    state = str(own.data / "state.json")
+    command = [os.environ["RAMPART_BINARY"], "models", "check", str(path), "--state", state, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 
@@ -257,6 +258,11 @@ def test_check_lists_everything_that_is_wrong_and_loads_nothing(own, client, fol
     path = tmp_path / "checked.onnx"
     MAKERS["no-batch-dimension"](path)
     assert check(own, path) == (0, f"{path}: can be served\n")
+    np.save(tmp_path / "x.npy", np.ones(4))
+    assert check(own, path, "--sample", str(tmp_path / "x.npy")) == (0, f"{path}: can be served\n")
+    np.save(tmp_path / "x.npy", np.ones(5))
+    code, printed = check(own, path, "--sample", str(tmp_path / "x.npy"))
+    assert code == 1 and "[5], where [4] belongs" in printed, printed
     for _ in range(3):
         added(own, path)
     model = tmp_path / "checked"
