@@ -234,6 +234,12 @@ def test_json_has_the_members_that_are_documented(rampart, new_user):
     assert refused.returncode == 2 and json.loads(refused.stdout)["verdict"] == "NOT VERIFIED"
 
 
+def test_a_file_that_is_no_ca_is_named(rampart):
+    for nothing in ("/dev/null", "/dev/zero"):
+        refused = rampart.run("status", "--ca-file", nothing)
+        assert refused.returncode == 1 and f"{nothing} is not the file" in refused.stderr, refused
+
+
 def test_exit_codes_are_part_of_the_help(rampart):
     assert "EXIT CODES" in rampart.good("--help")
     assert rampart.run("status", "--no-such-option").returncode == 2

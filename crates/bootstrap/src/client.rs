@@ -47,7 +47,7 @@ impl Client {
         let pem = read_bounded(ca_file).with_context(|| format!("cannot read the CA {}", ca_file.display()))?;
         let http = HttpsClient::trusting(&pem, TIMEOUTS, proxies).with_context(|| {
             format!(
-                "{} holds no CA of a platform (scripts/up writes certs/ca.pem, rampart dev ca/ca.pem)",
+                "{} is not the file of the platform's CA, which is PEM: scripts/up writes certs/ca.pem, and rampart dev ca/ca.pem",
                 ca_file.display()
             )
         })?;
@@ -154,7 +154,11 @@ mod tests {
             let client = Client::new("https://localhost:1", Path::new(file), Proxies::Never);
             format!("{:#}", client.err().unwrap())
         };
-        assert!(refused("/dev/null").contains("/dev/null holds no CA of a platform"), "{}", refused("/dev/null"));
+        assert!(
+            refused("/dev/null").contains("/dev/null is not the file of the platform's CA"),
+            "{}",
+            refused("/dev/null")
+        );
         assert!(refused("/dev/zero").contains("larger than"), "{}", refused("/dev/zero"));
         assert!(refused("/nowhere/ca.pem").contains("cannot read the CA /nowhere/ca.pem"));
     }

@@ -44,7 +44,7 @@ enum Command {
     Users(users::Command),
     /// Print the audit log, newest first.
     Audit(audit::Arguments),
-    /// List, load and unload models.
+    /// List, add, check, load and unload models.
     #[command(subcommand)]
     Models(models::Command),
     /// Make and verify backup sets.

@@ -10,7 +10,8 @@ const WEB_INTERFACE: &str = "MLflow's web interface is not offered here: its cli
     show the models";
 const TRACES: &str = "MLflow's traces are not offered here; runs, models and artifacts are";
 const WEBHOOKS: &str = "MLflow's webhooks are not offered here: POST /v2/repository/index says what serves";
-const PROMPTS: &str = "MLflow's prompts and its gateway to language models are not offered here; runs, models and artifacts are";
+const PROMPTS: &str =
+    "MLflow's prompts and its gateway to language models are not offered here; runs, models and artifacts are";
 
 const ABSENT: &[(&str, &str)] = &[
     ("/v1/models", PREDICTIONS),
