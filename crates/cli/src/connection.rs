@@ -66,8 +66,7 @@ impl Front {
     }
 
     fn address_of<'a>(&'a self, running: Option<&'a Running>) -> &'a str {
-        let address = self.address.as_deref().or(running.map(|running| &*running.front)).unwrap_or(FRONT);
-        address
+        self.address.as_deref().or(running.map(|running| &*running.front)).unwrap_or(FRONT)
     }
 
     fn ca_file_of(&self, running: Option<&Running>) -> anyhow::Result<PathBuf> {

@@ -4,7 +4,7 @@ mod field_error;
 mod form;
 mod kind;
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, header};
 
@@ -23,8 +23,10 @@ pub struct Problem {
     field: Option<String>,
     offset: Option<u64>,
     errors: Box<[FieldError]>,
-    retry_after: Option<Duration>,
-    http_header: Option<(HeaderName, HeaderValue)>,
+    /// Whole seconds.
+    retry_after: Option<NonZeroU32>,
+    /// Behind a pointer, as few problems have one.
+    http_header: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     is_unknown_route: bool,
 }
@@ -110,12 +112,13 @@ impl Problem {
     /// When to try again; sent as `Retry-After`, in whole seconds, at least 1.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
+        self.retry_after = Some(NonZeroU32::new(seconds).unwrap_or(NonZeroU32::MIN));
         self
     }
 
     fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.http_header = Some((name, value));
+        self.http_header = Some(Box::new((name, value)));
         self
     }
 
@@ -170,7 +173,7 @@ impl Problem {
 
     /// What an answer over HTTP has to say in its head.
     pub(crate) fn http_header(&self) -> Option<&(HeaderName, HeaderValue)> {
-        self.http_header.as_ref()
+        self.http_header.as_deref()
     }
 
     /// Every field that is wrong, where there may be many.
@@ -181,7 +184,7 @@ impl Problem {
     /// Whole seconds to wait, for `Retry-After`; unavailable and exhausted always have one.
     pub fn retry_after_s(&self) -> Option<u64> {
         match self.retry_after {
-            Some(wait) => Some(wait.as_secs().max(1)),
+            Some(seconds) => Some(seconds.get().into()),
             None if matches!(self.kind, Kind::Unavailable | Kind::ResourceExhausted) => Some(1),
             None => None,
         }

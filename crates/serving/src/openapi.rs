@@ -16,14 +16,15 @@ pub(crate) struct Operation<'a> {
 
 impl Operation<'_> {
     pub(crate) fn to_json(&self) -> Value {
-        let mut operation = json!({ "operationId": self.id, "summary": self.summary, "responses": self.responses });
-        if let Some(body) = &self.body {
-            operation["requestBody"] = body.clone();
-        }
-        if self.is_public {
-            operation["security"] = json!([{}]);
-        }
-        operation
+        let member = |name: &str, value: Value| (name.to_owned(), value);
+        let always = [
+            member("operationId", self.id.as_str().into()),
+            member("summary", self.summary.into()),
+            member("responses", self.responses.clone().into()),
+        ];
+        let body = self.body.clone().map(|body| member("requestBody", body));
+        let security = self.is_public.then(|| member("security", json!([{}])));
+        Value::Object(always.into_iter().chain(body).chain(security).collect())
     }
 }
 

@@ -37,9 +37,9 @@ pub(super) struct OwnersCertificate {
 impl OwnersCertificate {
     /// Paths inside of `folder`; without any the front has its own CA's certificate alone.
     pub(super) fn new(folder: &Path, certificate: &str, key: &str) -> anyhow::Result<Self> {
-        let is_set = !certificate.is_empty();
+        let (is_set, has_key) = (!certificate.is_empty(), !key.is_empty());
         ensure!(
-            is_set == !key.is_empty(),
+            is_set == has_key,
             "RAMPART_FRONT_CERTIFICATE and RAMPART_FRONT_KEY belong together: set both, or none"
         );
         let files = is_set.then(|| (folder.join(certificate), folder.join(key)));

@@ -111,7 +111,8 @@ fn fitting_rows(shape: &[i64], input: &Input<'_>, place: Place) -> Result<usize,
     let fits = |(wanted, length): (&Option<usize>, &i64)| wanted.is_none_or(|it| i64::try_from(it) == Ok(*length));
     let is_same = wanted.len() == of_record.len() && wanted.iter().zip(of_record).all(fits);
     // A column of a table may have a second dimension, of 1.
-    if !is_same && !(wanted.is_empty() && of_record.len() <= 1 && is_one(of_record)) {
+    let is_column = wanted.is_empty() && of_record.len() <= 1 && is_one(of_record);
+    if !is_same && !is_column {
         let rows = input.has_rows.then(|| "N".to_owned());
         let lengths = wanted.iter().map(|it| it.map_or_else(|| "any".to_owned(), |it| it.to_string()));
         let wanted: Vec<String> = rows.into_iter().chain(lengths).collect();

@@ -49,10 +49,13 @@ fn predict(of: &str) -> Value {
     let summary = "Predictions for records.";
     let mut operation =
         Operation { id: format!("predict{of}"), summary, is_public: false, body: Some(body), responses }.to_json();
-    operation["parameters"] = json!([{
+    let missing = json!([{
         "name": "missing", "in": "query", "required": false, "schema": { "enum": ["nan"] },
         "description": "With `nan`, floats that are missing become NaN; without, they are refused.",
     }]);
+    if let Some(members) = operation.as_object_mut() {
+        members.insert("parameters".to_owned(), missing);
+    }
     operation
 }
 

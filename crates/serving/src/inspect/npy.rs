@@ -276,7 +276,7 @@ pub(super) mod tests {
         assert!(parse(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{").unwrap_err().contains("more than"));
         assert!(parse(b"\x93NUMPY\x09\x00").unwrap_err().contains("version 9.0"));
         let fields = npy("x", "False", "(1,)", &[]);
-        let fields = String::from_utf8_lossy(&fields.get(10..).unwrap().to_vec()).replace("'x'", "[('a', '<f4')]");
+        let fields = String::from_utf8_lossy(fields.get(10..).unwrap()).replace("'x'", "[('a', '<f4')]");
         assert!(Header::parse(&fields).err().unwrap().contains("several fields"));
     }
 

@@ -55,8 +55,10 @@ pub(crate) fn schemas() -> Map<String, Value> {
     let spec = json!({ "type": "object", "required": ["name", "datatype", "shape"], "properties": tensor });
     let list = |of: &Value| json!({ "type": "array", "items": of });
     let mut with_data = tensor.clone();
-    with_data["parameters"] = parameters.clone();
-    with_data["data"] = json!({ "description": "Flat, or nested as the shape is." });
+    if let Some(members) = with_data.as_object_mut() {
+        members.insert("parameters".to_owned(), parameters.clone());
+        members.insert("data".to_owned(), json!({ "description": "Flat, or nested as the shape is." }));
+    }
     let data = json!({ "type": "object", "required": ["name", "datatype", "shape"], "properties": with_data });
     let named =
         json!({ "type": "object", "required": ["name"], "properties": { "name": text, "parameters": parameters } });
