@@ -237,7 +237,8 @@ def test_json_has_the_members_that_are_documented(rampart, new_user):
 def test_a_file_that_is_no_ca_is_named(rampart):
     for nothing in ("/dev/null", "/dev/zero"):
         refused = rampart.run("status", "--ca-file", nothing)
-        assert refused.returncode == 1 and f"{nothing} is not the file" in refused.stderr, refused
+        assert refused.returncode == 1 and nothing in refused.stderr, refused
+        assert "is not the file" in refused.stderr or "larger than" in refused.stderr, refused
 
 
 def test_exit_codes_are_part_of_the_help(rampart):

@@ -1,7 +1,7 @@
 """`rampart models register` and `adopt` against a real MLflow: what they leave there is what a replica asks for.
 
 `RAMPART_MLFLOW` names the program `mlflow` of an environment with the version of docker/mlflow/requirements.txt.
-Without it nothing is run here; `tests/tests/containers/models.rs` shows the same on a whole platform.
+scripts/test makes one; without it nothing is run here. `tests/tests/containers/models.rs` shows the same on a whole platform.
 """
 
 from __future__ import annotations

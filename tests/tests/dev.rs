@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Mutex;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const DATA: &str = "data";
 /// Several platforms at once are so slow on a small machine that they log warnings.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -40,7 +42,7 @@ async fn ctrl_c_leaves_no_process_and_no_file() {
 async fn no_process_outlives_a_killed_supervisor() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let directory = tempfile::Builder::new().prefix("rampart-killed-").tempdir().unwrap();
-    let platform = start_at(directory.path());
+    let platform = start_in(directory.path());
     let processes = all_processes(&platform);
     let supervisor = Pid::from_raw(i32::try_from(platform.supervisor()).unwrap()).unwrap();
     kill_process(supervisor, Signal::KILL).unwrap();
@@ -50,9 +52,9 @@ async fn no_process_outlives_a_killed_supervisor() {
     })
     .await
     .unwrap();
-    let sockets = PathBuf::from(fs::read_to_string(directory.path().join("postgres/sockets")).unwrap());
+    let sockets = PathBuf::from(fs::read_to_string(directory.path().join(DATA).join("postgres/sockets")).unwrap());
     assert!(sockets.is_dir(), "{} is where PostgreSQL has its socket", sockets.display());
-    let again = start_at(directory.path());
+    let again = start_in(directory.path());
     assert!(!sockets.exists(), "{} was left by the process that was killed", sockets.display());
     again.stop(&[]).unwrap();
 }
@@ -61,14 +63,14 @@ async fn no_process_outlives_a_killed_supervisor() {
 async fn the_data_directory_survives_a_restart() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let directory = tempfile::Builder::new().prefix("rampart kept, 'here' ").tempdir().unwrap();
-    let platform = start_at(directory.path());
+    let platform = start_in(directory.path());
     platform.account("made-before", &["viewer"]).await.unwrap();
     let made = platform.backup(&["create"], "operator").unwrap();
     assert!(made.status.success(), "{made:?}");
     let set = String::from_utf8(made.stdout).unwrap().trim().to_owned();
     platform.stop(&[]).unwrap();
 
-    let platform = start_at(directory.path());
+    let platform = start_in(directory.path());
     let admin = platform.token("admin").unwrap();
     let (status, users) = platform.front.call(Method::GET, "/api/admin/users", Some(&admin), None).await.unwrap();
     let is_there = users["users"].as_array().unwrap().iter().any(|user| user["name"] == "made-before");
@@ -76,20 +78,25 @@ async fn the_data_directory_survives_a_restart() {
     let verified = platform.backup(&["verify", &set], "operator").unwrap();
     assert!(String::from_utf8_lossy(&verified.stdout).starts_with("VALID"), "{verified:?}");
     platform.stop(&[]).unwrap();
-    assert!(directory.path().join("postgres").is_dir(), "it stays after the last stop as well");
+    assert!(directory.path().join(DATA).join("postgres").is_dir(), "it stays after the last stop as well");
 }
 
-/// In an environment in which a socket below `TMPDIR` would have no path, and libpq would refuse PostgreSQL.
-fn start_at(directory: &Path) -> Platform {
+/// With its data in a folder of this one, and in an environment in which a socket below `TMPDIR` would have no path, and libpq would
+/// refuse PostgreSQL.
+fn start_in(directory: &Path) -> Platform {
     let temporary = directory.join(format!("tmp,{}", "x".repeat(100)));
     fs::create_dir_all(&temporary).unwrap();
+    // PostgreSQL may run under an account of its own.
+    for (path, mode) in [(directory, 0o711), (&*temporary, 0o1777)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
     let environment = [
         ("TMPDIR", temporary.to_str().unwrap()),
         ("PGOPTIONS", "-c no_such_setting=1"),
         ("PGCHANNELBINDING", "require"),
         ("PGHOST", "/nowhere"),
     ];
-    Setup { data: Data::At(directory), environment: &environment, ..Setup::default() }.start().unwrap()
+    Setup { data: Data::At(&directory.join(DATA)), environment: &environment, ..Setup::default() }.start().unwrap()
 }
 
 /// Seven services, the database and its workers.

@@ -81,13 +81,17 @@ async fn permission_for_one_request_opens_no_other() {
         (Method::PUT, FILE),
         (Method::DELETE, "/api/2.0/mlflow/model-versions/delete"),
         (Method::POST, SEARCH),
-        (Method::GET, "/api/2.0/mlflow/webhooks"),
+        (Method::GET, "/api/2.0/mlflow/jobs"),
         (Method::GET, "/api/2.0/mlflow"),
     ] {
         let (status, body) = with.call(method.clone(), path, Some("viewer"), Vec::new()).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path}");
         assert_eq!(body["error_code"], "PERMISSION_DENIED", "{body}");
     }
+    let (status, body) = with.call(Method::GET, "/api/2.0/mlflow/webhooks", Some("viewer"), Vec::new()).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "it is not offered, whatever the role");
+    let message = body["message"].as_str().unwrap();
+    assert!(body["error_code"] == "ENDPOINT_NOT_FOUND" && message.contains("webhooks are not offered"), "{body}");
     for (path, expected) in [(SEARCH, 1), (CREATE, 1)] {
         let asked = calls();
         let (status, body) = with.call(Method::GET, path, None, Vec::new()).await;

@@ -326,7 +326,7 @@ async fn wrong_values_are_named_with_their_row() {
         assert_eq!(fault(&predict(&client, model, &json!({ "columns": columns })).await), wanted);
     }
     for (model, csv, detail) in [
-        ("identity-fp32", "x\n1\nNaN\n", "must be a number"),
+        ("identity-fp32", "x\n1\nNaN\n", "must be a number; where it is missing, the field is empty"),
         ("identity-fp32", "x\n1\n 2\n", "must be a number"),
         ("identity-int64", "x\n1\n2.0\n", "must be written as a whole number"),
         ("identity-bool", "x\ntrue\n1\n", "must be true or false"),
