@@ -19,6 +19,7 @@ const BASE: &str = "debian:trixie-slim";
 const NO_SECRETS: &[&str] = &[
     "ca.pem",
     "certificate.pem",
+    "names",
     "age-recipient",
     "root-user",
     "access-key",
