@@ -117,7 +117,7 @@ async fn log_as_mlflow_does(platform: &Containers, name: &str, given: &Path) -> 
 import base64, json, os, sys, tempfile
 import mlflow
 from mlflow.models import Model
-os.environ['MLFLOW_TRACKING_URI'] = 'http://127.0.0.1:5001'
+os.environ['MLFLOW_TRACKING_URI'] = 'http://localhost:5001'
 given = json.load(sys.stdin)
 client = mlflow.MlflowClient()
 logged = client.create_logged_model('0', 'model')
