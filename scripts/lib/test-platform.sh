@@ -62,6 +62,7 @@ start_test_platform() {
         -keyout "$RAMPART_FRONT_FOLDER/key.pem" -out "$RAMPART_FRONT_FOLDER/chain.pem"
     chgrp 10002 "$RAMPART_FRONT_FOLDER/key.pem"
     chmod 0640 "$RAMPART_FRONT_FOLDER/key.pem"
+    chmod a+rX "$RAMPART_FRONT_FOLDER" "$RAMPART_FRONT_FOLDER/chain.pem"
     "${root:?}/scripts/up"
 }
 
