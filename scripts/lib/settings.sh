@@ -229,10 +229,10 @@ check_front_certificate() {
 
 # is_for_steward FOLDER FILE: whether user and group 10002 may read FOLDER/FILE, once links are followed.
 is_for_steward() {
-    local path
-    path=$(realpath "$1/$2")
+    local path folder
+    path=$(realpath "$1/$2") folder=$(realpath "$1")
     may_steward 4 "$path" || return 1
-    while path=$(dirname "$path"); [[ $path == "$(realpath "$1")"* ]]; do
+    while path=$(dirname "$path"); [[ $path != / && $path/ == "${folder%/}/"* ]]; do
         may_steward 1 "$path" || return 1
     done
 }
