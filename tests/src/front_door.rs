@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// The address of the front door, and what a client needs to call it.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct FrontDoor {
     /// Where it listens.
     pub address: SocketAddr,

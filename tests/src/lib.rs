@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod attackers;
 pub mod checkout;
 pub mod containers;
 pub mod counters;

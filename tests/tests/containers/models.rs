@@ -22,7 +22,7 @@ const ENGINEER: &str = "model-maker";
 const WEIGHTS: &str = "ext.onnx.data";
 
 /// An engineer at the command line.
-struct Engineer<'a> {
+pub(crate) struct Engineer<'a> {
     platform: &'a Containers,
     token_file: PathBuf,
     token: String,
@@ -52,15 +52,12 @@ async fn models_of_a_stranger_are_served_out_of_mlflow() {
     engineer.expect_golden("logged", &given).await.unwrap();
 
     for name in ["weighty", "logged"] {
-        let body = json!({ "name": name });
-        let path = "/api/2.0/mlflow/registered-models/delete";
-        let (status, answer) =
-            platform.front.call(Method::DELETE, path, Some(&engineer.token), Some(&body)).await.unwrap();
-        assert!(status.is_success(), "{name}: {answer}");
+        engineer.delete(name).await.unwrap();
     }
 }
 
-fn text(output: &Output) -> String {
+/// What a command that succeeded printed.
+pub(crate) fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
@@ -68,7 +65,8 @@ fn text(output: &Output) -> String {
 // === impl Engineer ===
 
 impl<'a> Engineer<'a> {
-    async fn new(platform: &'a Containers, folder: &Path) -> anyhow::Result<Self> {
+    /// Signs in; the token is kept in the folder.
+    pub(crate) async fn new(platform: &'a Containers, folder: &Path) -> anyhow::Result<Self> {
         let user = json!({ "name": ENGINEER, "kind": "person", "tenant": "default", "roles": ["engineer"], "password": PASSWORD });
         let admin = platform.admin().await?;
         let (status, answer) = platform.front.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await?;
@@ -80,7 +78,8 @@ impl<'a> Engineer<'a> {
         Ok(Self { platform, token_file, token })
     }
 
-    async fn models(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+    /// `rampart models` with these arguments.
+    pub(crate) async fn models(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let (library, sha256) = onnxruntime()?;
         let front = format!("https://localhost:{}", self.platform.front.address.port());
         let mut command = Command::new(binary("rampart")?);
@@ -89,6 +88,15 @@ impl<'a> Engineer<'a> {
         command.env("RAMPART_TOKEN_FILE", &self.token_file);
         command.env("RAMPART_ONNXRUNTIME", library).env("RAMPART_ONNXRUNTIME_SHA256", sha256);
         command.output().await.context("cannot run rampart")
+    }
+
+    /// Takes a model out of MLflow, with all of its versions.
+    pub(crate) async fn delete(&self, model: &str) -> anyhow::Result<()> {
+        let body = json!({ "name": model });
+        let path = "/api/2.0/mlflow/registered-models/delete";
+        let (status, answer) = self.platform.front.call(Method::DELETE, path, Some(&self.token), Some(&body)).await?;
+        ensure!(status.is_success(), "deleting {model}: {status} {answer}");
+        Ok(())
     }
 
     /// The champion of a model answers what ONNX Runtime gave in Python.
