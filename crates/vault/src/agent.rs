@@ -25,6 +25,11 @@ const DUE_PERIOD: Duration = Duration::from_millis(250);
 const DUE_MAX: Duration = Duration::from_secs(15);
 /// The longest pause, however far away the next renewal is: clocks are set, and roles are changed.
 const CHECK_PERIOD: Duration = Duration::from_secs(60);
+/// A password that the server has refused for that long, while Vault calls it the present one, is not: the database was restored to a time
+/// before it, or Vault was. A rotation under way is over much sooner.
+const REFUSED_MAX: Duration = Duration::from_secs(10);
+/// Refusals further apart than that are not one.
+const REFUSALS_APART_MAX: Duration = Duration::from_secs(5);
 /// A lasting outage is logged at most that often.
 const REPORT_PERIOD: Duration = Duration::from_secs(60);
 
@@ -39,6 +44,14 @@ pub struct Agent {
     /// The names in it.
     names: Option<Map<String, Value>>,
     password: Option<Password>,
+    refused: Option<Refusals>,
+}
+
+/// Refusals of a password, one soon after the other.
+#[derive(Debug, Clone, Copy)]
+struct Refusals {
+    first: Instant,
+    last: Instant,
 }
 
 struct VaultSession {
@@ -72,7 +85,7 @@ impl Agent {
         for what in ["certificate", "database_password"] {
             counter!(RENEWALS, "what" => what).increment(0);
         }
-        Self { config, directory, session: None, certificate: None, names: None, password: None }
+        Self { config, directory, session: None, certificate: None, names: None, password: None, refused: None }
     }
 
     /// Tries until every file is written, and calls `report` with the cause of a failure, at most once a minute.
@@ -117,6 +130,7 @@ impl Agent {
 
     /// The server rejected the password, whenever Vault said that it rotates.
     fn mark_password_due(&mut self) {
+        self.refused = Some(Refusals::and_now(self.refused, Instant::now()));
         if let Some(password) = &mut self.password {
             password.due = password.due.min(Instant::now());
         }
@@ -176,7 +190,18 @@ impl Agent {
             counter!(RENEWALS, "what" => "database_password").increment(1);
             self.password =
                 Some(Password { rotated_at: rotated_at.to_owned(), due: Instant::now() + left.min(CHECK_PERIOD) });
+            self.refused = None;
             return Ok(left.max(DUE_PERIOD));
+        }
+        if self.refused.is_some_and(|refused| refused.are_lasting(Instant::now())) {
+            self.refused = None;
+            tracing::warn!(
+                role,
+                "the database refuses the password that Vault has for it, so Vault makes a new one: was the database restored?"
+            );
+            let session = self.session().await?;
+            session.vault.post(&session.token, &format!("database/rotate-role/{role}"), &json!({})).await?;
+            return Ok(DUE_PERIOD);
         }
         let Some(known) = &mut self.password else { return Ok(CHECK_PERIOD) };
         if left > Duration::ZERO {
@@ -215,6 +240,22 @@ async fn log_in(config: &VaultConfig) -> Result<VaultSession, VaultError> {
     Ok(VaultSession { vault, token, login, since: Instant::now() })
 }
 
+// === impl Refusals ===
+
+impl Refusals {
+    /// The same and one more at `now`, or that one alone.
+    fn and_now(before: Option<Self>, now: Instant) -> Self {
+        match before {
+            Some(before) if now - before.last <= REFUSALS_APART_MAX => Self { last: now, ..before },
+            _ => Self { first: now, last: now },
+        }
+    }
+
+    fn are_lasting(self, now: Instant) -> bool {
+        now - self.last <= REFUSALS_APART_MAX && now - self.first >= REFUSED_MAX
+    }
+}
+
 // === impl Lifetime ===
 
 impl Lifetime {
@@ -243,6 +284,21 @@ mod tests {
         assert!(lifetime.is_half_over(since + time::Duration::hours(12)));
         assert_eq!(lifetime.until_half(since), Duration::from_secs(12 * 3600));
         assert_eq!(lifetime.until_half(since + time::Duration::hours(13)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_password_is_refused_for_good_when_refusals_go_on() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let mut refusals = None;
+        for seconds in 0..10 {
+            refusals = Some(Refusals::and_now(refusals, at(seconds)));
+            assert!(!refusals.unwrap().are_lasting(at(seconds)), "after {seconds} s");
+        }
+        let lasting = Refusals::and_now(refusals, at(10));
+        assert!(lasting.are_lasting(at(10)));
+        assert!(!lasting.are_lasting(at(16)), "the last one is long over");
+        assert!(!Refusals::and_now(Some(lasting), at(16)).are_lasting(at(16)), "another one begins");
     }
 
     #[test]

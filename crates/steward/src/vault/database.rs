@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use ::vault::{Vault, VaultError};
 use anyhow::{Context as _, bail};
+use bootstrap::say;
 use http::Method;
 use secrets::{make_folder, replace_file};
 use serde_json::{Value, json};
@@ -87,6 +88,9 @@ fn found(answer: Result<Value, VaultError>) -> Result<Option<Value>, VaultError>
 /// Copies the password of the role `detektor` to `secret/ml/database` and into the container with `psql`.
 #[derive(Default)]
 pub(super) struct DetektorPassword {
+    /// Whether Vault has made one since this start: the database may have been restored, and then refuses the one before. Services notice
+    /// that by themselves.
+    is_of_this_start: bool,
     rotated_at: Option<String>,
     next_check: Option<Instant>,
 }
@@ -106,7 +110,20 @@ impl DetektorPassword {
         }
         let token = logins::log_in_as_steward(vault, &arguments.state).await?;
         let path = format!("database/static-creds/{HUMAN_DATABASE_ROLE}");
-        let answer = vault.get(&token, &path).await?;
+        let mut answer = vault.get(&token, &path).await?;
+        if !self.is_of_this_start {
+            let rotate = format!("database/rotate-role/{HUMAN_DATABASE_ROLE}");
+            match vault.post(&token, &rotate, &json!({})).await {
+                Ok(_) => {
+                    self.is_of_this_start = true;
+                    answer = vault.get(&token, &path).await?;
+                }
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    say(&format!("vault: the password of {HUMAN_DATABASE_ROLE} is not changed yet: {error:#}"));
+                }
+            }
+        }
         let text = |name: &str| answer.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
         let (Some(password), Some(rotated_at)) = (text("password"), text("last_vault_rotation")) else {
             bail!("Vault's answer to {path} holds no password")

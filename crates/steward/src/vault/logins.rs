@@ -22,6 +22,7 @@ const STEWARD_ROLE: &str = topology::name::STEWARD;
 const ROUTES: &str = "/proc/net/route";
 const STEWARD_POLICY: &str = r#"
 path "database/static-creds/detektor" { capabilities = ["read"] }
+path "database/rotate-role/detektor" { capabilities = ["update"] }
 path "secret/data/ml/database" { capabilities = ["create", "update"] }
 "#;
 const TOOLS_POLICY: &str = r#"
@@ -58,7 +59,7 @@ pub(super) async fn ensure_roles(
 }
 
 /// A container has exactly its own names signed, each of these parameters as it must be and no other, and reads the password of
-/// its service.
+/// its service or has another made.
 fn policy(container: &Instance, front_names: &FrontNames) -> String {
     let mut parameters: Map<String, Value> =
         names(container, front_names).names().into_iter().map(|(name, value)| (name, json!([value]))).collect();
@@ -69,6 +70,8 @@ fn policy(container: &Instance, front_names: &FrontNames) -> String {
     let service = container.workload.name;
     if PLATFORM.rotated_roles().any(|role| role == service) {
         paths.insert(format!("database/static-creds/{service}"), json!({ "capabilities": ["read"] }));
+        // A database that was restored has the password of then.
+        paths.insert(format!("database/rotate-role/{service}"), json!({ "capabilities": ["update"] }));
     }
     json!({ "path": paths }).to_string()
 }
