@@ -96,7 +96,7 @@ test_platform() (
     failed=0
     # These only look. The search for secrets takes a core for a minute, so nothing that has to be in time runs beside it.
     test_containers 3 bystander:: forgeries:: ports:: secrets:: || failed=1
-    test_containers 1 models:: rotation:: front:: faults:: database:: || failed=1
+    test_containers 1 models:: rotation:: front:: hostile:: faults:: database:: restore:: || failed=1
     accept_test_platform || failed=1
     test_containers 1 order:: || failed=1
     if [[ $1 == all ]]; then

@@ -38,6 +38,8 @@ const SERVING_ACCESS: Secret = named("minio/users/serving/access-key", "serving"
 const SERVING_SECRET: Secret = random("minio/users/serving/secret-key");
 const BACKUP_ACCESS: Secret = named("minio/users/backup/access-key", "backup");
 const BACKUP_SECRET: Secret = random("minio/users/backup/secret-key");
+const ARCHIVE_ACCESS: Secret = named("minio/users/archive/access-key", "archive");
+const ARCHIVE_SECRET: Secret = random("minio/users/archive/secret-key");
 const TOOLS_ACCESS: Secret = named("minio/users/tools/access-key", "tools");
 const TOOLS_SECRET: Secret = random("minio/users/tools/secret-key");
 
@@ -69,6 +71,8 @@ pub(crate) const MINIO: Files = &[
     (SERVING_SECRET, "users/serving/secret-key"),
     (BACKUP_ACCESS, "users/backup/access-key"),
     (BACKUP_SECRET, "users/backup/secret-key"),
+    (ARCHIVE_ACCESS, "users/archive/access-key"),
+    (ARCHIVE_SECRET, "users/archive/secret-key"),
     (TOOLS_ACCESS, "users/tools/access-key"),
     (TOOLS_SECRET, "users/tools/secret-key"),
 ];
@@ -86,6 +90,9 @@ pub(crate) const POSTGRES: Files = &[
     (MLFLOW_PASSWORD, "roles/mlflow"),
     (random("postgres/vault-password"), "roles/vault"),
     (PROMETHEUS_PASSWORD, "roles/prometheus"),
+    (ARCHIVE_ACCESS, "archive-access-key"),
+    (ARCHIVE_SECRET, "archive-secret-key"),
+    (random("postgres/archive-passphrase"), "archive-passphrase"),
 ];
 pub(crate) const POSTGRES_EXPORTER: Files = &[(PROMETHEUS_PASSWORD, "database-password")];
 

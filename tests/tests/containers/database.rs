@@ -1,11 +1,7 @@
 //! Proves that PostgreSQL's primary may be lost: predictions do not notice, logins are back in time, no acknowledged row is
 //! missing afterwards, and replication is right again by itself.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{
@@ -13,14 +9,11 @@ use end_to_end::{
     docker::Fault,
     poll::until,
 };
-use http::{Method, StatusCode};
-use serde_json::json;
-use tokio::{
-    task::AbortHandle,
-    time::{Instant, MissedTickBehavior, interval},
-};
 
-use crate::load::{LATEST, Load, RETURN, is_whole_matrix};
+use crate::{
+    ledger::Ledger,
+    load::{LATEST, Load, RETURN, is_whole_matrix},
+};
 
 /// What is lost, and how soon logins work again.
 struct Loss {
@@ -51,8 +44,6 @@ const AWAY: Duration = Duration::from_secs(30);
 const PROXY_AWAY: Duration = Duration::from_secs(8);
 /// A node that comes back may be copied anew.
 const REPLICATION_RETURNS: Duration = Duration::from_secs(120);
-/// Rows a second, about.
-const WRITE_PERIOD: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_primary_costs_a_moment_and_no_acknowledged_row() {
@@ -148,7 +139,7 @@ async fn lose(
 
 /// The primary streams synchronously to the other node, which is in recovery, and Patroni would let it take over. That
 /// comes last, a moment after PostgreSQL itself says that the standby is synchronous.
-async fn replication_is_right(platform: &Containers) -> anyhow::Result<()> {
+pub(crate) async fn replication_is_right(platform: &Containers) -> anyhow::Result<()> {
     let roles = platform.patroni().await?;
     let standby = roles.sync_standby.as_ref().with_context(|| format!("no node may take over: {roles:?}"))?;
     let rows = platform.psql("SELECT application_name, state, sync_state FROM pg_stat_replication").await?;
@@ -157,71 +148,4 @@ async fn replication_is_right(platform: &Containers) -> anyhow::Result<()> {
     let said = platform.container(standby).run(&query).await?;
     ensure!(said == "t", "{standby} in recovery: {said}");
     Ok(())
-}
-
-/// Users that are made one after the other: a row counts once the platform has said that it is made.
-struct Ledger {
-    run: String,
-    acknowledged: Arc<Mutex<BTreeSet<String>>>,
-    task: AbortHandle,
-}
-
-struct Written {
-    run: String,
-    acknowledged: BTreeSet<String>,
-}
-
-// === impl Ledger ===
-
-impl Ledger {
-    async fn open(platform: &Containers) -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let run = format!("ledger-{}", now.as_secs());
-        let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
-        let admin = platform.admin().await.unwrap();
-        let task = tokio::spawn(write(platform.clone(), run.clone(), admin, acknowledged.clone())).abort_handle();
-        Self { run, acknowledged, task }
-    }
-
-    fn count(&self) -> usize {
-        self.acknowledged.lock().unwrap().len()
-    }
-
-    fn close(self) -> Written {
-        self.task.abort();
-        Written { acknowledged: self.acknowledged.lock().unwrap().clone(), run: self.run }
-    }
-}
-
-// === impl Written ===
-
-impl Written {
-    /// Asked of the database itself.
-    async fn missing(&self, platform: &Containers) -> anyhow::Result<Vec<String>> {
-        let query = format!("SELECT name FROM gateway.users WHERE name LIKE '{}-%'", self.run);
-        let rows = platform.psql(&query).await.context("the ledger cannot be read")?;
-        let there: BTreeSet<String> = rows.lines().map(ToOwned::to_owned).collect();
-        Ok(self.acknowledged.difference(&there).cloned().collect())
-    }
-}
-
-async fn write(platform: Containers, run: String, mut admin: String, acknowledged: Arc<Mutex<BTreeSet<String>>>) {
-    let mut logged_in = Instant::now();
-    let mut ticks = interval(WRITE_PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for number in 0_u32.. {
-        ticks.tick().await;
-        let name = format!("{run}-{number}");
-        let user = json!({ "name": name, "kind": "machine", "tenant": "default", "roles": ["viewer"] });
-        let made = platform.front.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await;
-        // What failed may have been written or not: nothing was promised.
-        if made.is_ok_and(|(status, _)| status == StatusCode::CREATED) {
-            acknowledged.lock().unwrap().insert(name);
-        }
-        if logged_in.elapsed() > Duration::from_secs(240)
-            && let Ok(token) = platform.admin().await
-        {
-            (admin, logged_in) = (token, Instant::now());
-        }
-    }
 }
