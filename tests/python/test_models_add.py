@@ -286,6 +286,80 @@ def test_check_lists_everything_that_is_wrong_and_loads_nothing(own, client, fol
     assert {model.state for model in client.models() if model.name == "checked"} == {"READY"}
 
 
+def test_check_lists_everything_that_is_wrong_with_a_bare_file(own, tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    path = tmp_path / "wrong.onnx"
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("SplitToSequence", ["x"], ["pieces"]), helper.make_node("Identity", ["z"], ["y"])],
+        "wrong",
+        [value("x", TensorProto.FLOAT, [None, 2]), value("z", TensorProto.COMPLEX64, [None])],
+        [
+            helper.make_tensor_sequence_value_info("pieces", TensorProto.FLOAT, None),
+            value("y", TensorProto.COMPLEX64, [None]),
+        ],
+        [weight("w", "../w.bin"), weight("v", "v.bin")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 98)])
+    model.ir_version = 99
+    path.write_bytes(model.SerializeToString())
+    expected = (
+        '"../w.bin", which cannot be a file beside it',
+        "v.bin: No such file",
+        "IR version 99",
+        "of opset 98",
+        '"z" has elements of type complex64',
+        '"pieces" is a sequence',
+        '"y" has elements of type complex64',
+    )
+    code, printed = check(own, path)
+    assert code == 1
+    assert_lines(printed.splitlines(), expected)
+    code, printed = check(own, path, "--json")
+    told = json.loads(printed)
+    assert (code, told["path"], told["can_be_served"]) == (1, str(path), False)
+    assert_lines(told["findings"], expected)
+    refused = add(own, path)
+    assert refused.returncode == 1 and all(words in refused.stderr for words in expected), refused.stderr
+
+    # What is left is told again, with what is wrong with a sample.
+    (tmp_path / "v.bin").write_bytes(bytes(4))
+    del graph.initializer[0]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    code, printed = check(own, path, "--sample", str(tmp_path / "rows.txt"))
+    assert code == 1
+    for words in ("rows.txt", '"z" has elements', '"pieces" is a', '"y" has elements'):
+        assert words in printed, printed
+    path.write_bytes(b"\x80\x04\x95pickle")
+    code, printed = check(own, path, "--sample", str(tmp_path / "absent.csv"))
+    assert code == 1
+    assert_lines(printed.splitlines(), ("a pickle", "absent.csv: No such file"))
+
+
+def weight(name: str, location: str):
+    """A constant that lies in another file."""
+    from onnx import StringStringEntryProto, TensorProto
+
+    entry = StringStringEntryProto(key="location", value=location)
+    return TensorProto(
+        name=name,
+        data_type=TensorProto.FLOAT,
+        dims=[1],
+        data_location=TensorProto.EXTERNAL,
+        external_data=[entry],
+    )
+
+
+def assert_lines(lines: list[str], words: tuple[str, ...]) -> None:
+    assert len(lines) == len(words), lines
+    for line, word in zip(lines, words, strict=True):
+        assert word in line, lines
+
+
 def test_check_lists_what_is_wrong_with_declaration_and_files(own, folder, tmp_path):
     path = tmp_path / "declared.onnx"
     MAKERS["no-batch-dimension"](path)

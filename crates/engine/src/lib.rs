@@ -16,7 +16,7 @@ mod worker;
 
 pub use fault::{LoadFault, Reason};
 pub use golden::GOLDEN_BYTES_MAX;
-pub use inspection::{Inspection, external_files};
+pub use inspection::{ExternalFiles, Inspection, Inspector, external_files};
 pub use library::{Engine, EngineConfig, EngineError};
 pub use memory::{MemoryBudget, Reservation};
 pub use model_file::{FileDigests, is_data_name, read_text, refuse_link};

@@ -25,6 +25,7 @@ use crate::{
     tensor::{Data, Datatype, Tensor, for_data},
 };
 use lengths::NamedLengths;
+pub(crate) use refusal::Refusal;
 use refusal::undeclared;
 pub(crate) use served::Served;
 
@@ -37,8 +38,8 @@ const OUT_OF_MEMORY: [&str; 3] = ["Failed to allocate memory", "bad_alloc", "Int
 #[derive(Debug)]
 pub(crate) struct Session {
     inner: ort::session::Session,
-    /// What it takes and gives, or why that cannot be served.
-    served: Result<Served, String>,
+    /// What it takes and gives, or all that cannot be served of it.
+    served: Result<Served, Vec<String>>,
     lengths: NamedLengths,
 }
 
@@ -99,6 +100,9 @@ impl Session {
     pub(crate) fn new(engine: &Engine, model: Bytes, data: &[(String, Bytes)]) -> Result<Self, LoadFault> {
         let format = |detail: String| LoadFault::new(Reason::Format, format!("{MODEL}: {detail}"));
         let graph = Graph::read(model.clone()).map_err(format)?;
+        if let Some(fault) = &graph.zipmap_fault {
+            return Err(format(fault.clone()));
+        }
         if let Some(missing) = graph.external.iter().find(|file| !data.iter().any(|(name, _)| name == *file)) {
             return Err(undeclared(missing));
         }
@@ -106,6 +110,16 @@ impl Session {
             [] => model,
             zipmaps => without_zipmaps(&model, zipmaps).map_err(format)?.into(),
         };
+        Self::open(engine, &graph, &model, data).map_err(|refusal| refusal.fault(&graph))
+    }
+
+    /// Has ONNX Runtime load a model whose maps were left out.
+    pub(crate) fn open(
+        engine: &Engine,
+        graph: &Graph,
+        model: &[u8],
+        data: &[(String, Bytes)],
+    ) -> Result<Self, Refusal> {
         let build = || {
             let mut builder = ort::session::Session::builder(engine.environment())?
                 .with_intra_threads(1)?
@@ -120,10 +134,10 @@ impl Session {
             for (name, bytes) in data {
                 builder = builder.with_external_initializer_file_in_memory(name, Arc::from(&**bytes))?;
             }
-            builder.commit_from_memory(&model)
+            builder.commit_from_memory(model)
         };
-        let inner = build().map_err(|error: ort::Error| refusal::explain(&error.to_string(), &graph))?;
-        let served = Served::of(inner.inputs(), inner.outputs(), &graph);
+        let inner = build().map_err(|error: ort::Error| Refusal::of(&error.to_string()))?;
+        let served = Served::of(inner.inputs(), inner.outputs(), graph);
         let lengths = NamedLengths::of(inner.inputs());
         Ok(Self { inner, served, lengths })
     }
@@ -136,7 +150,13 @@ impl Session {
 
     /// What it takes and gives, if that can be served.
     pub(crate) fn served(&self) -> Result<&Served, LoadFault> {
-        self.served.as_ref().map_err(|detail| LoadFault::new(Reason::Signature, detail.clone()))
+        self.served.as_ref().map_err(|faults| LoadFault::new(Reason::Signature, faults.join("; ")))
+    }
+
+    /// What cannot be served of it, a fault for each input and output.
+    pub(crate) fn unserved(&self) -> Vec<LoadFault> {
+        let faults = self.served.as_ref().err().into_iter().flatten();
+        faults.map(|detail| LoadFault::new(Reason::Signature, detail.clone())).collect()
     }
 
     /// Computes all outputs and returns the wanted ones, by their position in the signature.

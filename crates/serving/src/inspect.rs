@@ -1,6 +1,7 @@
 //! `rampart-serving inspect`: what a model file takes and gives, as JSON, with a golden example that this engine computed.
 //!
 //! For `rampart models`, which writes a `model.toml` from it. It reads files, then gives up files and network, and only then loads the model.
+//! Of a file that cannot be served it prints everything that is wrong, as far as one fault does not hide the other.
 
 mod drawn;
 mod npy;
@@ -19,7 +20,10 @@ use std::{
 
 use bytes::Bytes;
 use clap::Parser;
-use engine::{EngineConfig, FileDigests, Inspection, Signature, TensorSpec, external_files, tensor::Tensor};
+use engine::{
+    EngineConfig, ExternalFiles, FileDigests, Inspection, Inspector, Signature, TensorSpec, external_files,
+    tensor::Tensor,
+};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha256::Sha256Digest;
@@ -69,56 +73,102 @@ struct Report {
 
 /// What the process needs of files, read before it gives them up.
 struct Read {
-    model: Bytes,
-    data: Vec<(String, Bytes)>,
+    /// None if there is no such file, or no ONNX model in it.
+    model: Option<ModelFiles>,
     sample: Option<SampleFile>,
+    /// What is wrong with them.
+    findings: Vec<String>,
 }
 
-/// Runs the subcommand. The report goes to standard output, what is wrong to standard error.
+/// A model and its weights, as far as they are there.
+struct ModelFiles {
+    model: Bytes,
+    data: Vec<(String, Bytes)>,
+}
+
+/// Runs the subcommand. The report goes to standard output, or the list of all that was found to be wrong.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse_from(std::env::args_os().skip(1));
-    match inspect(&arguments).and_then(|report| print(&report)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(detail) => {
+    let inspected = inspect(&arguments);
+    let printed = match &inspected {
+        Ok(report) => print(report),
+        Err(findings) => {
+            let findings: Vec<String> = findings.iter().map(|finding| one_line(finding)).collect();
+            print(&serde_json::json!({ "findings": findings }))
+        }
+    };
+    match (inspected, printed) {
+        (Ok(_), Ok(())) => ExitCode::SUCCESS,
+        (_, Ok(())) => ExitCode::FAILURE,
+        (_, Err(detail)) => {
             let _closed = writeln!(io::stderr(), "{detail}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn print(report: &Report) -> Result<(), String> {
-    let text = serde_json::to_string(report).map_err(|error| error.to_string())?;
+fn print(document: &impl Serialize) -> Result<(), String> {
+    let text = serde_json::to_string(document).map_err(|error| error.to_string())?;
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| format!("standard output: {error}"))
 }
 
-fn inspect(arguments: &Arguments) -> Result<Report, String> {
-    let Read { model, data, sample } = read(arguments)?;
-    let (sha256, data_digests) = (Inspection::digest(&model), digests(&data));
-    let library = EngineConfig { library: arguments.onnxruntime.clone(), sha256: arguments.onnxruntime_sha256 };
-    let mut inspection =
-        Inspection::start(&library, arguments.memory_bytes_max, model, &data).map_err(|fault| fault.to_string())?;
-    let sample = sample.map(SampleFile::read).transpose()?;
-    let inputs = inputs(&mut inspection, sample.as_ref())?;
-    let outputs = inspection.compute(&inputs).map_err(|fault| match &sample {
-        Some(_) => format!("the model does not compute the sample: {fault}"),
-        None => format!(
-            "the model does not compute rows that were drawn for it ({fault}); give rows that it takes with --sample"
-        ),
-    })?;
-    open_ranks::fill_outputs(&mut inspection, &inputs, &outputs);
-    let golden = inspection.golden(&inputs, &outputs).map_err(|detail| match &sample {
-        Some(_) => detail,
-        None => format!("{detail}; give rows for which the model gives finite numbers with --sample"),
-    })?;
-    let golden = RawValue::from_string(golden).map_err(|error| error.to_string())?;
-    let Signature { inputs, outputs } = inspection.signature;
-    let digests = FileDigests { model: sha256, data: data_digests };
-    Ok(Report { sha256, digest: digests.whole(), data: digests.data, inputs, outputs, golden })
+/// ONNX Runtime writes some of its reasons on several lines.
+fn one_line(finding: &str) -> String {
+    finding.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
-fn inputs(inspection: &mut Inspection, sample: Option<&Sample>) -> Result<Vec<Tensor>, String> {
-    open_ranks::fill_inputs(inspection, sample)?;
+fn inspect(arguments: &Arguments) -> Result<Report, Vec<String>> {
+    let Read { model, sample, mut findings } = read(arguments);
+    let library = EngineConfig { library: arguments.onnxruntime.clone(), sha256: arguments.onnxruntime_sha256 };
+    let inspector = match Inspector::start(&library, arguments.memory_bytes_max) {
+        Ok(inspector) => inspector,
+        Err(fault) => {
+            findings.push(fault.to_string());
+            return Err(findings);
+        }
+    };
+    let sample = sample.map(SampleFile::read).transpose().unwrap_or_else(|detail| {
+        findings.push(detail);
+        None
+    });
+    let Some(ModelFiles { model, data }) = model else { return Err(findings) };
+    let digests = FileDigests { model: Inspection::digest(&model), data: digests(&data) };
+    match inspector.load(model, &data) {
+        Ok(inspection) if findings.is_empty() => report(inspection, sample.as_ref(), digests),
+        Ok(_) => Err(findings),
+        Err(faults) => {
+            findings.extend(faults.iter().map(ToString::to_string));
+            Err(findings)
+        }
+    }
+}
+
+fn report(mut inspection: Inspection, sample: Option<&Sample>, digests: FileDigests) -> Result<Report, Vec<String>> {
+    let inputs = inputs(&mut inspection, sample)?;
+    let outputs = inspection.compute(&inputs).map_err(|fault| {
+        vec![match sample {
+            Some(_) => format!("the model does not compute the sample: {fault}"),
+            None => format!(
+                "the model does not compute rows that were drawn for it ({fault}); give rows that it takes with --sample"
+            ),
+        }]
+    })?;
+    open_ranks::fill_outputs(&mut inspection, &inputs, &outputs);
+    let golden = inspection.golden(&inputs, &outputs).map_err(|details| match sample {
+        Some(_) => details,
+        None => {
+            let remedy = "give rows for which the model gives finite numbers with --sample";
+            details.into_iter().map(|detail| format!("{detail}; {remedy}")).collect()
+        }
+    })?;
+    let golden = RawValue::from_string(golden).map_err(|error| vec![error.to_string()])?;
+    let Signature { inputs, outputs } = inspection.signature;
+    Ok(Report { sha256: digests.model, digest: digests.whole(), data: digests.data, inputs, outputs, golden })
+}
+
+fn inputs(inspection: &mut Inspection, sample: Option<&Sample>) -> Result<Vec<Tensor>, Vec<String>> {
+    open_ranks::fill_inputs(inspection, sample).map_err(|detail| vec![detail])?;
     match sample {
         Some(sample) => {
             sample.name_columns(&mut inspection.signature);
@@ -128,21 +178,16 @@ fn inputs(inspection: &mut Inspection, sample: Option<&Sample>) -> Result<Vec<Te
     }
 }
 
-fn read(arguments: &Arguments) -> Result<Read, String> {
-    let model = bounded(&arguments.model, MODEL_BYTES_MAX)?;
-    let folder = arguments.model.parent().unwrap_or(Path::new(""));
-    let names = external_files(&model).map_err(|fault| fault.to_string())?;
-    let mut left = MODEL_BYTES_MAX.saturating_sub(model.len() as u64);
-    let mut data = Vec::new();
-    for name in names {
-        let bytes = bounded(&folder.join(&name), left)
-            .map_err(|detail| format!("{MODEL} keeps weights in a file beside it: {detail}"))?;
-        left = left.saturating_sub(bytes.len() as u64);
-        data.push((name, bytes));
-    }
-    let sample =
-        arguments.sample.as_deref().map(|path| SampleFile::new(path, bounded(path, SAMPLE_BYTES_MAX)?)).transpose()?;
-    Ok(Read { model, data, sample })
+/// Everything that can be read is, whatever else cannot.
+fn read(arguments: &Arguments) -> Read {
+    let mut findings = Vec::new();
+    let model = ModelFiles::read(&arguments.model, &mut findings);
+    let file = |path: &PathBuf| SampleFile::new(path, bounded(path, SAMPLE_BYTES_MAX)?);
+    let sample = arguments.sample.as_ref().map(file).transpose().unwrap_or_else(|detail| {
+        findings.push(detail);
+        None
+    });
+    Read { model, sample, findings }
 }
 
 fn bounded(path: &Path, bytes_max: u64) -> Result<Bytes, String> {
@@ -160,4 +205,34 @@ fn bounded(path: &Path, bytes_max: u64) -> Result<Bytes, String> {
 
 fn digests(data: &[(String, Bytes)]) -> BTreeMap<String, Sha256Digest> {
     data.iter().map(|(name, bytes)| (name.clone(), Inspection::digest(bytes))).collect()
+}
+
+// === impl ModelFiles ===
+
+impl ModelFiles {
+    fn read(path: &Path, findings: &mut Vec<String>) -> Option<Self> {
+        let read = bounded(path, MODEL_BYTES_MAX);
+        let read = read.and_then(|model| Ok((external_files(&model).map_err(|fault| fault.to_string())?, model)));
+        let (ExternalFiles { names, faults }, model) = match read {
+            Ok(read) => read,
+            Err(detail) => {
+                findings.push(detail);
+                return None;
+            }
+        };
+        findings.extend(faults.iter().map(ToString::to_string));
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut left = MODEL_BYTES_MAX.saturating_sub(model.len() as u64);
+        let mut data = Vec::new();
+        for name in names {
+            match bounded(&folder.join(&name), left) {
+                Ok(bytes) => {
+                    left = left.saturating_sub(bytes.len() as u64);
+                    data.push((name, bytes));
+                }
+                Err(detail) => findings.push(format!("{MODEL} keeps weights in a file beside it: {detail}")),
+            }
+        }
+        Some(Self { model, data })
+    }
 }

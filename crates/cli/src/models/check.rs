@@ -33,9 +33,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let running = arguments.platform.read()?;
     if !arguments.path.is_dir() {
-        inspect::run(&arguments.path, arguments.sample.as_deref(), &running.onnxruntime)?;
-        arguments.report(&[], Some("can be served"));
-        return Ok(ExitCode::SUCCESS);
+        let inspected = inspect::inspect(&arguments.path, arguments.sample.as_deref(), &running.onnxruntime)?;
+        let is_good = inspected.is_ok();
+        let findings = inspected.err().unwrap_or_default();
+        let findings: Vec<&str> = findings.iter().map(String::as_str).collect();
+        arguments.report(&findings, is_good.then_some("can be served"));
+        return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     ensure!(
         arguments.sample.is_none(),

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -46,8 +46,27 @@ impl Inspected {
     }
 }
 
-/// Runs the inspection in a process of its own, which confines itself before it loads the file.
+/// What keeps a model file from being served, as the inspection prints it.
+#[derive(Deserialize)]
+struct Refused {
+    findings: Vec<String>,
+}
+
+/// What the inspection found, or an error with everything that keeps the file from being served.
 pub(crate) fn run(model: &Path, sample: Option<&Path>, library: &Library) -> anyhow::Result<Inspected> {
+    inspect(model, sample, library)?.map_err(|findings| match &*findings {
+        [finding] => anyhow!("{}: {finding}", model.display()),
+        findings => anyhow!("{} cannot be served:\n  {}", model.display(), findings.join("\n  ")),
+    })
+}
+
+/// Runs the inspection in a process of its own, which confines itself before it loads the file. The inner error is everything that keeps the
+/// file from being served.
+pub(crate) fn inspect(
+    model: &Path,
+    sample: Option<&Path>,
+    library: &Library,
+) -> anyhow::Result<Result<Inspected, Vec<String>>> {
     let program = program()?;
     let mut command = Command::new(&program);
     command.arg("inspect").arg(model).args(library.options());
@@ -55,13 +74,17 @@ pub(crate) fn run(model: &Path, sample: Option<&Path>, library: &Library) -> any
         command.arg("--sample").arg(sample);
     }
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", program.display()))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim();
-        let reason = if said.is_empty() { format!("its process ended: {}", output.status) } else { said.to_owned() };
-        bail!("{}: {reason}", model.display());
+    if output.status.success() {
+        let inspected = serde_json::from_slice(&output.stdout);
+        return inspected.map(Ok).context("rampart-serving is of another version than this binary");
     }
-    serde_json::from_slice(&output.stdout).context("rampart-serving is of another version than this binary")
+    if let Ok(Refused { findings }) = serde_json::from_slice(&output.stdout) {
+        return Ok(Err(findings));
+    }
+    // A model that ends its process is the finding.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim();
+    Ok(Err(vec![if said.is_empty() { format!("its process ended: {}", output.status) } else { said.to_owned() }]))
 }
 
 /// The program of the replicas, which lies beside this one.

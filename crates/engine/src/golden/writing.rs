@@ -25,25 +25,34 @@ struct Written<'a> {
 
 struct Elements<'a>(&'a Data);
 
-/// The text of a `golden.json`, or why these tensors have none.
+/// The text of a `golden.json`, or why these tensors have none, a sentence for each that has no form in it.
 pub(crate) fn text(
     signature: &Signature,
     inputs: &[Tensor],
     outputs: &[Tensor],
     tolerance: f64,
-) -> Result<String, String> {
-    let inputs = written(&signature.inputs, inputs, Side::Inputs)?;
-    let file = File { inputs, outputs: written(&signature.outputs, outputs, Side::Outputs)?, tolerance };
-    serde_json::to_string(&file).map_err(|error| error.to_string())
+) -> Result<String, Vec<String>> {
+    let unwritable: Vec<String> = unwritable(&signature.inputs, inputs, Side::Inputs)
+        .chain(unwritable(&signature.outputs, outputs, Side::Outputs))
+        .map(|name| format!("{name:?} has a value that is no finite number, and JSON has no other"))
+        .collect();
+    if !unwritable.is_empty() {
+        return Err(unwritable);
+    }
+    let inputs = written(&signature.inputs, inputs);
+    let file = File { inputs, outputs: written(&signature.outputs, outputs), tolerance };
+    serde_json::to_string(&file).map_err(|error| vec![error.to_string()])
 }
 
-fn written<'a>(specs: &'a [TensorSpec], tensors: &'a [Tensor], side: Side) -> Result<Vec<Written<'a>>, String> {
+fn unwritable<'a>(specs: &'a [TensorSpec], tensors: &'a [Tensor], side: Side) -> impl Iterator<Item = &'a str> {
+    let pairs = specs.iter().zip(tensors);
+    pairs.filter(move |(_, tensor)| !can_be_written(tensor.data(), side)).map(|(spec, _)| &*spec.name)
+}
+
+fn written<'a>(specs: &'a [TensorSpec], tensors: &'a [Tensor]) -> Vec<Written<'a>> {
     let write = |(spec, tensor): (&'a TensorSpec, &'a Tensor)| {
-        if !can_be_written(tensor.data(), side) {
-            return Err(format!("{:?} has a value that is no finite number, and JSON has no other", spec.name));
-        }
         let data = Elements(tensor.data());
-        Ok(Written { name: &spec.name, datatype: tensor.data().datatype(), shape: tensor.shape(), data })
+        Written { name: &spec.name, datatype: tensor.data().datatype(), shape: tensor.shape(), data }
     };
     specs.iter().zip(tensors).map(write).collect()
 }
@@ -126,10 +135,10 @@ mod tests {
         let nan = [Tensor::new(vec![1], Data::Fp32(vec![f32::NAN])).unwrap()];
         let spec = TensorSpec { name: "y".to_owned(), datatype: Datatype::Fp32, shape: vec![1], columns: vec![] };
         let signature = Signature { inputs: vec![], outputs: vec![spec] };
-        assert!(text(&signature, &[], &nan, 0.0).unwrap_err().contains("\"y\""));
+        assert!(text(&signature, &[], &nan, 0.0).unwrap_err()[0].contains("\"y\""));
         let of_input = Signature { inputs: signature.outputs, outputs: vec![] };
         assert!(text(&of_input, &nan, &[], 0.0).unwrap().contains("\"data\":[null]"));
         let infinite = [Tensor::new(vec![1], Data::Fp32(vec![f32::INFINITY])).unwrap()];
-        assert!(text(&of_input, &infinite, &[], 0.0).unwrap_err().contains("\"y\""));
+        assert!(text(&of_input, &infinite, &[], 0.0).unwrap_err()[0].contains("\"y\""));
     }
 }

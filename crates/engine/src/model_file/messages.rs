@@ -51,6 +51,8 @@ pub(super) struct NodeProto {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TensorProto {
+    #[prost(string, tag = "8")]
+    pub(super) name: String,
     #[prost(message, repeated, tag = "13")]
     pub(super) external_data: Vec<StringStringEntry>,
     #[prost(int32, tag = "14")]
@@ -78,6 +80,15 @@ pub(super) struct ValueInfo {
 pub(super) struct TypeProto {
     #[prost(message, optional, tag = "1")]
     pub(super) tensor: Option<TensorType>,
+    /// The kinds that are no tensors. What is in them does not matter: none of them is served.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub(super) sequence: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    pub(super) map: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    pub(super) sparse_tensor: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    pub(super) optional: Option<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -75,7 +75,10 @@ impl ZipMap {
         let classes = i64::try_from(self.classes.len()).ok();
         let dimensions = vec![Dimension { length: None }, Dimension { length: classes }];
         let tensor = TensorType { element: FLOAT, shape: Some(Shape { dimensions }) };
-        ValueInfo { name: self.scores.clone(), r#type: Some(TypeProto { tensor: Some(tensor) }) }
+        ValueInfo {
+            name: self.scores.clone(),
+            r#type: Some(TypeProto { tensor: Some(tensor), ..TypeProto::default() }),
+        }
     }
 }
 

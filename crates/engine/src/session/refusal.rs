@@ -14,34 +14,56 @@ pub(super) fn undeclared(file: &str) -> LoadFault {
     LoadFault::new(Reason::Manifest, detail)
 }
 
-/// What ONNX Runtime says, and the remedy where one is known.
-pub(super) fn explain(message: &str, graph: &Graph) -> LoadFault {
-    LoadFault::new(Reason::Engine, remedy(message, graph).unwrap_or_else(|| message.to_owned()))
+/// Why ONNX Runtime does not load a model.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It reads files up to this IR version.
+    IrVersion(u64),
+    /// It computes up to this opset.
+    Opset(u64),
+    /// Anything else, in its words.
+    Other(String),
 }
 
-fn remedy(message: &str, graph: &Graph) -> Option<String> {
-    if let Some(newest) = number_after(message, "max supported IR version: ") {
-        return Some(format!(
-            "{MODEL} is of IR version {}, and this engine reads up to {newest}: export it for an older opset (skl2onnx and onnxmltools: \
-             target_opset=…, torch.onnx.export: opset_version=…), or set model.ir_version = {newest} before onnx.save",
-            graph.ir_version
-        ));
+// === impl Refusal ===
+
+impl Refusal {
+    pub(super) fn of(message: &str) -> Self {
+        if let Some(newest) = number_after(message, "max supported IR version: ") {
+            return Self::IrVersion(newest);
+        }
+        if let Some(newest) = number_after(message, "for domain ai.onnx is till opset ") {
+            return Self::Opset(newest);
+        }
+        Self::Other(message.to_owned())
     }
-    if let Some(newest) = number_after(message, "for domain ai.onnx is till opset ") {
-        return Some(format!(
-            "{MODEL} is of opset {}, and this engine computes up to {newest}: export it with target_opset={newest} (skl2onnx, onnxmltools) \
-             or opset_version={newest} (torch.onnx.export)",
-            graph.opset
-        ));
+
+    /// What it says, and the remedy where one is known.
+    pub(crate) fn fault(&self, graph: &Graph) -> LoadFault {
+        let detail = match self {
+            Self::IrVersion(newest) => format!(
+                "{MODEL} is of IR version {}, and this engine reads up to {newest}: export it for an older opset (skl2onnx and onnxmltools: \
+                 target_opset=…, torch.onnx.export: opset_version=…), or set model.ir_version = {newest} before onnx.save",
+                graph.ir_version
+            ),
+            Self::Opset(newest) => format!(
+                "{MODEL} is of opset {}, and this engine computes up to {newest}: export it with target_opset={newest} (skl2onnx, onnxmltools) \
+                 or opset_version={newest} (torch.onnx.export)",
+                graph.opset
+            ),
+            Self::Other(message)
+                if message.contains("Failed to construct locale") || message.contains("locale::facet") =>
+            {
+                format!(
+                    "{MODEL} compares text by the rules of a language, and this machine has no locale of it (install it, on Debian: apt-get \
+                     install locales; localedef -i en_US -f UTF-8 en_US.UTF-8): {}",
+                    message.lines().next().unwrap_or_default()
+                )
+            }
+            Self::Other(message) => message.clone(),
+        };
+        LoadFault::new(Reason::Engine, detail)
     }
-    if message.contains("Failed to construct locale") || message.contains("locale::facet") {
-        return Some(format!(
-            "{MODEL} compares text by the rules of a language, and this machine has no locale of it (install it, on Debian: apt-get install \
-             locales; localedef -i en_US -f UTF-8 en_US.UTF-8): {}",
-            message.lines().next().unwrap_or_default()
-        ));
-    }
-    None
 }
 
 fn number_after(message: &str, words: &str) -> Option<u64> {
@@ -57,7 +79,7 @@ mod tests {
     #[test]
     fn what_is_too_new_names_the_option_of_the_exporter() {
         let graph = Graph { ir_version: 14, opset: 30, ..Graph::default() };
-        let explained = |message: &str| explain(message, &graph).detail;
+        let explained = |message: &str| Refusal::of(message).fault(&graph).detail;
         let ir = explained("Unsupported model IR version: 14, max supported IR version: 13");
         assert!(ir.contains("IR version 14") && ir.contains("up to 13") && ir.contains("target_opset"), "{ir}");
         let opset = explained("Current official support for domain ai.onnx is till opset 26.");

@@ -6,7 +6,10 @@ use ort::value::{Outlet, ValueType};
 
 use super::datatype;
 use crate::{
-    model_file::{graph::Graph, zipmap::PROBABILITIES},
+    model_file::{
+        graph::{Graph, no_tensor, unknown_element},
+        zipmap::PROBABILITIES,
+    },
     signature::{Signature, TensorSpec},
 };
 
@@ -26,10 +29,14 @@ pub(crate) struct Served {
 // === impl Served ===
 
 impl Served {
-    /// Maps and sequences are no tensors of the protocol.
-    pub(super) fn of(inputs: &[Outlet], outputs: &[Outlet], graph: &Graph) -> Result<Self, String> {
-        let inputs = inputs.iter().map(spec).collect::<Result<Vec<_>, _>>()?;
-        let in_graph = outputs.iter().map(spec).collect::<Result<Vec<_>, _>>()?;
+    /// Maps and sequences are no tensors of the protocol: all of them are told.
+    pub(super) fn of(inputs: &[Outlet], outputs: &[Outlet], graph: &Graph) -> Result<Self, Vec<String>> {
+        let (inputs, mut faults) = specs(inputs);
+        let (in_graph, of_outputs) = specs(outputs);
+        faults.extend(of_outputs);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         let outputs: Vec<_> = in_graph.iter().map(|spec| renamed(spec, &in_graph, graph)).collect();
         let is_open = |spec: &TensorSpec| spec.shape.is_empty() && graph.open_ranks.contains(&spec.name);
         let open_inputs = inputs.iter().filter(|spec| is_open(spec)).map(|spec| spec.name.clone());
@@ -76,15 +83,22 @@ fn renamed(spec: &TensorSpec, all: &[TensorSpec], graph: &Graph) -> TensorSpec {
     spec
 }
 
+fn specs(outlets: &[Outlet]) -> (Vec<TensorSpec>, Vec<String>) {
+    let (mut specs, mut faults) = (Vec::new(), Vec::new());
+    for outlet in outlets {
+        match spec(outlet) {
+            Ok(spec) => specs.push(spec),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    (specs, faults)
+}
+
 fn spec(outlet: &Outlet) -> Result<TensorSpec, String> {
     let name = outlet.name();
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return Err(format!(
-            "{name:?} is {}, not a tensor, and only tensors are served: export the model without it (scikit-learn: options={{'zipmap': False}})",
-            outlet.dtype()
-        ));
+        return Err(no_tensor(name, &outlet.dtype().to_string()));
     };
-    let datatype =
-        datatype(*ty).ok_or_else(|| format!("{name:?} has elements of type {ty}, which the protocol does not know"))?;
+    let datatype = datatype(*ty).ok_or_else(|| unknown_element(name, &ty.to_string()))?;
     Ok(TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec(), columns: Vec::new() })
 }

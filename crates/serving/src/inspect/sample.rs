@@ -10,7 +10,7 @@ use super::{npy, npz, parquet};
 use crate::features::{self, Array, Format};
 
 /// Faults of a sample that are told.
-const LINES_MAX: usize = 20;
+const FAULTS_MAX: usize = 20;
 
 /// A file that was not looked into yet.
 pub(super) struct SampleFile {
@@ -118,25 +118,27 @@ impl Sample {
         }
     }
 
-    pub(super) fn tensors(&self, signature: &Signature) -> Result<Vec<Tensor>, String> {
+    /// As the model takes them, or everything that is wrong with them.
+    pub(super) fn tensors(&self, signature: &Signature) -> Result<Vec<Tensor>, Vec<String>> {
         let tensors = match &self.records {
             Records::Text(format, bytes) => features::read_records(bytes, *format, signature),
             Records::Arrays(arrays) => features::read_arrays(arrays, signature),
         };
-        tensors.map_err(|problem| text(&problem))
+        tensors.map_err(|problem| faults(&problem))
     }
 }
 
-/// Everything that is wrong with the records, a line for each.
-fn text(problem: &Problem) -> String {
+fn faults(problem: &Problem) -> Vec<String> {
     let errors = problem.field_errors();
     if errors.is_empty() {
-        return format!("the sample does not fit the model: {problem}");
+        return vec![format!("the sample does not fit the model: {problem}")];
     }
-    let line = |error: &FieldError| match error.row_index() {
-        Some(row) => format!("\n  {:?}, record {row}: {}", error.field(), error.detail()),
-        None => format!("\n  {:?}: {}", error.field(), error.detail()),
+    let fault = |error: &FieldError| {
+        let (field, detail) = (error.field(), error.detail());
+        match error.row_index() {
+            Some(row) => format!("the sample does not fit the model: {field:?}, record {row}: {detail}"),
+            None => format!("the sample does not fit the model: {field:?}: {detail}"),
+        }
     };
-    let lines: String = errors.iter().take(LINES_MAX).map(line).collect();
-    format!("the sample does not fit the model:{lines}")
+    errors.iter().take(FAULTS_MAX).map(fault).collect()
 }

@@ -9,6 +9,7 @@ mod desired_state;
 mod exported_models;
 mod group;
 mod grpc;
+mod inspect;
 mod isolation;
 mod life;
 mod load;

@@ -2,6 +2,9 @@
 
 use prost::Message;
 
+/// `onnx.AttributeProto.AttributeType`.
+const ATTRIBUTE_GRAPH: i32 = 5;
+
 /// `onnx.TensorProto.DataType` by the protocol's names.
 pub(crate) fn element(datatype: &str) -> i32 {
     match datatype {
@@ -19,6 +22,8 @@ pub(crate) fn element(datatype: &str) -> i32 {
         "UINT32" => 12,
         "UINT64" => 13,
         "BF16" => 16,
+        // No datatype of the protocol.
+        "complex64" => 14,
         other => panic!("no such datatype: {other}"),
     }
 }
@@ -39,14 +44,67 @@ pub(crate) fn model(nodes: &[NodeSpec<'_>], inputs: &[ValueSpec<'_>], outputs: &
 
 /// A model that adds one constant, which lies in another file.
 pub(crate) fn plus_external(location: &str) -> Vec<u8> {
+    plus(external(location))
+}
+
+/// A model of complex numbers, which the protocol does not know, with constants in these files.
+pub(crate) fn complex_with_external(locations: &[&str]) -> Vec<u8> {
+    let constant = |location: &&str| {
+        let name = format!("of {location}");
+        TensorProto { dims: vec![1], data_type: element("FP32"), name, ..external(location) }
+    };
+    let nodes: [NodeSpec<'_>; 1] = [("Add", &["a", "b"], &["c"])];
+    let inputs = [("a", "complex64", &[-1_i64][..]), ("b", "complex64", &[-1_i64][..])];
+    model_with(&nodes, &inputs, &[("c", "complex64", &[-1])], locations.iter().map(constant).collect())
+}
+
+/// A model that doubles `x` as often as `n` says, one time after the other.
+pub(crate) fn repeated() -> Vec<u8> {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let node = |op_type: &str, input: &[&str], output: &[&str]| NodeProto {
+        input: names(input),
+        output: names(output),
+        op_type: op_type.to_owned(),
+        attribute: vec![],
+    };
+    let body = GraphProto {
+        node: vec![node("Identity", &["go_on"], &["goes_on"]), node("Add", &["s", "s"], &["t"])],
+        name: "body".to_owned(),
+        initializer: vec![],
+        input: [("i", "INT64", &[][..]), ("go_on", "BOOL", &[]), ("s", "FP32", &[-1])].iter().map(value).collect(),
+        output: [("goes_on", "BOOL", &[][..]), ("t", "FP32", &[-1])].iter().map(value).collect(),
+    };
+    let graph = GraphProto {
+        node: vec![NodeProto {
+            attribute: vec![AttributeProto { name: "body".to_owned(), graph: Some(body), kind: ATTRIBUTE_GRAPH }],
+            ..node("Loop", &["n", "", "x"], &["y"])
+        }],
+        name: "test".to_owned(),
+        initializer: vec![],
+        input: [("n", "INT64", &[1_i64][..]), ("x", "FP32", &[-1])].iter().map(value).collect(),
+        output: vec![value(&("y", "FP32", &[-1]))],
+    };
+    let opset = OperatorSetId { domain: String::new(), version: 17 };
+    ModelProto { ir_version: 8, graph: Some(graph), opset_import: vec![opset] }.encode_to_vec()
+}
+
+fn external(location: &str) -> TensorProto {
     let entry = |key: &str, value: &str| StringEntry { key: key.to_owned(), value: value.to_owned() };
     let external_data = vec![entry("location", location), entry("offset", "0"), entry("length", "4")];
-    plus(TensorProto { external_data, data_location: 1, ..TensorProto::default() })
+    TensorProto { external_data, data_location: 1, ..TensorProto::default() }
 }
 
 /// The same model with the constant in it.
 pub(crate) fn plus_one() -> Vec<u8> {
     plus(TensorProto { float_data: vec![1.0], ..TensorProto::default() })
+}
+
+/// The same model, which says that it is of these versions.
+pub(crate) fn with_versions(model: &[u8], ir_version: i64, opset: i64) -> Vec<u8> {
+    let mut model = ModelProto::decode(model).unwrap();
+    model.ir_version = ir_version;
+    model.opset_import = vec![OperatorSetId { domain: String::new(), version: opset }];
+    model.encode_to_vec()
 }
 
 /// A model that answers with one of so many zeros, which are in it.
@@ -74,6 +132,7 @@ fn model_with(
         input: names(inputs),
         output: names(outputs),
         op_type: (*operator).to_owned(),
+        attribute: vec![],
     };
     let graph = GraphProto {
         node: nodes.iter().map(node).collect(),
@@ -137,6 +196,18 @@ struct NodeProto {
     output: Vec<String>,
     #[prost(string, tag = "4")]
     op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<AttributeProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AttributeProto {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "6")]
+    graph: Option<GraphProto>,
+    #[prost(int32, tag = "20")]
+    kind: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
