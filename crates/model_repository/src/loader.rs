@@ -80,7 +80,7 @@ impl Loader {
             quarantine: Arc::clone(&self.quarantine),
             group: Arc::clone(&self.group),
         };
-        let proved = Proved::start(source).await?;
+        let mut proved = Proved::start(source, &self.memory).await?;
         let worker_bytes = proved.memory_bytes();
         let reservation = proved.reserve(&self.memory, self.workers_max)?;
         let workers = reservation.workers;

@@ -8,6 +8,8 @@
 //!   every look; why it was refused is in the index.
 //! - What the registry has deleted goes, from the folder and out of service; a registry that does not answer has deleted
 //!   nothing.
+//! - The lock of the mirror is held while files are fetched and declared, not while a model is loaded: a load that lasts holds up no other
+//!   model. It is taken before the lock of a model.
 
 mod bucket;
 mod declaration;
@@ -34,6 +36,7 @@ pub use poll::follow;
 use crate::{manifest::VERSIONS_MAX, metrics, names::ModelName, repository::Repository};
 use http::{Http, HttpError};
 use mirror::Mirror;
+use promotion::MirroredModel;
 
 /// How long a load may wait for the refresh before it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,7 +82,7 @@ pub struct ArtifactLimits {
     pub golden_required: bool,
 }
 
-/// The right to change the mirror, which one has at a time. It is taken before the repository's lock.
+/// The right to change the mirror, which one has at a time. It is taken before the lock of a model.
 pub type MirrorLock = OwnedMutexGuard<Mirror>;
 
 /// Why a refresh could not be finished. No version is refused for it; it is tried again.
@@ -234,10 +237,12 @@ impl Registry {
             }
             tracing::warn!(model = %name, error = %problem::Chain(&outage), "model is loaded as the mirror has it");
         }
-        let lock = repository.lock().await?;
-        let loaded = repository.load(lock, name, recorded).await;
-        if let Some(name) = ModelName::parse(name) {
-            self.record_last_good(&mut mirror, repository, &name).await.map_err(Problem::internal)?;
+        let mirrored = ModelName::parse(name).and_then(|name| MirroredModel::of(&mirror, &name));
+        drop(mirror);
+        let lock = repository.lock_for_load(name).await?;
+        let loaded = repository.load(lock, recorded).await;
+        if let Some(mirrored) = mirrored {
+            self.note_loaded(repository, &mirrored).await.map_err(Problem::internal)?;
         }
         loaded
     }

@@ -6,7 +6,8 @@
 //! - A load that fails in any part takes nothing out of service: no version, no alias, and not the replica. Only what was
 //!   deleted goes: by a registry, whatever else of its model fails, or with its folder.
 //! - What a caller has unloaded does not serve until a caller loads it: no scan of the folder, no registry and no start brings it back.
-//! - One change at a time; callers of `load` and `unload` wait for the one before, with a limit.
+//! - One change of a model at a time, and a few loads at once (`changes.rs`); callers of `load` and `unload` wait for those before, with a
+//!   limit.
 //!
 //! It deliberately does not watch the folder: half-copied files would be found. Changes come by `load` and `unload`, or
 //! from the registry, of which the folder is the mirror then.
@@ -14,11 +15,13 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::{StreamExt, stream};
 use problem::{Kind, Problem};
 use service::{Latch, Readiness};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
 use crate::{
+    changes::{Changes, LOADS_MAX, LoadLock, ModelLock},
     desired::DesiredModels,
     loader::{LoadOrder, Loader},
     manifest::Manifest,
@@ -28,7 +31,7 @@ use crate::{
     snapshot::{ModelEntry, Slot, Snapshot, unknown_model, unloaded_model},
 };
 
-/// How long a change may wait for the one before it.
+/// How long a change may wait for those before it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most models of one folder.
 pub(crate) const MODELS_MAX: usize = 256;
@@ -42,16 +45,15 @@ pub struct Repository {
     snapshot: ArcSwap<Snapshot>,
     /// Which models should serve, as far as it is known.
     desired: ArcSwapOption<DesiredModels>,
-    changes: Arc<Mutex<()>>,
+    changes: Changes,
+    /// Held while a snapshot is exchanged for the next, so that no change is lost.
+    exchange: parking_lot::Mutex<()>,
     readiness: Readiness,
     /// Keeps the process not ready until there is something to answer calls with; once opened, for good.
     latch: parking_lot::Mutex<Option<Latch>>,
     /// Keeps the process not ready while it has no model at all, and others do.
     empty_latch: parking_lot::Mutex<Option<Latch>>,
 }
-
-/// The right to change the repository, which one has at a time.
-pub type ChangeLock = OwnedMutexGuard<()>;
 
 // === impl Repository ===
 
@@ -65,7 +67,8 @@ impl Repository {
             loader,
             snapshot: ArcSwap::default(),
             desired: ArcSwapOption::empty(),
-            changes: Arc::default(),
+            changes: Changes::new(),
+            exchange: parking_lot::Mutex::default(),
             readiness,
             latch,
             empty_latch: parking_lot::Mutex::default(),
@@ -88,16 +91,15 @@ impl Repository {
 
     /// Loads every model of the folder; the index has what does not load, with its reason. Fails when there is no folder.
     pub async fn load_all(&self) -> Result<(), Problem> {
-        let lock = self.lock().await?;
         let (names, misnamed) = self.folders().map_err(|error| {
             Problem::new(Kind::InvalidArgument, format!("models.directory {}: {error}", self.folder.display()))
         })?;
-        for name in names {
-            if let Err(problem) = self.load_locked(&lock, &name).await {
-                tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
-            }
-        }
-        self.change(&lock, |snapshot| {
+        let load = |name: ModelName| async move {
+            let lock = self.wait_for_load(&name).await;
+            self.load_declared(lock).await;
+        };
+        stream::iter(names).for_each_concurrent(LOADS_MAX, load).await;
+        self.change(|snapshot| {
             snapshot.scanned = true;
             snapshot.misnamed = misnamed;
         });
@@ -109,7 +111,8 @@ impl Repository {
         self.desired.load_full()
     }
 
-    /// From now on these should serve: what should not is not found any more. The rest is done by [`Self::reconcile`].
+    /// From now on these should serve: what should not is not found any more. The rest is done by [`Self::reconcile`] and
+    /// [`Self::load_desired`].
     pub fn set_desired(&self, desired: DesiredModels) {
         self.desired.store(Some(Arc::new(desired)));
         self.judge_emptiness();
@@ -125,30 +128,27 @@ impl Repository {
         unknown.take(MODELS_MAX).map(ModelName::to_string).collect()
     }
 
-    /// Makes what serves what should: unloads all that is to be unloaded, and loads one model. True if there is more to load.
-    /// A model that cannot be loaded has its reason in the index, and is not tried again.
-    pub async fn reconcile(&self) -> Result<bool, Problem> {
-        let Some(desired) = self.desired() else { return Ok(false) };
+    /// Takes out of service what should not serve, and names what should and does not, for [`Self::load_desired`]. A model that is being
+    /// changed is looked at again at the next call.
+    pub fn reconcile(&self) -> Vec<ModelName> {
+        let Some(desired) = self.desired() else { return Vec::new() };
+        let (unload, load): (Vec<_>, Vec<_>) =
+            self.differing(&desired).into_iter().partition(|name| desired.is_unloaded(name.as_str()));
+        for lock in unload.iter().filter_map(|name| self.changes.try_lock(name)) {
+            self.take_out(&lock);
+        }
         if self.differing(&desired).is_empty() {
             self.note_generation(&desired);
-            return Ok(false);
         }
-        let lock = self.lock().await?;
-        let Some(desired) = self.desired() else { return Ok(false) };
-        let (unload, mut load): (Vec<_>, Vec<_>) =
-            self.differing(&desired).into_iter().partition(|name| desired.is_unloaded(name.as_str()));
-        for name in unload {
-            self.take_out(&lock, &name);
+        load
+    }
+
+    /// Loads a model that should serve, if it still should. One that cannot be loaded has its reason in the index, and is not tried again.
+    pub async fn load_desired(&self, name: &ModelName) {
+        let lock = self.wait_for_load(name).await;
+        if self.desired().is_some_and(|desired| self.differing(&desired).contains(name)) {
+            self.load_declared(lock).await;
         }
-        if let Some(name) = load.pop()
-            && let Err(problem) = self.load_locked(&lock, &name).await
-        {
-            tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
-        }
-        if load.is_empty() {
-            self.note_generation(&desired);
-        }
-        Ok(!load.is_empty())
     }
 
     /// Models that serve and should not, or the other way round.
@@ -173,26 +173,26 @@ impl Repository {
     /// folder was deleted is gone then. `recorded` makes it one that should serve; without that nothing is loaded.
     pub async fn load(
         &self,
-        lock: ChangeLock,
-        name: &str,
+        lock: LoadLock,
         recorded: impl Future<Output = Result<(), Problem>>,
     ) -> Result<(), Problem> {
-        let name = known_name(name)?;
-        if self.is_deleted(&name) {
-            self.forget(&lock, &name);
+        let name = lock.model().name();
+        if self.is_deleted(name) {
+            self.forget(lock.model());
         }
-        let is_known = self.snapshot.load().models.contains_key(&name) || self.folder.join(name.as_str()).is_dir();
+        let is_known = self.snapshot.load().models.contains_key(name) || self.folder.join(name.as_str()).is_dir();
         if !is_known {
             return Err(unknown_model(name.as_str()));
         }
         recorded.await?;
-        self.load_locked(&lock, &name).await
+        self.load_locked(lock).await
     }
 
     /// Takes out a model that was deleted. Calls that have begun are still answered.
-    pub(crate) fn forget(&self, lock: &ChangeLock, name: &ModelName) {
+    pub(crate) fn forget(&self, lock: &ModelLock) {
+        let name = lock.name();
         if self.snapshot.load().models.contains_key(name) {
-            self.change(lock, |snapshot| drop(snapshot.models.remove(name)));
+            self.change(|snapshot| drop(snapshot.models.remove(name)));
             tracing::info!(model = %name, "model was deleted and is out of service");
         }
     }
@@ -212,30 +212,57 @@ impl Repository {
         }
         recorded.await?;
         // No call finds it any more; a load under way holds up only that its memory is given back.
-        let lock = self.lock().await?;
+        let lock = self.lock(&name).await?;
         if self.is_deleted(&name) {
-            self.forget(&lock, &name);
+            self.forget(&lock);
             return Ok(());
         }
-        self.take_out(&lock, &name);
+        self.take_out(&lock);
         Ok(())
     }
 
-    fn take_out(&self, lock: &ChangeLock, name: &ModelName) {
+    fn take_out(&self, lock: &ModelLock) {
+        let name = lock.name();
         let Some(entry) = self.snapshot.load().models.get(name).cloned() else { return };
         let entry = entry.unloaded();
-        self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
         tracing::info!(model = %name, "model unloaded");
     }
 
-    /// Waits for the change before it.
-    pub async fn lock(&self) -> Result<ChangeLock, Problem> {
-        let lock = tokio::time::timeout(LOCK_TIMEOUT, Arc::clone(&self.changes).lock_owned()).await;
-        lock.map_err(|_| Problem::unavailable("another model is being loaded; try again"))
+    /// Waits for the change of this model before.
+    pub(crate) async fn lock(&self, name: &ModelName) -> Result<ModelLock, Problem> {
+        let lock = timeout(LOCK_TIMEOUT, self.changes.lock(name)).await;
+        lock.map_err(|_| Problem::unavailable("this model is being loaded; try again"))
+    }
+
+    /// Waits for the change of this model before, and for loads of others.
+    pub async fn lock_for_load(&self, name: &str) -> Result<LoadLock, Problem> {
+        let lock = timeout(LOCK_TIMEOUT, self.wait_for_load(&known_name(name)?)).await;
+        lock.map_err(|_| Problem::unavailable("this model or others are being loaded; try again"))
+    }
+
+    /// The same for one who has the time: each load before it ends by `probe.wall_s_max`.
+    pub(crate) async fn wait_for_load(&self, name: &ModelName) -> LoadLock {
+        self.changes.lock_for_load(name).await
+    }
+
+    /// Loads a model that no caller waits for.
+    async fn load_declared(&self, lock: LoadLock) {
+        let name = lock.model().name().clone();
+        if let Err(problem) = self.load_locked(lock).await {
+            tracing::warn!(model = %name, reason = %problem, "model does not serve as declared");
+        }
     }
 
     /// Loads a model as its folder has it now. One that a caller has unloaded stays so.
-    pub(crate) async fn load_locked(&self, lock: &ChangeLock, name: &ModelName) -> Result<(), Problem> {
+    pub(crate) async fn load_locked(&self, lock: LoadLock) -> Result<(), Problem> {
+        let name = lock.model().name().clone();
+        // The right to change the model is given back with what came of it.
+        let (loaded, _model) = lock.run(self.load_model(&name)).await;
+        loaded
+    }
+
+    async fn load_model(&self, name: &ModelName) -> Result<(), Problem> {
         let old = self.snapshot.load().models.get(name).cloned().unwrap_or_default();
         let manifest = match self.loader.read_manifest(self.folder.join(name.as_str())).await {
             Ok(manifest) => manifest,
@@ -243,13 +270,13 @@ impl Repository {
                 metrics::count_load_failure(name, fault.reason);
                 let problem = refused(&[format!("{name}: {fault}")]);
                 let entry = old.with_manifest_fault(fault);
-                self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+                self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
                 return Err(problem);
             }
         };
         if self.is_unloaded(name.as_str()) {
             let entry = ModelEntry::left_unloaded(&manifest);
-            self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+            self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
             return Ok(());
         }
         let versions = self.load_versions(&old, &manifest).await;
@@ -289,8 +316,9 @@ impl Repository {
         versions
     }
 
-    /// Exchanges the snapshot, under the lock, so that no change is lost.
-    fn change(&self, _lock: &ChangeLock, change: impl FnOnce(&mut Snapshot)) {
+    /// Exchanges the snapshot for the next. What changes an entry has the lock of its model.
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        let _exchange = self.exchange.lock();
         let old = self.snapshot.load_full();
         let mut snapshot = Snapshot::clone(&old);
         change(&mut snapshot);

@@ -63,11 +63,11 @@ impl App {
     pub(crate) async fn load_model(&self, name: &str, requester: Requester) -> Result<(), Problem> {
         let (app, name) = (self.clone(), name.to_owned());
         let Some(registry) = &self.registry else {
-            let lock = self.repository.lock().await?;
+            let lock = self.repository.lock_for_load(name.as_str()).await?;
             return self
                 .run_to_end(async move {
                     let recorded = app.desired_state.change(&app.repository, &name, true, &requester);
-                    app.repository.load(lock, &name, recorded).await
+                    app.repository.load(lock, recorded).await
                 })
                 .await;
         };

@@ -7,6 +7,7 @@
 //! - One exchange at a time, so that an older answer never replaces a newer one.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::Arc,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use authz::Principal;
+use futures::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use model_repository::{DesiredModels, Repository};
 use problem::{Chain, Kind, Problem};
@@ -130,23 +132,26 @@ impl DesiredState {
         latch.open();
     }
 
-    /// Asks again and again, and makes the models what the answer says.
+    /// Asks again and again, and makes the models what the answer says. A load that lasts holds up neither the questions nor other models.
     pub(crate) async fn follow(&self, repository: &Repository, readiness: &Readiness) {
+        let (mut loads, mut loading) = (FuturesUnordered::new(), BTreeSet::new());
         let mut pause = POLL_INTERVAL;
         loop {
             let paused = Instant::now();
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                Some(loaded) = loads.next() => drop(loading.remove(&loaded)),
+            }
             let stood_still = paused.elapsed() > pause + STANDSTILL_MAX;
             let latch = stood_still.then(|| readiness.latch("desired state of models"));
             let synced = self.sync(repository).await;
             pause = if synced.is_ok() { POLL_INTERVAL } else { RETRY_INTERVAL };
             self.exchange.lock().await.report(synced);
-            match repository.reconcile().await {
-                Ok(true) => pause = Duration::ZERO,
-                Ok(false) => {}
-                Err(problem) => {
-                    tracing::debug!(error = %Chain(&problem), "the desired state is applied at the next turn");
-                }
+            for name in repository.reconcile().into_iter().filter(|name| loading.insert(name.clone())) {
+                loads.push(async move {
+                    repository.load_desired(&name).await;
+                    name
+                });
             }
             drop(latch);
         }

@@ -109,7 +109,7 @@ impl Group {
             None => {
                 // What the library took when it was first used is of the process, and a model takes about what its file has.
                 let base_bytes = loaded.process_bytes.saturating_sub(file_bytes);
-                state.base.insert(self.memory.reserve(base_bytes, 1)?.memory).bytes()
+                state.base.insert(self.memory.reserve(None, base_bytes, 1)?.memory).bytes()
             }
         };
         loaded.model_bytes = loaded.process_bytes.saturating_sub(base_bytes);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     fault::LoadFault,
     library::Engine,
-    memory::{MemoryBudget, Reservation},
+    memory::{MemoryBudget, Reservation, ReservedBytes},
     quarantine::Quarantine,
     session::Session,
     signature::Signature,
@@ -66,6 +66,8 @@ impl State {
 pub struct Proved {
     place: Place,
     source: PoolSource,
+    /// What its files take of the budget, until its workers do.
+    held: Option<ReservedBytes>,
 }
 
 /// Where a version is that was proved.
@@ -79,27 +81,29 @@ enum Place {
 // === impl Proved ===
 
 impl Proved {
-    /// Starts a worker that loads the version and proves it.
-    pub async fn start(source: PoolSource) -> Result<Self, LoadFault> {
+    /// Starts a worker that loads the version and proves it. It waits for no other start: how many loads go on at once is for the caller to
+    /// bound, and a proof that lasts must not keep the workers of what serves from being started again.
+    pub async fn start(source: PoolSource, memory: &MemoryBudget) -> Result<Self, LoadFault> {
+        let held = Some(memory.hold(source.files.bytes())?);
         let PoolSource { starter, files, signature, isolation, group, .. } = &source;
         let place = match isolation {
             Isolation::Model | Isolation::None => {
-                Place::Own(Box::new(starter.start(files, signature, OWN_SLOT).await?))
+                Place::Own(Box::new(starter.start_now(files, signature, OWN_SLOT).await?))
             }
             Isolation::Group => {
                 let membership = Membership::new(group);
-                let proved = starter.start(files, signature, membership.slot()).await?;
+                let proved = starter.start_now(files, signature, membership.slot()).await?;
                 let loaded = membership.join(files, signature, proved).await?;
                 Place::Group(membership, loaded)
             }
         };
-        Ok(Self { place, source })
+        Ok(Self { place, source, held })
     }
 
-    /// Memory for as many workers as fit, up to `workers_max`; a group has one.
-    pub fn reserve(&self, memory: &MemoryBudget, workers_max: usize) -> Result<Reservation, LoadFault> {
+    /// Memory for as many workers as fit, up to `workers_max`; a group has one. It takes the place of what was held for the proof.
+    pub fn reserve(&mut self, memory: &MemoryBudget, workers_max: usize) -> Result<Reservation, LoadFault> {
         let workers_max = if self.source.isolation == Isolation::Group { 1 } else { workers_max };
-        memory.reserve(self.memory_bytes(), workers_max)
+        memory.reserve(self.held.take(), self.memory_bytes(), workers_max)
     }
 
     /// Memory that one worker took at its peak, in bytes, but for files that it shares with others: in a group what was added for this
@@ -127,7 +131,7 @@ impl Proved {
         Reservation { workers, memory }: Reservation,
         limits: PoolLimits,
     ) -> Result<Pool, LoadFault> {
-        let Self { place, source } = self;
+        let Self { place, source, .. } = self;
         let isolation = source.isolation;
         let slot = if let Place::Group(membership, _) = &place { membership.slot() } else { OWN_SLOT };
         let shared = Arc::new(Shared {

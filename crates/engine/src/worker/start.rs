@@ -57,7 +57,7 @@ pub struct WorkerStarter {
     pub file_bytes_max: u64,
     /// The longest answer to one call, by the binary form of its tensors.
     pub answer_bytes_max: u64,
-    /// How many may be starting at a time: loading is work for a core.
+    /// How many workers of what serves may be starting at a time: loading is work for a core.
     pub starts: Arc<Semaphore>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Started {
 // === impl WorkerStarter ===
 
 impl WorkerStarter {
-    /// Starts a worker, and has it load and judge the model in this slot.
+    /// Starts a worker when it is its turn, and has it load and judge the model in this slot.
     pub(crate) async fn start(
         &self,
         files: &Arc<VersionFiles>,
@@ -88,6 +88,16 @@ impl WorkerStarter {
         slot: u32,
     ) -> Result<Started, LoadFault> {
         let _turn = self.starts.acquire().await.map_err(LoadFault::internal)?;
+        self.start_now(files, signature, slot).await
+    }
+
+    /// The same without waiting for a turn.
+    pub(crate) async fn start_now(
+        &self,
+        files: &Arc<VersionFiles>,
+        signature: &Signature,
+        slot: u32,
+    ) -> Result<Started, LoadFault> {
         // Dropping the future kills the child.
         timeout(self.wall(), self.start_and_judge(files, signature, slot))
             .await

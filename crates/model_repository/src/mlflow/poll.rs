@@ -1,28 +1,40 @@
 //! Keeps the mirror what the registry is, for the life of the process.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use problem::Chain;
 use service::Latch;
 use telemetry::FailureLog;
 use tokio::time::sleep;
 
-use super::{RefreshError, Registry};
-use crate::{metrics, repository::Repository};
+use super::{RefreshError, Registry, promotion::MirroredModel};
+use crate::{metrics, names::ModelName, repository::Repository};
 
 /// After the first failure; doubled with each further one, up to the interval of the polls.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Looks at the registry again and again. The latch is opened when the mirror has been what the registry is once.
+/// Loads of what was mirrored, beside which the registry is looked at.
+#[derive(Default)]
+struct Loads<'r> {
+    running: FuturesUnordered<BoxFuture<'r, ModelName>>,
+    /// Which models they are of: each has one at a time.
+    names: BTreeSet<ModelName>,
+}
+
+/// Looks at the registry again and again. The latch is opened when the mirror has been what the registry is once, and was loaded.
 pub async fn follow(registry: &Registry, repository: &Repository, mut latch: Option<Latch>) {
     let backoff = ExponentialBuilder::new()
         .with_min_delay(FIRST_RETRY.min(registry.poll_interval))
         .with_max_delay(registry.poll_interval)
         .without_max_times();
     let (mut failures, mut delays) = (FailureLog::once(), backoff.build());
+    let (mut loads, mut is_whole) = (Loads::default(), false);
     loop {
-        let outcome = refresh(registry, repository).await;
+        let mut to_load = Vec::new();
+        let outcome = loads.beside(refresh(registry, repository, &mut to_load)).await;
+        loads.begin(registry, repository, to_load);
         metrics::record_refresh(outcome.as_ref().map_or_else(RefreshError::outcome, |()| metrics::RefreshOutcome::Ok));
         let pause = match outcome {
             Ok(()) => {
@@ -30,7 +42,7 @@ pub async fn follow(registry: &Registry, repository: &Repository, mut latch: Opt
                     tracing::info!("the model registry is followed again");
                 }
                 delays = backoff.build();
-                drop(latch.take());
+                is_whole = true;
                 None
             }
             Err(outage) => {
@@ -38,13 +50,53 @@ pub async fn follow(registry: &Registry, repository: &Repository, mut latch: Opt
                 delays.next()
             }
         };
-        sleep(pause.unwrap_or(registry.poll_interval)).await;
+        let mut pause = pin!(sleep(pause.unwrap_or(registry.poll_interval)));
+        loop {
+            if is_whole && loads.names.is_empty() {
+                drop(latch.take());
+            }
+            tokio::select! {
+                () = &mut pause => break,
+                Some(loaded) = loads.running.next() => drop(loads.names.remove(&loaded)),
+            }
+        }
     }
 }
 
-async fn refresh(registry: &Registry, repository: &Repository) -> Result<(), RefreshError> {
+async fn refresh(
+    registry: &Registry,
+    repository: &Repository,
+    to_load: &mut Vec<MirroredModel>,
+) -> Result<(), RefreshError> {
     let mut mirror = registry.lock_mirror().await.map_err(|problem| RefreshError::Busy(problem.message()))?;
-    registry.refresh(&mut mirror, repository).await
+    registry.refresh(&mut mirror, repository, to_load).await
+}
+
+// === impl Loads ===
+
+impl<'r> Loads<'r> {
+    /// Those of models that are being loaded come again with the next refresh.
+    fn begin(&mut self, registry: &'r Registry, repository: &'r Repository, models: Vec<MirroredModel>) {
+        for model in models.into_iter().filter(|model| self.names.insert(model.name.clone())) {
+            let load = async move {
+                registry.load_mirrored(repository, &model).await;
+                model.name
+            };
+            self.running.push(load.boxed());
+        }
+    }
+
+    /// Does something while they go on.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                Some(loaded) = self.running.next() => drop(self.names.remove(&loaded)),
+            }
+        }
+    }
 }
 
 /// One line for each outage, whatever it becomes while it lasts.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{FileDigests, GOLDEN_BYTES_MAX, LoadFault, Reason, Signature};
 use https_client::HttpsError;
+use problem::Chain;
 use sha256::Sha256Digest;
 use tempfile::TempDir;
 use tokio::fs;
@@ -20,7 +21,7 @@ use super::{
     selection::{self, VersionDecision},
 };
 use crate::{
-    manifest::VersionFile,
+    manifest::{ManifestFile, VersionFile},
     names::{ModelName, Version},
     repository::{MODELS_MAX, Repository},
 };
@@ -44,6 +45,12 @@ struct Plan {
     missing: Vec<(ModelVersion, Sha256Digest)>,
 }
 
+/// A model as the mirror declares it.
+pub(super) struct MirroredModel {
+    pub(super) name: ModelName,
+    file: ManifestFile,
+}
+
 /// What the files of a version are.
 struct Fetched {
     digests: FileDigests,
@@ -58,12 +65,26 @@ enum FetchError {
     Failed(RefreshError),
 }
 
+// === impl MirroredModel ===
+
+impl MirroredModel {
+    pub(super) fn of(mirror: &MirrorLock, name: &ModelName) -> Option<Self> {
+        let mirrored = mirror.models.get(name)?;
+        Some(Self { name: name.clone(), file: mirrored.file.clone() })
+    }
+}
+
 // === impl Registry ===
 
 impl Registry {
-    /// Makes the mirror, and with it the repository, what the registry is. What needs nothing fetched comes first, so that
+    /// Makes the mirror what the registry is, and notes what is to be loaded of it. What needs nothing fetched comes first, so that
     /// an alias moves although the storage is away.
-    pub(super) async fn refresh(&self, mirror: &mut MirrorLock, repository: &Repository) -> Result<(), RefreshError> {
+    pub(super) async fn refresh(
+        &self,
+        mirror: &mut MirrorLock,
+        repository: &Repository,
+        to_load: &mut Vec<MirroredModel>,
+    ) -> Result<(), RefreshError> {
         let session = self.session()?;
         let listed = index_by_name(self.list_models(&session, mirror).await?);
         let mut plans = Vec::new();
@@ -81,9 +102,27 @@ impl Registry {
         }
         plans.sort_by_key(|plan| !plan.missing.is_empty());
         for plan in plans {
-            self.apply_plan(&session, mirror, repository, plan).await?;
+            let name = plan.name.clone();
+            self.write(&session, mirror, plan).await?;
+            if mirror.models.get(&name).is_some_and(|mirrored| !mirrored.is_loaded) {
+                to_load.extend(MirroredModel::of(mirror, &name));
+            }
         }
         Ok(())
+    }
+
+    /// Loads a model that the mirror declares. One that could not be tried is noted again by the next refresh.
+    pub(super) async fn load_mirrored(&self, repository: &Repository, mirrored: &MirroredModel) {
+        let lock = repository.wait_for_load(&mirrored.name).await;
+        let loaded = repository.load_locked(lock).await;
+        if let Err(problem) = &loaded {
+            tracing::warn!(model = %mirrored.name, reason = %problem, "model does not serve as the registry has it");
+        }
+        if is_final(&loaded)
+            && let Err(error) = self.note_loaded(repository, mirrored).await
+        {
+            tracing::warn!(model = %mirrored.name, error = %Chain(&error), "what the aliases of a model mean cannot be noted; it is tried again");
+        }
     }
 
     /// Every model of the registry, unless it has lost all of them.
@@ -123,13 +162,17 @@ impl Registry {
         }
     }
 
-    /// Notes what the aliases of a model mean now that it was loaded, for the next process.
-    pub(super) async fn record_last_good(
+    /// Notes that a model was loaded, and what its aliases mean now, for the next process. What was declared since is still to be loaded.
+    pub(super) async fn note_loaded(
         &self,
-        mirror: &mut MirrorLock,
         repository: &Repository,
-        name: &ModelName,
+        MirroredModel { name, file }: &MirroredModel,
     ) -> Result<(), RefreshError> {
+        // While files are fetched the mirror is not free for long. The next refresh finds the model not loaded, and has it noted.
+        let Ok(mut mirror) = self.lock_mirror().await else { return Ok(()) };
+        if mirror.models.get(name).is_none_or(|mirrored| mirrored.file != *file) {
+            return Ok(());
+        }
         let Some(mut mirrored) = mirror.models.remove(name) else { return Ok(()) };
         mirrored.is_loaded = true;
         let serving = repository.snapshot().entry(name.as_str()).map(|entry| entry.aliases_that_serve());
@@ -141,27 +184,6 @@ impl Registry {
         let declared = if is_new { mirror.declare(name, &mirrored.file) } else { Ok(()) };
         mirror.models.insert(name.clone(), mirrored);
         declared.map_err(RefreshError::Mirror)
-    }
-
-    async fn apply_plan(
-        &self,
-        session: &RefreshSession<'_>,
-        mirror: &mut MirrorLock,
-        repository: &Repository,
-        plan: Plan,
-    ) -> Result<(), RefreshError> {
-        let name = plan.name.clone();
-        self.write(session, mirror, plan).await?;
-        if mirror.models.get(&name).is_none_or(|mirrored| mirrored.is_loaded) {
-            return Ok(());
-        }
-        let lock = repository.lock().await.map_err(|problem| RefreshError::Busy(problem.message()))?;
-        let loaded = repository.load_locked(&lock, &name).await;
-        drop(lock);
-        if let Err(problem) = &loaded {
-            tracing::warn!(model = %name, reason = %problem, "model does not serve as the registry has it");
-        }
-        if is_final(&loaded) { self.record_last_good(mirror, repository, &name).await } else { Ok(()) }
     }
 
     /// Fetches what is missing and declares the model, if that changes anything.
@@ -207,8 +229,8 @@ impl Registry {
         repository: &Repository,
         name: &ModelName,
     ) -> Result<(), RefreshError> {
-        let lock = repository.lock().await.map_err(|problem| RefreshError::Busy(problem.message()))?;
-        repository.forget(&lock, name);
+        let lock = repository.lock(name).await.map_err(|problem| RefreshError::Busy(problem.message()))?;
+        repository.forget(&lock);
         mirror.remove(name).map_err(RefreshError::Mirror)
     }
 }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proto::inference::RepositoryModelLoadRequest;
@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::support::{
     Client, Serving,
-    models::{ModelFolder, golden, steps, steps_golden, tensor, write_chain, write_steps},
+    models::{ModelFolder, golden, steps, steps_golden, tensor, write_chain, write_repeated, write_steps},
     onnx::{NodeSpec, ValueSpec, model},
 };
 
@@ -232,6 +232,40 @@ async fn a_load_outlives_its_caller() {
         client.get("/v2/models/chain/ready").await.status == 200
     })
     .await;
+}
+
+/// Golden examples that do not come to their end, at a start and by calls, hold up their own models and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_that_last_hold_up_no_other_model() {
+    let config = "[probe]\nwall_s_max = 40\n[inference]\nworkers = 1\n";
+    let began = Instant::now();
+    let serving = Serving::start_listening(config, |models| {
+        write_repeated(models, "a-endless", i64::MAX);
+        write_steps(models, 1);
+        write_repeated(models, "z-short", 3);
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    let ready = async |name: &str| client.get(&format!("/v2/models/{name}/ready")).await.status == 200;
+    for name in ["steps", "z-short"] {
+        testkit::poll_until(&format!("{name} serves"), Duration::from_secs(30), async || ready(name).await).await;
+    }
+    let load = |name: &str| {
+        let (client, path) = (client.clone(), format!("/v2/repository/models/{name}/load"));
+        tokio::spawn(async move { client.post(&path, "").await })
+    };
+    write_repeated(&serving.models, "b-endless", i64::MAX);
+    let endless = load("b-endless");
+    testkit::poll_until("both are being proved", Duration::from_secs(20), async || serving.workers().len() == 4).await;
+    write_chain(&serving.models, 2);
+    let loaded = load("chain").await.unwrap();
+    assert_eq!(loaded.status, 200, "{:?}", loaded.body);
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}: an endless one has ended", began.elapsed());
+    assert!(!endless.is_finished() && !ready("b-endless").await);
+    assert_eq!(client.post("/v2/repository/models/steps/unload", "").await.status, 200);
+    assert_eq!(load("steps").await.unwrap().status, 200);
+    let refused = endless.await.unwrap();
+    assert!(refused.status == 409 && refused.error().contains("probe.wall_s_max"), "{:?}", refused.body);
 }
 
 /// A signature longer than the system lets an argument be reaches the child that proves the model.

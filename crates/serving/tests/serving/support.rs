@@ -53,6 +53,11 @@ impl Serving {
         Self::spawn(config, None, |_| {}).await
     }
 
+    /// The same with further sections of the configuration; perhaps not ready.
+    pub(crate) async fn start_listening(config: &str, write: impl FnOnce(&Path)) -> Self {
+        Self::spawn(|_, _| config.to_owned(), None, write).await
+    }
+
     /// Kills it, and starts it again over the same folders.
     pub(crate) fn restart(&mut self) {
         self.kill();

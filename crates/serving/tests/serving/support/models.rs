@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::onnx::{NodeSpec, SHARED, ValueSpec, lookup, model};
+use super::onnx::{NodeSpec, SHARED, ValueSpec, lookup, model, repeated};
 
 /// A folder to be, with one or more versions of one signature.
 pub(crate) struct ModelFolder<'a> {
@@ -154,6 +154,18 @@ pub(crate) fn write_lookup(models: &Path, zeros: usize) {
     let golden = golden(&[tensor("i", "INT64", &[1], json!([7]))], &[tensor("y", "FP32", &[1], json!([0]))]);
     ModelFolder { name: "lookup", inputs: &inputs, outputs: &outputs, champion: "1" }
         .write(models, &[("1", &lookup(zeros), golden)]);
+}
+
+/// A model that doubles zero so many times for its golden example.
+pub(crate) fn write_repeated(models: &Path, name: &str, times: i64) {
+    let inputs = [("n", "INT64", &[1_i64][..]), ("x", "FP32", &[-1_i64][..])];
+    let outputs = [("y", "FP32", &[-1_i64][..])];
+    let golden = golden(
+        &[tensor("n", "INT64", &[1], json!([times])), tensor("x", "FP32", &[1], json!([0]))],
+        &[tensor("y", "FP32", &[1], json!([0]))],
+    );
+    ModelFolder { name, inputs: &inputs, outputs: &outputs, champion: "1" }
+        .write(models, &[("1", &repeated(), golden)]);
 }
 
 /// `root`: square roots, which are NaN for negative numbers.
