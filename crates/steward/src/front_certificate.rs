@@ -1,8 +1,9 @@
 //! The owner's certificate for the front door: read from the owner's folder, and put into the volume of each container that answers clients.
 
 use std::{
-    fs::{self, File},
+    fs::{self, OpenOptions},
     io::Read as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bootstrap::{say, say_error};
 use identity::FrontCertificate;
+use rustix::fs::OFlags;
 use secrets::{Secret, make_folder, replace_file};
 use topology::Instance;
 
@@ -107,7 +109,9 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let cannot = || format!("cannot read {} as user 10002, the steward", path.display());
     let mut content = Vec::new();
-    let file = File::open(path).with_context(cannot)?;
+    // A pipe that is opened for reading waits for its writer, and everything else that the steward does would wait with it.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).with_context(cannot)?;
     ensure!(file.metadata().with_context(cannot)?.is_file(), "{} is no file", path.display());
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).with_context(cannot)?;
     ensure!(content.len() as u64 <= FILE_BYTES_MAX, "{} is larger than {FILE_BYTES_MAX} bytes", path.display());
@@ -133,6 +137,23 @@ mod tests {
 
     fn issue(folder: &Path, name: &str) {
         Ca::new().issue_leaf(&Leaf::of("unused", "unused").uris(&[]).dns_names(&[name]).server_only(), folder);
+    }
+
+    /// A pipe that has no writer, in the place of either file, is a fault that is reported and no wait.
+    #[test]
+    fn a_pipe_is_no_certificate_and_no_key() {
+        let (state, owners) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for file in ["certificate.pem", "key.pem"] {
+            issue(owners.path(), "ml.example.org");
+            let pipe = owners.path().join(file);
+            fs::remove_file(&pipe).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+            let mut certificate = OwnersCertificate::new(owners.path(), "certificate.pem", "key.pem").unwrap();
+            certificate.pass(&[], state.path());
+            let (failure, _) = certificate.failure.unwrap();
+            assert!(failure.contains(file) && failure.ends_with("is no file"), "{failure}");
+            fs::remove_file(&pipe).unwrap();
+        }
     }
 
     #[test]
