@@ -4,8 +4,11 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use problem::{Api, Problem};
-use serde_json::{Value, json};
+use problem::{
+    Api, Problem,
+    openapi::{description, problem_schema},
+};
+use serde_json::{Map, Value, json};
 
 /// The document as it is published and committed: JSON, indented, one line feed at the end.
 pub fn openapi_json() -> Result<String, serde_json::Error> {
@@ -33,7 +36,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
             "/api/backups/openapi.json": { "get": description() },
         },
         "components": {
-            "schemas": { "Run": run(), "Runs": runs(), "Problem": problem() },
+            "schemas": { "Run": run(), "Runs": runs(), "Problem": problem_schema(field()) },
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
         },
         "security": [{ "bearer": [] }],
@@ -55,7 +58,7 @@ fn parameter(name: &str, description: &str) -> Value {
 
 fn operation(id: &str, summary: &str, status: &str, schema: &str, others: &[(&str, &str)]) -> Value {
     let reference = |name: &str| json!({ "schema": { "$ref": format!("#/components/schemas/{name}") } });
-    let mut responses = serde_json::Map::new();
+    let mut responses = Map::new();
     let content = json!({ "application/json": reference(schema) });
     responses.insert(status.to_owned(), json!({ "description": summary, "content": content }));
     let common = [
@@ -68,14 +71,6 @@ fn operation(id: &str, summary: &str, status: &str, schema: &str, others: &[(&st
         responses.insert((*status).to_owned(), json!({ "description": description, "content": content }));
     }
     json!({ "operationId": id, "summary": summary, "responses": responses })
-}
-
-fn description() -> Value {
-    let content = json!({ "application/json": { "schema": { "type": "object" } } });
-    json!({
-        "operationId": "openapi", "summary": "This document.", "security": [{}],
-        "responses": { "200": { "description": "OpenAPI.", "content": content } },
-    })
 }
 
 fn run() -> Value {
@@ -105,16 +100,7 @@ fn runs() -> Value {
     json!({ "type": "object", "required": ["runs"], "properties": { "runs": { "type": "array", "items": run } } })
 }
 
-/// RFC 9457.
-fn problem() -> Value {
-    json!({
-        "type": "object", "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": { "type": "string", "description": "`urn:rampart:problem:` and the kind." },
-            "title": { "type": "string" },
-            "status": { "type": "integer" },
-            "detail": { "type": "string", "description": "What is wrong, and what to do." },
-            "field": { "type": "string", "description": "The field of the request that is wrong." },
-        },
-    })
+fn field() -> Map<String, Value> {
+    let field = json!({ "type": "string", "description": "The field of the request that is wrong." });
+    Map::from_iter([("field".to_owned(), field)])
 }

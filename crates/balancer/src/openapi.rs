@@ -4,8 +4,11 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
-use problem::Problem;
-use serde_json::{Value, json};
+use problem::{
+    Problem,
+    openapi::{description, problem_schema},
+};
+use serde_json::{Map, Value, json};
 
 /// The document as it is published and committed: JSON, indented, one line feed at the end.
 pub fn openapi_json() -> Result<String, serde_json::Error> {
@@ -23,7 +26,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
             "/api/loadbalancer/openapi.json": { "get": description() },
         },
         "components": {
-            "schemas": { "Status": status_schema(), "Pool": pool_schema(), "Problem": problem_schema() },
+            "schemas": { "Status": status_schema(), "Pool": pool_schema(), "Problem": problem_schema(Map::new()) },
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
         },
     });
@@ -64,14 +67,6 @@ fn status() -> Value {
     })
 }
 
-fn description() -> Value {
-    let content = json!({ "application/json": { "schema": { "type": "object" } } });
-    json!({
-        "operationId": "openapi", "summary": "This document.", "security": [{}],
-        "responses": { "200": { "description": "OpenAPI.", "content": content } },
-    })
-}
-
 fn status_schema() -> Value {
     json!({
         "type": "object", "required": ["healthy_backends", "pools"],
@@ -96,18 +91,5 @@ fn pool_schema() -> Value {
     json!({
         "type": "object", "required": ["healthy", "total", "replicas"],
         "properties": { "healthy": number, "total": number, "replicas": { "type": "array", "items": replica } },
-    })
-}
-
-/// RFC 9457.
-fn problem_schema() -> Value {
-    json!({
-        "type": "object", "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": { "type": "string", "description": "`urn:rampart:problem:` and the kind." },
-            "title": { "type": "string" },
-            "status": { "type": "integer" },
-            "detail": { "type": "string", "description": "What is wrong, and what to do." },
-        },
     })
 }

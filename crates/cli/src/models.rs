@@ -10,6 +10,7 @@ mod inspect;
 mod name;
 mod register;
 mod registered;
+mod registration;
 mod registry;
 mod served;
 

@@ -3,6 +3,7 @@
 mod field_error;
 mod form;
 mod kind;
+pub mod openapi;
 
 use std::{error::Error, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 

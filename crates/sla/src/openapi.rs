@@ -4,8 +4,11 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use problem::{Api, Problem};
-use serde_json::{Value, json};
+use problem::{
+    Api, Problem,
+    openapi::{description, problem_schema},
+};
+use serde_json::{Map, Value, json};
 
 /// The document as it is published and committed: JSON, indented, one line feed at the end.
 pub fn openapi_json() -> Result<String, serde_json::Error> {
@@ -22,7 +25,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
             "/api/sla/openapi.json": { "get": description() },
         },
         "components": {
-            "schemas": { "Current": current_schema(), "Problem": problem_schema() },
+            "schemas": { "Current": current_schema(), "Problem": problem_schema(Map::new()) },
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
         },
     });
@@ -57,14 +60,6 @@ fn current() -> Value {
     })
 }
 
-fn description() -> Value {
-    let content = json!({ "application/json": { "schema": { "type": "object" } } });
-    json!({
-        "operationId": "openapi", "summary": "This document.", "security": [{}],
-        "responses": { "200": { "description": "OpenAPI.", "content": content } },
-    })
-}
-
 fn current_schema() -> Value {
     let percentage = |description: &str| json!({ "type": ["number", "null"], "minimum": 0, "maximum": 100, "description": description });
     json!({
@@ -84,19 +79,6 @@ fn current_schema() -> Value {
             "reason": { "type": ["string", "null"], "description": "Why figures are absent." },
             "computed_at": { "type": "string", "format": "date-time" },
             "detail": { "type": "object", "description": "Requests, hours, minutes and sources, for callers who may read them." },
-        },
-    })
-}
-
-/// RFC 9457.
-fn problem_schema() -> Value {
-    json!({
-        "type": "object", "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": { "type": "string", "description": "`urn:rampart:problem:` and the kind." },
-            "title": { "type": "string" },
-            "status": { "type": "integer" },
-            "detail": { "type": "string", "description": "What is wrong, and what to do." },
         },
     })
 }

@@ -4,6 +4,7 @@ pub mod ca;
 mod client;
 mod gateway;
 mod harness;
+pub mod openapi;
 mod poll;
 mod postgres;
 

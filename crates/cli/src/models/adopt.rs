@@ -1,22 +1,18 @@
 //! `rampart models adopt`: a version that was logged by MLflow's own client gets what is missing of it, so that it serves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use bootstrap::say;
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::{
     declaration::{DECLARATION, declaration},
-    folder::CHAMPION,
-    inspect::{self, Inspected},
-    name,
+    inspect::Inspected,
     registered::{self, ModelVersion, RegisteredModel},
-    registry::{Artifact, FILE_BYTES_MAX, Folder, Options, Registry},
-    served,
+    registration::{CompleteVersion, RegistrationOptions},
+    registry::{Artifact, FILE_BYTES_MAX, Folder, Registry},
 };
-use crate::library::Library;
 
 const MLMODEL: &str = "MLmodel";
 const GOLDEN: &str = "golden.json";
@@ -41,19 +37,8 @@ pub(crate) struct Arguments {
     name: String,
     /// The number of its version.
     version: u64,
-    /// An alias that means this version from now on. Where no version is the champion, this one becomes it.
-    #[arg(long)]
-    alias: Option<String>,
-    /// Records for the golden example: a .json, .csv, .npy, .npz or .parquet file, as for `add`. Without it they are drawn.
-    #[arg(long)]
-    sample: Option<PathBuf>,
-    /// Do not wait until the version serves.
-    #[arg(long)]
-    no_wait: bool,
     #[command(flatten)]
-    library: Library,
-    #[command(flatten)]
-    registry: Options,
+    options: RegistrationOptions,
 }
 
 /// What is wanted of an `MLmodel`.
@@ -74,9 +59,8 @@ struct Onnx {
 
 /// Adds what is missing, waits until the version serves, and prints how to call it. What is there stays as it is.
 pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { name, version, .. } = arguments;
-    name::check(name)?;
-    let registry = Registry::new(&arguments.registry)?;
+    let Arguments { name, version, options } = arguments;
+    let registry = options.open(name)?;
     let model = RegisteredModel::find(&registry, name).await?;
     let model = model.with_context(|| format!("MLflow has no registered model {name}"))?;
     let found = ModelVersion::find(&registry, name, *version).await?;
@@ -85,7 +69,8 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = registered::folder(&registry, name, *version).await?;
     let artifacts = registry.list(&folder).await?;
     let fetched = fetch(&registry, &folder, &artifacts).await?;
-    let inspected = inspect::run(&fetched.path().join("model.onnx"), arguments.sample.as_deref(), &arguments.library)
+    let inspected = options
+        .inspect(&fetched.path().join("model.onnx"))
         .with_context(|| format!("{name}: version {version} cannot be served"))?;
     if let Some(digest) = found.digest().filter(|digest| !digest.eq_ignore_ascii_case(&inspected.digest)) {
         bail!(
@@ -97,17 +82,9 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if found.digest().is_none() {
         registered::set_digest(&registry, name, *version, &inspected.digest).await?;
     }
-    let alias = arguments.alias.as_deref().or((!model.has_champion()).then_some(CHAMPION));
-    if let Some(alias) = alias {
-        registered::set_alias(&registry, name, alias, *version).await?;
-    }
-    say(&format!("{name}: version {version} has {added} (SHA-256 {})", inspected.digest));
-    let platform = registry.platform();
-    if !arguments.no_wait {
-        served::wait(platform, name, *version).await?;
-        say(&format!("{name}: version {version} serves"));
-    }
-    served::say_calls(platform, name, *version, alias == Some(CHAMPION), &inspected)
+    let done = [format!("{name}: version {version} has {added} (SHA-256 {})", inspected.digest)];
+    let complete = CompleteVersion { name, number: *version, model: Some(&model), inspected: &inspected, done: &done };
+    options.finish(&registry, complete).await
 }
 
 /// Fetches the model as `model.onnx`, and all that may hold weights of it.

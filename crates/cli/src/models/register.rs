@@ -3,18 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use bootstrap::say;
 
 use super::{
     declaration::{DECLARATION, declaration, mlmodel},
-    folder::CHAMPION,
-    inspect::{self, Inspected},
+    inspect::Inspected,
     name,
     registered::{self, ModelVersion, RegisteredModel},
-    registry::{Folder, Options, Registry},
-    served,
+    registration::{CompleteVersion, RegistrationOptions},
+    registry::{Folder, Registry},
 };
-use crate::library::Library;
 
 /// Options of `rampart models register`.
 #[derive(clap::Args)]
@@ -24,19 +21,8 @@ pub(crate) struct Arguments {
     /// What the model is called; without it, like its file or, if that is model.onnx, like its folder.
     #[arg(long)]
     name: Option<String>,
-    /// An alias that means this version from now on. The first version of a model is its champion.
-    #[arg(long)]
-    alias: Option<String>,
-    /// Records for the golden example: a .json, .csv, .npy, .npz or .parquet file, as for `add`. Without it they are drawn.
-    #[arg(long)]
-    sample: Option<PathBuf>,
-    /// Do not wait until the version serves.
-    #[arg(long)]
-    no_wait: bool,
     #[command(flatten)]
-    library: Library,
-    #[command(flatten)]
-    registry: Options,
+    options: RegistrationOptions,
 }
 
 /// Registers a new version, waits until it serves, and prints how to call it.
@@ -45,9 +31,9 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(name) => name.clone(),
         None => name::of(&arguments.path)?,
     };
-    name::check(&name)?;
-    let registry = Registry::new(&arguments.registry)?;
-    let inspected = inspect::run(&arguments.path, arguments.sample.as_deref(), &arguments.library)?;
+    let options = &arguments.options;
+    let registry = options.open(&name)?;
+    let inspected = options.inspect(&arguments.path)?;
     let model = RegisteredModel::find(&registry, &name).await?;
     if let Some(same) = ModelVersion::with_digest(&registry, &name, &inspected.digest).await? {
         bail!(
@@ -57,22 +43,13 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let (model_id, folder) = registered::log_model(&registry, &name, &inspected.digest).await?;
     upload(&registry, &folder, &arguments.path, &model_id, &inspected).await?;
-    let version = registered::register(&registry, &name, model.is_none(), &model_id, &inspected.digest).await?;
-    let has_champion = model.as_ref().is_some_and(RegisteredModel::has_champion);
-    let alias = arguments.alias.as_deref().or((!has_champion).then_some(CHAMPION));
-    if let Some(alias) = alias {
-        registered::set_alias(&registry, &name, alias, version).await?;
+    let number = registered::register(&registry, &name, model.is_none(), &model_id, &inspected.digest).await?;
+    let mut done = vec![format!("{name}: version {number} is in MLflow (SHA-256 {})", inspected.digest)];
+    if options.is_drawn() {
+        done.push("its golden example was drawn; with --sample FILE it is made of records of yours".to_owned());
     }
-    say(&format!("{name}: version {version} is in MLflow (SHA-256 {})", inspected.digest));
-    if arguments.sample.is_none() {
-        say("its golden example was drawn; with --sample FILE it is made of records of yours");
-    }
-    let platform = registry.platform();
-    if !arguments.no_wait {
-        served::wait(platform, &name, version).await?;
-        say(&format!("{name}: version {version} serves"));
-    }
-    served::say_calls(platform, &name, version, alias == Some(CHAMPION), &inspected)
+    let version = CompleteVersion { name: &name, number, model: model.as_ref(), inspected: &inspected, done: &done };
+    options.finish(&registry, version).await
 }
 
 /// Every file of the version. The model is made known only when all of them are there.

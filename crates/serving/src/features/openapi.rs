@@ -1,5 +1,6 @@
 //! The description of predictions by feature name.
 
+use problem::openapi::problem_schema;
 use serde_json::{Map, Value, json};
 
 use super::table::ROWS_MAX;
@@ -130,15 +131,10 @@ fn answer() -> Value {
     })
 }
 
-/// RFC 9457.
 fn problem() -> Value {
-    json!({
-        "type": "object", "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": { "type": "string", "description": "`urn:rampart:problem:` and the kind." },
+    let further = json!({
             "title": { "type": "string", "description": "The kind in words." },
             "status": { "type": "integer", "description": "The HTTP status." },
-            "detail": { "type": "string", "description": "What is wrong, and what to do." },
             "field": { "type": "string", "description": "The first field or feature that is wrong." },
             "offset": { "type": "integer", "description": "The byte of the body at which it stopped being JSON." },
             "errors": { "type": "array", "description": "Everything that is wrong, up to a hundred.", "items": {
@@ -149,6 +145,6 @@ fn problem() -> Value {
                     "detail": { "type": "string", "description": "What is wrong with it." },
                 },
             } },
-        },
-    })
+    });
+    problem_schema(further.as_object().cloned().unwrap_or_default())
 }

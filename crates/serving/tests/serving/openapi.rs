@@ -1,47 +1,24 @@
 //! The description of what is answered over REST is complete, published, and the committed copy is current.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 use serving::{declared_routes, openapi_json};
+use testkit::openapi::{assert_committed_description, declared_operations, described_operations};
 
 use crate::support::{Serving, models::write_steps};
 
-const COMMITTED: &str = "../../docs/api/serving.openapi.json";
-
-/// Set to 1, the committed copy is written instead of compared.
-const UPDATE: &str = "RAMPART_UPDATE";
-
 #[test]
 fn the_committed_description_of_serving_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(COMMITTED);
-    let current = openapi_json().unwrap();
-    if std::env::var_os(UPDATE).is_some_and(|value| value == "1") {
-        std::fs::write(&path, &current).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == current,
-        "docs/api/serving.openapi.json is old; run: {UPDATE}=1 cargo test -p serving openapi"
-    );
+    assert_committed_description("serving", &openapi_json().unwrap());
 }
 
 #[test]
 fn every_rest_route_is_described_and_nothing_else() {
-    let document: Value = serde_json::from_str(&openapi_json().unwrap()).unwrap();
-    let methods = |path: &str| -> BTreeSet<String> {
-        let item = document["paths"][path].as_object().unwrap();
-        let methods = item.keys().filter(|key| *key != "parameters");
-        methods.map(|method| format!("{} {path}", method.to_uppercase())).collect()
-    };
-    let described: BTreeSet<String> =
-        document["paths"].as_object().unwrap().keys().flat_map(|path| methods(path)).collect();
-    let declared: BTreeSet<String> = declared_routes()
-        .iter()
-        .filter(|route| route.path.starts_with("/api/") || route.path.starts_with("/v2"))
-        .map(|route| format!("{} {}", route.method, route.path))
-        .collect();
-    assert_eq!(described, declared);
+    let declared = declared_operations(&declared_routes(), |route| {
+        route.path.starts_with("/api/") || route.path.starts_with("/v2")
+    });
+    assert_eq!(described_operations(&openapi_json().unwrap()), declared);
 }
 
 /// OpenAPI wants every operation to have another id, and every reference to lead somewhere.
