@@ -102,6 +102,7 @@ def test_identity_headers_of_a_client_are_ignored(rest, platform, header):
     """Even the passport's own header, filled with a good token, authenticates no caller."""
     response = rest.get("/v2", headers={header: platform.token("admin")})
     assert response.status_code == 401
+    assert response.headers["www-authenticate"] == 'Bearer realm="rampart"'
 
 
 @pytest.mark.parametrize(

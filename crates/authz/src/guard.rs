@@ -72,10 +72,7 @@ impl Guard {
         }
         if matches!(principal, Principal::Anonymous) {
             self.counters.count(action, Decision::Unauthenticated);
-            return Err(Problem::new(
-                Kind::Unauthenticated,
-                "this needs a valid bearer token: `Authorization: Bearer <token>`, from POST /api/auth/token",
-            ));
+            return Err(Problem::missing_token());
         }
         self.counters.count(action, Decision::Deny);
         tracing::debug!(%principal, %action, "call denied by policy; the caller gets 403");

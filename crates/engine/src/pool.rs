@@ -119,7 +119,7 @@ pub enum PoolError {
     },
     /// The worker died while it computed the call.
     Died {
-        /// How it ended, e.g. `signal 8, SIGFPE`.
+        /// How it ended, in words and by its signal.
         how: String,
         /// It was killed from outside, as when memory runs out.
         was_killed: bool,

@@ -167,8 +167,8 @@ impl TryFrom<&Principal> for SignedInUser {
 
     /// The guard lets only users through to these handlers; checked all the same.
     fn try_from(principal: &Principal) -> Result<Self, Problem> {
+        let claims = principal.passport().ok_or_else(Problem::missing_token)?;
         let unknown = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
-        let claims = principal.passport().ok_or_else(unknown)?;
         let id = claims.sub.parse().map_err(|_| unknown())?;
         Ok(Self { caller: Caller { id, roles: claims.roles }, session: claims.sid.parse().ok() })
     }

@@ -96,7 +96,7 @@ impl Model {
             )),
             PoolError::Died { how, was_killed: true } => Problem::new(
                 Kind::TooLarge,
-                format!("the model's process was killed while it computed these inputs, as happens when memory runs out: {how}"),
+                format!("the model's process ended while it computed these inputs: {how}"),
             )
             .field("inputs"),
             PoolError::Died { how, was_killed: false } => Problem::new(

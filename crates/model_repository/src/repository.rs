@@ -268,7 +268,7 @@ impl Repository {
             Ok(manifest) => manifest,
             Err(fault) => {
                 metrics::count_load_failure(name, fault.reason);
-                let problem = refused(&[format!("{name}: {fault}")]);
+                let problem = refused(&old, &[format!("{name}: {fault}")]);
                 let entry = old.with_manifest_fault(fault);
                 self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
                 return Err(problem);
@@ -286,8 +286,8 @@ impl Repository {
             .collect();
         let keeps_undeclared = !faults.is_empty() && !self.is_mirror;
         let entry = ModelEntry::of(&manifest, versions, &old, keeps_undeclared);
-        self.change(lock, |snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
-        if faults.is_empty() { Ok(()) } else { Err(refused(&faults)) }
+        self.change(|snapshot| drop(snapshot.models.insert(name.clone(), Arc::new(entry))));
+        if faults.is_empty() { Ok(()) } else { Err(refused(&old, &faults)) }
     }
 
     async fn load_versions(&self, old: &ModelEntry, manifest: &Manifest) -> BTreeMap<Version, Slot> {
@@ -376,6 +376,8 @@ fn known_name(name: &str) -> Result<ModelName, Problem> {
     ModelName::parse(name).ok_or_else(|| unknown_model(name))
 }
 
-fn refused(faults: &[String]) -> Problem {
-    Problem::new(Kind::Conflict, format!("not loaded, what served before serves on: {}", faults.join("; ")))
+/// `old` is the model before.
+fn refused(old: &ModelEntry, faults: &[String]) -> Problem {
+    let serves_on = if old.serving().next().is_some() { ", what served before serves on" } else { "" };
+    Problem::new(Kind::Conflict, format!("not loaded{serves_on}: {}", faults.join("; ")))
 }

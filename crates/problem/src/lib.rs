@@ -30,6 +30,7 @@ pub struct Problem {
     http_header: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     is_unknown_route: bool,
+    is_without_token: bool,
 }
 
 // === impl Problem ===
@@ -48,12 +49,30 @@ impl Problem {
             http_header: None,
             source: None,
             is_unknown_route: false,
+            is_without_token: false,
         }
     }
 
     /// No such route: 404 in HTTP, but UNIMPLEMENTED in gRPC, where NOT_FOUND is about the object that a method was asked for.
     pub fn unknown_route(detail: impl Into<String>) -> Self {
         Self { is_unknown_route: true, ..Self::new(Kind::NotFound, detail) }
+    }
+
+    /// There is no token: 401 that says where one comes from.
+    pub fn missing_token() -> Self {
+        Self::without_token(
+            "this needs a valid bearer token: `Authorization: Bearer <token>`, from POST /api/auth/token",
+        )
+    }
+
+    /// What came in the place of a token is none: 401.
+    pub fn no_bearer_token() -> Self {
+        Self::without_token("the Authorization header is not `Bearer <token>`")
+    }
+
+    /// 401 whose challenge has no error code: no token was sent that could be wrong (RFC 6750, 3.1).
+    fn without_token(detail: &str) -> Self {
+        Self { is_without_token: true, ..Self::new(Kind::Unauthenticated, detail) }
     }
 
     /// This path has other methods: 405 with `Allow`, where `GET` stands for `HEAD` too (RFC 9110, 15.5.6).
@@ -172,6 +191,16 @@ impl Problem {
         self.offset
     }
 
+    /// What a client is told of how to authenticate, in `WWW-Authenticate`.
+    pub(crate) fn challenge(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Unauthenticated if self.is_without_token => Some("Bearer realm=\"rampart\""),
+            Kind::Unauthenticated => Some("Bearer error=\"invalid_token\""),
+            Kind::PermissionDenied => Some("Bearer error=\"insufficient_scope\""),
+            _ => None,
+        }
+    }
+
     /// What an answer over HTTP has to say in its head.
     pub(crate) fn http_header(&self) -> Option<&(HeaderName, HeaderValue)> {
         self.http_header.as_deref()
@@ -279,6 +308,22 @@ mod tests {
         assert_eq!(tonic::Status::from(problem.clone()).message(), problem.short_message());
         let header = problem.response(Form::Grpc).headers()["grpc-message"].len();
         assert!(header < 4 * HEADER_MESSAGE_BYTES_MAX, "{header}");
+    }
+
+    /// RFC 6750, 3.1: an error code is for a token that was sent.
+    #[test]
+    fn a_challenge_names_an_error_only_where_a_token_was_sent() {
+        let challenge = |problem: Problem| {
+            let head = problem.response(Form::Api).headers().clone();
+            head.get(header::WWW_AUTHENTICATE).map(|value| value.to_str().unwrap().to_owned())
+        };
+        let with = |kind| challenge(Problem::new(kind, "x"));
+        assert_eq!(challenge(Problem::missing_token()).as_deref(), Some("Bearer realm=\"rampart\""));
+        assert_eq!(challenge(Problem::no_bearer_token()), challenge(Problem::missing_token()));
+        assert_eq!(with(Kind::Unauthenticated).as_deref(), Some("Bearer error=\"invalid_token\""));
+        assert_eq!(with(Kind::PermissionDenied).as_deref(), Some("Bearer error=\"insufficient_scope\""));
+        assert_eq!(with(Kind::NotFound), None);
+        assert_eq!(Problem::missing_token().response(Form::Inference).status(), 401);
     }
 
     #[test]

@@ -74,8 +74,7 @@ impl Requester {
     /// The user of a request, and from where it came.
     pub(crate) fn of(principal: Option<&Principal>, headers: &HeaderMap) -> Result<Self, Problem> {
         let passport = principal.and_then(Principal::passport);
-        let passport =
-            passport.ok_or_else(|| Problem::new(Kind::Unauthenticated, "this needs a valid bearer token"))?;
+        let passport = passport.ok_or_else(Problem::missing_token)?;
         let address = headers.get(CLIENT_ADDRESS).cloned();
         Ok(Self { subject: passport.sub.clone(), session_id: passport.sid.clone(), address })
     }
@@ -134,8 +133,8 @@ impl DesiredState {
 
     /// Asks again and again, and makes the models what the answer says. A load that lasts holds up neither the questions nor other models.
     pub(crate) async fn follow(&self, repository: &Repository, readiness: &Readiness) {
-        let (mut loads, mut loading) = (FuturesUnordered::new(), BTreeSet::new());
         let mut pause = POLL_INTERVAL;
+        let (mut loads, mut loading) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
             let paused = Instant::now();
             tokio::select! {

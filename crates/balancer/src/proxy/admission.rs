@@ -170,13 +170,7 @@ fn take_permit(session: &Session, context: &mut RequestContext, grant: &Grant) -
 
 /// What is behind this route checks no passports: without permission for this very request nothing goes on.
 async fn authorize_request(session: &Session, context: &mut RequestContext, pool: &'static str) -> Result<(), Problem> {
-    let unauthenticated = || {
-        Problem::new(
-            Kind::Unauthenticated,
-            "this needs a valid bearer token: `Authorization: Bearer <token>`, from POST /api/auth/token",
-        )
-    };
-    let token = bearer_token(session)?.ok_or_else(unauthenticated)?;
+    let token = bearer_token(session)?.ok_or_else(Problem::missing_token)?;
     let request = session.req_header();
     let access = &context.shared.access;
     let permitted = access.permission(&token, pool, &request.method, request.uri.path(), context.origin());
@@ -193,7 +187,7 @@ async fn authorize_request(session: &Session, context: &mut RequestContext, pool
 fn bearer_token(session: &Session) -> Result<Option<String>, Problem> {
     let mut values = session.req_header().headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let wrong = || Problem::new(Kind::Unauthenticated, "the Authorization header is not `Bearer <token>`");
+    let wrong = Problem::no_bearer_token;
     if values.next().is_some() {
         return Err(wrong());
     }

@@ -13,6 +13,21 @@ pub struct UnknownDatatype {
 // === impl Datatype ===
 
 impl Datatype {
+    /// The least and the greatest whole number of it; none if its elements are something else.
+    pub fn whole_numbers(self) -> Option<(i64, u64)> {
+        Some(match self {
+            Self::Uint8 => (0, u8::MAX.into()),
+            Self::Uint16 => (0, u16::MAX.into()),
+            Self::Uint32 => (0, u32::MAX.into()),
+            Self::Uint64 => (0, u64::MAX),
+            Self::Int8 => (i8::MIN.into(), i8::MAX.unsigned_abs().into()),
+            Self::Int16 => (i16::MIN.into(), i16::MAX.unsigned_abs().into()),
+            Self::Int32 => (i32::MIN.into(), i32::MAX.unsigned_abs().into()),
+            Self::Int64 => (i64::MIN, i64::MAX.unsigned_abs()),
+            Self::Bool | Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64 | Self::Bytes => return None,
+        })
+    }
+
     /// A datatype by its name in the protocol. The names that others have for it are told apart in the error.
     pub fn parse(name: &str) -> Result<Self, UnknownDatatype> {
         name.parse().map_err(|_| {

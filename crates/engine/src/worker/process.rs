@@ -78,8 +78,8 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signal(signal) => match signal_name(*signal) {
-                Some(name) => write!(f, "signal {signal}, {name}"),
+            Self::Signal(signal) => match meaning(*signal) {
+                Some((name, meaning)) => write!(f, "{meaning} (signal {signal}, {name})"),
                 None => write!(f, "signal {signal}"),
             },
             Self::Code(code) => write!(f, "exit status {code}"),
@@ -89,16 +89,21 @@ impl fmt::Display for Exit {
     }
 }
 
-/// The signals that native code ends by.
-fn signal_name(signal: i32) -> Option<&'static str> {
+/// The signals that native code ends by: their names, and what they say to someone who has a model and no debugger.
+fn meaning(signal: i32) -> Option<(&'static str, &'static str)> {
     Some(match signal {
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGILL => "SIGILL",
-        libc::SIGKILL => "SIGKILL",
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGABRT => ("SIGABRT", "native code found a fault in itself or in the model and gave up"),
+        libc::SIGBUS => ("SIGBUS", "memory or a file that it used was taken away"),
+        libc::SIGFPE => (
+            "SIGFPE",
+            "the model divided a whole number by zero, or a division had a result that its datatype cannot hold",
+        ),
+        libc::SIGILL => ("SIGILL", "this processor lacks an instruction that native code used"),
+        libc::SIGKILL => ("SIGKILL", "it was killed from outside, as happens when memory runs out"),
+        libc::SIGSEGV => {
+            ("SIGSEGV", "native code reached for memory that is not its own, through a fault in it or in the model")
+        }
+        libc::SIGXCPU => ("SIGXCPU", "it used all of its CPU time (probe.cpu_s_max)"),
         _ => return None,
     })
 }
@@ -109,5 +114,26 @@ pub(super) async fn log_errors(mut stderr: OwnedReadHalf) {
     while let Ok(length @ 1..) = stderr.read(&mut line).await {
         let text = line.get(..length).map(String::from_utf8_lossy);
         tracing::debug!(stderr = %text.unwrap_or_default().trim_end(), "the process of a model wrote to standard error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words first, the signal in brackets for those who know it.
+    #[test]
+    fn the_end_of_a_process_is_told_in_words() {
+        for (signal, words, name) in [
+            (libc::SIGFPE, "divided a whole number by zero", "(signal 8, SIGFPE)"),
+            (libc::SIGSEGV, "memory that is not its own", "(signal 11, SIGSEGV)"),
+            (libc::SIGABRT, "gave up", "(signal 6, SIGABRT)"),
+            (libc::SIGKILL, "memory runs out", "(signal 9, SIGKILL)"),
+            (libc::SIGXCPU, "probe.cpu_s_max", "SIGXCPU)"),
+        ] {
+            let told = Exit::Signal(signal).to_string();
+            assert!(told.contains(words) && told.ends_with(name), "{told}");
+        }
+        assert_eq!(Exit::Signal(40).to_string(), "signal 40");
     }
 }

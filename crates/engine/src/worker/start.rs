@@ -217,6 +217,6 @@ async fn death_while_loading(mut child: Child) -> LoadFault {
         Ok(Ok(status)) => Exit::of(status),
         Ok(Err(_)) | Err(_) => Exit::Unknown,
     };
-    let detail = format!("its process ended while it loaded the model (memory, CPU time or a crash): {exit}");
+    let detail = format!("its process ended while it loaded the model: {exit}");
     LoadFault::new(Reason::Limits, detail)
 }

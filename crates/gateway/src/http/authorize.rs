@@ -55,7 +55,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Probl
 
 /// Anything but one bearer token is a failed authentication.
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
-    let wrong = || Problem::new(Kind::Unauthenticated, "the Authorization header is not `Bearer <token>`");
+    let wrong = Problem::no_bearer_token;
     let value = only(headers, "authorization").map_err(|_| wrong())?;
     let (scheme, token) = value.split_once(' ').ok_or_else(wrong)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(wrong()) }

@@ -52,7 +52,7 @@ pub async fn me(
 ) -> Result<Response, problem::Api> {
     let unknown = || Problem::new(Kind::Unauthenticated, "this needs a valid bearer token");
     let id = SignedInUser::try_from(&principal)?.caller.id;
-    let passport = principal.passport().ok_or_else(unknown)?;
+    let passport = principal.passport().ok_or_else(Problem::missing_token)?;
     let user = app.auth_state.read(|index| index.user(id)).ok_or_else(unknown)?;
     let account = OwnAccount {
         id,

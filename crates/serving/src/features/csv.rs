@@ -47,6 +47,12 @@ fn refuse(table: &mut Table<'_, '_>, detail: &str) -> Stop {
 
 fn read_header(record: &ByteRecord, table: &mut Table<'_, '_>) -> Result<Vec<Slot>, Stop> {
     let mut slots = Vec::new();
+    if let Some(separator) = other_separator(record, table) {
+        let detail = format!(
+            "its first line has no comma but {separator}: the fields of a line are separated by commas (pandas: sep=',')"
+        );
+        return Err(refuse(table, &detail));
+    }
     for name in record {
         let Ok(name) = std::str::from_utf8(name) else { return Err(refuse(table, "a name is not UTF-8")) };
         if name.is_empty() {
@@ -60,6 +66,15 @@ fn read_header(record: &ByteRecord, table: &mut Table<'_, '_>) -> Result<Vec<Slo
     table.end_header()?;
     // Without its columns a row means nothing.
     if table.faults.is_empty() { Ok(slots) } else { Err(table.faults.give_up()) }
+}
+
+/// What spreadsheets of other languages and other tools write between fields, if it stands in the only name of a line, and the model has no
+/// feature of that name.
+fn other_separator(record: &ByteRecord, table: &Table<'_, '_>) -> Option<&'static str> {
+    let [name] = &*record.iter().collect::<Vec<_>>() else { return None };
+    let name = std::str::from_utf8(name).ok().filter(|name| !table.has_feature(name))?;
+    let separators = [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars")];
+    separators.into_iter().find(|(separator, _)| name.contains(*separator)).map(|(_, words)| words)
 }
 
 fn read_row(record: &ByteRecord, table: &mut Table<'_, '_>, slots: &[Slot], row: usize) -> Result<(), Stop> {

@@ -19,9 +19,11 @@ use crate::protocol::{
 pub(super) fn read(body: &[u8], table: &mut Table<'_, '_>) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     match reader.peek()? {
-        ValueKind::Array => read_records(&mut reader, table)?,
+        ValueKind::Array => read_records(&mut reader, table, "the body")?,
         ValueKind::Object => read_object(&mut reader, table)?,
-        other => return Err(Fault::value(format!("must be a list of records or an object, not {other}"))),
+        other => {
+            return Err(Fault::value(format!("must be a list of records or an object, not {other}")).of_body());
+        }
     }
     reader.end()
 }
@@ -37,7 +39,7 @@ fn read_object<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Result
             match &*key {
                 "columns" => read_columns(reader, table),
                 "dataframe_split" => read_split(reader, table),
-                _ => read_records(reader, table),
+                _ => read_records(reader, table, &key),
             }
         }
         "instances" | "inputs" => Err(other_protocol(&key, table).into()),
@@ -49,7 +51,7 @@ fn read_object<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Result
     if form.is_some() {
         return Ok(());
     }
-    Err(Fault::value("has none of records, columns, dataframe_split and dataframe_records").key("the body"))
+    Err(Fault::value("has none of records, columns, dataframe_split and dataframe_records").of_body())
 }
 
 fn other_protocol(member: &str, table: &mut Table<'_, '_>) -> Stop {
@@ -71,15 +73,16 @@ fn read_missing(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Result<()
 
 // --- records ---
 
-fn read_records<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>) -> Result<(), Fault> {
-    reader.expect(ValueKind::Array).map_err(|fault| fault.key("records"))?;
+/// `place` is where the caller wrote them.
+fn read_records<'a>(reader: &mut Reader<'a>, table: &mut Table<'_, '_>, place: &str) -> Result<(), Fault> {
+    reader.expect(ValueKind::Array).map_err(|fault| fault.key(place.to_owned()))?;
     // Records mostly have their features in the order of the first one.
     let mut order: Vec<(Cow<'a, str>, Slot)> = Vec::new();
     reader.array(|reader, row| {
         table.begin_record(row)?;
         if reader.peek()? != ValueKind::Object {
             reader.skip()?;
-            return Ok(table.faults.add("records", Some(row), "must be an object with the features of a record")?);
+            return Ok(table.faults.add(place, Some(row), "must be an object with the features of a record")?);
         }
         let mut position = 0;
         reader.members(|reader, name| {

@@ -70,18 +70,12 @@ fn list(input: &Input<'_>) -> Value {
 }
 
 fn element(datatype: Datatype) -> Value {
-    let integer = |minimum: i64, maximum: u64| json!({ "type": "integer", "minimum": minimum, "maximum": maximum });
+    if let Some((minimum, maximum)) = datatype.whole_numbers() {
+        return json!({ "type": "integer", "minimum": minimum, "maximum": maximum });
+    }
     match datatype {
         Datatype::Bool => json!({ "type": "boolean" }),
-        Datatype::Uint8 => integer(0, u8::MAX.into()),
-        Datatype::Uint16 => integer(0, u16::MAX.into()),
-        Datatype::Uint32 => integer(0, u32::MAX.into()),
-        Datatype::Uint64 => integer(0, u64::MAX),
-        Datatype::Int8 => integer(i8::MIN.into(), i8::MAX.unsigned_abs().into()),
-        Datatype::Int16 => integer(i16::MIN.into(), i16::MAX.unsigned_abs().into()),
-        Datatype::Int32 => integer(i32::MIN.into(), i32::MAX.unsigned_abs().into()),
-        Datatype::Int64 => integer(i64::MIN, i64::MAX.unsigned_abs()),
-        Datatype::Fp16 | Datatype::Fp32 | Datatype::Fp64 | Datatype::Bf16 => json!({ "type": "number" }),
         Datatype::Bytes => json!({ "type": "string" }),
+        _ => json!({ "type": "number" }),
     }
 }

@@ -65,6 +65,11 @@ impl<'l, 's> Table<'l, 's> {
         }
     }
 
+    /// Whether the model has a feature of this name.
+    pub(super) fn has_feature(&self, name: &str) -> bool {
+        self.layout.find(name).is_some()
+    }
+
     /// Where a feature belongs that is named once for all rows or, with a row, in this one. What is unknown or named twice is noted.
     pub(super) fn claim(&mut self, name: &str, row: Option<usize>) -> Result<Option<Slot>, Stop> {
         let Some(slot) = self.layout.find(name) else {

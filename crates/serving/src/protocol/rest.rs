@@ -21,7 +21,7 @@ use crate::{
     protocol::{
         body,
         http_call::HttpCall,
-        json::{Fault, Reader},
+        json::{Fault, Reader, ValueKind},
         target::Target,
         wire::{fill, read_parameters},
     },
@@ -173,6 +173,7 @@ fn read_control<'a>(
         return Ok(());
     }
     let mut reader = Reader::new(body);
+    reader.expect(ValueKind::Object).map_err(Fault::of_body)?;
     reader.object(|reader, key| visit(reader, &key))?;
     Ok(reader.end()?)
 }

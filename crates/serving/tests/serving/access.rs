@@ -37,7 +37,7 @@ async fn every_route_asks_for_a_passport_and_a_listed_peer() {
             (false, true) => assert_eq!(code(&answer), Some("16"), "{path}"),
             (false, false) => {
                 assert_eq!(answer.status, 401, "{path}");
-                assert!(answer.headers.contains_key("www-authenticate"));
+                assert_eq!(answer.headers["www-authenticate"], "Bearer realm=\"rampart\"", "{path}");
             }
         }
         if route.action != Action::CheckHealth {

@@ -65,6 +65,26 @@ async fn wrong_fields_are_named() {
     }
 }
 
+/// Where the whole body is something else than an object, the text says that the body is meant; a number out of range names datatype and
+/// range.
+#[tokio::test]
+async fn texts_name_the_body_and_the_range() {
+    let serving = Serving::start(|models| {
+        write_steps(models, 1);
+        write_identity(models, "INT8");
+    })
+    .await;
+    let client = serving.client("balancer").await;
+    for path in ["/v2/models/steps/infer", "/v2/repository/index", "/v2/repository/models/steps/load"] {
+        let answer = client.post(path, "[]").await;
+        assert_eq!((answer.status, &*answer.error()), (400, "the body: must be an object, not an array"), "{path}");
+    }
+    let answer =
+        client.infer("identity-int8", &json!({ "inputs": [tensor("x", "INT8", &[2], json!([1, 128]))] })).await;
+    let range = "inputs[0].data[1]: is out of the range of INT8, which is from -128 to 127";
+    assert_eq!((answer.status, &*answer.error()), (400, range));
+}
+
 /// A body that is not JSON is 400 and says at which byte; NaN is named.
 #[tokio::test]
 async fn broken_json_has_an_offset() {

@@ -433,9 +433,19 @@ async fn what_is_no_request_is_refused() {
         (r#"{"dataframe_split":{"columns":["a","b"],"data":[[1]]}}"#, "dataframe_split.data"),
         (r#"{"dataframe_split":{"columns":["a","b"],"data":[[1,2,3]]}}"#, "dataframe_split.data"),
         (r#"{"columns":{"a":[1,2],"b":[1]}}"#, "b"),
-        ("[1]", "records"),
+        (r#"{"dataframe_records":{}}"#, "dataframe_records"),
+        (r#"{"records":[1]}"#, "records"),
+        (r#"{"dataframe_records":[1]}"#, "dataframe_records"),
+        ("[1]", "the body"),
+        ("7", "the body"),
     ] {
         assert_eq!(problem(&post(&client, path, JSON, body).await, 400)["field"], field, "{body}");
+    }
+    for separator in [";", "\t", "|"] {
+        let csv = "a,b\n1,2\n".replace(',', separator);
+        let problem = problem(&predict_csv(&client, "sum", &csv).await, 400);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(problem["field"] == "the body" && detail.contains("separated by commas"), "{detail}");
     }
     let instances = post(&client, path, JSON, r#"{"instances":[]}"#).await.json();
     assert!(instances["detail"].as_str().unwrap().contains("/api/models/{model}/predict"), "{instances}");

@@ -71,6 +71,7 @@ async fn bad_files_leave_the_old_version_serving() {
     for (what, bytes, golden, words) in cases {
         let (status, error) = offer(&serving, &client, bytes, golden).await;
         assert_eq!(status, 409, "{what}: {error}");
+        assert!(error.starts_with("not loaded, what served before serves on: steps"), "{what}: {error}");
         assert!(error.contains(words), "{what}: {error}");
         let row = index_row(&client, "2").await;
         assert_eq!(row["state"], "UNAVAILABLE", "{what}");
@@ -233,6 +234,7 @@ async fn hostile_models_die_in_the_child() {
     write_without_golden(&serving.models);
     let answer = client.post("/v2/repository/models/plain/load", "").await;
     assert!(answer.status == 409 && answer.error().contains("golden.json: is missing"), "{:?}", answer.body);
+    assert!(answer.error().starts_with("not loaded: plain version 1"), "nothing served before: {}", answer.error());
     assert_version_1_serves(&client).await;
     fs::create_dir(serving.models.join("empty")).unwrap();
     let answer = client.post("/v2/repository/models/empty/load", "").await;

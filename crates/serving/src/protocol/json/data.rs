@@ -27,14 +27,14 @@ pub(crate) fn read_data(reader: &mut Reader<'_>, datatype: Datatype, shape: Vec<
         element_count(&shape).ok_or_else(|| Fault::value("the shape has a negative dimension or too many elements"))?;
     let data = match datatype {
         Datatype::Bool => Data::Bool(elements(reader, &shape, count, |reader| reader.bool())?),
-        Datatype::Uint8 => Data::Uint8(elements(reader, &shape, count, integer)?),
-        Datatype::Uint16 => Data::Uint16(elements(reader, &shape, count, integer)?),
-        Datatype::Uint32 => Data::Uint32(elements(reader, &shape, count, integer)?),
-        Datatype::Uint64 => Data::Uint64(elements(reader, &shape, count, integer)?),
-        Datatype::Int8 => Data::Int8(elements(reader, &shape, count, integer)?),
-        Datatype::Int16 => Data::Int16(elements(reader, &shape, count, integer)?),
-        Datatype::Int32 => Data::Int32(elements(reader, &shape, count, integer)?),
-        Datatype::Int64 => Data::Int64(elements(reader, &shape, count, integer)?),
+        Datatype::Uint8 => Data::Uint8(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Uint16 => Data::Uint16(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Uint32 => Data::Uint32(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Uint64 => Data::Uint64(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Int8 => Data::Int8(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Int16 => Data::Int16(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Int32 => Data::Int32(elements(reader, &shape, count, integer(datatype))?),
+        Datatype::Int64 => Data::Int64(elements(reader, &shape, count, integer(datatype))?),
         Datatype::Fp16 | Datatype::Bf16 => {
             return Err(Fault::value(format!("{datatype} has no JSON form: send it as a binary tensor")));
         }
@@ -159,12 +159,17 @@ impl<T, R: Fn(&mut Reader<'_>) -> Result<T, Fault>> Level<'_, R> {
     }
 }
 
-fn integer<T: FromStr>(reader: &mut Reader<'_>) -> Result<T, Fault> {
-    let text = reader.number()?;
-    text.parse().map_err(|_| match text.contains(['.', 'e', 'E']) {
-        true => Fault::value("must be written as a whole number, without a point or an exponent"),
-        false => Fault::value("not a whole number in the range of the datatype"),
-    })
+/// Reads whole numbers of this datatype.
+fn integer<T: FromStr>(datatype: Datatype) -> impl Fn(&mut Reader<'_>) -> Result<T, Fault> {
+    move |reader| {
+        let text = reader.number()?;
+        text.parse().map_err(|_| match (text.contains(['.', 'e', 'E']), datatype.whole_numbers()) {
+            (false, Some((least, greatest))) => {
+                Fault::value(format!("is out of the range of {datatype}, which is from {least} to {greatest}"))
+            }
+            _ => Fault::value("must be written as a whole number, without a point or an exponent"),
+        })
+    }
 }
 
 fn float<T: FromStr + Copy>(reader: &mut Reader<'_>, is_finite: impl Fn(T) -> bool) -> Result<T, Fault> {
@@ -220,7 +225,9 @@ mod tests {
         for text in ["[1.0]", "[1e3]"] {
             assert!(refused(text).contains("must be written as a whole number"), "{}", refused(text));
         }
-        assert!(refused("[9223372036854775808]").contains("in the range of the datatype"));
+        let range = "is out of the range of INT64, which is from -9223372036854775808 to 9223372036854775807";
+        assert!(refused("[9223372036854775808]").ends_with(range));
+        assert!(read(Datatype::Uint8, &[1], "[-1]").unwrap_err().ends_with("UINT8, which is from 0 to 255"));
     }
 
     proptest! {

@@ -33,6 +33,12 @@ impl Fault {
         Self { message: message.into(), offset: None, path: Vec::new() }
     }
 
+    /// Says that the body itself is meant, and no field of it.
+    #[must_use]
+    pub(crate) fn of_body(self) -> Self {
+        self.key("the body")
+    }
+
     /// Says under which field the fault lies.
     #[must_use]
     pub(crate) fn key(mut self, key: impl Into<Cow<'static, str>>) -> Self {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use problem::Problem;
 
 use crate::protocol::{
-    json::{Fault, Reader},
+    json::{Fault, Reader, ValueKind},
     wire::{Parameter, TensorObject, fill, read_parameters, read_tensor},
 };
 
@@ -33,6 +33,7 @@ pub(super) fn read_json(json: &[u8]) -> Result<JsonPart<'_>, Problem> {
 
 fn read_body<'a>(reader: &mut Reader<'a>, body: &mut JsonPart<'a>) -> Result<(), Fault> {
     let mut parameters = None;
+    reader.expect(ValueKind::Object).map_err(Fault::of_body)?;
     reader.object(|reader, key| match &*key {
         // What clients write for what they leave out.
         "id" | "outputs" | "parameters" if reader.null()? => Ok(()),
