@@ -198,6 +198,11 @@ impl Routes {
         absent::message(path)
     }
 
+    /// What clients of other servers look for and is not offered, with what they are told.
+    pub fn absent() -> &'static [(&'static str, &'static str)] {
+        absent::all()
+    }
+
     /// The route of a path, if it has one. Paths that two parties could read differently have none.
     pub fn find(&self, path: &str) -> Option<&Route> {
         let route = self.0.iter().find(|route| path::is_below(path, route.prefix))?;

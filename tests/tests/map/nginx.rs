@@ -27,6 +27,9 @@ pub(crate) fn compare(map: &Map, checkout: &mut Checkout) {
             checkout.fault(FILE, format_args!("{}: {fault}", route.prefix));
         }
     }
+    for fault in absent_faults(&text, &locations) {
+        checkout.fault(FILE, fault);
+    }
     // The routes are those that are compiled, so nothing can be said of the location of a service that is not.
     let is_built = |target: &str| BALANCER.upstreams.iter().any(|name| target.ends_with(&dns_name(name)));
     for location in locations.iter().filter(|location| location.target().is_some_and(is_built)) {
@@ -54,6 +57,29 @@ pub(crate) fn compare(map: &Map, checkout: &mut Checkout) {
             checkout.fault(ROUTES, format_args!("no route leads to {upstream}"));
         }
     }
+}
+
+/// What is not offered leads nowhere in nginx either, and is told in the same words.
+fn absent_faults(text: &str, locations: &[Location]) -> Vec<String> {
+    let told = between(text, "map $request_uri $unknown_path {", "\n    }");
+    let told: Vec<(Pattern, &str)> = told
+        .lines()
+        .filter_map(|line| {
+            let (expression, message) = line.trim().strip_prefix("\"~")?.split_once("\" \"")?;
+            Some((Pattern::Expression(alternatives(expression)), message.strip_suffix("\";")?))
+        })
+        .collect();
+    let mut faults = Vec::new();
+    for (path, message) in Routes::absent() {
+        if find(locations, path).is_some_and(|location| location.target().is_some()) {
+            faults.push(format!("{path} leads somewhere, and the balancer does not offer it"));
+        }
+        let found = told.iter().find(|(pattern, _)| pattern.matches(path)).map(|(_, message)| *message);
+        if found != Some(*message) {
+            faults.push(format!("{path} is told {found:?}, and at the balancer {message:?}"));
+        }
+    }
+    faults
 }
 
 /// What of a route is otherwise in nginx.

@@ -28,6 +28,11 @@ const ABSENT: &[(&str, &str)] = &[
     ("/api/2.0/mlflow/gateway-proxy", PROMPTS),
 ];
 
+/// All of them, with what is said there.
+pub(super) fn all() -> &'static [(&'static str, &'static str)] {
+    ABSENT
+}
+
 /// What is said of a path that has no route.
 pub(super) fn message(path: &str) -> &'static str {
     find(path).unwrap_or(UNKNOWN)
