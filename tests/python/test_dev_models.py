@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,6 +48,36 @@ def once(models: Path, *options: str) -> str:
 def test_demo_takes_a_golden_example(folder, model):
     shutil.copytree(EXPORTED / model, folder / model)
     assert f": {model} version 1 says " in once(folder)
+
+
+def test_demo_takes_a_golden_example_with_missing_values(folder):
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("IsNaN", ["x"], ["y"])],
+        "missing",
+        [value("x", TensorProto.FLOAT, [None, 2])],
+        [value("y", TensorProto.BOOL, [None, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    (folder / "missing" / "1").mkdir(parents=True)
+    onnx.save(model, folder / "missing/1/model.onnx")
+    digest = hashlib.sha256((folder / "missing/1/model.onnx").read_bytes()).hexdigest()
+    (folder / "missing/model.toml").write_text(
+        f'name = "missing"\n[versions.1]\nsha256 = "{digest}"\n'
+        '[[inputs]]\nname = "x"\ndatatype = "FP32"\nshape = [-1, 2]\ncolumns = ["age", "fare"]\n'
+        '[[outputs]]\nname = "y"\ndatatype = "BOOL"\nshape = [-1, 2]\n'
+    )
+    golden = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [None, 7.25]}],
+        "outputs": [{"name": "y", "datatype": "BOOL", "shape": [1, 2], "data": [True, False]}],
+        "tolerance": 0,
+    }
+    (folder / "missing/1/golden.json").write_text(json.dumps(golden))
+    assert ': missing version 1 says {"y":[true,false]}' in once(folder)
 
 
 def test_a_model_that_does_not_load_is_reported_and_others_serve(folder):

@@ -92,11 +92,12 @@ impl Demonstration<'_> {
         let mut example = Example::read(golden, version)?;
         wait_for_model(self.client, &example.model, &token, REPLICAS_TIMEOUT).await?;
         let metadata = self.client.call(Method::GET, &example.model_path, Some(&token), None).await?;
-        if takes_rows(&metadata.expect_success("the model's metadata")?) {
+        let metadata = metadata.expect_success("the model's metadata")?;
+        if takes_rows(&metadata) {
             example.inputs =
                 example.inputs.iter().map(|input| first_row(input).unwrap_or_else(|| input.clone())).collect();
         }
-        let (path, body) = example.request()?;
+        let (path, body) = example.request(&metadata)?;
         let file = self.folder.root().join("example-request.json");
         fs::write(&file, body.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
         let answer = self.client.call(Method::POST, &path, Some(&token), Some(&body)).await?;
@@ -202,16 +203,46 @@ impl Example {
         Ok(Self { model, model_path, predict_path, inputs })
     }
 
-    /// Where to post it, and what.
-    fn request(&self) -> anyhow::Result<(ApiPath, Value)> {
-        if self.inputs.iter().all(|input| NOT_IN_JSON.iter().all(|datatype| input["datatype"] != *datatype)) {
+    /// Where to post it, and what: tensors where the inference protocol has them in JSON, else values by feature name.
+    fn request(&self, metadata: &Value) -> anyhow::Result<(ApiPath, Value)> {
+        let may_miss = self.inputs.iter().filter_map(|input| input.get("data")).any(has_null);
+        let is_in_json = |input: &Value| NOT_IN_JSON.iter().all(|datatype| input["datatype"] != *datatype);
+        if !may_miss && self.inputs.iter().all(is_in_json) {
             return Ok((self.model_path.clone().then("/infer"), json!({ "inputs": self.inputs })));
         }
-        let column = |input: &Value| Some((input.get("name")?.as_str()?.to_owned(), nested(input)?));
-        let columns: Option<Map<String, Value>> = self.inputs.iter().map(column).collect();
+        let columns: Option<Vec<_>> = self.inputs.iter().map(|input| columns(input, metadata)).collect();
         let columns = columns.context("the golden example has an input without name, shape or data")?;
-        Ok((self.predict_path.clone(), json!({ "columns": columns })))
+        let mut body = json!({ "columns": columns.into_iter().flatten().collect::<Map<_, _>>() });
+        // In a golden example null is NaN.
+        if let Some(body) = body.as_object_mut().filter(|_| may_miss) {
+            body.insert("missing".to_owned(), "nan".into());
+        }
+        Ok((self.predict_path.clone(), body))
     }
+}
+
+/// The features that an input is, each with a value for each record.
+fn columns(input: &Value, metadata: &Value) -> Option<Vec<(String, Value)>> {
+    let name = input.get("name")?.as_str()?;
+    let declared = metadata.get("inputs").and_then(Value::as_array).into_iter().flatten();
+    let declared = declared.into_iter().find(|spec| spec.get("name").is_some_and(|it| it == name))?;
+    let shape: Vec<i64> = serde_json::from_value(declared.get("shape")?.clone()).ok()?;
+    let has_rows = matches!(&*shape, [-1, ..] | [1, _, ..]);
+    let of_record = shape.get(usize::from(has_rows)..)?;
+    let data = nested(input)?;
+    let records = if has_rows { data.as_array()?.clone() } else { vec![data] };
+    let each = |at: usize| records.iter().map(|record| record.get(at).cloned()).collect::<Option<Value>>();
+    match declared.get("columns").and_then(Value::as_array) {
+        Some(names) if of_record.len() == 1 => {
+            names.iter().enumerate().map(|(at, name)| Some((name.as_str()?.to_owned(), each(at)?))).collect()
+        }
+        _ if *of_record == [1] => Some(vec![(name.to_owned(), each(0)?)]),
+        _ => Some(vec![(name.to_owned(), records.into())]),
+    }
+}
+
+fn has_null(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(|list| list.iter().any(has_null))
 }
 
 /// Whether any number of rows fits into every input.
@@ -277,6 +308,32 @@ mod tests {
         let tensor = json!({ "shape": [2, 2, 1], "data": [1, 2, 3, 4] });
         assert_eq!(nested(&tensor), Some(json!([[[1], [2]], [[3], [4]]])));
         assert_eq!(nested(&json!({ "shape": [2], "data": [1, 2] })), Some(json!([1, 2])));
+    }
+
+    /// What JSON cannot carry as a tensor goes by feature name: NaN as a value that is missing.
+    #[test]
+    fn values_that_are_missing_go_by_feature_name() {
+        let request = |shape: Value, columns: Value, golden_shape: Value, data: Value| {
+            let inputs = vec![json!({ "name": "x", "datatype": "FP32", "shape": golden_shape, "data": data })];
+            let (model_path, predict_path) = (ApiPath::from("/tensors"), ApiPath::from("/features"));
+            let example = Example { model: "m".to_owned(), model_path, predict_path, inputs };
+            let metadata = json!({ "inputs": [{ "name": "x", "shape": shape, "columns": columns }] });
+            example.request(&metadata).map(|(path, body)| (path.to_string(), body)).unwrap()
+        };
+        let of_features = |columns: Value| ("/features".to_owned(), json!({ "columns": columns, "missing": "nan" }));
+        assert_eq!(request(json!([-1, 2]), json!(null), json!([1, 2]), json!([1, 2])).0, "/tensors/infer");
+        for data in [json!([null, 2]), json!([[null, 2]])] {
+            let plain = request(json!([-1, 2]), json!(null), json!([1, 2]), data.clone());
+            assert_eq!(plain, of_features(json!({ "x": [[null, 2]] })));
+            let named = request(json!([-1, 2]), json!(["a", "b"]), json!([1, 2]), data);
+            assert_eq!(named, of_features(json!({ "a": [null], "b": [2] })));
+        }
+        let scalar = request(json!([-1, 1]), json!(null), json!([2, 1]), json!([null, 7]));
+        assert_eq!(scalar, of_features(json!({ "x": [null, 7] })));
+        let vector = request(json!([-1]), json!(null), json!([2]), json!([null, 7]));
+        assert_eq!(vector, of_features(json!({ "x": [null, 7] })));
+        let single = request(json!([2]), json!(null), json!([2]), json!([null, 7]));
+        assert_eq!(single, of_features(json!({ "x": [[null, 7]] })));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use serde_json::Value;
 use crate::{state_file::Running, token_file::TokenFile};
 
 const FRONT: &str = "https://localhost:8095";
+/// The role that may predict and not more.
+pub(crate) const PREDICTING_ROLE: &str = "analyst";
 
 /// The front door and a token.
 #[derive(clap::Args)]
@@ -47,6 +49,8 @@ pub(crate) struct Platform {
     ca_file: PathBuf,
     proxies: Proxies,
     token_file: Option<TokenFile>,
+    /// For what is printed to be run by others: of the state file's tokens the one that may predict and not more.
+    predicting: Option<PathBuf>,
 }
 
 // === impl Front ===
@@ -107,12 +111,13 @@ impl Connection {
         let client = self.front.client_of(running.as_ref())?;
         let (ca_file, proxies) = (self.front.ca_file_of(running.as_ref())?, self.front.proxies());
         if let Some(path) = &self.token_file {
-            return Ok(Platform { client, ca_file, proxies, token_file: Some(TokenFile::new(path)) });
+            return Ok(Platform { client, ca_file, proxies, token_file: Some(TokenFile::new(path)), predicting: None });
         }
         // Tokens are for the platform that issued them, and shown to no other.
         let own = running.filter(|running| running.front == client.front());
+        let predicting = own.as_ref().and_then(|running| running.token_file(PREDICTING_ROLE).ok().cloned());
         let token_file = own.map(|running| running.token_file(role).map(|path| TokenFile::new(path))).transpose()?;
-        Ok(Platform { client, ca_file, proxies, token_file })
+        Ok(Platform { client, ca_file, proxies, token_file, predicting })
     }
 }
 
@@ -132,9 +137,10 @@ impl Platform {
         self.proxies
     }
 
-    /// The file with its token, if there is one.
-    pub(crate) fn token_file(&self) -> Option<&Path> {
-        self.token_file.as_ref().map(TokenFile::path)
+    /// The file with the token that a call of a model is printed with: the one that was given, or of a state file's the one that may predict
+    /// and not more.
+    pub(crate) fn predicting_token_file(&self) -> Option<&Path> {
+        self.predicting.as_deref().or_else(|| self.token_file.as_ref().map(TokenFile::path))
     }
 
     /// The token for a call by other means; renewed first if its end is near. None if it is called without.
@@ -195,4 +201,31 @@ pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 /// The members of a list, or none.
 pub(crate) fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is printed is copied by others: it names the token that was given, or of a state file's tokens the weakest that will do.
+    #[test]
+    fn calls_are_printed_with_a_token_that_may_predict_and_not_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, ca_file) = (folder.path().join("state.json"), folder.path().join("ca.pem"));
+        identity::install_crypto_providers().unwrap();
+        std::fs::write(&ca_file, testkit::ca::Ca::new().pem()).unwrap();
+        let running = serde_json::json!({
+            "front": "https://localhost:1", "ca_file": ca_file, "data": folder.path(), "models": folder.path(),
+            "tokens": { "engineer": "/tokens/engineer", "analyst": "/tokens/analyst" },
+            "onnxruntime": { "library": "/library", "sha256": "00" },
+        });
+        std::fs::write(&state, running.to_string()).unwrap();
+        let printed = |token_file: Option<&str>| {
+            let front = Front { address: None, ca_file: None, state: Some(state.clone()), proxy_from_env: false };
+            let connection = Connection { front, token_file: token_file.map(PathBuf::from) };
+            connection.open("engineer").unwrap().predicting_token_file().unwrap().to_owned()
+        };
+        assert_eq!(printed(None), Path::new("/tokens/analyst"));
+        assert_eq!(printed(Some("/own")), Path::new("/own"));
+    }
 }

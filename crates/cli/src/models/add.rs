@@ -13,6 +13,7 @@ use super::{
     name,
 };
 use crate::{
+    connection::PREDICTING_ROLE,
     output::Output,
     state_file::{Options, Running},
 };
@@ -132,7 +133,7 @@ impl Served<'_> {
 /// Where it is called, with a token that may predict and not more.
 fn callee(running: &Running) -> anyhow::Result<Callee<'_>> {
     let (front, ca_file) = (&*running.front, &*running.ca_file);
-    Ok(Callee { front, ca_file, token_file: running.token_file("analyst")?, folder: Some(&running.data) })
+    Ok(Callee { front, ca_file, token_file: running.token_file(PREDICTING_ROLE)?, folder: Some(&running.data) })
 }
 
 async fn load(running: &Running, name: &str) -> anyhow::Result<()> {

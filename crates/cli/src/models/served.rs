@@ -89,7 +89,7 @@ pub(crate) fn say_calls(
     if let features @ [_, ..] = &*inspected.features() {
         say(&format!("its features, in this order: {}", features.join(", ")));
     }
-    let token_file = platform.token_file().unwrap_or(Path::new("TOKEN_FILE"));
+    let token_file = platform.predicting_token_file().unwrap_or(Path::new("TOKEN_FILE"));
     let callee = Callee { front: platform.front(), ca_file: platform.ca_file(), token_file, folder: None };
     for line in call_lines::of(&callee, name, version, inspected)? {
         say(&line);
