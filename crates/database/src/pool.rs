@@ -93,8 +93,19 @@ impl Database {
         operation: &'static str,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
+        self.bounded_by(self.manager.shared.config.operation_timeout(), operation, work).await
+    }
+
+    /// The same with a limit of its own, for rare work on many rows. Each statement is bounded by `operation_timeout_ms` all
+    /// the same, unless its transaction sets `statement_timeout` and `lock_timeout`.
+    pub async fn bounded_by<T, E: From<sqlx::Error>>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let started = Instant::now();
-        let (result, outcome) = match timeout(self.manager.shared.config.operation_timeout(), work).await {
+        let (result, outcome) = match timeout(limit, work).await {
             Ok(Ok(value)) => (Ok(value), "ok"),
             Ok(Err(error)) => (Err(error), "error"),
             Err(_elapsed) => (Err(E::from(timed_out())), "timeout"),
