@@ -64,6 +64,8 @@ pub struct AuthState {
     last_poll: watch::Sender<Poll>,
     /// Notifies the follower that the feed may have a new entry.
     wake: Notify,
+    /// The number that everything counts from since the last restore of the database, if there was one.
+    counts_from: watch::Sender<Option<i64>>,
 }
 
 /// A successful poll of the feed.
@@ -101,6 +103,7 @@ impl Default for AuthState {
             polls_begun: AtomicU64::new(0),
             last_poll: watch::Sender::new(Poll { number: 0, at: None }),
             wake: Notify::new(),
+            counts_from: watch::Sender::new(None),
         }
     }
 }
@@ -120,6 +123,12 @@ impl AuthState {
     /// Time since the last successful poll; `None` before the first.
     pub fn age(&self) -> Option<Duration> {
         self.last_poll.borrow().at.map(|at| at.elapsed())
+    }
+
+    /// Changes when the database was restored to an earlier time and everything was loaded anew: what else was read before is
+    /// not in it.
+    pub fn restores(&self) -> watch::Receiver<Option<i64>> {
+        self.counts_from.subscribe()
     }
 
     /// Whether the state is recent enough to make changes by it.
@@ -159,6 +168,10 @@ impl AuthState {
     fn end_poll(&self, number: u64, seq: i64) {
         self.seq.send_replace(seq);
         self.last_poll.send_replace(Poll { number, at: Some(Instant::now()) });
+    }
+
+    fn note_restore(&self, counts_from: Option<i64>) {
+        self.counts_from.send_if_modified(|known| std::mem::replace(known, counts_from) != counts_from);
     }
 
     fn write(&self, change: impl FnOnce(&mut AuthIndex) -> Vec<Revocation>) {

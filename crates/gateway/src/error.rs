@@ -23,6 +23,12 @@ pub enum StoreError {
     /// No room for another user.
     #[error("the installation has as many users as it can have")]
     UserLimitReached,
+    /// The database was restored to an earlier time, and what was valid then has not been ended yet.
+    #[error("the database was restored, and its logins and tokens are not ended yet")]
+    RestoreUnsettled,
+    /// The schema cannot be brought to the state of this binary.
+    #[error("the schema cannot be migrated")]
+    Migration(#[from] sqlx::migrate::MigrateError),
     /// The tables are not migrated yet, or have not been read.
     #[error("the database has not been read yet")]
     NotLoaded,
@@ -62,7 +68,12 @@ impl StoreError {
             Self::UserLimitReached => Some("too_many_users"),
             Self::ModelLimitReached => Some("too_many_models"),
             Self::BootstrapClosed => Some("bootstrap_over"),
-            Self::NotLoaded | Self::Inconsistent { .. } | Self::Random | Self::Database(_) => None,
+            Self::NotLoaded
+            | Self::RestoreUnsettled
+            | Self::Migration(_)
+            | Self::Inconsistent { .. }
+            | Self::Random
+            | Self::Database(_) => None,
         }
     }
 }
@@ -93,8 +104,11 @@ impl From<StoreError> for Problem {
             StoreError::NotLoaded => {
                 Self::unavailable("this gateway has just started and has not read its database yet")
             }
+            StoreError::RestoreUnsettled => {
+                Self::unavailable("the database was restored, and logins from before are being ended; try again")
+            }
             StoreError::Database(error) => database::map_error(error),
-            StoreError::Inconsistent { .. } | StoreError::Random => Self::internal(error),
+            StoreError::Migration(_) | StoreError::Inconsistent { .. } | StoreError::Random => Self::internal(error),
         }
     }
 }
@@ -119,6 +133,9 @@ mod tests {
             assert!(error.reason().is_some(), "{error}");
             assert_eq!(Problem::from(error).kind(), kind);
         }
+        let unsettled = Problem::from(StoreError::RestoreUnsettled);
+        assert_eq!(unsettled.kind(), Kind::Unavailable);
+        assert!(unsettled.retry_after_s().is_some());
         let inconsistent = StoreError::Inconsistent { table: "users", what: "secret".into() };
         assert_eq!(inconsistent.reason(), None);
         assert!(!Problem::from(inconsistent).message().contains("secret"));

@@ -121,11 +121,23 @@ fn every(period: Duration) -> Interval {
     ticks
 }
 
-/// Verifies this gateway's audit chain, from the beginning at first and then what was added.
+/// Verifies this gateway's audit chain, from the beginning at first and then what was added. A restore of the database takes
+/// records away and lets the chain go on from an earlier one, so it is verified from the beginning again.
 async fn verify_audit(app: Arc<App>, stop: CancellationToken) {
     let mut proven = (0, GENESIS);
     let mut ticks = every(VERIFY_PERIOD);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+    let mut restores = app.auth_state.restores();
+    loop {
+        let turn = async {
+            tokio::select! {
+                Ok(()) = restores.changed() => true,
+                _ = ticks.tick() => false,
+            }
+        };
+        let Some(is_restored) = stop.run_until_cancelled(turn).await else { return };
+        if is_restored {
+            proven = (0, GENESIS);
+        }
         let Some(reached) = stop.run_until_cancelled(verify(&app, proven)).await else { return };
         proven = reached;
     }
@@ -149,6 +161,7 @@ async fn verify(app: &App, mut proven: (i64, Hash)) -> (i64, Hash) {
             }
         }
         if i64::try_from(records.len()) != Ok(VERIFY_BATCH) {
+            tracing::debug!(records = proven.0, "the audit chain was verified");
             return proven;
         }
     }

@@ -102,7 +102,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     let known = lifecycle.latch("users and revocations");
     let served = CancellationToken::new();
     lifecycle.spawn("audit", jobs::write_denials(Arc::clone(&app), served.clone()));
-    lifecycle.spawn_critical("jobs", jobs::run(app, feed, known, lifecycle.readiness(), stop.clone()));
+    // Boxed: a task is moved several times while it begins, and without optimization each time through the stack.
+    lifecycle.spawn_critical("jobs", Box::pin(jobs::run(app, feed, known, lifecycle.readiness(), stop.clone())));
     lifecycle.spawn_critical("listener", async move {
         let result = server.serve(router, stop).await;
         // The last denials are written after the last request.

@@ -3,6 +3,9 @@
 //! Every change is one transaction with its audit record and its entry in the change feed. Locks are always taken in this
 //! order, so that no two transactions can wait for each other: models, feed, user, session, audit chain. Which models serve
 //! is no concern of the feed: replicas of serving ask for it.
+//!
+//! Every use of the tables begins by [`Store::begin`] or [`Store::query`], which refuse a database that was restored to an
+//! earlier time until the restore is settled (`restores`).
 
 mod audit_log;
 mod bootstrap;
@@ -11,6 +14,8 @@ mod desired_state;
 mod known_networks;
 mod locks;
 mod refresh_tokens;
+mod restore_marker;
+mod restores;
 mod revocations;
 mod sessions;
 mod user_rows;
@@ -18,7 +23,7 @@ mod users;
 
 use database::Database;
 use policy::Roles;
-use sqlx::{PgConnection, migrate::Migrator};
+use sqlx::{PgConnection, Postgres, Transaction, migrate::Migrator};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -91,6 +96,27 @@ impl Store {
         self.clock.now()
     }
 
+    /// A transaction, unless a restore of the database is not settled.
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let mut transaction = self.database.begin().await?;
+        restore_marker::check_settled(&mut transaction).await?;
+        Ok(transaction)
+    }
+
+    /// Runs `work` on one connection and in time, unless a restore of the database is not settled.
+    async fn query<T>(
+        &self,
+        operation: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let work = async {
+            let mut connection = self.database.acquire().await?;
+            restore_marker::check_settled(&mut connection).await?;
+            work(&mut *connection).await
+        };
+        self.database.bounded(operation, work).await
+    }
+
     /// Makes a change under the lock of the feed, and commits it with its entry in the feed and its audit record.
     async fn commit<T>(
         &self,
@@ -99,7 +125,7 @@ impl Store {
     ) -> Result<Committed<T>, StoreError> {
         let now = self.now();
         let work = async {
-            let mut transaction = self.database.begin().await?;
+            let mut transaction = self.begin().await?;
             change_feed::lock(&mut transaction).await?;
             let Uncommitted { value, kind, id, event } = change(&mut transaction, now).await?;
             let seq = change_feed::append(&mut transaction, change_feed::change(kind, id, now)).await?;
@@ -120,7 +146,7 @@ impl Store {
             let networks = known_networks::prune(connection, now).await?;
             Ok(sessions + changes + networks)
         };
-        self.database.query("prune", work).await
+        self.query("prune", work).await
     }
 }
 

@@ -7,8 +7,9 @@
 //!   far as that is believed only where no other can be asked;
 //! - the oldest beyond [`REVOCATIONS_MAX`]. A gateway that has not applied those grants nothing.
 //!
-//! After a restore of the gateways' database versions and places are lower than before. What was granted by them is then
-//! outdated for [`remembered`] at most: refused rather than wrong.
+//! After a restore of their database the gateways count versions and places from beyond all that were given out. Where that was
+//! not done, what was granted by lower ones is outdated for [`remembered`] at most: refused rather than wrong. So is a user who
+//! was deleted and is there again.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -51,6 +51,9 @@ pub enum EventKind {
     /// A model unloaded from every replica.
     #[strum(serialize = "model.unload")]
     UnloadModel,
+    /// Every login and token ended, because the database was restored to an earlier time.
+    #[strum(serialize = "database.restored")]
+    RestoreDatabase,
     /// The audit log read.
     #[strum(serialize = "audit.read")]
     ReadAudit,

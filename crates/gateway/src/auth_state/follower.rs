@@ -34,6 +34,8 @@ struct Follower {
     clock: WallClock,
     /// The last entry applied, if there was any.
     seen: Option<FeedEntry>,
+    /// The number that everything counted from when it was loaded; a restore of the database gives another.
+    counts_from: Option<i64>,
     failures: FailureLog,
     expired_removed_at: Instant,
 }
@@ -45,6 +47,7 @@ pub async fn follow(auth_state: Arc<AuthState>, store: Store, clock: WallClock, 
         store,
         clock,
         seen: None,
+        counts_from: None,
         failures: FailureLog::once(),
         expired_removed_at: Instant::now(),
     };
@@ -95,11 +98,14 @@ pub async fn listen(auth_state: Arc<AuthState>, store: Store, stop: Cancellation
 impl Follower {
     async fn poll(&mut self) {
         let number = self.auth_state.begin_poll();
-        let polled = self.apply_changes().await;
+        let polled = match self.apply_changes().await {
+            // Boxed: the futures of a migration are large, and this one is seldom needed.
+            Err(StoreError::RestoreUnsettled) => Box::pin(self.settle_restore()).await,
+            polled => polled,
+        };
         match polled {
-            Ok(seen) => {
-                self.seen = seen;
-                self.auth_state.end_poll(number, seen.map_or(0, |entry| entry.seq));
+            Ok(()) => {
+                self.auth_state.end_poll(number, self.seen.map_or(0, |entry| entry.seq));
                 if self.failures.recovered() {
                     tracing::info!("users and revocations are up to date again");
                 }
@@ -116,36 +122,47 @@ impl Follower {
         self.remove_expired();
     }
 
-    async fn apply_changes(&self) -> Result<Option<FeedEntry>, StoreError> {
+    async fn apply_changes(&mut self) -> Result<(), StoreError> {
         if self.auth_state.age().is_none_or(|age| age > RELOAD_AFTER) {
             return self.load().await;
         }
-        let mut seen = self.seen;
         loop {
-            let Some(batch) = self.store.changes_after(seen).await? else {
+            let Some(batch) = self.store.changes_after(self.seen, self.counts_from).await? else {
                 tracing::warn!(
-                    "the change feed no longer has the last entry that was applied; users and revocations are loaded anew"
+                    "the change feed does not go on from the last entry that was applied; users and revocations are loaded anew"
                 );
                 return self.load().await;
             };
-            seen = batch.last;
             if !batch.changes.is_empty() {
                 self.auth_state.write(|index| index.apply(&batch));
             }
+            self.seen = batch.last;
             if !batch.is_partial {
-                return Ok(seen);
+                return Ok(());
             }
         }
     }
 
-    async fn load(&self) -> Result<Option<FeedEntry>, StoreError> {
+    /// The database was restored to an earlier time, and no gateway has ended yet what was valid then. Until that is done the
+    /// auth state stays as it was: nothing is granted by tables that have lost revocations.
+    async fn settle_restore(&mut self) -> Result<(), StoreError> {
+        // The schema may be that of a release before.
+        Box::pin(self.store.migrate()).await?;
+        Box::pin(self.store.settle_restore()).await?;
+        self.load().await
+    }
+
+    async fn load(&mut self) -> Result<(), StoreError> {
         let snapshot = self.store.snapshot().await?;
         self.auth_state.write(|index| {
             index.replace(&snapshot);
             vec![Revocation::Reset]
         });
         tracing::info!(users = snapshot.users.len(), revoked = snapshot.changes.len(), "users and revocations loaded");
-        Ok(snapshot.last)
+        self.seen = snapshot.last;
+        self.counts_from = snapshot.counts_from;
+        self.auth_state.note_restore(self.counts_from);
+        Ok(())
     }
 
     fn remove_expired(&mut self) {

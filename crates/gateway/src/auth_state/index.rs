@@ -296,7 +296,7 @@ mod tests {
         let mut index = index_of(user(1, false));
         let other = User { id: Uuid::from_u128(9), ..user(1, false) };
         let gone = vec![change(ChangeKind::Subject, ADA)];
-        index.replace(&AuthSnapshot { last: None, changes: gone, users: vec![other] });
+        index.replace(&AuthSnapshot { counts_from: None, last: None, changes: gone, users: vec![other] });
         assert_eq!(index.judge(&claims(1)), TokenVerdict::Invalid("revoked"));
         assert_eq!(index.users_len(), 1);
     }

@@ -26,7 +26,7 @@ impl Store {
     pub async fn record(&self, events: &[AuditEvent]) -> Result<(), StoreError> {
         self.database
             .bounded("record", async {
-                let mut transaction = self.database.begin().await?;
+                let mut transaction = self.begin().await?;
                 self.append_audit(&mut transaction, events).await?;
                 transaction.commit().await?;
                 Ok(())
@@ -54,7 +54,7 @@ impl Store {
                 })
                 .collect())
         };
-        self.database.query("audit_page", work).await
+        self.query("audit_page", work).await
     }
 
     /// Up to `limit` records of one writer after its record `seq`, oldest first, for verification.
@@ -72,7 +72,7 @@ impl Store {
             .await?;
             Ok(records)
         };
-        self.database.query("audit_chain", work).await
+        self.query("audit_chain", work).await
     }
 
     /// Adds events to this gateway's chain, within the transaction of what they are about. The last statements of a
@@ -89,6 +89,19 @@ impl Store {
         }
         appended
     }
+}
+
+/// Lets the numbers of pages go on from this one, or from their own if that is higher: a reader that goes on from a number
+/// which the restored database has not given out would miss the next records. Chains have no gaps and count on.
+pub(super) async fn move_ids(connection: &mut PgConnection, id: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"SELECT setval(sequence, greatest(nextval(sequence), $1))
+           FROM (SELECT pg_get_serial_sequence('gateway.audit', 'id')::regclass AS sequence) AS it"#,
+        id
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
 }
 
 async fn append(

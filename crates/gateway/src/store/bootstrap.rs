@@ -31,7 +31,7 @@ impl Store {
 
     /// Whether the one-time token is used up.
     pub async fn bootstrap_is_over(&self) -> Result<bool, StoreError> {
-        self.database.query("bootstrap_is_over", async |connection| is_over(connection).await).await
+        self.query("bootstrap_is_over", async |connection| is_over(connection).await).await
     }
 }
 

@@ -5,7 +5,7 @@ use strum::{EnumString, IntoStaticStr};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{Store, locks, user_rows};
+use super::{Store, locks, restore_marker, user_rows};
 use crate::{error::StoreError, session::ACCESS_LIFETIME, user::User};
 
 /// The channel of `NOTIFY`; a notification carries no payload, the table has the entry.
@@ -70,6 +70,8 @@ pub struct ChangeBatch {
 /// Everything, as of one moment.
 #[derive(Clone, Debug)]
 pub struct AuthSnapshot {
+    /// The number that everything counts from since the last restore of the database, if there was one.
+    pub counts_from: Option<i64>,
     /// The last entry of the feed.
     pub last: Option<FeedEntry>,
     /// Tokens and sessions that are revoked but not expired, and deleted users.
@@ -108,10 +110,18 @@ impl Store {
         Ok(listener)
     }
 
-    /// The changes after the last entry that was applied. `None`: that entry is not there any more, because the database
-    /// went back in time (a restore, a failover that lost commits) or the entry was pruned; everything must be loaded anew.
-    pub async fn changes_after(&self, seen: Option<FeedEntry>) -> Result<Option<ChangeBatch>, StoreError> {
+    /// The changes after the last entry that was applied, as of the snapshot with this `counts_from`. `None`: everything must be
+    /// loaded anew, because the database was restored since, or the entry is not there any more (a failover that lost
+    /// commits, or it was pruned).
+    pub async fn changes_after(
+        &self,
+        seen: Option<FeedEntry>,
+        counts_from: Option<i64>,
+    ) -> Result<Option<ChangeBatch>, StoreError> {
         let work = async |connection: &mut PgConnection| {
+            if restore_marker::check_settled(connection).await? != counts_from {
+                return Ok(None);
+            }
             let rows = sqlx::query_as!(
                 Row,
                 "SELECT seq, kind, id, expires_at FROM gateway.changes WHERE seq >= $1 ORDER BY seq LIMIT $2",
@@ -142,6 +152,7 @@ impl Store {
             .bounded("snapshot", async {
                 let mut transaction = self.database.begin().await?;
                 sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *transaction).await?;
+                let counts_from = restore_marker::check_settled(&mut transaction).await?;
                 let last = sqlx::query_as!(
                     Row,
                     "SELECT seq, kind, id, expires_at FROM gateway.changes ORDER BY seq DESC LIMIT 1"
@@ -161,7 +172,7 @@ impl Store {
                 }
                 let users = user_rows::all(&mut transaction).await?;
                 transaction.commit().await?;
-                Ok(AuthSnapshot { last, changes, users })
+                Ok(AuthSnapshot { counts_from, last, changes, users })
             })
             .await
     }
@@ -174,6 +185,19 @@ fn parse_kind(text: &str) -> Result<ChangeKind, StoreError> {
 /// Takes the lock of the feed: from here to the commit, no other transaction adds to it.
 pub(super) async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     locks::take(connection, LOCK).await
+}
+
+/// Empties the feed and lets it go on from this place, or from its own if that is higher. Needs [`lock`].
+pub(super) async fn begin_at(connection: &mut PgConnection, place: i64) -> Result<(), StoreError> {
+    sqlx::query!("DELETE FROM gateway.changes").execute(&mut *connection).await?;
+    sqlx::query!(
+        r#"SELECT setval(sequence, greatest(nextval(sequence), $1))
+           FROM (SELECT pg_get_serial_sequence('gateway.changes', 'seq')::regclass AS sequence) AS it"#,
+        place
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
 }
 
 /// Adds to the feed and notifies, which takes effect when the transaction commits. Needs [`lock`].

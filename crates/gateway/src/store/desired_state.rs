@@ -19,15 +19,15 @@ const LOCK: &str = "models";
 impl Store {
     /// Every model that the state knows, by name.
     pub async fn desired_models(&self) -> Result<Vec<DesiredModel>, StoreError> {
-        self.database.query("desired_models", async |connection: &mut PgConnection| all(connection).await).await
+        self.query("desired_models", async |connection: &mut PgConnection| all(connection).await).await
     }
 
     /// The same, after those that the state does not know were added as loaded.
     pub async fn add_models(&self, names: &[ModelName]) -> Result<Vec<DesiredModel>, StoreError> {
         let (now, names) = (self.now(), names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>());
         let work = async {
-            let mut transaction = self.database.begin().await?;
-            locks::take(&mut transaction, LOCK).await?;
+            let mut transaction = self.begin().await?;
+            lock(&mut transaction).await?;
             sqlx::query!(
                 r#"INSERT INTO gateway.models (name, loaded, generation, changed_at)
                        SELECT name, true, (SELECT coalesce(max(generation), 0) + 1 FROM gateway.models), $2
@@ -50,8 +50,8 @@ impl Store {
     pub async fn change_model(&self, change: &ModelChange, event: AuditEvent) -> Result<Vec<DesiredModel>, StoreError> {
         let now = self.now();
         let work = async {
-            let mut transaction = self.database.begin().await?;
-            locks::take(&mut transaction, LOCK).await?;
+            let mut transaction = self.begin().await?;
+            lock(&mut transaction).await?;
             if set(&mut transaction, &change.model, change.loaded, change.user, now).await? {
                 make_room(&mut transaction).await?;
                 self.append_audit(&mut transaction, &[event]).await?;
@@ -62,6 +62,22 @@ impl Store {
         };
         self.database.bounded("change_model", work).await
     }
+}
+
+/// Takes the lock of the state: from here to the commit, no other transaction changes it.
+pub(super) async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
+    locks::take(connection, LOCK).await
+}
+
+/// Moves the generation of the state to this one, unless it is higher. A state without models has none. Needs [`lock`].
+pub(super) async fn move_generation(connection: &mut PgConnection, generation: i64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE gateway.models SET generation = $1 WHERE generation = (SELECT max(generation) FROM gateway.models WHERE generation < $1)",
+        generation
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn all(connection: &mut PgConnection) -> Result<Vec<DesiredModel>, StoreError> {

@@ -33,7 +33,7 @@ impl Store {
             .fetch_one(connection)
             .await?)
         };
-        self.database.query("is_known_network", work).await
+        self.query("is_known_network", work).await
     }
 }
 

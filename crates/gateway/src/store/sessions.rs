@@ -95,7 +95,7 @@ impl Store {
         let NewSession { user_id, credential, replacement, client_id, network, refresh } = new;
         self.database
             .bounded("begin_session", async {
-                let mut transaction = self.database.begin().await?;
+                let mut transaction = self.begin().await?;
                 let exceeds_limit =
                     refresh.is_some() && count_active(&mut transaction, user_id, now).await? >= SESSIONS_PER_USER_MAX;
                 if exceeds_limit {
@@ -142,7 +142,7 @@ impl Store {
         let now = self.now();
         self.database
             .bounded("refresh", async {
-                let mut transaction = self.database.begin().await?;
+                let mut transaction = self.begin().await?;
                 let Some((session_id, user_id)) = session_and_user_of(&mut transaction, presented).await? else {
                     return Ok(RefreshResult::Refused { reason: "unknown", user_id: None });
                 };
@@ -188,6 +188,14 @@ impl Store {
             .query("owner_of_refresh_token", async |connection| session_and_user_of(connection, digest).await)
             .await
     }
+}
+
+/// Revokes every session there is, and says how many.
+pub(super) async fn revoke_all(connection: &mut PgConnection, now: OffsetDateTime) -> Result<u64, StoreError> {
+    let done = sqlx::query!("UPDATE gateway.sessions SET revoked_at = $1 WHERE revoked_at IS NULL", now)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// Deletes logins that are over; their refresh tokens go with them.

@@ -127,6 +127,25 @@ pub(super) async fn update(
     Ok(())
 }
 
+/// Revokes every token of every user, with a version of at least `version`, and says how many users there are. Each user is in
+/// another state than before: a condition on one that was read before does not hold.
+pub(super) async fn end_all_tokens(
+    connection: &mut PgConnection,
+    version: i64,
+    now: OffsetDateTime,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        r#"UPDATE gateway.users SET authz_version = greatest(authz_version + 1, $1),
+               tokens_since = greatest(authz_version + 1, $1),
+               updated_at = greatest(updated_at + interval '1 microsecond', $2)"#,
+        version,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 pub(super) async fn lock_user(connection: &mut PgConnection, id: Uuid) -> Result<User, StoreError> {
     sqlx::query_as!(
         Row,

@@ -18,7 +18,7 @@ use crate::{
 impl Store {
     /// The user of this name, in any case of its letters.
     pub async fn user_by_name(&self, name: &UserName) -> Result<Option<UserWithCredential>, StoreError> {
-        self.database.query("user_by_name", async |connection| {
+        self.query("user_by_name", async |connection| {
             let row = sqlx::query!(
                 r#"SELECT id, name, kind, tenant, roles, disabled, authz_version, tokens_since, created_at, updated_at, credential
                        FROM gateway.users WHERE lower(name) = lower($1)"#,
@@ -46,7 +46,7 @@ impl Store {
 
     /// One user.
     pub async fn user(&self, id: Uuid) -> Result<Option<User>, StoreError> {
-        self.database.query("user", async |connection| Ok(by_ids(connection, &[id]).await?.pop())).await
+        self.query("user", async |connection| Ok(by_ids(connection, &[id]).await?.pop())).await
     }
 
     /// Up to `limit` users by name, after the name `after`.
@@ -65,7 +65,7 @@ impl Store {
             .map(User::try_from)
             .collect()
         };
-        self.database.query("users_page", work).await
+        self.query("users_page", work).await
     }
 
     /// Makes a user.

@@ -23,6 +23,7 @@ mod own_account;
 mod passwords;
 mod peers;
 mod refresh;
+mod restore;
 mod revocation;
 mod tokens;
 mod users;
