@@ -8,11 +8,15 @@ use serde::Deserialize;
 use service::{Configuration, Fault};
 use transport::{ListenConfig, UpstreamConfig};
 
+use crate::schedule::{Schedule, ScheduleError};
+
 /// The embedded defaults.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 const DATABASES_MAX: usize = 32;
 const RUN_TIMEOUT_S_MAX: u64 = 7 * 24 * 3600;
+/// In place of an expression: nothing is begun by this schedule.
+const OFF: &str = "off";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +30,19 @@ pub struct Config {
     pub gateway: UpstreamConfig,
     /// What is backed up, where to, and with which keys.
     pub backup: BackupConfig,
+    /// What is begun without a request.
+    pub schedule: ScheduleConfig,
+}
+
+/// The `[schedule]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    create: String,
+    verify_older: String,
+    jitter_s: u64,
+    /// Whether each set is verified once it is made.
+    pub verify_created: bool,
 }
 
 /// The `[backup]` section.
@@ -79,6 +96,7 @@ impl Configuration for Config {
             "backup.run_timeout_s",
             "must be from 1 to 604800",
         );
+        faults.extend(Fault::under("schedule", self.schedule.faults()));
         faults
     }
 }
@@ -94,6 +112,36 @@ impl BackupConfig {
     /// How long a run may take.
     pub fn run_timeout(&self) -> Duration {
         Duration::from_secs(self.run_timeout_s)
+    }
+}
+
+// === impl ScheduleConfig ===
+
+impl ScheduleConfig {
+    /// When sets are made; none if that is switched off.
+    pub fn create(&self) -> Result<Option<Schedule>, ScheduleError> {
+        self.schedule(&self.create)
+    }
+
+    /// When an older set is verified; none if that is switched off.
+    pub fn verify_older(&self) -> Result<Option<Schedule>, ScheduleError> {
+        self.schedule(&self.verify_older)
+    }
+
+    fn schedule(&self, expression: &str) -> Result<Option<Schedule>, ScheduleError> {
+        if expression == OFF {
+            return Ok(None);
+        }
+        Schedule::parse(expression, Duration::from_secs(self.jitter_s)).map(Some)
+    }
+
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let fault = |key, schedule: Result<_, ScheduleError>| match schedule {
+            Ok(_) => None,
+            Err(error @ ScheduleError::Jitter(_)) => Some(("jitter_s", format!("{key}: {error}"))),
+            Err(error) => Some((key, format!("{error}; five fields in UTC like \"0 2 * * *\", or \"{OFF}\""))),
+        };
+        [fault("create", self.create()), fault("verify_older", self.verify_older())].into_iter().flatten().collect()
     }
 }
 
@@ -127,5 +175,38 @@ mod tests {
         assert_eq!(names(&config), ["detektor", "mlflow"]);
         config.backup.databases = vec!["../x".into()];
         assert_eq!(config.validate().len(), 1);
+    }
+
+    /// Proves that a wrong schedule is found before the start, with its key, and that each can be switched off.
+    #[test]
+    fn a_wrong_schedule_is_named() {
+        let faults = |section: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("backup.toml");
+            fs_write(&path, section);
+            match service::load::<Config>("backup", DEFAULTS, Some(&path)) {
+                Ok(loaded) => Ok(loaded.own.schedule),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        for (section, named) in [
+            ("create = \"0 2 * *\"", "schedule.create: "),
+            ("create = \"\"", "schedule.create: "),
+            ("create = \"0 0 2 * * *\"", "schedule.create: "),
+            ("verify_older = \"0 25 * * *\"", "schedule.verify_older: "),
+            ("verify_older = \"0 4 30 2 *\"", "schedule.verify_older: "),
+            ("jitter_s = 86400", "schedule.jitter_s: create: "),
+            ("create = \"*/5 * * * *\"\njitter_s = 300", "schedule.jitter_s: create: "),
+        ] {
+            let message = faults(section).unwrap_err();
+            assert!(message.contains(named), "{section}: {message}");
+        }
+        let off = faults("create = \"off\"\nverify_older = \"off\"").unwrap();
+        assert!(off.create().unwrap().is_none() && off.verify_older().unwrap().is_none());
+        assert!(faults("create = \"*/5 * * * *\"\njitter_s = 0").unwrap().create().unwrap().is_some());
+    }
+
+    fn fs_write(path: &std::path::Path, section: &str) {
+        std::fs::write(path, format!("gateway.addresses = [\"gateway:8443\"]\n[schedule]\n{section}\n")).unwrap();
     }
 }

@@ -33,6 +33,7 @@ pub struct RunBody {
     #[serde(with = "time::serde::rfc3339::option")]
     finished_at: Option<OffsetDateTime>,
     size_bytes: Option<u64>,
+    attempt: u32,
 }
 
 /// The latest runs.
@@ -94,6 +95,7 @@ impl From<Run> for RunBody {
             started_at: run.started_at,
             finished_at: run.finished_at,
             size_bytes: run.size_bytes,
+            attempt: run.attempt,
         }
     }
 }

@@ -12,6 +12,7 @@ mod openapi;
 mod pg_program;
 mod pipe;
 pub mod run;
+pub mod schedule;
 pub mod set_builder;
 pub mod set_name;
 pub mod staging;
@@ -37,11 +38,12 @@ pub use openapi::openapi_json;
 use crate::{
     config::Config,
     keys::{DecryptionKey, Recipient, SigningKey},
+    schedule::ScheduleName,
     set_builder::SetBuilder,
     staging::BackupRoot,
     store::Store,
     verify::Verifier,
-    worker::Worker,
+    worker::{Settings, Worker},
 };
 
 /// The service's name: in certificates, passports, metrics; also its database role and schema.
@@ -76,8 +78,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<(), BoxError>
     lifecycle.listening("service", server.local_addr());
     let stop = lifecycle.soft_stop();
     lifecycle.spawn_critical("prepare", async move {
-        stop.run_until_cancelled(prepare(database, worker, runs)).await.unwrap_or(Ok(()))?;
-        stop.cancelled().await;
+        stop.run_until_cancelled(prepare(database, &worker, runs)).await.unwrap_or(Ok(()))?;
+        stop.run_until_cancelled(worker.begin_due_runs()).await;
         Ok::<(), BoxError>(())
     });
     lifecycle.spawn_critical("listener", server.serve(router, lifecycle.soft_stop()));
@@ -122,12 +124,21 @@ fn worker(config: &Config, database: Database, lifecycle: &Lifecycle) -> Result<
         signing_key,
         free_bytes_min: backup.free_bytes_min,
     };
-    let store = Store::new(database);
-    Ok(Worker::new(store, builder, verifier, backup.run_timeout(), Clock::system(), lifecycle.clone()))
+    let planned = [
+        (ScheduleName::Create, config.schedule.create()?),
+        (ScheduleName::VerifyOlder, config.schedule.verify_older()?),
+    ];
+    let settings = Settings {
+        run_timeout: backup.run_timeout(),
+        schedules: planned.into_iter().filter_map(|(name, schedule)| Some((name, schedule?))).collect(),
+        verifies_created: config.schedule.verify_created,
+    };
+    let store = Store::new(database, builder.root.worker());
+    Ok(Worker::new(store, builder, verifier, settings, Clock::system(), lifecycle.clone()))
 }
 
 /// Migrates the schema and fails the runs that an earlier process left running; until then no run can be begun.
-async fn prepare(database: Database, worker: Worker, runs: Latch) -> Result<(), BoxError> {
+async fn prepare(database: Database, worker: &Worker, runs: Latch) -> Result<(), BoxError> {
     database.migrate(&MIGRATOR, NAME).await?;
     let mut failures = FailureLog::once();
     let retried = (|| worker.prepare()).retry(RETRIES).notify(|error, _| {

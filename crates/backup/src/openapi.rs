@@ -78,7 +78,7 @@ fn run() -> Value {
     let time = json!({ "type": ["string", "null"], "format": "date-time" });
     json!({
         "type": "object",
-        "required": ["id", "kind", "state", "requested_by", "started_at"],
+        "required": ["id", "kind", "state", "requested_by", "started_at", "attempt"],
         "properties": {
             "id": { "type": "string", "format": "uuid" },
             "kind": { "enum": ["create", "verify"] },
@@ -87,10 +87,14 @@ fn run() -> Value {
             "verdict": text("`VALID` or `INVALID`, of a verification that has ended."),
             "reason": text("Why a set is INVALID."),
             "error": text("Why the run failed."),
-            "requested_by": { "type": "string" },
+            "requested_by": {
+                "type": "string",
+                "description": "`user:` and an id; `schedule:` and its name; or `run:` and the id of the run that made the set.",
+            },
             "started_at": { "type": "string", "format": "date-time" },
             "finished_at": time,
             "size_bytes": { "type": ["integer", "null"] },
+            "attempt": { "type": "integer", "description": "More than 1 if this takes the place of a run that was cut off by the end of its worker." },
         },
     })
 }

@@ -6,6 +6,9 @@ use uuid::Uuid;
 
 use crate::{manifest::Link, set_name::SetName};
 
+/// How often a run is begun that is cut off by the end of its worker each time.
+pub const ATTEMPTS_MAX: u32 = 3;
+
 /// The kind of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -60,6 +63,8 @@ pub struct Run {
     pub finished_at: Option<OffsetDateTime>,
     /// Bytes of a set that was made.
     pub size_bytes: Option<u64>,
+    /// 1, or more for a run that takes the place of one that was cut off.
+    pub attempt: u32,
 }
 
 /// How a run ended.
@@ -71,6 +76,8 @@ pub enum RunOutcome {
     Verified(Verdict),
     /// It failed.
     Failed(String),
+    /// It was cut off by the end of its worker, and is begun again unless it was the last attempt.
+    Interrupted,
 }
 
 /// A set that was built.

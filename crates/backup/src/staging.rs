@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -14,11 +14,15 @@ use crate::set_name::SetName;
 
 /// Prefix of incomplete sets and private files; they are removed when the root is locked again.
 pub const INCOMPLETE_PREFIX: &str = ".incomplete-";
+/// Locked while a worker has the root; its content is the id of that worker, which outlives the process.
 const LOCK_FILE: &str = ".lock";
+/// Bytes of an id as text; more than that in the lock file is no id.
+const ID_BYTES: u64 = 36;
 
 /// The root of all sets, locked by this process.
 pub struct BackupRoot {
     path: PathBuf,
+    worker: Uuid,
     // Held as long as this value lives; the kernel releases it when the process ends, however it ends.
     _lock: File,
 }
@@ -55,7 +59,9 @@ impl BackupRoot {
     pub fn lock(path: &Path) -> Result<Self, RootError> {
         let failed = |source| RootError::Io { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
-        let lock = File::create(path.join(LOCK_FILE)).map_err(failed)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut lock = options.open(path.join(LOCK_FILE)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(RootError::Locked { path: path.to_owned() }),
@@ -70,7 +76,13 @@ impl BackupRoot {
                 remove(entry.path()).map_err(failed)?;
             }
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let worker = worker_id(&mut lock).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), worker, _lock: lock })
+    }
+
+    /// The id of the worker that has this root, the same after every restart. Runs and sets belong to it.
+    pub fn worker(&self) -> Uuid {
+        self.worker
     }
 
     /// Where it is.
@@ -141,6 +153,21 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// The id in the lock file, or a new one. An id that was written in part by a process that was killed is replaced.
+fn worker_id(lock: &mut File) -> io::Result<Uuid> {
+    let mut text = String::new();
+    let read = lock.take(ID_BYTES).read_to_string(&mut text);
+    if let (Ok(_), Ok(id)) = (read, text.parse()) {
+        return Ok(id);
+    }
+    let id = Uuid::new_v4();
+    lock.rewind()?;
+    lock.set_len(0)?;
+    lock.write_all(id.to_string().as_bytes())?;
+    lock.sync_all()?;
+    Ok(id)
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
@@ -184,9 +211,14 @@ mod tests {
         assert!(matches!(BackupRoot::lock(directory.path()), Err(RootError::Locked { .. })));
         // As kill -9 leaves it.
         std::mem::forget(root.stage(Uuid::new_v4()).unwrap());
+        let worker = root.worker();
         drop(root);
         assert_eq!(names(directory.path()).len(), 1);
-        BackupRoot::lock(directory.path()).unwrap();
+        assert_eq!(BackupRoot::lock(directory.path()).unwrap().worker(), worker, "runs are found again by it");
         assert_eq!(names(directory.path()), Vec::<String>::new());
+        fs::write(directory.path().join(LOCK_FILE), "half an i").unwrap();
+        let another = BackupRoot::lock(directory.path()).unwrap().worker();
+        assert_ne!(another, worker);
+        assert_eq!(BackupRoot::lock(directory.path()).unwrap().worker(), another);
     }
 }

@@ -1,5 +1,7 @@
-//! All SQL: the runs of this worker, and the tables of a database that is dumped or was restored.
+//! All SQL: the runs of workers, their schedules, and the tables of a database that is dumped or was restored.
 
+mod due;
+mod schedules;
 mod tables;
 
 use database::Database;
@@ -8,21 +10,25 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use due::{DueVerification, Newest};
 pub use tables::{Rows, Snapshot, count_rows};
 
 use crate::{
     manifest::Link,
-    run::{Run, RunOutcome, RunState, Verdict},
+    run::{ATTEMPTS_MAX, Run, RunKind, RunOutcome, RunState, Verdict},
 };
 
 /// Runs shown at once.
 const LISTED_MAX: i64 = 100;
 const MANY_REASONS: usize = 100;
+/// A worker says each second that it is at work on a run. One that has not for so long is gone, or cannot store its outcome.
+const UNSEEN_MAX_S: f64 = 120.0;
 
-/// The runs in PostgreSQL.
+/// The runs in PostgreSQL, as one worker sees them.
 #[derive(Clone)]
 pub struct Store {
     database: Database,
+    worker: Uuid,
 }
 
 /// Why a run could not be stored or read.
@@ -56,46 +62,82 @@ struct RunRow {
     started_at: OffsetDateTime,
     finished_at: Option<OffsetDateTime>,
     size_bytes: Option<i64>,
+    attempt: i32,
 }
 
 // === impl Store ===
 
 impl Store {
-    /// The runs in this database.
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    /// The runs in this database, for a worker with this id.
+    pub fn new(database: Database, worker: Uuid) -> Self {
+        Self { database, worker }
+    }
+
+    /// The id of the worker.
+    pub fn worker(&self) -> Uuid {
+        self.worker
     }
 
     /// Begins a run, unless one of its kind is under way.
     pub async fn begin(&self, run: &Run) -> Result<(), StoreError> {
-        let work = async |connection: &mut PgConnection| {
-            sqlx::query!(
-                "INSERT INTO backup.runs (id, kind, set_name, state, requested_by, started_at)
-                 VALUES ($1, $2, $3, 'running', $4, $5)",
-                run.id,
-                run.kind.as_str(),
-                run.set.as_ref().map(ToString::to_string),
-                run.requested_by,
-                run.started_at
-            )
-            .execute(connection)
-            .await
+        let work = async {
+            let mut transaction = self.database.begin().await?;
+            if !self.insert(&mut transaction, run).await? {
+                return Err(StoreError::Busy);
+            }
+            Ok(transaction.commit().await?)
         };
-        match self.database.query("begin_run", work).await {
-            Ok(_) => Ok(()),
-            Err(error) if constraint(&error) == Some("runs_one_running") => Err(StoreError::Busy),
-            Err(error) => Err(error.into()),
-        }
+        self.database.bounded("begin_run", work).await
     }
 
-    /// Ends a run. Once more is harmless.
-    pub async fn finish(&self, id: Uuid, outcome: &RunOutcome, now: OffsetDateTime) -> Result<(), StoreError> {
+    /// Adds a run, unless one of its kind is under way. A verification is none any more that is to be begun.
+    async fn insert(&self, connection: &mut PgConnection, run: &Run) -> Result<bool, StoreError> {
+        let set_name = run.set.as_ref().map(ToString::to_string);
+        let inserted = sqlx::query!(
+            "INSERT INTO backup.runs (id, kind, set_name, state, requested_by, started_at, worker, seen_at, attempt)
+             VALUES ($1, $2, $3, 'running', $4, $5, $6, clock_timestamp(), $7)
+             ON CONFLICT (kind) WHERE state = 'running' DO NOTHING",
+            run.id,
+            run.kind.as_str(),
+            set_name,
+            run.requested_by,
+            run.started_at,
+            self.worker,
+            i32::try_from(run.attempt).unwrap_or(i32::MAX)
+        )
+        .execute(&mut *connection)
+        .await?;
+        let is_inserted = inserted.rows_affected() == 1;
+        if is_inserted && run.kind == RunKind::Verify {
+            sqlx::query!(
+                "UPDATE backup.runs SET verification_due = false
+                 WHERE set_name = $1 AND worker = $2 AND verification_due",
+                set_name,
+                self.worker
+            )
+            .execute(connection)
+            .await?;
+        }
+        Ok(is_inserted)
+    }
+
+    /// Ends a run. Once more is harmless. `is_verified_next` is for a set that was made.
+    pub async fn finish(
+        &self,
+        id: Uuid,
+        outcome: &RunOutcome,
+        is_verified_next: bool,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
         let columns = RunColumns::of(outcome);
+        let is_interrupted = matches!(outcome, RunOutcome::Interrupted);
+        let is_verified_next = is_verified_next && matches!(outcome, RunOutcome::Built(_));
         let work = async |connection: &mut PgConnection| {
             sqlx::query!(
                 "UPDATE backup.runs
                  SET state = $2, set_name = coalesce($3, set_name), verdict = $4, reasons = $5, error = $6,
-                     manifest_sha256 = $7, size_bytes = $8, finished_at = $9
+                     manifest_sha256 = $7, size_bytes = $8, finished_at = $9, verification_due = $10,
+                     repeat_due = $11 AND attempt < $12
                  WHERE id = $1 AND state = 'running'",
                 id,
                 <&'static str>::from(columns.state),
@@ -105,7 +147,10 @@ impl Store {
                 columns.error,
                 columns.manifest_sha256,
                 columns.size_bytes,
-                now
+                now,
+                is_verified_next,
+                is_interrupted,
+                attempts_max()
             )
             .execute(connection)
             .await?;
@@ -114,16 +159,22 @@ impl Store {
         self.database.query("finish_run", work).await
     }
 
-    /// Fails running runs that are not among the active ones of this process: they were interrupted. Only for the process
-    /// that has locked the root.
+    /// Fails runs that no worker is at work on any more, and lets them be begun again: those of this worker that are not among
+    /// its active ones, and those of other workers that have not been seen for a while.
     pub async fn fail_orphaned(&self, active_runs: &[Uuid], now: OffsetDateTime) -> Result<u64, StoreError> {
         let work = async |connection: &mut PgConnection| {
             let done = sqlx::query!(
                 "UPDATE backup.runs
-                 SET state = 'failed', error = 'interrupted: no worker is at work on this any more', finished_at = $1
-                 WHERE state = 'running' AND id <> ALL ($2)",
+                 SET state = 'failed', error = 'interrupted: no worker is at work on this any more', finished_at = $1,
+                     repeat_due = attempt < $4
+                 WHERE state = 'running'
+                   AND CASE WHEN coalesce(worker, $3) = $3 THEN id <> ALL ($2)
+                            ELSE seen_at < clock_timestamp() - make_interval(secs => $5) END",
                 now,
-                active_runs
+                active_runs,
+                self.worker,
+                attempts_max(),
+                UNSEEN_MAX_S
             )
             .execute(connection)
             .await?;
@@ -132,13 +183,36 @@ impl Store {
         self.database.query("fail_interrupted_runs", work).await
     }
 
+    /// Says that this worker is at work on a run. False when the run is not under way any more, by the database.
+    pub async fn see(&self, id: Uuid) -> Result<bool, StoreError> {
+        let work = async |connection: &mut PgConnection| {
+            let seen = sqlx::query!(
+                "UPDATE backup.runs SET seen_at = clock_timestamp() WHERE id = $1 AND state = 'running'",
+                id
+            );
+            Ok(seen.execute(connection).await?.rows_affected() == 1)
+        };
+        self.database.query("see_run", work).await
+    }
+
+    /// Takes the runs of the release before, which had one worker.
+    pub async fn adopt(&self) -> Result<(), StoreError> {
+        let work = async |connection: &mut PgConnection| {
+            sqlx::query!("UPDATE backup.runs SET worker = $1 WHERE worker IS NULL", self.worker)
+                .execute(connection)
+                .await?;
+            Ok(())
+        };
+        self.database.query("adopt_runs", work).await
+    }
+
     /// A run.
     pub async fn run(&self, id: Uuid) -> Result<Option<Run>, StoreError> {
         let work = async |connection: &mut PgConnection| {
             let row = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
-                        size_bytes
+                        size_bytes, attempt
                  FROM backup.runs WHERE id = $1",
                 id
             )
@@ -155,7 +229,7 @@ impl Store {
             let rows = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
-                        size_bytes
+                        size_bytes, attempt
                  FROM backup.runs ORDER BY started_at DESC LIMIT $1",
                 LISTED_MAX
             )
@@ -166,13 +240,15 @@ impl Store {
         self.database.query("runs", work).await
     }
 
-    /// The last set that was built, by this database.
+    /// The last set that was built by this worker, by this database.
     pub async fn last_made(&self) -> Result<Option<(Link, OffsetDateTime)>, StoreError> {
         let work = async |connection: &mut PgConnection| {
             let row = sqlx::query!(
                 r#"SELECT id, set_name AS "set_name!", manifest_sha256 AS "manifest_sha256!", started_at
                    FROM backup.runs
-                   WHERE kind = 'create' AND state = 'succeeded' ORDER BY started_at DESC LIMIT 1"#
+                   WHERE kind = 'create' AND state = 'succeeded' AND worker = $1
+                   ORDER BY started_at DESC LIMIT 1"#,
+                self.worker
             )
             .fetch_optional(connection)
             .await?;
@@ -191,9 +267,10 @@ impl Store {
         let work = async |connection: &mut PgConnection| {
             let row = sqlx::query!(
                 r#"SELECT id, manifest_sha256 AS "manifest_sha256!" FROM backup.runs
-                   WHERE kind = 'create' AND state = 'succeeded' AND set_name = $1
+                   WHERE kind = 'create' AND state = 'succeeded' AND set_name = $1 AND worker = $2
                    ORDER BY started_at DESC LIMIT 1"#,
-                set_name
+                set_name,
+                self.worker
             )
             .fetch_optional(connection)
             .await?;
@@ -242,6 +319,10 @@ impl RunColumns {
                 Self { verdict: Some("INVALID"), reasons, ..none }
             }
             RunOutcome::Failed(error) => Self { state: RunState::Failed, error: Some(error.clone()), ..none },
+            RunOutcome::Interrupted => {
+                let error = "interrupted: the worker was stopped while this ran".to_owned();
+                Self { state: RunState::Failed, error: Some(error), ..none }
+            }
         }
     }
 }
@@ -271,10 +352,11 @@ impl TryFrom<RunRow> for Run {
                 .size_bytes
                 .map(|size| u64::try_from(size).map_err(|_| damaged("size_bytes")))
                 .transpose()?,
+            attempt: u32::try_from(row.attempt).map_err(|_| damaged("attempt"))?,
         })
     }
 }
 
-fn constraint(error: &sqlx::Error) -> Option<&str> {
-    error.as_database_error().and_then(|error| error.constraint())
+fn attempts_max() -> i32 {
+    i32::try_from(ATTEMPTS_MAX).unwrap_or(i32::MAX)
 }

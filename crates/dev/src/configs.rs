@@ -82,16 +82,20 @@ fn own_sections(service: &str, instance: &str, layout: &Layout, options: &Option
             ("models", json!({ "directory": options.models, "desired_state_file": layout.desired_state(instance) })),
             ("onnxruntime", json!({ "library": options.onnxruntime, "sha256": options.onnxruntime_sha256 })),
         ],
-        name::BACKUP => vec![(
-            "backup",
-            json!({
-                "directory": layout.root().join("backups"),
-                "models": options.models,
-                "age_recipient_file": secret("age-recipient"),
-                "age_identity_file": secret("age-identity"),
-                "signing_key_file": secret("manifest-signing-key.pem"),
-            }),
-        )],
+        name::BACKUP => vec![
+            (
+                "backup",
+                json!({
+                    "directory": layout.root().join("backups"),
+                    "models": options.models,
+                    "age_recipient_file": secret("age-recipient"),
+                    "age_identity_file": secret("age-identity"),
+                    "signing_key_file": secret("manifest-signing-key.pem"),
+                }),
+            ),
+            // A machine of a developer makes sets when it is asked to.
+            ("schedule", json!({ "create": "off", "verify_older": "off", "verify_created": false })),
+        ],
         _ => Vec::new(),
     }
 }

@@ -5,6 +5,8 @@
 mod damage;
 mod interruption;
 mod openapi;
+mod restart;
+mod schedule;
 mod support;
 mod verify_command;
 mod worker;

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::Duration,
 };
 
 use backup::{
@@ -18,8 +19,9 @@ use backup::{
     verify::Verifier,
 };
 use database::DatabaseConfig;
+use rustix::process::{Pid, Signal, kill_process};
 use secrets::SecretFile;
-use testkit::Postgres;
+use testkit::{Postgres, poll_until};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -138,6 +140,57 @@ impl TestSite {
         command
     }
 
+    /// The sections of a worker that has its sets in this root, with a schedule.
+    pub(crate) fn configuration(&self, root: &Path, schedule: &str) -> String {
+        let database = &self.database;
+        format!(
+            "[database]\nhost = {:?}\nport = {}\nname = {:?}\nuser = {:?}\npassword_file = {:?}\nca_file = {:?}\n\
+             certificate_file = {:?}\nkey_file = {:?}\n\
+             [backup]\ndirectory = {:?}\nmodels = {:?}\nscratch = {:?}\nage_recipient_file = {:?}\n\
+             age_identity_file = {:?}\nsigning_key_file = {:?}\nfree_bytes_min = 1\n[schedule]\n{schedule}",
+            database.host,
+            database.port,
+            database.name,
+            database.user,
+            database.password_file.path(),
+            database.ca_file,
+            database.certificate_file,
+            database.key_file,
+            root,
+            self.models(),
+            self.path("scratch"),
+            self.path("age-recipient"),
+            self.path("age-identity"),
+            self.path("signing-key.pem"),
+        )
+    }
+
+    /// Runs SQL on the database, which holds the runs, too.
+    pub(crate) async fn sql(&self, sql: &str) -> String {
+        self.postgres.sql(&self.database.name, sql).await
+    }
+
+    /// Waits for the scratch server of a verification, and freezes it, so that the verification runs until it is ended.
+    /// Answers its process and the directory of its sockets.
+    pub(crate) async fn freeze_scratch_server(&self) -> (Pid, PathBuf) {
+        let mut found = None;
+        poll_until("the scratch server starts", Duration::from_secs(30), async || {
+            let mut clusters = fs::read_dir(self.path("scratch")).unwrap();
+            let pid_file = clusters.next().map(|entry| entry.unwrap().path().join("cluster/data/postmaster.pid"));
+            let lines = pid_file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+            let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
+            found = lines.get(4).map(|sockets| (lines[0].trim().parse::<i32>().unwrap(), PathBuf::from(sockets)));
+            // While initdb creates the cluster, the number is that of its own server, and negative. The line of the sockets is
+            // empty until the server listens.
+            found.as_ref().is_some_and(|(server, sockets)| *server > 0 && !sockets.as_os_str().is_empty())
+        })
+        .await;
+        let (server, sockets) = found.unwrap();
+        let server = Pid::from_raw(server).unwrap();
+        kill_process(server, Signal::STOP).unwrap();
+        (server, sockets)
+    }
+
     /// What is left in the scratch directory: nothing, if all is well.
     pub(crate) fn scratch_is_empty(&self) -> bool {
         fs::read_dir(self.path("scratch")).unwrap().next().is_none()
@@ -155,6 +208,11 @@ impl TestSite {
 fn write_secret(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Whether there is no such process any more.
+pub(crate) fn is_gone(process: Pid) -> bool {
+    !Path::new(&format!("/proc/{}", process.as_raw_nonzero())).exists()
 }
 
 /// Builds a set as if it were this time.

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use testkit::poll_until;
 use time::macros::datetime;
 
-use crate::support::{TestSite, build};
+use crate::support::{TestSite, build, is_gone};
 
 /// Proves exit code and output for VALID, INVALID and no verdict, with keys as stock tools write them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,26 +78,12 @@ struct Verification {
 impl Verification {
     async fn start(site: &TestSite, set: &str) -> Self {
         let child = site.verify_command(set).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut found = None;
-        poll_until("the scratch server starts", Duration::from_secs(30), async || {
-            let mut clusters = fs::read_dir(site.path("scratch")).unwrap();
-            let pid_file = clusters.next().map(|entry| entry.unwrap().path().join("cluster/data/postmaster.pid"));
-            let lines = pid_file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
-            let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
-            found = lines.get(4).map(|sockets| (lines[0].trim().parse::<i32>().unwrap(), PathBuf::from(sockets)));
-            // While initdb creates the cluster, the number is that of its own server, and negative. The line of the sockets is
-            // empty until the server listens.
-            found.as_ref().is_some_and(|(server, sockets)| *server > 0 && !sockets.as_os_str().is_empty())
-        })
-        .await;
-        let (server, sockets) = found.unwrap();
-        let server = Pid::from_raw(server).unwrap();
-        kill_process(server, Signal::STOP).unwrap();
+        let (server, sockets) = site.freeze_scratch_server().await;
         Self { child, server, sockets }
     }
 
     fn server_is_gone(&self) -> bool {
-        !Path::new(&format!("/proc/{}", self.server.as_raw_nonzero())).exists()
+        is_gone(self.server)
     }
 }
 
