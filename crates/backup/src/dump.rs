@@ -19,6 +19,7 @@ use crate::{
     manifest::{Content, Object},
     pg_program::{self, ProgramError},
     pipe::{PipeReader, pipe},
+    progress::Progress,
     staging::INCOMPLETE_PREFIX,
     store::Snapshot,
 };
@@ -63,6 +64,7 @@ pub async fn dump(
     private_directory: &Path,
     recipient: &Recipient,
     stop: CancellationToken,
+    progress: &Progress,
 ) -> Result<Object, DumpError> {
     let binaries = Binaries::find().await?;
     let database = database::connect(config)?;
@@ -72,7 +74,7 @@ pub async fn dump(
 
     // Created here and not in the thread: dropping this future removes the directory, and no file may be created in it
     // after that.
-    let writer = EncryptedWriter::create(&path, recipient, stop)
+    let writer = EncryptedWriter::create(&path, recipient, stop, progress)
         .map_err(|source| DumpError::Write { path: path.clone(), source })?;
     let (pipe_writer, pipe_reader) = pipe();
     let encrypting = tokio::task::spawn_blocking(move || encrypt(writer, pipe_reader));

@@ -11,14 +11,17 @@ use age::stream::{StreamReader, StreamWriter};
 use sha256::{Measured, Measuring};
 use tokio_util::sync::CancellationToken;
 
-use crate::keys::{DecryptionKey, Recipient};
+use crate::{
+    keys::{DecryptionKey, Recipient},
+    progress::{Counted, Progress},
+};
 
 /// Bytes handed on at once.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 /// Faster than a disk, with most of the compression of higher levels.
 const COMPRESSION_LEVEL: i32 = 3;
 
-type Cipher = StreamWriter<Measuring<BufWriter<File>>>;
+type Cipher = StreamWriter<Measuring<BufWriter<Counted<File>>>>;
 
 /// Compresses and encrypts into one file.
 pub struct EncryptedWriter {
@@ -28,18 +31,23 @@ pub struct EncryptedWriter {
 
 /// Decrypts and decompresses one file, measuring the plaintext.
 pub struct DecryptedReader {
-    plain: Measuring<zstd::Decoder<'static, BufReader<StreamReader<BufReader<File>>>>>,
+    plain: Measuring<zstd::Decoder<'static, BufReader<StreamReader<BufReader<Counted<File>>>>>>,
 }
 
 // === impl EncryptedWriter ===
 
 impl EncryptedWriter {
     /// Begins a new file that only its owner can read. Writing fails once `stop` is cancelled.
-    pub fn create(path: &Path, recipient: &Recipient, stop: CancellationToken) -> io::Result<Self> {
+    pub fn create(
+        path: &Path,
+        recipient: &Recipient,
+        stop: CancellationToken,
+        progress: &Progress,
+    ) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let encryptor =
             age::Encryptor::with_recipients(std::iter::once(recipient.as_age())).map_err(io::Error::other)?;
-        let cipher = encryptor.wrap_output(Measuring::new(BufWriter::new(file)))?;
+        let cipher = encryptor.wrap_output(Measuring::new(BufWriter::new(progress.count(file))))?;
         Ok(Self { compressed: Measuring::new(zstd::Encoder::new(cipher, COMPRESSION_LEVEL)?), stop })
     }
 
@@ -48,7 +56,7 @@ impl EncryptedWriter {
         let (plain, encoder) = self.compressed.finish();
         let (encrypted, buffered) = encoder.finish()?.finish()?.finish();
         let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        file.into_inner().sync_all()?;
         Ok((encrypted, plain))
     }
 }
@@ -71,8 +79,8 @@ impl Write for EncryptedWriter {
 
 impl DecryptedReader {
     /// Opens an encrypted file.
-    pub fn open(path: &Path, key: &DecryptionKey) -> io::Result<Self> {
-        let file = BufReader::with_capacity(CHUNK_BYTES, File::open(path)?);
+    pub fn open(path: &Path, key: &DecryptionKey, progress: &Progress) -> io::Result<Self> {
+        let file = BufReader::with_capacity(CHUNK_BYTES, progress.count(File::open(path)?));
         let decryptor = age::Decryptor::new_buffered(file).map_err(io::Error::other)?;
         let cipher = decryptor.decrypt(std::iter::once(key.as_age())).map_err(io::Error::other)?;
         Ok(Self { plain: Measuring::new(zstd::Decoder::new(cipher)?) })
@@ -92,8 +100,8 @@ impl Read for DecryptedReader {
 }
 
 /// Digest and length of a file as it is stored.
-pub fn measure_file(path: &Path) -> io::Result<Measured> {
-    let mut file = Measuring::new(File::open(path)?);
+pub fn measure_file(path: &Path, progress: &Progress) -> io::Result<Measured> {
+    let mut file = Measuring::new(progress.count(File::open(path)?));
     io::copy(&mut file, &mut io::sink())?;
     Ok(file.finish().0)
 }
@@ -108,9 +116,14 @@ mod tests {
     use crate::keys::tests::generate;
 
     fn encrypt(path: &Path, key: &DecryptionKey, bytes: &[u8]) -> (Measured, Measured) {
-        let mut writer = EncryptedWriter::create(path, &key.recipient(), CancellationToken::new()).unwrap();
+        let mut writer =
+            EncryptedWriter::create(path, &key.recipient(), CancellationToken::new(), &Progress::default()).unwrap();
         writer.write_all(bytes).unwrap();
         writer.finish().unwrap()
+    }
+
+    fn open(path: &Path, key: &DecryptionKey) -> io::Result<DecryptedReader> {
+        DecryptedReader::open(path, key, &Progress::default())
     }
 
     #[test]
@@ -119,11 +132,13 @@ mod tests {
         let path = directory.path().join("encrypted");
         let (key, _) = generate();
         let canary = b"canary-4f1c canary-4f1c canary-4f1c";
+        let progress = Progress::default();
         let (encrypted, plain) = encrypt(&path, &key, canary);
         let bytes = fs::read(&path).unwrap();
         assert!(!bytes.windows(11).any(|window| window == &canary[..11]));
-        assert_eq!(measure_file(&path).unwrap(), encrypted);
-        assert_eq!(DecryptedReader::open(&path, &key).unwrap().finish().unwrap(), plain);
+        assert_eq!(measure_file(&path, &progress).unwrap(), encrypted);
+        assert_eq!(progress.reached().bytes_done, encrypted.size);
+        assert_eq!(open(&path, &key).unwrap().finish().unwrap(), plain);
     }
 
     #[test]
@@ -131,7 +146,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("encrypted");
         encrypt(&path, &generate().0, b"x");
-        assert!(DecryptedReader::open(&path, &generate().0).is_err());
+        assert!(open(&path, &generate().0).is_err());
     }
 
     #[test]
@@ -139,8 +154,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
         let recipient = generate().0.recipient();
-        let mut writer =
-            EncryptedWriter::create(&directory.path().join("encrypted"), &recipient, stop.clone()).unwrap();
+        let mut writer = EncryptedWriter::create(
+            &directory.path().join("encrypted"),
+            &recipient,
+            stop.clone(),
+            &Progress::default(),
+        )
+        .unwrap();
         writer.write_all(b"x").unwrap();
         stop.cancel();
         assert!(writer.write_all(b"x").is_err());
@@ -154,14 +174,14 @@ mod tests {
             let path = directory.path().join("encrypted");
             let (key, _) = generate();
             let (_, plain) = encrypt(&path, &key, &bytes);
-            prop_assert_eq!(DecryptedReader::open(&path, &key).unwrap().finish().unwrap(), plain);
+            prop_assert_eq!(open(&path, &key).unwrap().finish().unwrap(), plain);
             let whole = fs::read(&path).unwrap();
             let mut flipped = whole.clone();
             flipped[at.index(whole.len())] ^= 1 << bit;
             fs::write(&path, &flipped).unwrap();
-            prop_assert!(DecryptedReader::open(&path, &key).and_then(DecryptedReader::finish).is_err());
+            prop_assert!(open(&path, &key).and_then(DecryptedReader::finish).is_err());
             fs::write(&path, &whole[..cut.index(whole.len())]).unwrap();
-            prop_assert!(DecryptedReader::open(&path, &key).and_then(DecryptedReader::finish).is_err());
+            prop_assert!(open(&path, &key).and_then(DecryptedReader::finish).is_err());
         }
     }
 }

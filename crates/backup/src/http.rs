@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    progress::Phase,
     run::{Run, Verdict},
     set_name::SetName,
     worker::{Worker, refuse},
@@ -34,6 +35,10 @@ pub struct RunBody {
     finished_at: Option<OffsetDateTime>,
     size_bytes: Option<u64>,
     attempt: u32,
+    phase: Option<&'static str>,
+    bytes_done: u64,
+    bytes_expected: Option<u64>,
+    cancelled_by: Option<String>,
 }
 
 /// The latest runs.
@@ -67,10 +72,26 @@ pub async fn list(State(worker): State<Worker>) -> Result<Json<RunsBody>, Api> {
 
 /// `GET /api/backups/{id}`: one run.
 pub async fn get(State(worker): State<Worker>, Path(id): Path<String>) -> Result<Json<RunBody>, Api> {
-    let not_found = || Problem::new(Kind::NotFound, "there is no such run");
-    let id: Uuid = id.parse().map_err(|_| not_found())?;
-    let run = worker.store().run(id).await.map_err(refuse)?.ok_or_else(not_found)?;
+    let run = worker.store().run(run_id(&id)?).await.map_err(refuse)?.ok_or_else(no_such_run)?;
     Ok(Json(run.into()))
+}
+
+/// `POST /api/backups/{id}/cancel`: ends a run that is under way. It is no `DELETE`: the run stays, and so does every set.
+pub async fn cancel(
+    State(worker): State<Worker>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+) -> Result<Begun, Api> {
+    let run = worker.cancel(run_id(&id)?, &principal.to_string()).await?.ok_or_else(no_such_run)?;
+    Ok(begun(run))
+}
+
+fn run_id(id: &str) -> Result<Uuid, Problem> {
+    id.parse().map_err(|_| no_such_run())
+}
+
+fn no_such_run() -> Problem {
+    Problem::new(Kind::NotFound, "there is no such run")
 }
 
 fn begun(run: Run) -> Begun {
@@ -96,6 +117,10 @@ impl From<Run> for RunBody {
             finished_at: run.finished_at,
             size_bytes: run.size_bytes,
             attempt: run.attempt,
+            phase: run.reached.phase.map(Phase::as_str),
+            bytes_done: run.reached.bytes_done,
+            bytes_expected: run.reached.bytes_expected,
+            cancelled_by: run.cancelled_by,
         }
     }
 }

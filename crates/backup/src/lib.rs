@@ -11,6 +11,7 @@ pub mod models_archive;
 mod openapi;
 mod pg_program;
 mod pipe;
+pub mod progress;
 pub mod run;
 pub mod schedule;
 pub mod set_builder;
@@ -93,6 +94,7 @@ pub fn routes() -> Routes<Worker> {
         .route(Method::GET, "/api/backups", Action::ReadStatus, http::list)
         .route(Method::GET, "/api/backups/openapi.json", Action::ReadOpenapi, openapi::get)
         .route(Method::GET, "/api/backups/{id}", Action::ReadStatus, http::get)
+        .route(Method::POST, "/api/backups/{id}/cancel", Action::RunBackup, http::cancel)
         .route(Method::POST, "/api/backups/{name}/verify", Action::VerifyBackup, http::verify)
 }
 

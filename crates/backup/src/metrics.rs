@@ -26,7 +26,7 @@ const CLOCK_SET_BACK_TOTAL: &str = "ml_backup_clock_set_back_total";
 const REPEATED_TOTAL: &str = "ml_backup_repeated_runs_total";
 
 /// How a run can end.
-const OUTCOMES: [&str; 5] = ["made", "valid", "invalid", "failed", "interrupted"];
+const OUTCOMES: [&str; 6] = ["made", "valid", "invalid", "failed", "cancelled", "interrupted"];
 
 /// Describes every metric and shows counters at zero.
 pub fn register() {
@@ -58,6 +58,7 @@ pub fn register() {
         "Schedules that were planned anew because the clock was set back."
     );
     describe_counter!(REPEATED_TOTAL, Unit::Count, "Runs that were begun again after the end of their worker.");
+    gauge!(SIZE_BYTES).set(0.0);
     for outcome in OUTCOMES {
         for kind in RunKind::VARIANTS {
             if is_possible(*kind, outcome) {
@@ -100,14 +101,20 @@ pub fn ended(kind: RunKind, outcome: &RunOutcome, elapsed: Duration, now: Offset
             "invalid"
         }
         RunOutcome::Failed(_) => "failed",
+        RunOutcome::Cancelled { .. } => "cancelled",
         RunOutcome::Interrupted => "interrupted",
     };
     counter!(RUNS_TOTAL, "kind" => kind.as_str(), "outcome" => name).increment(1);
 }
 
+/// Exports the size of the last set; read from the store after a restart.
 #[expect(clippy::cast_precision_loss, reason = "a set is far smaller than f64 has integers")]
+pub fn show_size(bytes: u64) {
+    gauge!(SIZE_BYTES).set(bytes as f64);
+}
+
 fn show_made(size_bytes: u64, now: OffsetDateTime) {
-    gauge!(SIZE_BYTES).set(size_bytes as f64);
+    show_size(size_bytes);
     gauge!(LAST_SUCCESS_SECONDS).set(seconds(now));
 }
 
@@ -152,7 +159,7 @@ fn seconds(time: OffsetDateTime) -> f64 {
 
 fn is_possible(kind: RunKind, outcome: &str) -> bool {
     match kind {
-        RunKind::Create => matches!(outcome, "made" | "failed" | "interrupted"),
+        RunKind::Create => matches!(outcome, "made" | "failed" | "cancelled" | "interrupted"),
         RunKind::Verify => outcome != "made",
     }
 }

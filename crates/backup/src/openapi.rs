@@ -29,6 +29,12 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
                 "parameters": [parameter("id", "The id of a run.")],
                 "get": operation("run", "One run.", "200", "Run", &[("404", "There is no such run.")]),
             },
+            "/api/backups/{id}/cancel": {
+                "parameters": [parameter("id", "The id of a run.")],
+                "post": operation("cancel", "Asks for the end of a run that is under way; it becomes `cancelled`, and nothing of it stays.", "202", "Run", &[
+                    ("404", "There is no such run."), ("409", "The run has ended otherwise."),
+                ]),
+            },
             "/api/backups/{name}/verify": {
                 "parameters": [parameter("name", "The name of a set.")],
                 "post": operation("verify", "Begins to verify a set.", "202", "Run", &[("404", "There is no such set."), BUSY]),
@@ -82,7 +88,7 @@ fn run() -> Value {
         "properties": {
             "id": { "type": "string", "format": "uuid" },
             "kind": { "enum": ["create", "verify"] },
-            "state": { "type": "string", "description": "`running` until it has ended." },
+            "state": { "type": "string", "description": "`running` until it has ended; then `succeeded`, `failed` or `cancelled`." },
             "set": text("The name of the set."),
             "verdict": text("`VALID` or `INVALID`, of a verification that has ended."),
             "reason": text("Why a set is INVALID."),
@@ -94,6 +100,10 @@ fn run() -> Value {
             "started_at": { "type": "string", "format": "date-time" },
             "finished_at": time,
             "size_bytes": { "type": ["integer", "null"] },
+            "phase": text("What it does, or did last: `archive_models`, `dump_databases`; `check_files`, `open_models`, `restore_databases`."),
+            "bytes_done": { "type": "integer", "description": "Bytes of the set that were written, or read: at most a second old." },
+            "bytes_expected": { "type": ["integer", "null"], "description": "Bytes that it will probably be: those of the set before, or twice those of the set that is verified." },
+            "cancelled_by": text("The caller that cancelled it."),
             "attempt": { "type": "integer", "description": "More than 1 if this takes the place of a run that was cut off by the end of its worker." },
         },
     })

@@ -4,7 +4,7 @@ use strum::{EnumString, IntoStaticStr, VariantArray};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{manifest::Link, set_name::SetName};
+use crate::{manifest::Link, progress::Reached, set_name::SetName};
 
 /// How often a run is begun that is cut off by the end of its worker each time.
 pub const ATTEMPTS_MAX: u32 = 3;
@@ -29,6 +29,8 @@ pub enum RunState {
     Succeeded,
     /// Not completed: there is no set, or no verdict.
     Failed,
+    /// Ended by a caller before it was completed: there is no set, or no verdict.
+    Cancelled,
 }
 
 /// The verdict of a verification.
@@ -65,6 +67,10 @@ pub struct Run {
     pub size_bytes: Option<u64>,
     /// 1, or more for a run that takes the place of one that was cut off.
     pub attempt: u32,
+    /// How far it is, or how far it was when it ended; at most a second old while it runs.
+    pub reached: Reached,
+    /// The caller that cancelled it.
+    pub cancelled_by: Option<String>,
 }
 
 /// How a run ended.
@@ -76,6 +82,11 @@ pub enum RunOutcome {
     Verified(Verdict),
     /// It failed.
     Failed(String),
+    /// A caller cancelled it.
+    Cancelled {
+        /// Which.
+        by: String,
+    },
     /// It was cut off by the end of its worker, and is begun again unless it was the last attempt.
     Interrupted,
 }

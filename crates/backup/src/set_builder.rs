@@ -18,6 +18,7 @@ use crate::{
     keys::{Recipient, SigningKey},
     manifest::{Content, Link, MANIFEST_FILE, Manifest, Object, SIGNATURE_FILE},
     models_archive::{self, ModelsError},
+    progress::{Phase, Progress},
     run::BuiltSet,
     set_name::SetName,
     staging::{BackupRoot, Staging},
@@ -82,6 +83,7 @@ impl SetBuilder {
         run: Uuid,
         recorded_last: Option<(Link, OffsetDateTime)>,
         now: OffsetDateTime,
+        progress: &Progress,
     ) -> Result<BuiltSet, BuildError> {
         let free = self.root.free_bytes()?;
         if free < self.free_bytes_min {
@@ -95,11 +97,13 @@ impl SetBuilder {
         let stop = CancellationToken::new();
         let _stop_on_drop = stop.clone().drop_guard();
 
-        let mut objects = vec![self.encrypt_models(&staging, stop.clone()).await?];
+        progress.enter(Phase::ArchiveModels);
+        let mut objects = vec![self.encrypt_models(&staging, stop.clone(), progress).await?];
+        progress.enter(Phase::DumpDatabases);
         for database in &self.databases {
-            let dumped =
-                dump::dump(database, &staging.directory(), self.root.path(), &self.recipient, stop.clone()).await;
-            objects.push(dumped.map_err(|source| BuildError::Dump { name: database.name.clone(), source })?);
+            let (directory, root) = (staging.directory(), self.root.path());
+            let dumped = dump::dump(database, &directory, root, &self.recipient, stop.clone(), progress);
+            objects.push(dumped.await.map_err(|source| BuildError::Dump { name: database.name.clone(), source })?);
         }
         let manifest =
             Manifest::new(name, created_at, &self.signing_key.verifying_key(), previous.map(|(link, _)| link), objects);
@@ -111,8 +115,14 @@ impl SetBuilder {
         Ok(BuiltSet { size_bytes: manifest.size(), link: Link { name: manifest.name, manifest_sha256 } })
     }
 
-    async fn encrypt_models(&self, staging: &Staging, stop: CancellationToken) -> Result<Object, BuildError> {
-        let mut writer = EncryptedWriter::create(&staging.directory().join(MODELS_FILE), &self.recipient, stop)?;
+    async fn encrypt_models(
+        &self,
+        staging: &Staging,
+        stop: CancellationToken,
+        progress: &Progress,
+    ) -> Result<Object, BuildError> {
+        let path = staging.directory().join(MODELS_FILE);
+        let mut writer = EncryptedWriter::create(&path, &self.recipient, stop, progress)?;
         let folder = self.models.clone();
         let encrypting = tokio::task::spawn_blocking(move || {
             let files = models_archive::archive(&folder, &mut writer)?;

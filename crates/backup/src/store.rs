@@ -15,6 +15,7 @@ pub use tables::{Rows, Snapshot, count_rows};
 
 use crate::{
     manifest::Link,
+    progress::{Phase, Reached},
     run::{ATTEMPTS_MAX, Run, RunKind, RunOutcome, RunState, Verdict},
 };
 
@@ -63,6 +64,24 @@ struct RunRow {
     finished_at: Option<OffsetDateTime>,
     size_bytes: Option<i64>,
     attempt: i32,
+    phase: Option<String>,
+    bytes_done: i64,
+    bytes_expected: Option<i64>,
+    cancelled_by: Option<String>,
+}
+
+/// What the database says of a run that this worker is at work on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It is under way.
+    UnderWay,
+    /// It is, and is to be ended.
+    Cancelled {
+        /// The caller that wants so.
+        by: String,
+    },
+    /// It is not under way any more: other workers gave it up.
+    Over,
 }
 
 // === impl Store ===
@@ -126,6 +145,7 @@ impl Store {
         &self,
         id: Uuid,
         outcome: &RunOutcome,
+        reached: Reached,
         is_verified_next: bool,
         now: OffsetDateTime,
     ) -> Result<(), StoreError> {
@@ -137,7 +157,8 @@ impl Store {
                 "UPDATE backup.runs
                  SET state = $2, set_name = coalesce($3, set_name), verdict = $4, reasons = $5, error = $6,
                      manifest_sha256 = $7, size_bytes = $8, finished_at = $9, verification_due = $10,
-                     repeat_due = $11 AND attempt < $12
+                     repeat_due = $11 AND attempt < $12 AND cancelled_by IS NULL,
+                     phase = $13, bytes_done = $14, bytes_expected = $15
                  WHERE id = $1 AND state = 'running'",
                 id,
                 <&'static str>::from(columns.state),
@@ -150,7 +171,10 @@ impl Store {
                 now,
                 is_verified_next,
                 is_interrupted,
-                attempts_max()
+                attempts_max(),
+                reached.phase.map(Phase::as_str),
+                signed(reached.bytes_done),
+                reached.bytes_expected.map(signed)
             )
             .execute(connection)
             .await?;
@@ -165,8 +189,9 @@ impl Store {
         let work = async |connection: &mut PgConnection| {
             let done = sqlx::query!(
                 "UPDATE backup.runs
-                 SET state = 'failed', error = 'interrupted: no worker is at work on this any more', finished_at = $1,
-                     repeat_due = attempt < $4
+                 SET state = CASE WHEN cancelled_by IS NULL THEN 'failed' ELSE 'cancelled' END,
+                     error = 'interrupted: no worker is at work on this any more', finished_at = $1,
+                     repeat_due = attempt < $4 AND cancelled_by IS NULL
                  WHERE state = 'running'
                    AND CASE WHEN coalesce(worker, $3) = $3 THEN id <> ALL ($2)
                             ELSE seen_at < clock_timestamp() - make_interval(secs => $5) END",
@@ -183,16 +208,40 @@ impl Store {
         self.database.query("fail_interrupted_runs", work).await
     }
 
-    /// Says that this worker is at work on a run. False when the run is not under way any more, by the database.
-    pub async fn see(&self, id: Uuid) -> Result<bool, StoreError> {
+    /// Says that this worker is at work on a run and how far it is, and reads what the database says of it.
+    pub async fn see(&self, id: Uuid, reached: Reached) -> Result<Seen, StoreError> {
         let work = async |connection: &mut PgConnection| {
-            let seen = sqlx::query!(
-                "UPDATE backup.runs SET seen_at = clock_timestamp() WHERE id = $1 AND state = 'running'",
-                id
-            );
-            Ok(seen.execute(connection).await?.rows_affected() == 1)
+            let row = sqlx::query!(
+                "UPDATE backup.runs
+                 SET seen_at = clock_timestamp(), phase = $2, bytes_done = $3, bytes_expected = $4
+                 WHERE id = $1 AND state = 'running' RETURNING cancelled_by",
+                id,
+                reached.phase.map(Phase::as_str),
+                signed(reached.bytes_done),
+                reached.bytes_expected.map(signed)
+            )
+            .fetch_optional(connection)
+            .await?;
+            Ok(match row.map(|row| row.cancelled_by) {
+                None => Seen::Over,
+                Some(None) => Seen::UnderWay,
+                Some(Some(by)) => Seen::Cancelled { by },
+            })
         };
         self.database.query("see_run", work).await
+    }
+
+    /// Asks for the end of a run, of whichever worker. False when it is not under way.
+    pub async fn cancel(&self, id: Uuid, by: &str) -> Result<bool, StoreError> {
+        let work = async |connection: &mut PgConnection| {
+            let asked = sqlx::query!(
+                "UPDATE backup.runs SET cancelled_by = coalesce(cancelled_by, $2) WHERE id = $1 AND state = 'running'",
+                id,
+                by
+            );
+            Ok(asked.execute(connection).await?.rows_affected() == 1)
+        };
+        self.database.query("cancel_run", work).await
     }
 
     /// Takes the runs of the release before, which had one worker.
@@ -212,7 +261,7 @@ impl Store {
             let row = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
-                        size_bytes, attempt
+                        size_bytes, attempt, phase, bytes_done, bytes_expected, cancelled_by
                  FROM backup.runs WHERE id = $1",
                 id
             )
@@ -229,7 +278,7 @@ impl Store {
             let rows = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
-                        size_bytes, attempt
+                        size_bytes, attempt, phase, bytes_done, bytes_expected, cancelled_by
                  FROM backup.runs ORDER BY started_at DESC LIMIT $1",
                 LISTED_MAX
             )
@@ -260,6 +309,20 @@ impl Store {
             Ok(Some((Link { name, manifest_sha256 }, row.started_at)))
         };
         self.database.query("last_made_set", work).await
+    }
+
+    /// Bytes of the last set that was built by this worker: what the next will probably have.
+    pub async fn last_size(&self) -> Result<Option<u64>, StoreError> {
+        let work = async |connection: &mut PgConnection| {
+            let row = sqlx::query!(
+                "SELECT size_bytes FROM backup.runs
+                 WHERE kind = 'create' AND state = 'succeeded' AND worker = $1 ORDER BY started_at DESC LIMIT 1",
+                self.worker
+            );
+            let size = row.fetch_optional(connection).await?.and_then(|row| row.size_bytes);
+            Ok(size.and_then(|size| u64::try_from(size).ok()))
+        };
+        self.database.query("last_set_size", work).await
     }
 
     /// The digest of a set's manifest, if this database has the run that built it.
@@ -310,7 +373,7 @@ impl RunColumns {
             RunOutcome::Built(made) => Self {
                 set_name: Some(made.link.name.to_string()),
                 manifest_sha256: Some(made.link.manifest_sha256.as_bytes().to_vec()),
-                size_bytes: Some(i64::try_from(made.size_bytes).unwrap_or(i64::MAX)),
+                size_bytes: Some(signed(made.size_bytes)),
                 ..none
             },
             RunOutcome::Verified(Verdict::Valid) => Self { verdict: Some("VALID"), ..none },
@@ -319,6 +382,9 @@ impl RunColumns {
                 Self { verdict: Some("INVALID"), reasons, ..none }
             }
             RunOutcome::Failed(error) => Self { state: RunState::Failed, error: Some(error.clone()), ..none },
+            RunOutcome::Cancelled { by } => {
+                Self { state: RunState::Cancelled, error: Some(format!("cancelled by {by}")), ..none }
+            }
             RunOutcome::Interrupted => {
                 let error = "interrupted: the worker was stopped while this ran".to_owned();
                 Self { state: RunState::Failed, error: Some(error), ..none }
@@ -348,13 +414,24 @@ impl TryFrom<RunRow> for Run {
             requested_by: row.requested_by,
             started_at: row.started_at,
             finished_at: row.finished_at,
-            size_bytes: row
-                .size_bytes
-                .map(|size| u64::try_from(size).map_err(|_| damaged("size_bytes")))
-                .transpose()?,
+            size_bytes: row.size_bytes.map(unsigned).transpose().map_err(|()| damaged("size_bytes"))?,
             attempt: u32::try_from(row.attempt).map_err(|_| damaged("attempt"))?,
+            reached: Reached {
+                phase: row.phase.map(|phase| phase.parse()).transpose().map_err(|_| damaged("phase"))?,
+                bytes_done: unsigned(row.bytes_done).map_err(|()| damaged("bytes_done"))?,
+                bytes_expected: row.bytes_expected.map(unsigned).transpose().map_err(|()| damaged("bytes_expected"))?,
+            },
+            cancelled_by: row.cancelled_by,
         })
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn unsigned(bytes: i64) -> Result<u64, ()> {
+    u64::try_from(bytes).map_err(drop)
 }
 
 fn attempts_max() -> i32 {

@@ -24,6 +24,7 @@ use crate::{
     manifest::{Content, Link, MANIFEST_FILE, Manifest, ManifestError, ModelFile, Object, SIGNATURE_FILE, Verified},
     models_archive,
     pg_program::ProgramError,
+    progress::{Phase, Progress},
     run::Verdict,
     set_name::SetName,
 };
@@ -77,24 +78,39 @@ impl Verifier {
     /// Verifies a set. `recorded` is the digest of its manifest, if the worker's database has it.
     ///
     /// Dropping this future leaves nothing behind.
-    pub async fn verify(&self, name: &SetName, recorded: Option<Sha256Digest>) -> Result<Verdict, VerifyError> {
-        let (this, set) = (self.clone(), name.clone());
-        let checked = tokio::task::spawn_blocking(move || this.check_files(&set, recorded));
+    pub async fn verify(
+        &self,
+        name: &SetName,
+        recorded: Option<Sha256Digest>,
+        progress: &Progress,
+    ) -> Result<Verdict, VerifyError> {
+        let (this, set, counted) = (self.clone(), name.clone(), progress.clone());
+        progress.enter(Phase::CheckFiles);
+        let checked = tokio::task::spawn_blocking(move || this.check_files(&set, recorded, &counted));
         let manifest = match checked.await.expect("checking files does not panic") {
             Ok(manifest) => manifest,
             Err(reasons) => return Ok(Verdict::Invalid(reasons)),
         };
         // From here on the set is known to be signed and complete: now it may be decrypted.
-        let mut reasons = self.open_models(&manifest).await;
-        reasons.extend(self.restore_databases(&manifest).await?);
+        progress.enter(Phase::OpenModels);
+        let mut reasons = self.open_models(&manifest, progress).await;
+        progress.enter(Phase::RestoreDatabases);
+        reasons.extend(self.restore_databases(&manifest, progress).await?);
         Ok(if reasons.is_empty() { Verdict::Valid } else { Verdict::Invalid(reasons) })
     }
 
     /// Signature, chain, and every file against its sum.
-    fn check_files(&self, name: &SetName, recorded: Option<Sha256Digest>) -> Result<Manifest, Vec<String>> {
+    fn check_files(
+        &self,
+        name: &SetName,
+        recorded: Option<Sha256Digest>,
+        progress: &Progress,
+    ) -> Result<Manifest, Vec<String>> {
         let directory = name.directory(&self.root);
         let Verified { manifest, sha256 } =
             Manifest::read(&directory, name, &self.verifying_key).map_err(|error| vec![Chain(&error).to_string()])?;
+        // Every file is read twice: as it is, and decrypted.
+        progress.expect(manifest.size().saturating_mul(2));
         let mut reasons = Vec::new();
         if recorded.is_some_and(|recorded| recorded != sha256) {
             reasons.push("the manifest is not the one that was recorded when the set was made".to_owned());
@@ -104,7 +120,7 @@ impl Verifier {
         }
         reasons.extend(unexpected_files(&directory, &manifest));
         for object in &manifest.objects {
-            reasons.extend(check_object(&directory, object).err());
+            reasons.extend(check_object(&directory, object, progress).err());
         }
         if reasons.is_empty() { Ok(manifest) } else { Err(reasons) }
     }
@@ -122,20 +138,21 @@ impl Verifier {
         Ok(())
     }
 
-    async fn open_models(&self, manifest: &Manifest) -> Vec<String> {
+    async fn open_models(&self, manifest: &Manifest, progress: &Progress) -> Vec<String> {
         let mut reasons = Vec::new();
         for object in &manifest.objects {
             let Content::Models { files } = &object.content else { continue };
             let path = manifest.name.directory(&self.root).join(&object.path);
             let (key, plain, files) = (self.decryption_key.clone(), object.plain(), files.clone());
-            let decrypted = tokio::task::spawn_blocking(move || compare_models(&path, &key, plain, &files));
+            let counted = progress.clone();
+            let decrypted = tokio::task::spawn_blocking(move || compare_models(&path, &key, plain, &files, &counted));
             let found = decrypted.await.expect("reading an archive does not panic");
             reasons.extend(found.into_iter().map(|reason| format!("{}: {reason}", object.path)));
         }
         reasons
     }
 
-    async fn restore_databases(&self, manifest: &Manifest) -> Result<Vec<String>, VerifyError> {
+    async fn restore_databases(&self, manifest: &Manifest, progress: &Progress) -> Result<Vec<String>, VerifyError> {
         let mut reasons = Vec::new();
         let mut scratch = None;
         for object in &manifest.objects {
@@ -145,7 +162,8 @@ impl Verifier {
                 none => none.insert(ScratchCluster::start(&self.scratch).await?),
             };
             let path = manifest.name.directory(&self.root).join(&object.path);
-            let restored = match scratch.restore(database, &path, &self.decryption_key, object.plain()).await? {
+            let restored = scratch.restore(database, &path, &self.decryption_key, object.plain(), progress).await?;
+            let restored = match restored {
                 Ok(()) => differences(rows, &scratch.count_rows(database).await?),
                 Err(reason) => vec![reason],
             };
@@ -167,7 +185,7 @@ fn unexpected_files(directory: &Path, manifest: &Manifest) -> Vec<String> {
     names.filter(|name| !expected.contains(name.as_str())).map(|name| format!("{name}: not in the manifest")).collect()
 }
 
-fn check_object(directory: &Path, object: &Object) -> Result<(), String> {
+fn check_object(directory: &Path, object: &Object, progress: &Progress) -> Result<(), String> {
     let path = directory.join(&object.path);
     let refused = |reason: String| format!("{}: {reason}", object.path);
     // A link would be read as its target, which may change.
@@ -178,13 +196,19 @@ fn check_object(directory: &Path, object: &Object) -> Result<(), String> {
     if metadata.len() != object.size {
         return Err(refused(format!("{} bytes, should be {}", metadata.len(), object.size)));
     }
-    let found = encrypted_file::measure_file(&path).map_err(|error| refused(error.to_string()))?;
+    let found = encrypted_file::measure_file(&path, progress).map_err(|error| refused(error.to_string()))?;
     if found == object.cipher() { Ok(()) } else { Err(refused("its SHA-256 is another".to_owned())) }
 }
 
-fn compare_models(path: &Path, key: &DecryptionKey, plain: Measured, files: &[ModelFile]) -> Vec<String> {
+fn compare_models(
+    path: &Path,
+    key: &DecryptionKey,
+    plain: Measured,
+    files: &[ModelFile],
+    progress: &Progress,
+) -> Vec<String> {
     let read = || {
-        let mut decrypted = DecryptedReader::open(path, key)?;
+        let mut decrypted = DecryptedReader::open(path, key, progress)?;
         let found = models_archive::measure(&mut decrypted)?;
         Ok::<_, io::Error>((found, decrypted.finish()?))
     };

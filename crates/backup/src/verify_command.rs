@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     keys::{DecryptionKey, VerifyingKey},
+    progress::Progress,
     run::Verdict,
     set_name::SetName,
     verify::{self, Verifier, VerifyError},
@@ -51,9 +52,10 @@ fn verify(arguments: &ArgMatches) -> Result<Verdict, service::BoxError> {
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
         let scratch = &verifier.scratch;
         verify::remove_orphaned(scratch).map_err(|source| VerifyError::Scratch { path: scratch.clone(), source })?;
+        let progress = Progress::default();
         // A signal drops the verification, which removes its scratch cluster.
         tokio::select! {
-            verdict = verifier.verify(&set, None) => Ok(verdict?),
+            verdict = verifier.verify(&set, None, &progress) => Ok(verdict?),
             _ = interrupt.recv() => Err("interrupted".into()),
             _ = terminate.recv() => Err("ended by SIGTERM".into()),
             _ = hang_up.recv() => Err("ended by SIGHUP".into()),

@@ -3,7 +3,7 @@
 mod due;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     pin::Pin,
     sync::{
         Arc,
@@ -21,22 +21,23 @@ use telemetry::FailureLog;
 use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, oneshot},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tracing::field::display;
 use uuid::Uuid;
 
 use crate::{
     RETRIES, metrics,
+    progress::{Progress, Reached},
     run::{ATTEMPTS_MAX, Run, RunKind, RunOutcome, RunState, Verdict},
     schedule::{Schedule, ScheduleName},
     set_builder::SetBuilder,
     set_name::SetName,
-    store::{Store, StoreError},
+    store::{Seen, Store, StoreError},
     verify::Verifier,
 };
 
-/// While a run is under way, other workers are told so this often, and its worker learns that they gave it up.
+/// While a run is under way, the database is told how far it is this often, and asked whether it is to be ended.
 const SEEN_PERIOD: Duration = Duration::from_secs(1);
 
 /// The worker. Cheap to clone.
@@ -53,8 +54,9 @@ struct Inner {
     lifecycle: Lifecycle,
     /// Set once the runs that an earlier process left running are failed; a new run could be taken for one of those.
     is_prepared: AtomicBool,
-    /// Runs that a task of this process works on; any other that is running by the database is orphaned.
-    active_runs: Mutex<BTreeSet<Uuid>>,
+    /// Runs that a task of this process works on, and what wakes it when one is cancelled; any other of this worker that is
+    /// running by the database is orphaned.
+    active_runs: Mutex<BTreeMap<Uuid, Arc<Notify>>>,
     /// Held while a run is recorded, and while orphaned ones are looked for: a run that is recorded after the active ones were
     /// listed would be taken for orphaned.
     recording: tokio::sync::Mutex<()>,
@@ -82,6 +84,7 @@ type Recording = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send>>;
 struct ActiveRun {
     id: Uuid,
     worker: Worker,
+    cancelled: Arc<Notify>,
 }
 
 // === impl Worker ===
@@ -118,8 +121,9 @@ impl Worker {
     /// Begins to build a set.
     pub async fn begin_create(&self, requested_by: String) -> Result<Run, Problem> {
         let run = self.new_run(RunKind::Create, None, requested_by);
-        let (recorded, work) = (self.record_requested(&run), self.build(&run));
-        self.begin(run, recorded, work).await?.ok_or_else(|| refuse(StoreError::Busy))
+        self.begin(run.clone(), self.record_requested(&run), |progress| self.build(&run, progress))
+            .await?
+            .ok_or_else(|| refuse(StoreError::Busy))
     }
 
     /// Begins to verify a set.
@@ -134,8 +138,29 @@ impl Worker {
             return Err(Problem::new(Kind::NotFound, format!("there is no set {set}, and none was made here")));
         }
         let run = self.new_run(RunKind::Verify, Some(set.clone()), requested_by);
-        let (recorded, work) = (self.record_requested(&run), self.verify(verifier, set));
-        self.begin(run, recorded, work).await?.ok_or_else(|| refuse(StoreError::Busy))
+        let recorded = self.record_requested(&run);
+        self.begin(run, recorded, |progress| self.verify(verifier, set, progress))
+            .await?
+            .ok_or_else(|| refuse(StoreError::Busy))
+    }
+
+    /// Ends a run that is under way, on whichever worker; that one does so within a second. Once more is harmless.
+    pub async fn cancel(&self, id: Uuid, by: &str) -> Result<Option<Run>, Problem> {
+        let is_under_way = self.0.store.cancel(id, by).await.map_err(refuse)?;
+        if is_under_way {
+            if let Some(cancelled) = self.0.active_runs.lock().get(&id) {
+                cancelled.notify_one();
+            }
+            // No worker may be at work on it.
+            self.fail_orphaned_runs().await.map_err(refuse)?;
+        }
+        match self.0.store.run(id).await.map_err(refuse)? {
+            Some(run) if !is_under_way && run.state != RunState::Cancelled => {
+                let detail = format!("the run has ended, it {}: there is nothing to cancel", <&str>::from(run.state));
+                Err(Problem::new(Kind::Conflict, detail))
+            }
+            run => Ok(run),
+        }
     }
 
     /// Fails the runs that an earlier process left running, and lets new ones begin.
@@ -144,6 +169,9 @@ impl Worker {
         self.fail_orphaned_runs().await?;
         self.forget_schedules_that_are_off().await?;
         self.show_newest().await?;
+        if let Some(bytes) = self.0.store.last_size().await? {
+            metrics::show_size(bytes);
+        }
         self.0.is_prepared.store(true, Ordering::Release);
         Ok(())
     }
@@ -161,38 +189,48 @@ impl Worker {
             finished_at: None,
             size_bytes: None,
             attempt: 1,
+            reached: Reached::default(),
+            cancelled_by: None,
         }
     }
 
-    fn build(&self, run: &Run) -> Work {
+    fn build(&self, run: &Run, progress: Progress) -> Work {
         let (this, id, started_at) = (self.clone(), run.id, run.started_at);
         Box::pin(async move {
             let recorded_last = this.0.store.last_made().await.map_err(|error| Chain(&error).to_string())?;
-            let made = this.0.builder.build(id, recorded_last, started_at).await;
+            let last_size = this.0.store.last_size().await.map_err(|error| Chain(&error).to_string())?;
+            progress.expect(last_size.unwrap_or_default());
+            let made = this.0.builder.build(id, recorded_last, started_at, &progress).await;
             made.map(RunOutcome::Built).map_err(|error| Chain(&error).to_string())
         })
     }
 
-    fn verify(&self, verifier: Verifier, set: SetName) -> Work {
+    fn verify(&self, verifier: Verifier, set: SetName, progress: Progress) -> Work {
         let this = self.clone();
         Box::pin(async move {
             let recorded = this.0.store.manifest_of(&set.to_string()).await;
             let recorded = recorded.map_err(|error| Chain(&error).to_string())?;
-            let verdict = verifier.verify(&set, recorded).await;
+            let verdict = verifier.verify(&set, recorded, &progress).await;
             verdict.map(RunOutcome::Verified).map_err(|error| Chain(&error).to_string())
         })
     }
 
     /// Begins a run and does its work in a task, so that a caller that disconnects does not end it. `record` stores that it
     /// began, unless it is not to begin.
-    async fn begin(&self, run: Run, record: Recording, work: Work) -> Result<Option<Run>, Problem> {
+    async fn begin(
+        &self,
+        run: Run,
+        record: Recording,
+        work: impl FnOnce(Progress) -> Work,
+    ) -> Result<Option<Run>, Problem> {
         if !self.0.is_prepared.load(Ordering::Acquire) {
             return Err(Problem::unavailable("the worker is starting"));
         }
         let (answer, begun) = oneshot::channel();
-        let this = self.clone();
+        let (this, progress) = (self.clone(), Progress::default());
+        let work = work(progress.clone());
         self.0.lifecycle.spawn(run.kind.as_str(), async move {
-            let _active = ActiveRun::start(run.id, &this);
+            let active = ActiveRun::start(run.id, &this);
             let recorded = record.await;
             let is_begun = matches!(recorded, Ok(true));
             if is_begun {
@@ -203,7 +241,7 @@ impl Worker {
             // A caller that disconnected needs no response.
             let _gone = answer.send(recorded.map(|is_begun| is_begun.then(|| run.clone())).map_err(refuse));
             if is_begun {
-                this.work(&run, work).await;
+                this.work(&run, work, &progress, &active.cancelled).await;
             }
         });
         begun.await.unwrap_or_else(|_| Err(Problem::unavailable("the worker is stopping")))
@@ -229,7 +267,7 @@ impl Worker {
 
     async fn fail_orphaned_runs(&self) -> Result<u64, StoreError> {
         let _recording = self.0.recording.lock().await;
-        let active_runs: Vec<Uuid> = self.0.active_runs.lock().iter().copied().collect();
+        let active_runs: Vec<Uuid> = self.0.active_runs.lock().keys().copied().collect();
         let orphaned = self.0.store.fail_orphaned(&active_runs, self.now()).await?;
         if orphaned > 0 {
             tracing::warn!(runs = orphaned, "runs that no worker is at work on any more were marked as failed");
@@ -238,7 +276,7 @@ impl Worker {
     }
 
     /// Does the work of a run, and stores its outcome.
-    async fn work(&self, run: &Run, work: Work) {
+    async fn work(&self, run: &Run, work: Work, progress: &Progress, cancelled: &Notify) {
         let (begun, stop, run_timeout) = (Instant::now(), self.0.lifecycle.soft_stop(), self.0.settings.run_timeout);
         let outcome = tokio::select! {
             biased;
@@ -247,34 +285,39 @@ impl Worker {
                 Ok(Err(error)) => RunOutcome::Failed(error),
                 Err(_) => RunOutcome::Failed(format!("took longer than {} s", run_timeout.as_secs())),
             },
-            () = self.given_up(run.id) => RunOutcome::Failed("given up: other workers did not see this one any more".to_owned()),
+            outcome = self.ended_by_others(run.id, progress, cancelled) => outcome,
             () = stop.cancelled() => RunOutcome::Interrupted,
         };
         log(run, &outcome);
         metrics::ended(run.kind, &outcome, begun.elapsed(), self.now());
-        self.store_outcome(run.id, &outcome).await;
+        self.store_outcome(run.id, &outcome, progress.reached()).await;
         if matches!(outcome, RunOutcome::Built(_)) {
             self.0.set_made.notify_one();
         }
     }
 
-    /// Tells other workers that a run is under way, until the database says that it is not.
-    async fn given_up(&self, id: Uuid) {
+    /// Stores how far a run is, until it was cancelled or the database says that it is over.
+    async fn ended_by_others(&self, id: Uuid, progress: &Progress, cancelled: &Notify) -> RunOutcome {
         loop {
-            sleep(SEEN_PERIOD).await;
-            // While the database is away, no other worker learns anything of the run either.
-            if matches!(self.0.store.see(id).await, Ok(false)) {
-                return;
+            // What comes first: the time to tell how far it is, or a caller who cancels here.
+            let _elapsed = timeout(SEEN_PERIOD, cancelled.notified()).await;
+            match self.0.store.see(id, progress.reached()).await {
+                // While the database is away, no other worker learns anything of the run either.
+                Ok(Seen::UnderWay) | Err(_) => {}
+                Ok(Seen::Cancelled { by }) => return RunOutcome::Cancelled { by },
+                Ok(Seen::Over) => {
+                    return RunOutcome::Failed("given up: other workers did not see this one any more".to_owned());
+                }
             }
         }
     }
 
     /// Stores how a run ended. It would block every other run until then, so this goes on until the database is back.
     /// If the process ends before, the next one marks the run as interrupted.
-    async fn store_outcome(&self, id: Uuid, outcome: &RunOutcome) {
+    async fn store_outcome(&self, id: Uuid, outcome: &RunOutcome, reached: Reached) {
         let mut failures = FailureLog::once();
         let is_verified_next = self.0.settings.verifies_created && self.0.verifier.is_some();
-        let retried = (|| self.0.store.finish(id, outcome, is_verified_next, self.now())).retry(RETRIES).notify(|error, _| {
+        let retried = (|| self.0.store.finish(id, outcome, reached, is_verified_next, self.now())).retry(RETRIES).notify(|error, _| {
             if failures.failed() {
                 tracing::warn!(run = %id, error = %Chain(error), "the outcome of a run cannot be stored yet, trying again");
             }
@@ -292,8 +335,9 @@ impl Worker {
 
 impl ActiveRun {
     fn start(id: Uuid, worker: &Worker) -> Self {
-        worker.0.active_runs.lock().insert(id);
-        Self { id, worker: worker.clone() }
+        let cancelled = Arc::new(Notify::new());
+        worker.0.active_runs.lock().insert(id, Arc::clone(&cancelled));
+        Self { id, worker: worker.clone(), cancelled }
     }
 }
 
@@ -328,6 +372,10 @@ fn log(run: &Run, outcome: &RunOutcome) {
         }
         RunOutcome::Failed(reason) => {
             (reason.clone(), "backup run failed: no set was made or verified; fix the reason, then begin a new run")
+        }
+        RunOutcome::Cancelled { by } => {
+            tracing::info!(run = %id, kind, set, by, "backup run cancelled, nothing of it stays");
+            return;
         }
         RunOutcome::Interrupted if run.attempt < ATTEMPTS_MAX => {
             tracing::info!(run = %id, kind, set, "backup run interrupted by the stop of its worker, which begins it again at its next start");

@@ -40,7 +40,7 @@ impl Store {
             let row = sqlx::query_as!(
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
-                        size_bytes, attempt
+                        size_bytes, attempt, phase, bytes_done, bytes_expected, cancelled_by
                  FROM backup.runs WHERE repeat_due AND kind = $1 AND (kind = 'create' OR worker = $2)
                  ORDER BY started_at LIMIT 1",
                 kind.as_str(),

@@ -20,6 +20,7 @@ use crate::{
     keys::DecryptionKey,
     pg_program::{self, ProgramError},
     pipe::{PipeWriter, pipe},
+    progress::Progress,
     store::{Rows, count_rows},
 };
 
@@ -102,6 +103,7 @@ impl ScratchCluster {
         encrypted: &Path,
         key: &DecryptionKey,
         plain: Measured,
+        progress: &Progress,
     ) -> Result<Result<(), String>, VerifyError> {
         let quoted = database.replace('"', "\"\"");
         self.server.sql("template1", &format!("CREATE DATABASE \"{quoted}\" TEMPLATE template0")).await?;
@@ -112,8 +114,8 @@ impl ScratchCluster {
         let mut child = pg_program::spawn(PG_RESTORE, command.stdin(Stdio::piped()))?;
         let (pipe_writer, pipe_reader) = pipe();
         let decrypting = tokio::task::spawn_blocking({
-            let (encrypted, key) = (encrypted.to_owned(), key.clone());
-            move || decrypt(&encrypted, &key, pipe_writer)
+            let (encrypted, key, counted) = (encrypted.to_owned(), key.clone(), progress.clone());
+            move || decrypt(&encrypted, &key, pipe_writer, &counted)
         });
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let copying = async {
@@ -158,8 +160,13 @@ impl ScratchCluster {
     }
 }
 
-fn decrypt(encrypted: &Path, key: &DecryptionKey, pipe_writer: PipeWriter) -> io::Result<Measured> {
-    let mut opened = DecryptedReader::open(encrypted, key)?;
+fn decrypt(
+    encrypted: &Path,
+    key: &DecryptionKey,
+    pipe_writer: PipeWriter,
+    progress: &Progress,
+) -> io::Result<Measured> {
+    let mut opened = DecryptedReader::open(encrypted, key, progress)?;
     pipe_writer.write_from_blocking(&mut opened)?;
     opened.finish()
 }

@@ -191,8 +191,10 @@ impl Worker {
     /// Begins a run of either kind. False when it is not to begin now.
     async fn begin_run(&self, run: Run, record: Recording) -> Result<bool, DueError> {
         let begun = match (run.set.clone(), self.0.verifier.clone()) {
-            (None, _) => self.begin(run.clone(), record, self.build(&run)).await,
-            (Some(set), Some(verifier)) => self.begin(run, record, self.verify(verifier, set)).await,
+            (None, _) => self.begin(run.clone(), record, |progress| self.build(&run, progress)).await,
+            (Some(set), Some(verifier)) => {
+                self.begin(run, record, |progress| self.verify(verifier, set, progress)).await
+            }
             // The key was taken away since; this begins when there is one again.
             (Some(_), None) => Ok(None),
         };

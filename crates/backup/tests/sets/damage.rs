@@ -4,6 +4,7 @@ use std::fs;
 
 use backup::{
     manifest::{Content, MANIFEST_FILE, Manifest, SIGNATURE_FILE},
+    progress::Progress,
     run::Verdict,
 };
 use sha256::Sha256Digest;
@@ -24,7 +25,7 @@ async fn every_damage_is_invalid() {
     assert_eq!(name.to_string(), "ml-data-2026-11-22");
     assert_eq!(site.verify(&older.name).await, Verdict::Valid);
     let recorded = Some(built.link.manifest_sha256);
-    assert_eq!(site.verifier().verify(&name, recorded).await.unwrap(), Verdict::Valid);
+    assert_eq!(site.verifier().verify(&name, recorded, &Progress::default()).await.unwrap(), Verdict::Valid);
     assert!(site.scratch_is_empty());
 
     let directory = name.directory(&site.root());
@@ -78,7 +79,7 @@ async fn every_damage_is_invalid() {
     fs::write(one, &first).unwrap();
     fs::write(two, &second).unwrap();
     let other = Some(Sha256Digest::of(b"another manifest"));
-    assert!(reasons(site.verifier().verify(&name, other).await.unwrap()).contains("recorded"));
+    assert!(reasons(site.verifier().verify(&name, other, &Progress::default()).await.unwrap()).contains("recorded"));
 }
 
 /// Proves that a set is valid only after the set before it, and under its own name.
@@ -181,7 +182,7 @@ async fn a_signed_manifest_with_wrong_figures_is_found_by_the_restore() {
     write(&signed);
     assert_eq!(site.verify(&name).await, Verdict::Valid);
     let other_key = backup::verify::Verifier { decryption_key: site.other_decryption_key(), ..site.verifier() };
-    let found = reasons(other_key.verify(&name, None).await.unwrap());
+    let found = reasons(other_key.verify(&name, None, &Progress::default()).await.unwrap());
     assert!(found.contains("cannot be decrypted"), "{found}");
     assert!(site.scratch_is_empty());
 }

@@ -4,6 +4,7 @@
 
 use axum::http::Method;
 use backup::{
+    progress::Reached,
     run::{Run, RunKind, RunState},
     schedule::{Planned, ScheduleName},
     store::Store,
@@ -149,5 +150,7 @@ fn run(started_at: OffsetDateTime) -> Run {
         finished_at: None,
         size_bytes: None,
         attempt: 1,
+        reached: Reached::default(),
+        cancelled_by: None,
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use backup::{
     keys::{DecryptionKey, Recipient, SigningKey},
     manifest::Link,
+    progress::Progress,
     run::{BuiltSet, Verdict},
     set_builder::{BuildError, SetBuilder},
     set_name::SetName,
@@ -106,7 +107,7 @@ impl TestSite {
     }
 
     pub(crate) async fn verify(&self, name: &SetName) -> Verdict {
-        self.verifier().verify(name, None).await.unwrap()
+        self.verifier().verify(name, None, &Progress::default()).await.unwrap()
     }
 
     /// A key that decrypts nothing here.
@@ -221,7 +222,7 @@ pub(crate) async fn build(
     recorded_last: Option<(Link, OffsetDateTime)>,
     now: OffsetDateTime,
 ) -> Result<BuiltSet, BuildError> {
-    builder.build(Uuid::new_v4(), recorded_last, now).await
+    builder.build(Uuid::new_v4(), recorded_last, now, &Progress::default()).await
 }
 
 /// The reasons for INVALID; VALID fails the test.
