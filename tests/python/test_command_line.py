@@ -283,3 +283,26 @@ def closed_pipe():
 
 def shell_there(shell: str) -> bool:
     return any((Path(folder) / shell).exists() for folder in os.environ["PATH"].split(":"))
+
+
+# === backups ===
+
+
+def test_a_set_is_made_and_proved_by_one_command(rampart):
+    proved = rampart.json("backup", "create", "--verify")
+    name = proved["set"]
+    assert proved == {"set": name, "verdict": "VALID", "why": ""}
+    runs = rampart.json("backup", "list", "--set", name)["runs"]
+    assert [(run["kind"], run["state"]) for run in runs] == [("verify", "succeeded"), ("create", "succeeded")]
+    made = runs[1]
+    assert rampart.json("backup", "show", made["id"]) == made
+    assert f"set            {name}\n" in rampart.good("backup", "show", made["id"])
+    assert rampart.good("backup", "list").splitlines()[1].split()[:4] == [made["id"], "create", "succeeded", name]
+
+
+def test_only_a_run_that_is_under_way_is_cancelled(rampart):
+    ended = rampart.json("backup", "list")["runs"][0]["id"] if rampart.good("backup", "create") else ""
+    for run, why in ((ended, "has ended"), ("../users", "no such run"), ("x", "no such run")):
+        refused = rampart.run("backup", "cancel", run)
+        assert refused.returncode == 1 and why in refused.stderr, refused
+    assert rampart.run("backup", "cancel", ended, role="viewer").returncode == 1

@@ -1,33 +1,60 @@
-//! `rampart backup`: starts a run of the backup worker through the front door, waits for its end, and prints the result.
+//! `rampart backup`: runs of the backup worker through the front door, begun, waited for, shown and cancelled.
 
-use std::{process::ExitCode, time::Duration};
+mod verdict;
+mod waiting;
 
-use anyhow::Context as _;
+use std::process::ExitCode;
+
 use bootstrap::api_path::ApiPath;
 use http::Method;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
+use self::{
+    verdict::{Judged, judged, not_verified},
+    waiting::Waiting,
+};
 use crate::{
-    connection::{Connection, text},
-    output::Output,
+    connection::{Connection, Platform, list, text},
+    output::{Column, Output, Table},
 };
 
-/// How long requests about a run may fail one after the other: a front door may be restarting, a token being renewed.
-const UNREACHABLE_MAX: Duration = Duration::from_secs(60);
 const PATH: &str = "/api/backups";
-const POLL_PERIOD: Duration = Duration::from_millis(250);
-/// The verification could not be carried out, which says nothing about the set.
-const EXIT_NOT_VERIFIED: u8 = 2;
+const COLUMNS: [Column; 7] = [
+    Column { heading: "RUN", width: 36 },
+    Column { heading: "KIND", width: 6 },
+    Column { heading: "STATE", width: 9 },
+    Column { heading: "SET", width: 28 },
+    Column { heading: "VERDICT", width: 7 },
+    Column { heading: "STARTED", width: 20 },
+    Column { heading: "BY", width: 0 },
+];
+/// The members of a run, in the order of the columns.
+const MEMBERS: [&str; 7] = ["id", "kind", "state", "set", "verdict", "started_at", "requested_by"];
+const FIELDS: [Column; 2] = [Column { heading: "FIELD", width: 14 }, Column { heading: "VALUE", width: 0 }];
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    /// The last hundred runs, newest first: sets that were made, verifications, and what came of them.
+    List {
+        #[command(flatten)]
+        connection: Connection,
+        #[command(flatten)]
+        output: Output,
+        /// Only runs of this set.
+        #[arg(long)]
+        set: Option<String>,
+    },
+    /// One run: how far it is, or how it ended.
+    Show(OneRun),
     /// Make a set of models and database now: encrypted, signed, dated.
     Create {
         #[command(flatten)]
         connection: Connection,
         #[command(flatten)]
         output: Output,
+        /// Wait for its verification, too, and print the verdict; then the exit codes are those of `verify`.
+        #[arg(long)]
+        verify: bool,
     },
     /// Decrypt a set, restore it into a scratch cluster, and only then say VALID.
     Verify {
@@ -38,122 +65,116 @@ pub(crate) enum Command {
         /// The set, as `create` named it.
         set: String,
     },
+    /// End a run that is under way; nothing of it stays.
+    Cancel(OneRun),
 }
 
-/// Exit code 0: made, or VALID. 1: INVALID, or not made. 2: not verified, which is no verdict.
+#[derive(clap::Args)]
+pub(crate) struct OneRun {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    output: Output,
+    /// The run, as `list` names it.
+    run: String,
+}
+
+/// Exit code 0: made, cancelled, or VALID. 1: INVALID, not made, or not cancelled. 2: not verified, which is no verdict.
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Create { connection, output } => {
-            let run = start_and_wait(&connection, ApiPath::from(PATH)).await?;
-            if text(&run, "state") == "succeeded" {
-                output.fact(text(&run, "set"), &json!({ "set": text(&run, "set"), "made": true }));
-                return Ok(ExitCode::SUCCESS);
-            }
-            let error = text(&run, "error");
-            output.fact(&format!("FAILED: {error}"), &json!({ "set": null, "made": false, "error": error }));
-            Ok(ExitCode::FAILURE)
-        }
+        Command::List { connection, output, set } => list_runs(&connection, output, set.as_deref()).await,
+        Command::Show(one) => show(&one).await,
+        Command::Create { connection, output, verify: false } => create(&connection, output).await,
+        Command::Create { connection, output, verify: true } => create_and_verify(&connection, output).await,
         Command::Verify { connection, output, set } => {
-            let run = match ApiPath::from(PATH).segment(&set) {
-                Ok(path) => start_and_wait(&connection, path.then("/verify")).await,
-                Err(error) => Err(error),
-            };
-            let Judged { verdict, why, code } = judged(&set, &run);
-            let line = if why.is_empty() { format!("{verdict} {set}") } else { format!("{verdict} {set}: {why}") };
-            output.fact(&line, &json!({ "set": set, "verdict": verdict, "why": why }));
-            Ok(ExitCode::from(code))
+            let run = verify(&connection, output, &set).await;
+            let judged = judged(&set, &run);
+            judged.print(output, &set);
+            Ok(ExitCode::from(judged.code))
         }
+        Command::Cancel(one) => cancel(&one).await,
     }
 }
 
-/// What a verification came to.
-#[derive(Debug, PartialEq, Eq)]
-struct Judged {
-    verdict: &'static str,
-    why: String,
-    code: u8,
+async fn list_runs(connection: &Connection, output: Output, set: Option<&str>) -> anyhow::Result<ExitCode> {
+    let platform = connection.open("viewer")?;
+    let runs = runs(&platform).await?;
+    let wanted = list(&runs, "runs").filter(|run| set.is_none_or(|set| text(run, "set") == set));
+    let wanted: Vec<&Value> = wanted.collect();
+    let table = Table::new(&COLUMNS, wanted.iter().map(|run| MEMBERS.map(|name| text(run, name).to_owned())));
+    output.table(&table, &json!({ "runs": wanted }));
+    Ok(ExitCode::SUCCESS)
 }
 
-fn judged(set: &str, run: &anyhow::Result<Value>) -> Judged {
-    let not_verified = |why: String| Judged { verdict: "NOT VERIFIED", why, code: EXIT_NOT_VERIFIED };
-    match run {
-        Ok(run) if text(run, "set") != set => not_verified(format!("the run is about {:?}", text(run, "set"))),
-        Ok(run) => match text(run, "verdict") {
-            "VALID" => Judged { verdict: "VALID", why: String::new(), code: 0 },
-            "INVALID" => Judged { verdict: "INVALID", why: text(run, "reason").to_owned(), code: 1 },
-            _ => not_verified(text(run, "error").to_owned()),
-        },
-        Err(error) => not_verified(format!("{error:#}")),
-    }
+async fn runs(platform: &Platform) -> anyhow::Result<Value> {
+    platform.call(Method::GET, PATH, None, "the list of the runs").await
 }
 
-async fn start_and_wait(connection: &Connection, path: ApiPath) -> anyhow::Result<Value> {
+async fn show(one: &OneRun) -> anyhow::Result<ExitCode> {
+    let platform = one.connection.open("viewer")?;
+    let run = platform.call(Method::GET, ApiPath::from(PATH).segment(&one.run)?, None, "the run").await?;
+    let members = run.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let value = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let table = Table::new(&FIELDS, members.map(|(name, member)| [name.clone(), value(member)]));
+    one.output.table(&table, &run);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create(connection: &Connection, output: Output) -> anyhow::Result<ExitCode> {
     let platform = connection.open("operator")?;
-    let started = platform.call(Method::POST, path, None, "the run").await?;
-    let id = text(&started, "id").to_owned();
-    let run = ApiPath::from(PATH).segment(&id)?;
-    // A run may take longer than a token lives: each call looks for the newest.
-    let poll = async || platform.call(Method::GET, &run, None, "the request for the run").await;
-    wait(poll, POLL_PERIOD, UNREACHABLE_MAX)
-        .await
-        .with_context(|| format!("run {id} may still be going on, but requests for it fail"))
+    let run = made(&Waiting::new(&platform, output)).await?;
+    if text(&run, "state") == "succeeded" {
+        output.fact(text(&run, "set"), &json!({ "set": text(&run, "set"), "made": true }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let error = text(&run, "error");
+    output.fact(&format!("FAILED: {error}"), &json!({ "set": null, "made": false, "error": error }));
+    Ok(ExitCode::FAILURE)
 }
 
-/// Polls a run until it has ended; the worker ends every run.
-async fn wait(
-    mut poll: impl AsyncFnMut() -> anyhow::Result<Value>,
-    period: Duration,
-    unreachable_max: Duration,
-) -> anyhow::Result<Value> {
-    let mut answered_at = Instant::now();
-    loop {
-        match poll().await {
-            Ok(run) if text(&run, "state") != "running" => return Ok(run),
-            Ok(_) => answered_at = Instant::now(),
-            Err(error) if answered_at.elapsed() > unreachable_max => return Err(error),
-            Err(_) => {}
-        }
-        sleep(period).await;
-    }
+async fn create_and_verify(connection: &Connection, output: Output) -> anyhow::Result<ExitCode> {
+    let platform = match connection.open("operator") {
+        Ok(platform) => platform,
+        Err(error) => return Ok(not_made(output, &format!("{error:#}"))),
+    };
+    let waiting = Waiting::new(&platform, output);
+    let run = match made(&waiting).await {
+        Ok(run) if text(&run, "state") == "succeeded" => run,
+        Ok(run) => return Ok(not_made(output, text(&run, "error"))),
+        Err(error) => return Ok(not_made(output, &format!("{error:#}"))),
+    };
+    let set = text(&run, "set");
+    // The worker may be at it already: it verifies each set once it is made.
+    let judged = judged(set, &waiting.verification(set, true).await);
+    judged.print(output, set);
+    Ok(ExitCode::from(judged.code))
 }
 
-#[cfg(test)]
-mod tests {
-    use anyhow::bail;
-    use serde_json::json;
+fn not_made(output: Output, error: &str) -> ExitCode {
+    let Judged { verdict, why, code } = not_verified(format!("no set was made: {error}"));
+    output.fact(&format!("{verdict}: {why}"), &json!({ "set": null, "verdict": verdict, "why": why }));
+    ExitCode::from(code)
+}
 
-    use super::*;
+async fn made(waiting: &Waiting<'_>) -> anyhow::Result<Value> {
+    let begun = waiting.platform().call(Method::POST, PATH, None, "the run").await?;
+    waiting.until_ended(text(&begun, "id")).await
+}
 
-    /// Proves that only a verdict is called one: what could not be tried has an exit code of its own.
-    #[test]
-    fn failed_run_is_not_verified() {
-        let invalid = json!({ "set": "s", "state": "succeeded", "verdict": "INVALID", "reason": "a bit" });
-        let failed = json!({ "set": "s", "state": "failed", "verdict": null, "error": "no room" });
-        let valid = json!({ "set": "s", "state": "succeeded", "verdict": "VALID" });
-        let other = json!({ "set": "t", "state": "succeeded", "verdict": "VALID" });
-        let expected = |verdict, why: &str, code| Judged { verdict, why: why.to_owned(), code };
-        assert_eq!(judged("s", &Ok(valid)), expected("VALID", "", 0));
-        assert_eq!(judged("s", &Ok(other)), expected("NOT VERIFIED", "the run is about \"t\"", 2));
-        assert_eq!(judged("s", &Ok(invalid)), expected("INVALID", "a bit", 1));
-        assert_eq!(judged("s", &Ok(failed)), expected("NOT VERIFIED", "no room", 2));
-        assert_eq!(judged("s", &Err(anyhow::anyhow!("403"))), expected("NOT VERIFIED", "403", 2));
-    }
+async fn verify(connection: &Connection, output: Output, set: &str) -> anyhow::Result<Value> {
+    let platform = connection.open("operator")?;
+    Waiting::new(&platform, output).verification(set, false).await
+}
 
-    /// Proves that polling goes on past transient refusals, and ends when there is nothing else.
-    #[tokio::test]
-    async fn polling_continues_past_transient_refusals() {
-        let mut polled = 0;
-        let poll = async || {
-            polled += 1;
-            match polled {
-                // Each second time the token has run out.
-                ..100 if polled % 2 == 0 => bail!("401"),
-                ..100 => Ok(json!({ "state": "running" })),
-                _ => Ok(json!({ "state": "succeeded" })),
-            }
-        };
-        let run = wait(poll, Duration::ZERO, UNREACHABLE_MAX).await.unwrap();
-        assert_eq!(text(&run, "state"), "succeeded");
-        wait(async || bail!("401"), Duration::ZERO, Duration::from_millis(10)).await.unwrap_err();
-    }
+async fn cancel(one: &OneRun) -> anyhow::Result<ExitCode> {
+    let platform = one.connection.open("operator")?;
+    let path = ApiPath::from(PATH).segment(&one.run)?.then("/cancel");
+    platform.call(Method::POST, path, None, "the end of the run").await?;
+    let run = Waiting::new(&platform, one.output).until_ended(&one.run).await?;
+    let state = text(&run, "state");
+    // It may have been completed in the moment in which it was cancelled.
+    let is_cancelled = state == "cancelled";
+    let document = json!({ "run": one.run, "cancelled": is_cancelled, "state": state });
+    one.output.fact(&format!("{state} {}", one.run), &document);
+    Ok(if is_cancelled { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

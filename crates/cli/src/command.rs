@@ -11,7 +11,8 @@ const EXIT_CODES: &str = "\
 EXIT CODES:
   0  Done; what was asked about is healthy, VALID or can be served.
   1  Failed, refused, not healthy, INVALID or not to be served; or the result could not be written. Standard error says why.
-  2  The command line is wrong, and nothing was done. `backup verify` also ends so when it has no verdict (NOT VERIFIED).
+  2  The command line is wrong, and nothing was done. `backup verify` also ends so when it has no verdict (NOT VERIFIED), and
+     `backup create --verify` when there is no set or no verdict.
 
 A pipe whose reader closes it changes no exit code, save where a secret was to be shown.";
 
@@ -47,7 +48,7 @@ enum Command {
     /// List, add, check, load and unload models.
     #[command(subcommand)]
     Models(models::Command),
-    /// Make and verify backup sets.
+    /// Make and verify backup sets; list, show and cancel runs.
     #[command(subcommand)]
     Backup(backup::Command),
     /// Print what completes these commands in a shell: source <(rampart completions bash)

@@ -159,13 +159,21 @@ impl Platform {
         body: Option<&Value>,
         what: &str,
     ) -> anyhow::Result<Value> {
-        let answer = self.send(method, path, body, None).await?;
-        let is_unknown = answer.status == StatusCode::UNAUTHORIZED;
-        let body = answer.expect_success(what);
-        if is_unknown {
-            body.context("the token is not good, or no longer: `rampart login` gets another")
-        } else {
-            body
+        judged(self.send(method, path, body, None).await?, what)
+    }
+
+    /// The same for what the state of the platform may be in the way of (409): the inner error is what the platform says of it.
+    pub(crate) async fn call_unless_conflict(
+        &self,
+        method: Method,
+        path: impl Into<ApiPath>,
+        what: &str,
+    ) -> anyhow::Result<anyhow::Result<Value>> {
+        let answer = self.send(method, path, None, None).await?;
+        let is_conflict = answer.status == StatusCode::CONFLICT;
+        match judged(answer, what) {
+            Err(conflict) if is_conflict => Ok(Err(conflict)),
+            other => other.map(Ok),
         }
     }
 
@@ -191,6 +199,12 @@ impl Platform {
             None => Ok(answer),
         }
     }
+}
+
+fn judged(answer: ApiResponse, what: &str) -> anyhow::Result<Value> {
+    let is_unknown = answer.status == StatusCode::UNAUTHORIZED;
+    let body = answer.expect_success(what);
+    if is_unknown { body.context("the token is not good, or no longer: `rampart login` gets another") } else { body }
 }
 
 /// The text of a member, or nothing.
