@@ -306,3 +306,19 @@ def test_only_a_run_that_is_under_way_is_cancelled(rampart):
         refused = rampart.run("backup", "cancel", run)
         assert refused.returncode == 1 and why in refused.stderr, refused
     assert rampart.run("backup", "cancel", ended, role="viewer").returncode == 1
+
+
+def test_the_script_for_a_cron_prints_a_verdict(rampart):
+    script = REPOSITORY / "scripts" / "backup" / "ml-automated-backup.sh"
+    target = Path(rampart.command()[0]).resolve().parents[1]
+    environment = rampart.environment("", {"CARGO_TARGET_DIR": str(target)})
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [script, *arguments], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+        )  # fmt: skip
+
+    proved = run()
+    assert proved.returncode == 0 and proved.stdout.startswith("VALID ml-data-"), proved
+    refused = run("--token-file", "/nowhere")
+    assert refused.returncode == 2 and refused.stdout.startswith("NOT VERIFIED"), refused
