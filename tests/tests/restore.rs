@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use end_to_end::{
+    containers::say,
     inference::MODEL,
     platform::Platform,
     poll::{throughout, until, until_every},
@@ -90,7 +91,7 @@ async fn after_a_restore_of_the_database_nothing_from_before_is_valid_and_what_i
     {
         until_refused(&platform, token, ENDED_WITHIN).await;
     }
-    println!("no token of before is taken {:?} after PostgreSQL could be started", started.elapsed());
+    say(&format!("no token of before is taken {:?} after PostgreSQL could be started", started.elapsed()));
     let new = until_signed_in(&platform, "ada").await;
     for token in [&kept, &revoked, &root, &admin, &bob, &rotated].map(|login| &login.refresh) {
         let refused = refresh(&platform, token).await.err().context("it was exchanged").unwrap();
@@ -225,7 +226,7 @@ async fn until_refused(platform: &Platform, token: &str, limit: Duration) {
     };
     let taken = until_every(POLL_PERIOD, "the token is refused", limit, refused).await.unwrap();
     throughout(POLL_PERIOD, REVOKED_WITHIN, refused).await.unwrap();
-    println!("refused after {taken:?}");
+    say(&format!("refused after {taken:?}"));
 }
 
 async fn status_of(platform: &Platform, prediction: &Template) -> anyhow::Result<StatusCode> {
@@ -256,7 +257,7 @@ async fn assert_audit(platform: &Platform, admin: &str) {
     for (writer, mut records) in chains {
         records.reverse();
         let (end, _) = verify_chain((0, GENESIS), &records).unwrap();
-        println!("{writer}: {end} records verify");
+        say(&format!("{writer}: {end} records verify"));
     }
 }
 

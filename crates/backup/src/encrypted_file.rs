@@ -22,6 +22,7 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 const COMPRESSION_LEVEL: i32 = 3;
 
 type Cipher = StreamWriter<Measuring<BufWriter<Counted<File>>>>;
+type Decipher = StreamReader<BufReader<Counted<File>>>;
 
 /// Compresses and encrypts into one file.
 pub struct EncryptedWriter {
@@ -31,7 +32,7 @@ pub struct EncryptedWriter {
 
 /// Decrypts and decompresses one file, measuring the plaintext.
 pub struct DecryptedReader {
-    plain: Measuring<zstd::Decoder<'static, BufReader<StreamReader<BufReader<Counted<File>>>>>>,
+    plain: Measuring<zstd::Decoder<'static, BufReader<Decipher>>>,
 }
 
 // === impl EncryptedWriter ===

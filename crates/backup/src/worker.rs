@@ -23,7 +23,6 @@ use tokio::{
     sync::{Notify, oneshot},
     time::timeout,
 };
-use tracing::field::display;
 use uuid::Uuid;
 
 use crate::{
@@ -356,35 +355,44 @@ pub fn refuse(error: StoreError) -> Problem {
     }
 }
 
+/// What went well or was wanted is INFO; the rest needs a person.
 fn log(run: &Run, outcome: &RunOutcome) {
-    let (id, kind, set) = (run.id, run.kind.as_str(), run.set.as_ref().map(display));
-    let (reason, message) = match outcome {
+    let (id, kind, mut set) = (run.id, run.kind.as_str(), run.set.as_ref().map(ToString::to_string));
+    let (mut size_bytes, mut by) = (None, None);
+    let message = match outcome {
         RunOutcome::Built(made) => {
-            tracing::info!(run = %id, kind, set = %made.link.name, size_bytes = made.size_bytes, "backup set built");
+            (set, size_bytes) = (Some(made.link.name.to_string()), Some(made.size_bytes));
+            "backup set built"
+        }
+        RunOutcome::Verified(Verdict::Valid) => "backup set verified, VALID",
+        RunOutcome::Cancelled { by: canceller } => {
+            by = Some(canceller.as_str());
+            "backup run cancelled, nothing of it stays"
+        }
+        RunOutcome::Interrupted if run.attempt < ATTEMPTS_MAX => {
+            "backup run interrupted by the stop of its worker, which begins it again at its next start"
+        }
+        RunOutcome::Verified(Verdict::Invalid(_)) | RunOutcome::Failed(_) | RunOutcome::Interrupted => {
+            let (reason, message) = fault(outcome);
+            tracing::error!(run = %id, kind, set, reason, "{message}");
             return;
         }
-        RunOutcome::Verified(Verdict::Valid) => {
-            tracing::info!(run = %id, kind, set, "backup set verified, VALID");
-            return;
-        }
+    };
+    tracing::info!(run = %id, kind, set, size_bytes, by, "{message}");
+}
+
+/// Why a run is a fault, and what to do.
+fn fault(outcome: &RunOutcome) -> (String, &'static str) {
+    match outcome {
         RunOutcome::Verified(Verdict::Invalid(reasons)) => {
             (reasons.join("; "), "backup set verified, INVALID; do not rely on it")
         }
         RunOutcome::Failed(reason) => {
             (reason.clone(), "backup run failed: no set was made or verified; fix the reason, then begin a new run")
         }
-        RunOutcome::Cancelled { by } => {
-            tracing::info!(run = %id, kind, set, by, "backup run cancelled, nothing of it stays");
-            return;
-        }
-        RunOutcome::Interrupted if run.attempt < ATTEMPTS_MAX => {
-            tracing::info!(run = %id, kind, set, "backup run interrupted by the stop of its worker, which begins it again at its next start");
-            return;
-        }
-        RunOutcome::Interrupted => (
+        _ => (
             format!("interrupted by the stop of its worker, in each of {ATTEMPTS_MAX} attempts"),
             "backup run failed: no set was made or verified; begin a new run",
         ),
-    };
-    tracing::error!(run = %id, kind, set, reason, "{message}");
+    }
 }

@@ -8,12 +8,16 @@ use end_to_end::{
     checkout::repository,
     containers::{Containers, say},
     docker::docker,
-    poll::{until, until_every},
+    poll::until,
     recorded_load::Figures,
 };
 use http::Method;
 use serde_json::{Value, json};
-use tokio::{process::Command, task::JoinHandle, time::Instant};
+use tokio::{
+    process::Command,
+    task::JoinHandle,
+    time::{Instant, interval, timeout},
+};
 
 use crate::{
     database::replication_is_right,
@@ -117,21 +121,19 @@ async fn the_database_comes_back_when_both_nodes_have_lost_everything() {
 /// Every token of before ends with the restore: the load has a new one as soon as there is one.
 fn sign_in_again(platform: &Containers, load: &Load) -> JoinHandle<anyhow::Result<()>> {
     let (platform, steady) = (platform.clone(), load.steady.clone());
-    tokio::spawn(async move {
-        until_every(LOGIN_PERIOD, "the database being away", RESTORED_WITHIN, async || {
-            let signed_in = platform.analyst().await;
-            ensure!(signed_in.is_err(), "logins work");
-            Ok(())
-        })
-        .await?;
-        let mut token = String::new();
-        until_every(LOGIN_PERIOD, "a login", RESTORED_WITHIN, async || {
-            token = platform.analyst().await?;
-            Ok(())
-        })
-        .await?;
-        steady.use_token(&token)
-    })
+    let renew = async move {
+        let mut ticks = interval(LOGIN_PERIOD);
+        let mut was_away = false;
+        loop {
+            ticks.tick().await;
+            match platform.analyst().await {
+                Err(_) => was_away = true,
+                Ok(token) if was_away => return steady.use_token(&token),
+                Ok(_) => {}
+            }
+        }
+    };
+    tokio::spawn(async { timeout(RESTORED_WITHIN, renew).await.context("no login fails and works again")? })
 }
 
 /// No call failed but those with a token of before, in the moment until there was a new one.
@@ -180,8 +182,7 @@ async fn run(program: &str, arguments: &[&str], limit: Duration) -> anyhow::Resu
     let path = if program.contains('/') { repository().join(program) } else { program.into() };
     let mut command = Command::new(path);
     command.args(arguments).current_dir(repository()).stdin(Stdio::null()).kill_on_drop(true);
-    let status =
-        tokio::time::timeout(limit, command.status()).await.with_context(|| format!("{program} goes on"))??;
+    let status = timeout(limit, command.status()).await.with_context(|| format!("{program} goes on"))??;
     ensure!(status.success(), "{program} {arguments:?}: {status}");
     Ok(())
 }

@@ -205,16 +205,7 @@ async fn after_a_restore_nothing_from_before_is_valid_and_what_is_new_holds() {
         granted.authz_version > before.authz_version && granted.feed_position > before.feed_position,
         "{granted:?}"
     );
-    let mut stream = there.watch().await;
-    revoke(&here, &token).await;
-    poll_until("the new token is revoked", REVOKED_WITHIN, async || is_refused(&there, &token).await).await;
-    let event = loop {
-        let message = stream.message().await.unwrap().unwrap();
-        if matches!(message.event, Some(Event::TokenId(_))) {
-            break message;
-        }
-    };
-    assert!(event.feed_position > granted.feed_position);
+    assert_a_revocation_comes_after(&here, &there, &token, granted.feed_position).await;
 
     let restored = replica.sync_models(&[]).await.unwrap();
     assert!(restored.generation > models.generation, "{restored:?}");
@@ -232,6 +223,20 @@ async fn after_a_restore_nothing_from_before_is_valid_and_what_is_new_holds() {
         poll_until("the chain is verified from its beginning again", PATIENCE, async || is_verified()).await;
         assert!(!gateway.log().contains("tampered"));
     }
+}
+
+/// A token that is revoked now is told of at a place beyond those of before.
+async fn assert_a_revocation_comes_after(here: &Client, there: &Client, token: &str, position: u64) {
+    let mut stream = there.watch().await;
+    revoke(here, token).await;
+    poll_until("the new token is revoked", REVOKED_WITHIN, async || is_refused(there, token).await).await;
+    let event = loop {
+        let message = stream.message().await.unwrap().unwrap();
+        if matches!(message.event, Some(Event::TokenId(_))) {
+            break message;
+        }
+    };
+    assert!(event.feed_position > position);
 }
 
 /// What a balancer follows: the stream of before ends, and a new one begins beyond every place that it has heard of.
