@@ -199,7 +199,7 @@ const EDITS: &[(&str, Edit)] = &[
     (
         "crates/topology/src/secrets.rs",
         Behind(&[(
-            "    (PROMETHEUS_PASSWORD, \"roles/prometheus\"),\n",
+            "    (random(\"postgres/archive-passphrase\"), \"archive-passphrase\"),\n",
             "    (random(\"features/database-password\"), \"roles/features\"),\n",
         )]),
     ),
