@@ -20,7 +20,7 @@ mod onnx;
 pub const NAMES: [&str; 3] = ["divide", "fill", "total"];
 
 /// Writes folders of models: `divide`, which i64::MIN / -1 crashes; `total`, which takes as much memory as its caller says; `fill`, which
-/// answers as much. `NAME/1/sample.json` is the golden example's input alone.
+/// answers as much. `NAME/1/sample.json` is the golden example's input as a record.
 ///
 /// # Errors
 /// One cannot be written.
@@ -62,7 +62,9 @@ fn write_model(
     let (folder, bytes) = (models.join(name), model(nodes, inputs, outputs));
     fs::create_dir_all(folder.join("1"))?;
     fs::write(folder.join("1/model.onnx"), &bytes)?;
-    fs::write(folder.join("1/sample.json"), json!({ "inputs": given }).to_string())?;
+    let value = |tensor: &Value| Some((tensor.get("name")?.as_str()?.to_owned(), tensor.pointer("/data/0")?.clone()));
+    let record: serde_json::Map<String, Value> = given.iter().filter_map(value).collect();
+    fs::write(folder.join("1/sample.json"), json!([record]).to_string())?;
     let golden = json!({ "inputs": given, "outputs": [output], "tolerance": 0 });
     fs::write(folder.join("1/golden.json"), golden.to_string())?;
     let mut toml = format!("name = {name:?}\n[versions.1]\nsha256 = \"{}\"\n", Sha256Digest::of(&bytes));
