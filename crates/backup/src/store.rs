@@ -279,7 +279,7 @@ impl Store {
                 RunRow,
                 "SELECT id, kind, set_name, state, verdict, reasons, error, requested_by, started_at, finished_at,
                         size_bytes, attempt, phase, bytes_done, bytes_expected, cancelled_by
-                 FROM backup.runs ORDER BY started_at DESC LIMIT $1",
+                 FROM backup.runs ORDER BY started_at DESC, id DESC LIMIT $1",
                 LISTED_MAX
             )
             .fetch_all(connection)
@@ -296,7 +296,7 @@ impl Store {
                 r#"SELECT id, set_name AS "set_name!", manifest_sha256 AS "manifest_sha256!", started_at
                    FROM backup.runs
                    WHERE kind = 'create' AND state = 'succeeded' AND worker = $1
-                   ORDER BY started_at DESC LIMIT 1"#,
+                   ORDER BY started_at DESC, id DESC LIMIT 1"#,
                 self.worker
             )
             .fetch_optional(connection)
@@ -316,7 +316,7 @@ impl Store {
         let work = async |connection: &mut PgConnection| {
             let row = sqlx::query!(
                 "SELECT size_bytes FROM backup.runs
-                 WHERE kind = 'create' AND state = 'succeeded' AND worker = $1 ORDER BY started_at DESC LIMIT 1",
+                 WHERE kind = 'create' AND state = 'succeeded' AND worker = $1 ORDER BY started_at DESC, id DESC LIMIT 1",
                 self.worker
             );
             let size = row.fetch_optional(connection).await?.and_then(|row| row.size_bytes);
@@ -331,7 +331,7 @@ impl Store {
             let row = sqlx::query!(
                 r#"SELECT id, manifest_sha256 AS "manifest_sha256!" FROM backup.runs
                    WHERE kind = 'create' AND state = 'succeeded' AND set_name = $1 AND worker = $2
-                   ORDER BY started_at DESC LIMIT 1"#,
+                   ORDER BY started_at DESC, id DESC LIMIT 1"#,
                 set_name,
                 self.worker
             )
