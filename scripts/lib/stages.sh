@@ -22,7 +22,7 @@ begin_stages() {
             die "there is no stage $name" "the stages are: $(all_stages | paste -sd ' ')"
     done
     stages_wanted=$*
-    [[ " $stages_wanted " =~ " rust "|" clients " ]] && stages_wanted+=' build'
+    [[ " $stages_wanted " =~ " rust "|" clients "|" platform " ]] && stages_wanted+=' build'
     for name in $(all_stages); do
         ! is_wanted "$name" || stages_count=$((stages_count + 1))
     done

@@ -18,8 +18,8 @@ enter_test_platform() {
     export RAMPART_UNSEAL_BY_PEOPLE=false RAMPART_CERTIFICATE_LIFETIME_S=86400
     export RAMPART_VAULT_IMAGE=${RAMPART_TEST_VAULT_IMAGE:-vault-programs}
     export RAMPART_S3_ENDPOINT=https://minio:9000
-    # What is renewed by the day is renewed under the tests' eyes.
-    export RENEW_CHECK_S=2 RAMPART_DATABASE_ROTATION_S=60 RAMPART_DATABASE_CONNECTION_AGE_S=2
+    # What is renewed by the day is renewed under the tests' eyes, but not so often that looking takes a core.
+    export RENEW_CHECK_S=5 RAMPART_DATABASE_ROTATION_S=60 RAMPART_DATABASE_CONNECTION_AGE_S=5
     export RAMPART_TEST_BYSTANDER=bystander-of-rampart-test
 }
 
@@ -80,17 +80,30 @@ destroy_test_platform() {
     rm -rf "${test_platform_folder:?}"
 }
 
+# build_containers: sets containers_binary. Beside the libraries and binaries every crate has the features that it has in the other
+# stages; alone, 300 would be built once more. That is also why the tests are not run by cargo.
+build_containers() {
+    containers_binary=$(cargo test --locked --workspace --features end-to-end/containers --lib --bins --test containers --no-run \
+        --message-format=json-render-diagnostics | python3 -c '
+import json, sys
+for message in map(json.loads, sys.stdin):
+    if message["reason"] == "compiler-artifact" and message["target"]["name"] == "containers" and message["executable"]:
+        print(message["executable"])')
+    [[ -x $containers_binary ]]
+}
+
 # test_containers AT_ONCE FILTER...: the tests of tests/tests/containers whose names contain one of these.
 test_containers() {
     local at_once=$1
     shift
-    cargo test --locked --workspace --features end-to-end/containers --test containers -- --nocapture --test-threads="$at_once" "$@"
+    (cd "${root:?}/tests" && "$containers_binary" --nocapture --test-threads="$at_once" "$@")
 }
 
 # test_platform ci|all: start, every test, destroy.
 test_platform() (
     trap leave_test_platform EXIT
     enter_test_platform
+    build_containers || exit 1
     start_bystander
     start_test_platform || exit 1
     failed=0

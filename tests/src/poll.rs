@@ -5,8 +5,11 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use tokio::time::{Instant, sleep};
 
-/// What is asked of containers costs a process each time.
 const PERIOD: Duration = Duration::from_millis(100);
+/// What is asked of containers starts processes there. So that it does not take the processor from what is tested, the pause after
+/// an answer is this many times as long as the answer took, but not longer than `PAUSE_MAX`.
+const PAUSE_PER_ANSWER: u32 = 3;
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 const BLOCKING_PERIOD: Duration = Duration::from_millis(20);
 
 /// Asks until it is so: how long that took.
@@ -21,7 +24,7 @@ pub async fn until(
     until_every(PERIOD, what, limit, is_so).await
 }
 
-/// The same, asking with this period.
+/// The same, asking with this period, or a longer one where answers take long.
 ///
 /// # Errors
 /// See [`until`].
@@ -33,12 +36,13 @@ pub async fn until_every(
 ) -> anyhow::Result<Duration> {
     let started = Instant::now();
     loop {
+        let asked = Instant::now();
         match is_so().await {
             Ok(()) if started.elapsed() <= limit => return Ok(started.elapsed()),
             Ok(()) => bail!("{what}: only after {:?}, and not within {limit:?}", started.elapsed()),
             Err(error) => ensure!(started.elapsed() < limit, "{what}: not within {limit:?}: {error:#}"),
         }
-        sleep(period).await;
+        sleep(period.max(PAUSE_MAX.min(asked.elapsed() * PAUSE_PER_ANSWER))).await;
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     database::replication_is_right,
     ledger::Ledger,
-    load::{LATEST, Load, RETURN},
+    load::{Load, RETURN},
 };
 
 const NODES: [&str; 2] = ["detektor-postgres-master", "detektor-postgres-slave"];
@@ -36,6 +36,8 @@ const SERVICES_WITHIN: Duration = Duration::from_secs(60);
 const LOGIN_PERIOD: Duration = Duration::from_millis(500);
 /// A poll of the gateways, and a login.
 const SIGNED_IN_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// The latest prediction while both nodes are stopped, restored and copied on the cores that predict: for once, by a person.
+const LATEST_MEANWHILE: Duration = Duration::from_secs(3);
 /// Demanded of a disaster.
 const LOST_MAX: Duration = Duration::from_secs(120);
 /// Longer than `archive_timeout`, so that the archive has a part of the ledger.
@@ -142,7 +144,7 @@ fn predictions_went_on(figures: &Figures) {
     let is_refused = |failure: &String| failure.contains("401") || failure.contains("gRPC status 16");
     assert!(figures.failures.iter().all(is_refused), "{:?}", figures.failures);
     assert!(figures.outage <= SIGNED_IN_AGAIN_WITHIN, "{}: {:?}", figures.line(), figures.failures);
-    assert!(figures.slowest <= LATEST, "{}", figures.line());
+    assert!(figures.slowest <= LATEST_MEANWHILE, "{}", figures.line());
 }
 
 async fn wait_for_base_backup(platform: &Containers) -> anyhow::Result<()> {

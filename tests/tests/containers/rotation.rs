@@ -18,7 +18,7 @@ use crate::{forgeries::VaultSession, load::Load};
 /// The test's platform rotates each minute, and the test waits for two changes of each password.
 const CHANGES: usize = 2;
 const CHANGE_LIMIT: Duration = Duration::from_secs(180);
-/// Only a new connection needs a password: the test's platform renews each after 2 s.
+/// Only a new connection needs a password: the test's platform renews each after 5 s.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// New connections that there must have been meanwhile.
 const CONNECTIONS_MIN: usize = 30;
