@@ -30,6 +30,9 @@ enum Command {
     Dev(dev::Arguments),
     /// Write certificates and secrets into the volume of each container, and operate Vault.
     Steward(steward::Arguments),
+    /// Seal the secrets that must live elsewhere into one file; compare or restore them. Runs in the steward's container.
+    #[command(subcommand)]
+    Escrow(steward::escrow::Command),
     /// Ask the service in this container whether it is ready, for the health check.
     Probe(probe::Arguments),
     /// Make the first admin of a platform of containers, predict once, and print the next steps.
@@ -67,6 +70,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         match arguments.command {
             Command::Dev(arguments) => dev::run(arguments).await.map(done),
             Command::Steward(arguments) => steward::run(arguments).await.map(done),
+            Command::Escrow(command) => steward::escrow::run(command),
             Command::Probe(arguments) => probe::run(arguments).await,
             Command::Welcome(arguments) => welcome::run(arguments).await.map(done),
             Command::Login(arguments) => login::run(arguments).await.map(done),

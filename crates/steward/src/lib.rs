@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod escrow;
 mod front_certificate;
 mod front_names;
 mod names;
