@@ -2,25 +2,27 @@
 # A platform of the tests' own beside one that may be in use: its own project, names, ports, networks and folders.
 # Only the images are shared. It is destroyed before the tests and after them, also when they are cut off.
 
-# Whatever an .env file says, the platform under test is this one.
+# enter_test_platform [PROJECT DIGIT]: whatever an .env file says, the platform under test is this one. Its ports begin with the digit.
 enter_test_platform() {
-    test_platform_folder=${TMPDIR:-/var/tmp}/rampart-test-platform
-    export COMPOSE_PROJECT_NAME=rampart-test
-    export RAMPART_PREFIX=rampart-test-
+    local project=${1:-rampart-test} digit=${2:-1}
+    test_platform_folder=${TMPDIR:-/var/tmp}/$project-platform
+    export COMPOSE_PROJECT_NAME=$project
+    export RAMPART_PREFIX=$project-
     export RAMPART_CERTS=$test_platform_folder/certs RAMPART_ACCESS=$test_platform_folder/access
     export RAMPART_BIND=127.0.0.1
-    export RAMPART_PORT_8095=18095 RAMPART_PORT_8093=18093 RAMPART_PORT_8096=18096 RAMPART_PORT_8097=18097
-    export RAMPART_PORT_5000=15000 RAMPART_PORT_8200=18200 RAMPART_PORT_9000=19000
-    export RAMPART_PORT_9090=19090 RAMPART_PORT_9093=19093
-    export RAMPART_EDGE_SUBNET=198.18.96.0/24 RAMPART_EDGE_RANGE=198.18.96.128/25 RAMPART_FRONT_ADDRESS=198.18.96.2
-    export RAMPART_FRONT_NAMES=ml.example.test,198.18.96.2
+    export RAMPART_PORT_8095=${digit}8095 RAMPART_PORT_8093=${digit}8093 RAMPART_PORT_8096=${digit}8096 RAMPART_PORT_8097=${digit}8097
+    export RAMPART_PORT_5000=${digit}5000 RAMPART_PORT_8200=${digit}8200 RAMPART_PORT_9000=${digit}9000
+    export RAMPART_PORT_9090=${digit}9090 RAMPART_PORT_9093=${digit}9093
+    local network=198.18.$((95 + digit))
+    export RAMPART_EDGE_SUBNET=$network.0/24 RAMPART_EDGE_RANGE=$network.128/25 RAMPART_FRONT_ADDRESS=$network.2
+    export RAMPART_FRONT_NAMES=ml.example.test,$network.2
     export RAMPART_FRONT_FOLDER=$test_platform_folder/front RAMPART_FRONT_CERTIFICATE=chain.pem RAMPART_FRONT_KEY=key.pem
     export RAMPART_UNSEAL_BY_PEOPLE=false RAMPART_CERTIFICATE_LIFETIME_S=86400
     export RAMPART_VAULT_IMAGE=${RAMPART_TEST_VAULT_IMAGE:-vault-programs}
     export RAMPART_S3_ENDPOINT=https://minio:9000
     # What is renewed by the day is renewed under the tests' eyes, but not so often that looking takes a core.
     export RENEW_CHECK_S=5 RAMPART_DATABASE_ROTATION_S=60 RAMPART_DATABASE_CONNECTION_AGE_S=5
-    export RAMPART_TEST_BYSTANDER=bystander-of-rampart-test
+    export RAMPART_TEST_BYSTANDER=bystander-of-$project
 }
 
 # A container that belongs to nothing here. All that the stage does must leave it as it is.
@@ -75,7 +77,7 @@ leave_test_platform() {
 destroy_test_platform() {
     # Without an engine there is nothing to destroy, and scripts/up brings one.
     docker info >/dev/null 2>&1 || return 0
-    quietly "the platform of the tests could not be removed" "remove it by hand: docker compose --project-name rampart-test down --volumes" \
+    quietly "the platform of the tests could not be removed" "remove it by hand: docker compose --project-name $COMPOSE_PROJECT_NAME down --volumes" \
         "${root:?}/scripts/down" --destroy --keep-images
     rm -rf "${test_platform_folder:?}"
 }
@@ -124,6 +126,10 @@ test_platform() (
         test_containers 1 strict:: || failed=1
     fi
     destroy_test_platform
+    if [[ $1 == all ]]; then
+        # So does this.
+        "${root:?}/scripts/disaster-recovery-test.sh" || failed=1
+    fi
     check_bystander || failed=1
     exit "$failed"
 )

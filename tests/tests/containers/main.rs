@@ -6,6 +6,7 @@
 
 mod bystander;
 mod database;
+mod disaster;
 mod faults;
 mod forgeries;
 mod front;

@@ -90,6 +90,11 @@ impl<'a> Engineer<'a> {
         command.output().await.context("cannot run rampart")
     }
 
+    /// What it signed in with.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Takes a model out of MLflow, with all of its versions.
     pub(crate) async fn delete(&self, model: &str) -> anyhow::Result<()> {
         let body = json!({ "name": model });

@@ -147,7 +147,7 @@ fn predictions_went_on(figures: &Figures) {
     assert!(figures.slowest <= LATEST_MEANWHILE, "{}", figures.line());
 }
 
-async fn wait_for_base_backup(platform: &Containers) -> anyhow::Result<()> {
+pub(crate) async fn wait_for_base_backup(platform: &Containers) -> anyhow::Result<()> {
     let took = until("a base backup", BASE_BACKUP_WITHIN, async || {
         let leader = platform.patroni().await?.leader;
         let said = platform.container(&leader).run(&["archive", "state"]).await?;
@@ -158,7 +158,7 @@ async fn wait_for_base_backup(platform: &Containers) -> anyhow::Result<()> {
 }
 
 /// A machine account: its id and its secret.
-async fn make_account(platform: &Containers, name: &str) -> anyhow::Result<(String, String)> {
+pub(crate) async fn make_account(platform: &Containers, name: &str) -> anyhow::Result<(String, String)> {
     let admin = platform.admin().await?;
     let user = json!({ "name": name, "kind": "machine", "tenant": "default", "roles": ["viewer"] });
     let (status, made) = platform.front.call(Method::POST, "/api/admin/users", Some(&admin), Some(&user)).await?;
@@ -180,7 +180,7 @@ async fn destroy_files(node: &str) -> anyhow::Result<()> {
 }
 
 /// Runs a program in the checkout, whose compose file is the platform's.
-async fn run(program: &str, arguments: &[&str], limit: Duration) -> anyhow::Result<()> {
+pub(crate) async fn run(program: &str, arguments: &[&str], limit: Duration) -> anyhow::Result<()> {
     let path = if program.contains('/') { repository().join(program) } else { program.into() };
     let mut command = Command::new(path);
     command.args(arguments).current_dir(repository()).stdin(Stdio::null()).kill_on_drop(true);
