@@ -1,5 +1,4 @@
-//! Proves that under 200 predictions a second any container may be killed, stopped or frozen, and no prediction fails or is
-//! late.
+//! Proves that beside predictions any container may be killed, stopped or frozen, and none of them fails or is late.
 
 use std::{
     thread,
