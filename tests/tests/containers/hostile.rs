@@ -32,6 +32,9 @@ use crate::{
 const HOSTILITIES: Duration = Duration::from_secs(30);
 const LONG_ROUND: Duration = Duration::from_secs(150);
 const LONG_ROUNDS: u32 = 4;
+/// None may be later: attackers and the machine's host take what they get of two cores, so every run asks for twice of what the whole
+/// matrix does.
+const LATEST_IN_EVERY_RUN: Duration = Duration::from_secs(2);
 /// To start, or to end, a container with one program.
 const CONTAINER_LIMIT: Duration = Duration::from_secs(30);
 const CA_FILE: &str = "/ca.pem";
@@ -70,7 +73,8 @@ async fn hostile_neighbours_in_a_container_take_nothing_from_another_caller() {
         engineer.delete(name).await.unwrap();
     }
     assert_eq!(figures.failed + figures.retried, 0, "{}: {:?}", figures.line(), figures.failures);
-    assert!(figures.slowest <= LATEST, "{}", figures.line());
+    let latest = if is_whole_matrix() { LATEST } else { LATEST_IN_EVERY_RUN };
+    assert!(figures.slowest <= latest, "{}", figures.line());
     assert_eq!(platform.front.healthy_backends().await.unwrap(), 3, "every replica lives");
 }
 
