@@ -52,8 +52,8 @@ todo 2.4 "99.9 % is computed over a soak, which comes with the SLA"
 # --- backup and disaster recovery ---
 todo 3.1 "daily sets with features and decisions come with backups"
 row 3.2 "the registry lists every version, and its bucket is not empty" check_registry
-todo 3.2-restore "the same versions after a restore come with backups"
-todo 3.3 "the disaster recovery test comes with backups"
+todo 3.2-restore "shown by scripts/disaster-recovery-test.sh, on a platform of its own"
+todo 3.3 "shown by scripts/disaster-recovery-test.sh, on a platform of its own"
 
 # --- monitoring, alerts, SLA ---
 todo 4.1 "100 metrics with data come with monitoring"
